@@ -1,0 +1,56 @@
+"""What a server offers: commands and events, each able to check the values that pass through it."""
+
+from qmpserver.qapi import validate
+from qmpserver.qapi.model import EMPTY, Entity, ObjectType, Type
+from qmpserver.qapi.parser import Definition
+
+
+class Command(Entity):
+    """A command of the protocol."""
+
+    def __init__(self, name: str, definition: Definition) -> None:
+        super().__init__(name, definition)
+        value = definition.value
+        self.boxed = "boxed" in value
+        self.gen = "gen" not in value
+        self.success_response = "success-response" not in value
+        self.allow_oob = "allow-oob" in value
+        self.allow_preconfig = "allow-preconfig" in value
+        self.coroutine = "coroutine" in value
+        self.arguments: ObjectType = EMPTY
+        self.returns: Type | None = None
+        self._visit: validate.VisitObject | None = None
+
+    def validate(self, arguments: dict[str, object]) -> dict[str, object]:
+        """Check a client's arguments and convert them: wire names, absent optionals absent.
+
+        Raises ParameterError, in QEMU's words; nothing has happened then.
+        A command with ``'gen': false`` checks its arguments itself, so they pass as they are.
+        """
+        visit = self._visit
+        if visit is None:
+            visit = self._visit = validate.compiled(self.arguments)
+        return visit(arguments) if self.gen else dict(arguments)
+
+    def validate_result(self, value: object) -> None:
+        """Check what a handler returned.
+
+        Raises ResultError: the schema says otherwise.
+        """
+        validate.check_result(f"command '{self.name}'", self.returns or EMPTY, value)
+
+
+class Event(Entity):
+    """An event of the protocol."""
+
+    def __init__(self, name: str, definition: Definition) -> None:
+        super().__init__(name, definition)
+        self.boxed = "boxed" in definition.value
+        self.data: ObjectType = EMPTY
+
+    def validate(self, data: object) -> None:
+        """Check the data of an event that is about to be sent (None where it has none).
+
+        Raises ResultError: the schema says otherwise.
+        """
+        validate.check_result(f"event '{self.name}'", self.data, {} if data is None else data)

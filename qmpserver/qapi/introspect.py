@@ -1,0 +1,125 @@
+"""The schema as clients are told it: what ``query-qmp-schema`` returns.
+
+Names of types are no part of the protocol, so they are replaced by numbers, as QEMU does.
+"""
+
+from collections.abc import Iterable
+
+from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.model import (
+    EMPTY,
+    INT,
+    AlternateType,
+    ArrayType,
+    Branch,
+    BuiltinType,
+    EnumType,
+    Feature,
+    Member,
+    ObjectType,
+    QType,
+    Type,
+)
+
+Info = dict[str, object]
+
+
+def introspect(commands: Iterable[Command], events: Iterable[Event]) -> list[Info]:
+    """Describe these commands and events, and every type that can be reached from them."""
+    return _Introspection().describe(commands, events)
+
+
+class _Introspection:
+    def __init__(self) -> None:
+        self._infos: list[Info] = []
+        self._names: dict[str, str] = {}
+        # The types met so far, those at the end still to be described.
+        self._types: dict[str, Type] = {}
+
+    def describe(self, commands: Iterable[Command], events: Iterable[Event]) -> list[Info]:
+        for command in commands:
+            info: Info = {
+                "name": command.name,
+                "meta-type": "command",
+                "arg-type": self._use(command.arguments),
+                "ret-type": self._use(command.returns or EMPTY),
+            }
+            if command.allow_oob:
+                info["allow-oob"] = True
+            self._add(info, command.features)
+        for event in events:
+            info = {
+                "name": event.name,
+                "meta-type": "event",
+                "arg-type": self._use(event.data),
+            }
+            self._add(info, event.features)
+        done = 0
+        while done < len(self._types):
+            # Describing one type can add others.
+            for name, type_ in list(self._types.items())[done:]:
+                self._describe_type(name, type_)
+                done += 1
+        return self._infos
+
+    def _add(self, info: Info, features: list[Feature]) -> None:
+        if features:
+            info["features"] = [feature.name for feature in features]
+        self._infos.append(info)
+
+    def _use(self, type_: Type) -> str:
+        if type_.wire == "int":
+            type_ = INT
+        if isinstance(type_, ArrayType):
+            name = f"[{self._use(type_.element)}]"
+        elif isinstance(type_, BuiltinType):
+            name = type_.name
+        else:
+            name = self._names.setdefault(type_.name, str(len(self._names)))
+        self._types.setdefault(name, type_)
+        return name
+
+    def _describe_type(self, name: str, type_: Type) -> None:
+        info: Info = {"name": name}
+        features: list[Feature] = []
+        if isinstance(type_, ArrayType):
+            info["meta-type"] = "array"
+            info["element-type"] = self._use(type_.element)
+        elif isinstance(type_, EnumType | QType):
+            info["meta-type"] = "enum"
+            info["members"] = [_value(value) for value in type_.values]
+            info["values"] = [value.name for value in type_.values]
+            features = type_.features
+        elif isinstance(type_, ObjectType):
+            info["meta-type"] = "object"
+            info["members"] = [self._member(member) for member in type_.members]
+            if type_.tag is not None:
+                info["tag"] = type_.tag.name
+                info["variants"] = [self._variant(one) for one in type_.branches.values()]
+            features = type_.features
+        elif isinstance(type_, AlternateType):
+            info["meta-type"] = "alternate"
+            info["members"] = [{"type": self._use(one.type)} for one in type_.branches.values()]
+            features = type_.features
+        else:
+            info["meta-type"] = "builtin"
+            info["json-type"] = type_.wire
+        self._add(info, features)
+
+    def _member(self, member: Member) -> Info:
+        info: Info = {"name": member.name, "type": self._use(member.type)}
+        if member.optional:
+            info["default"] = None
+        if member.features:
+            info["features"] = [feature.name for feature in member.features]
+        return info
+
+    def _variant(self, branch: Branch) -> Info:
+        return {"case": branch.name, "type": self._use(branch.type)}
+
+
+def _value(value: Member) -> Info:
+    info: Info = {"name": value.name}
+    if value.features:
+        info["features"] = [feature.name for feature in value.features]
+    return info

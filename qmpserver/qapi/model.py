@@ -1,0 +1,184 @@
+"""What a schema is made of: types, their members and branches, and where definitions stand.
+
+Plain data, filled in by `resolve` and read by everyone else.
+"""
+
+from collections.abc import Mapping
+
+from qmpserver.qapi.parser import Definition
+
+
+class Type:
+    """Any type.
+
+    `wire` says how its values look in JSON: string, number, int, boolean, null, object, array,
+    or value where that is open.
+    """
+
+    kind = "type"
+    wire = "value"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+    def describe(self) -> str:
+        """Return what an error calls it."""
+        return f"{self.kind} '{self.name}'"
+
+
+class BuiltinType(Type):
+    """A type that every schema has."""
+
+    kind = "built-in type"
+
+    def __init__(self, name: str, wire: str) -> None:
+        super().__init__(name)
+        self.wire = wire
+
+
+class ArrayType(Type):
+    """An array of `element`."""
+
+    kind = "array"
+    wire = "array"
+
+    def __init__(self, element: Type) -> None:
+        super().__init__(f"{element.name}List")
+        self.element = element
+
+    def describe(self) -> str:
+        """Return what an error calls it."""
+        return f"array of {self.element.describe()}"
+
+
+class Entity:
+    """What stands in the schema's text: a definition with its place, documentation, condition."""
+
+    def __init__(self, name: str, definition: Definition) -> None:
+        self.name = name
+        self.location = definition.location
+        self.doc = definition.doc
+        self.condition = definition.value.get("if")
+        self.features = features_of(definition.value)
+
+
+class Member:
+    """A member of an object, or a value of an enum (which has no type)."""
+
+    __slots__ = ("condition", "features", "name", "optional", "owner", "type")
+
+    def __init__(self, key: str, spec: Mapping[str, object], owner: str) -> None:
+        self.optional = key.startswith("*")
+        self.name = key.removeprefix("*")
+        self.condition = spec.get("if")
+        self.features = features_of(spec)
+        self.owner = owner
+        self.type: Type = UNRESOLVED
+
+
+class Feature:
+    """A feature string with the condition under which it is there."""
+
+    __slots__ = ("condition", "name")
+
+    def __init__(self, name: str, condition: object) -> None:
+        self.name = name
+        self.condition = condition
+
+
+class EnumType(Type, Entity):
+    """An enumeration."""
+
+    kind = "enum"
+    wire = "string"
+
+    def __init__(self, name: str, definition: Definition) -> None:
+        Entity.__init__(self, name, definition)
+        data = definition.value["data"]
+        assert isinstance(data, list)
+        self.values = [Member(value["name"], value, name) for value in data]
+        self.prefix = definition.value.get("prefix")
+
+
+class QType(Type):
+    """The built-in enumeration of JSON's kinds."""
+
+    kind = "enum"
+    wire = "string"
+
+    def __init__(self) -> None:
+        super().__init__("QType")
+        names = ("none", "qnull", "qnum", "qstring", "qdict", "qlist", "qbool")
+        self.values = [Member(name, {}, self.name) for name in names]
+        self.features: list[Feature] = []
+
+
+class ObjectType(Type):
+    """A struct, a union (with `tag` and `branches`), or the arguments of one command or event."""
+
+    wire = "object"
+
+    def __init__(self, name: str, kind: str, members: list[Member]) -> None:
+        super().__init__(name)
+        self.kind = kind
+        self.own = members
+        self.base: ObjectType | None = None
+        self.members: list[Member] = []
+        self.tag: Member | None = None
+        self.branches: dict[str, Branch] = {}
+        self.features: list[Feature] = []
+        self.condition: object = None
+        self.definition: Definition | None = None
+        self.state = 0  # 0 unchecked, 1 being checked, 2 checked
+
+
+class Branch:
+    """A branch of a union or an alternate."""
+
+    __slots__ = ("condition", "name", "type")
+
+    def __init__(self, name: str, condition: object) -> None:
+        self.name = name
+        self.condition = condition
+        self.type: Type = UNRESOLVED
+
+
+class AlternateType(Type, Entity):
+    """A choice of types that differ on the wire."""
+
+    kind = "alternate"
+
+    def __init__(self, name: str, definition: Definition) -> None:
+        Entity.__init__(self, name, definition)
+        self.branches: dict[str, Branch] = {}
+
+
+def features_of(value: Mapping[str, object]) -> list[Feature]:
+    """Return the features that an expression lists."""
+    features = value.get("features")
+    if not features:
+        return []
+    assert isinstance(features, list)
+    return [Feature(feature["name"], feature.get("if")) for feature in features]
+
+
+UNRESOLVED = Type("unresolved")
+EMPTY = ObjectType("q_empty", "struct", [])
+EMPTY.state = 2
+_BUILTIN = {
+    name: BuiltinType(name, wire)
+    for wire, names in (
+        ("string", "str"),
+        ("number", "number"),
+        ("int", "int int8 int16 int32 int64 uint8 uint16 uint32 uint64 size"),
+        ("boolean", "bool"),
+        ("value", "any"),
+        ("null", "null"),
+    )
+    for name in names.split()
+}
+PREDEFINED: dict[str, Type] = {**_BUILTIN, "QType": QType()}
+INT = _BUILTIN["int"]

@@ -1,0 +1,371 @@
+"""From definitions to entities: what names refer to, and the rules that involve several of them."""
+
+from collections.abc import Callable, Iterable
+
+from qmpserver.qapi.check import check, flat
+from qmpserver.qapi.doc import Doc
+from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.model import (
+    EMPTY,
+    PREDEFINED,
+    AlternateType,
+    ArrayType,
+    Branch,
+    EnumType,
+    Feature,
+    Member,
+    ObjectType,
+    QType,
+    Type,
+    features_of,
+)
+from qmpserver.qapi.parser import Definition, parse
+from qmpserver.qapi.source import Location
+
+Named = EnumType | ObjectType | AlternateType | Command | Event
+
+# These say something of an interface; what uses a type carries them, not the type.
+_SPECIAL = frozenset({"deprecated", "unstable"})
+
+
+def resolve(path: str, conditions: frozenset[str]) -> list[Doc | Named]:
+    """Return what the schema in file `path` says, in the order of the text.
+
+    What an ``if`` switches off under these `conditions` is checked like the rest and left out.
+    Raises SchemaError.
+    """
+    return _Resolver().resolve(path, conditions)
+
+
+class _Resolver:
+    """Works in steps: the shape of each definition, names, references, conditions."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Definition | None] = dict.fromkeys(PREDEFINED)
+        self._types: dict[str, Type] = dict(PREDEFINED)
+        self._arrays: dict[str, ArrayType] = {}
+        self._entities: dict[int, Named] = {}
+
+    def resolve(self, path: str, conditions: frozenset[str]) -> list[Doc | Named]:
+        parsed = parse(path)
+        kinds = [check(definition) for definition in parsed.definitions]
+        for (kind, name), definition in zip(kinds, parsed.definitions, strict=True):
+            self._declare(kind, name, definition)
+        for definition in parsed.definitions:
+            self._resolve(definition)
+        sequence: list[Doc | Named] = []
+        for entry in parsed.sequence:
+            if isinstance(entry, Doc):
+                sequence.append(entry)
+                continue
+            entity = self._entities[id(entry)]
+            if _holds(entity.condition, conditions):
+                _prune(entity, conditions)
+                sequence.append(entity)
+        return sequence
+
+    # First pass: one name space for all
+
+    def _declare(self, kind: str, name: str, definition: Definition) -> None:
+        if name in self._names:
+            before = self._names[name]
+            where = f" at {before.location.file}:{before.location.line}" if before else " already"
+            raise definition.location.error(f"'{name}' is defined{where}")
+        self._names[name] = definition
+        entity: Named
+        if kind == "command":
+            entity = Command(name, definition)
+        elif kind == "event":
+            entity = Event(name, definition)
+        else:
+            if kind == "enum":
+                entity = EnumType(name, definition)
+            elif kind == "alternate":
+                entity = AlternateType(name, definition)
+            else:
+                entity = ObjectType(name, kind, [])
+                entity.definition = definition
+                entity.condition = definition.value.get("if")
+                entity.features = features_of(definition.value)
+                if kind == "struct":
+                    entity.own = _members(definition.value["data"], name)
+            self._types[name] = entity
+        self._entities[id(definition)] = entity
+
+    # Second pass: what names refer to
+
+    def _resolve(self, definition: Definition) -> None:
+        entity = self._entities[id(definition)]
+        if isinstance(entity, EnumType):
+            self._type_features(entity.features, entity, definition.location)
+            _no_clash(entity.values, {}, definition.location, "value")
+            described = entity.values
+        elif isinstance(entity, ObjectType):
+            self._type_features(entity.features, entity, definition.location)
+            self._object(entity)
+            described = entity.own
+            if entity.base is not None and entity.base.definition is None:
+                described = entity.base.own
+        elif isinstance(entity, AlternateType):
+            self._type_features(entity.features, entity, definition.location)
+            self._alternate(entity, definition)
+            described = [Member(name, {}, entity.name) for name in entity.branches]
+        elif isinstance(entity, Command):
+            entity.arguments = self._data(entity, definition)
+            if "returns" in definition.value:
+                entity.returns = self._reference(
+                    definition.value["returns"], definition.location, "'returns'"
+                )
+                self._check_returns(entity, entity.returns)
+            described = entity.arguments.own if entity.arguments.definition is None else []
+        else:
+            entity.data = self._data(entity, definition)
+            described = entity.data.own if entity.data.definition is None else []
+        if definition.doc is not None:
+            _match_doc(definition.doc, definition.location, entity.features, described)
+
+    def _type_features(self, features: list[Feature], owner: Type, location: Location) -> None:
+        for feature in features:
+            if feature.name in _SPECIAL:
+                raise location.error(f"{owner.describe()} can't be '{feature.name}' as a type")
+
+    def _reference(self, value: object, location: Location, what: str) -> Type:
+        if isinstance(value, list):
+            name = value[0]
+            if name not in self._arrays:
+                self._arrays[name] = ArrayType(self._reference(name, location, what))
+            return self._arrays[name]
+        assert isinstance(value, str)
+        type_ = self._types.get(value)
+        if type_ is None:
+            raise location.error(f"{what} uses type '{value}', which is not defined")
+        return type_
+
+    def _resolve_members(self, specs: object, members: list[Member], location: Location) -> None:
+        assert isinstance(specs, dict)
+        for spec, member in zip(specs.values(), members, strict=True):
+            member.type = self._reference(spec["type"], location, f"member '{member.name}'")
+
+    def _object(self, entity: ObjectType) -> None:
+        if entity.state == 2:
+            return
+        definition = entity.definition
+        assert definition is not None  # those without one are made complete
+        value, location = definition.value, definition.location
+        if entity.state == 1:
+            raise location.error(f"{entity.describe()} contains itself")
+        entity.state = 1
+        seen: dict[str, Member] = {}
+        base = value.get("base")
+        if isinstance(base, dict):
+            entity.base = self._implicit(base, entity.name, location, "base")
+        elif base is not None:
+            type_ = self._reference(base, location, "'base'")
+            if not isinstance(type_, ObjectType) or type_.kind != "struct":
+                raise location.error(f"'base' must be a struct, not {type_.describe()}")
+            self._object(type_)
+            entity.base = type_
+        if entity.base is not None:
+            _no_clash(entity.base.members, seen, location, "member")
+        if entity.kind == "struct":
+            self._resolve_members(value["data"], entity.own, location)
+            _no_clash(entity.own, seen, location, "member")
+        else:
+            self._branches(entity, value, location, seen)
+        entity.members = list(seen.values())
+        entity.state = 2
+
+    def _branches(
+        self,
+        entity: ObjectType,
+        value: dict[str, object],
+        location: Location,
+        seen: dict[str, Member],
+    ) -> None:
+        name, data = value["discriminator"], value["data"]
+        assert isinstance(name, str)
+        assert isinstance(data, dict)
+        tag = seen.get(flat(name))
+        if tag is None or tag.name != name:
+            raise location.error(f"discriminator '{name}' is no member of 'base'")
+        if not isinstance(tag.type, EnumType | QType):
+            raise location.error(f"discriminator '{name}' must be of an enum type")
+        if tag.optional:
+            raise location.error(f"discriminator '{name}' must not be optional")
+        if tag.condition is not None:
+            raise location.error(f"discriminator '{name}' must not depend on a condition")
+        if not tag.type.values:
+            raise location.error(f"{entity.describe()} has no branch")
+        entity.tag = tag
+        values = {member.name for member in tag.type.values}
+        for case, spec in data.items():
+            branch = Branch(case, spec.get("if"))
+            branch.type = self._reference(spec["type"], location, f"branch '{case}'")
+            if case not in values:
+                raise location.error(f"branch '{case}' is no value of {tag.type.describe()}")
+            if not isinstance(branch.type, ObjectType) or branch.type.kind != "struct":
+                raise location.error(
+                    f"branch '{case}' must be a struct, not {branch.type.describe()}"
+                )
+            self._object(branch.type)
+            _no_clash(branch.type.members, dict(seen), location, f"in branch '{case}' member")
+            entity.branches[case] = branch
+        # A value without a branch adds no members.
+        for member in tag.type.values:
+            if member.name not in entity.branches:
+                branch = entity.branches[member.name] = Branch(member.name, member.condition)
+                branch.type = EMPTY
+
+    def _alternate(self, entity: AlternateType, definition: Definition) -> None:
+        location = definition.location
+        data = definition.value["data"]
+        assert isinstance(data, dict)
+        names: dict[str, Member] = {}
+        taken: dict[str, str] = {}
+        for name, spec in data.items():
+            branch = entity.branches[name] = Branch(name, spec.get("if"))
+            branch.type = self._reference(spec["type"], location, f"branch '{name}'")
+            _no_clash([Member(name, {}, entity.name)], names, location, "branch")
+            for shape in _shapes(branch.type):
+                if shape == "value":
+                    raise location.error(f"branch '{name}' can't be {branch.type.describe()}")
+                if shape in taken:
+                    raise location.error(f"branches '{taken[shape]}' and '{name}' look alike")
+                taken[shape] = name
+
+    def _implicit(
+        self, data: dict[str, object], owner: str, location: Location, role: str
+    ) -> ObjectType:
+        members = _members(data, owner)
+        self._resolve_members(data, members, location)
+        _no_clash(members, {}, location, "member")
+        implicit = ObjectType(f"q_obj_{owner}-{role}", "struct", members)
+        implicit.members = list(members)
+        implicit.state = 2
+        return implicit
+
+    def _data(self, entity: Command | Event, definition: Definition) -> ObjectType:
+        data, location = definition.value.get("data"), definition.location
+        if data is None or data == {}:
+            return EMPTY
+        if isinstance(data, dict):
+            implicit = self._implicit(data, entity.name, location, "arg")
+            implicit.condition = entity.condition
+            return implicit
+        type_ = self._reference(data, location, "'data'")
+        if not isinstance(type_, ObjectType):
+            raise location.error(f"'data' must be a struct or union, not {type_.describe()}")
+        if type_.kind == "union" and not entity.boxed:
+            raise location.error(f"'data' can be {type_.describe()} only with 'boxed': true")
+        return type_
+
+    def _check_returns(self, entity: Command, type_: Type) -> None:
+        if entity.name in entity.location.pragmas.command_returns:
+            return
+        element = type_.element if isinstance(type_, ArrayType) else type_
+        if not isinstance(element, ObjectType):
+            raise entity.location.error(
+                f"'returns' must be a struct, a union or an array of them, not {type_.describe()}"
+            )
+
+
+def _members(data: object, owner: str) -> list[Member]:
+    assert isinstance(data, dict)
+    return [Member(key, spec, owner) for key, spec in data.items()]
+
+
+def _no_clash(
+    members: Iterable[Member], seen: dict[str, Member], location: Location, role: str
+) -> None:
+    for member in members:
+        other = seen.setdefault(flat(member.name), member)
+        if other is not member:
+            raise location.error(f"{role} '{member.name}' clashes with '{other.name}'")
+
+
+def _shapes(type_: Type) -> set[str]:
+    """Return the JSON kinds by which a branch of this type would be known.
+
+    Strings are taken for more than strings, because the same schema also reads command lines,
+    where a number and ``on`` are strings.
+    """
+    if type_.wire == "int":
+        return {"number"}
+    if type_.wire != "string":
+        return {type_.wire}
+    if not isinstance(type_, EnumType | QType):
+        return {"string", "number", "boolean"}
+    shapes = {"string"}
+    for value in type_.values:
+        if value.name in ("on", "off"):
+            shapes.add("boolean")
+        if value.name[0] in "-+0123456789.":
+            shapes.add("number")
+    return shapes
+
+
+def _match_doc(
+    doc: Doc, location: Location, features: list[Feature], members: list[Member]
+) -> None:
+    """Check that documentation describes what there is: nothing else, and every feature."""
+    names = {member.name for member in members}
+    for name, section in doc.members.items():
+        if name not in names:
+            raise section.location.error(f"documented member '{name}' does not exist")
+    known = {feature.name for feature in features}
+    for member in members:
+        known.update(feature.name for feature in member.features)
+    for name, section in doc.features.items():
+        if name not in known:
+            raise section.location.error(f"documented feature '{name}' does not exist")
+    for name in known:
+        if name not in doc.features:
+            raise location.error(f"feature '{name}' is not documented")
+
+
+def _holds(condition: object, conditions: frozenset[str]) -> bool:
+    if condition is None:
+        return True
+    if isinstance(condition, str):
+        return condition in conditions
+    assert isinstance(condition, dict)
+    ((operator, operand),) = condition.items()
+    if operator == "not":
+        return not _holds(operand, conditions)
+    test: Callable[[Iterable[bool]], bool] = all if operator == "all" else any
+    return test(_holds(part, conditions) for part in operand)
+
+
+def _prune(entity: Named, conditions: frozenset[str]) -> None:
+    """Drop from an entity the parts whose condition does not hold."""
+
+    def members(group: list[Member]) -> list[Member]:
+        kept = [member for member in group if _holds(member.condition, conditions)]
+        for member in kept:
+            member.features = features(member.features)
+        return kept
+
+    def features(group: list[Feature]) -> list[Feature]:
+        return [feature for feature in group if _holds(feature.condition, conditions)]
+
+    def branches(group: dict[str, Branch]) -> dict[str, Branch]:
+        return {name: one for name, one in group.items() if _holds(one.condition, conditions)}
+
+    def whole(group: ObjectType) -> None:
+        group.own = members(group.own)
+        group.members = members(group.members)
+        group.branches = branches(group.branches)
+        if group.base is not None and group.base.definition is None:
+            whole(group.base)
+
+    entity.features = features(entity.features)
+    if isinstance(entity, EnumType):
+        entity.values = members(entity.values)
+    elif isinstance(entity, ObjectType):
+        whole(entity)
+    elif isinstance(entity, AlternateType):
+        entity.branches = branches(entity.branches)
+    else:
+        implicit = entity.arguments if isinstance(entity, Command) else entity.data
+        if implicit.definition is None and implicit is not EMPTY:
+            whole(implicit)

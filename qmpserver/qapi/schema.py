@@ -1,0 +1,54 @@
+"""The schema as a whole, as its users see it.
+
+Read-only once loaded, so any thread may use it.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from qmpserver.qapi.doc import Doc
+from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.introspect import introspect
+from qmpserver.qapi.resolve import Named, resolve
+
+if TYPE_CHECKING:
+    from qmpserver.qapi.model import AlternateType, EnumType, ObjectType
+
+
+class Schema:
+    """A loaded schema: `commands`, `events` and `types` by name, in the order of the text.
+
+    `sequence` holds all of them and the free-form documentation between them.  What an ``if``
+    switches off is in none of these.
+    """
+
+    def __init__(self, sequence: list[Doc | Named]) -> None:
+        self.sequence = sequence
+        self.commands: dict[str, Command] = {}
+        self.events: dict[str, Event] = {}
+        self.types: dict[str, EnumType | ObjectType | AlternateType] = {}
+        self._introspection: list[dict[str, object]] | None = None
+        for entry in sequence:
+            if isinstance(entry, Command):
+                self.commands[entry.name] = entry
+            elif isinstance(entry, Event):
+                self.events[entry.name] = entry
+            elif not isinstance(entry, Doc):
+                self.types[entry.name] = entry
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], conditions: Iterable[str] = frozenset()
+    ) -> "Schema":
+        """Parse and check the schema in file `path`; `conditions` are those that hold in ``if``.
+
+        Raises SchemaError: ``file:line: message``.
+        """
+        return cls(resolve(os.fspath(path), frozenset(conditions)))
+
+    def introspect(self) -> list[dict[str, object]]:
+        """Return what query-qmp-schema returns: one shared value, not to be changed."""
+        if self._introspection is None:
+            self._introspection = introspect(self.commands.values(), self.events.values())
+        return self._introspection

@@ -1,0 +1,297 @@
+"""Values against types: what a client sends is checked and converted, what a server sends checked.
+
+Each type becomes a closure at its first use, so that checking walks no description of the type.
+An error learns its place in the value while it travels up; a value without an error pays nothing
+for that.  The words of `ParameterError` are QEMU's, since clients and people know them.
+"""
+
+from collections.abc import Callable
+
+from qmpserver.qapi.model import (
+    AlternateType,
+    ArrayType,
+    EnumType,
+    ObjectType,
+    QType,
+    Type,
+)
+
+Visit = Callable[[object], object]
+VisitObject = Callable[[object], dict[str, object]]
+
+_INT64 = range(-(1 << 63), 1 << 63)
+_UINT64 = range(1 << 64)
+# The name that QEMU gives each range in its errors.
+_RANGES = {
+    "int8": (range(-(1 << 7), 1 << 7), "int8_t"),
+    "int16": (range(-(1 << 15), 1 << 15), "int16_t"),
+    "int32": (range(-(1 << 31), 1 << 31), "int32_t"),
+    "uint8": (range(1 << 8), "uint8_t"),
+    "uint16": (range(1 << 16), "uint16_t"),
+    "uint32": (range(1 << 32), "uint32_t"),
+}
+_SIGNED = frozenset({"int", "int8", "int16", "int32", "int64"})
+_UNSIGNED = frozenset({"uint8", "uint16", "uint32", "uint64", "size"})
+
+
+class ParameterError(ValueError):
+    """An argument that the schema does not allow; ``desc`` says so in QEMU's words."""
+
+    def __init__(self, form: str, *details: str, nearest: bool = False) -> None:
+        super().__init__(form, *details)
+        self._form = form
+        self._details = details
+        # QEMU names some faults by the innermost name alone, "null" in an array.
+        self._nearest = nearest
+        self._path = ""
+        self._name: str | None = None
+
+    @property
+    def desc(self) -> str:
+        """The text of the error, with the place of the fault as far as it is known."""
+        if self._nearest:
+            name = self._name or "null"
+        else:
+            name = self._path.removeprefix(".") or "<anonymous>"
+        return self._form.format(name, *self._details)
+
+    def within(self, key: str | int) -> None:
+        """Note that the fault lies in this member or element of what is being checked."""
+        if isinstance(key, int):
+            self._path = f"[{key}]{self._path}"
+            self._name = self._name or "null"
+        else:
+            self._path = f".{key}{self._path}"
+            self._name = self._name or key
+
+    def __str__(self) -> str:
+        return self.desc
+
+
+class ResultError(ValueError):
+    """A server's own value, a result or an event's data, breaks the schema: a bug in the server."""
+
+
+def compiled(type_: ObjectType) -> VisitObject:
+    """Return the function that checks and converts a command's arguments.
+
+    It returns a new dict with the names of the wire; absent optional members stay absent.
+    It raises ParameterError.
+    """
+    return _Compiler(strict=False).object(type_)
+
+
+def check_result(what: str, type_: Type, value: object) -> None:
+    """Check what the server is about to send.  Raises ResultError."""
+    visit = _results.get(id(type_))
+    if visit is None:
+        visit = _results[id(type_)] = _Compiler(strict=True).visit(type_)
+        _kept.append(type_)
+    try:
+        visit(value)
+    except ParameterError as error:
+        raise ResultError(f"{what} sends what its schema does not allow: {error.desc}") from None
+
+
+# Keyed by identity: types live as long as their schema, and `_kept` sees to it that they do.
+_results: dict[int, Visit] = {}
+_kept: list[Type] = []
+
+
+def _wrong_type(expected: str) -> ParameterError:
+    return ParameterError("Invalid parameter type for '{}', expected: {}", expected)
+
+
+class _Compiler:
+    """Makes the closures, one a type.
+
+    Input is as lenient as QEMU's: a negative number is taken for an unsigned one modulo 2**64.
+    `strict` is for output, where that would be an error.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
+        self._done: dict[int, Visit] = {}
+
+    def visit(self, type_: Type) -> Visit:
+        key = id(type_)
+        if key not in self._done:
+            # A type that contains itself finds this while it is being made.
+            self._done[key] = lambda value: self._done[key](value)
+            self._done[key] = self._make(type_)
+        return self._done[key]
+
+    def _make(self, type_: Type) -> Visit:
+        if isinstance(type_, ObjectType):
+            return self.object(type_)
+        if isinstance(type_, ArrayType):
+            return self._array(type_)
+        if isinstance(type_, AlternateType):
+            return self._alternate(type_)
+        if isinstance(type_, EnumType | QType):
+            return _enum(type_)
+        if type_.wire == "int":
+            return self._integer(type_.name)
+        return _SIMPLE[type_.name]
+
+    def _integer(self, name: str) -> Visit:
+        limits, shown = _RANGES.get(name, (None, ""))
+        signed = name in _SIGNED
+        wide = _INT64 if signed else _UINT64
+        low, high = wide[0], wide[-1]
+        wrap = not signed and not self._strict
+
+        def visit(value: object) -> int:
+            # A bool is an int to isinstance().
+            if type(value) is int:
+                if low <= value <= high:
+                    return value
+                if wrap and value in _INT64:
+                    return value & _UINT64[-1]
+            if signed:
+                raise _wrong_type("integer")
+            raise ParameterError("Parameter '{}' expects {}", "uint64")
+
+        if limits is None:
+            return visit
+
+        def narrow(value: object) -> int:
+            number = visit(value)
+            if number not in limits:
+                raise ParameterError("Parameter '{}' expects {}", shown, nearest=True)
+            return number
+
+        return narrow
+
+    def _array(self, type_: ArrayType) -> Visit:
+        element = self.visit(type_.element)
+
+        def visit(value: object) -> list[object]:
+            if not isinstance(value, list):
+                raise _wrong_type("array")
+            checked: list[object] = []
+            try:
+                for item in value:
+                    checked.append(element(item))
+            except ParameterError as error:
+                error.within(len(checked))
+                raise
+            return checked
+
+        return visit
+
+    def _alternate(self, type_: AlternateType) -> Visit:
+        shapes: dict[type, Visit] = {}
+        for branch in type_.branches.values():
+            visit_branch = self.visit(branch.type)
+            for python in _PYTHON[branch.type.wire]:
+                shapes[python] = visit_branch
+
+        def visit(value: object) -> object:
+            chosen = shapes.get(type(value))
+            if chosen is None:
+                raise ParameterError(
+                    "Invalid parameter type for '{}', expected: {}", type_.name, nearest=True
+                )
+            return chosen(value)
+
+        return visit
+
+    def object(self, type_: ObjectType) -> VisitObject:
+        fields = self._fields(type_)
+        tag = type_.tag.name if type_.tag else None
+        branches = {
+            case: self._fields(branch.type)
+            for case, branch in type_.branches.items()
+            if isinstance(branch.type, ObjectType)
+        }
+
+        def visit(value: object) -> dict[str, object]:
+            if not isinstance(value, dict):
+                raise _wrong_type("object")
+            checked: dict[str, object] = {}
+            name = ""
+            try:
+                for name, required, visit_member in fields:
+                    if name in value:
+                        checked[name] = visit_member(value[name])
+                    elif required:
+                        raise ParameterError("Parameter '{}' is missing")
+                if tag is not None:
+                    for name, required, visit_member in branches[str(checked[tag])]:
+                        if name in value:
+                            checked[name] = visit_member(value[name])
+                        elif required:
+                            raise ParameterError("Parameter '{}' is missing")
+                if len(checked) != len(value):
+                    name = next(key for key in value if key not in checked)
+                    raise ParameterError("Parameter '{}' is unexpected")
+            except ParameterError as error:
+                error.within(name)
+                raise
+            return checked
+
+        return visit
+
+    def _fields(self, type_: ObjectType) -> list[tuple[str, bool, Visit]]:
+        return [
+            (member.name, not member.optional, self.visit(member.type)) for member in type_.members
+        ]
+
+
+def _enum(type_: EnumType | QType) -> Visit:
+    values = frozenset(member.name for member in type_.values)
+
+    def visit(value: object) -> str:
+        if not isinstance(value, str):
+            raise _wrong_type("string")
+        if value not in values:
+            raise ParameterError("Parameter '{}' does not accept value '{}'", value, nearest=True)
+        return value
+
+    return visit
+
+
+def _str(value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type("string")
+    return value
+
+
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type("boolean")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong_type("number")
+    return float(value)
+
+
+def _null(value: object) -> None:
+    if value is not None:
+        raise _wrong_type("null")
+
+
+def _any(value: object) -> object:
+    return value
+
+
+_SIMPLE: dict[str, Visit] = {
+    "str": _str,
+    "bool": _bool,
+    "number": _number,
+    "null": _null,
+    "any": _any,
+}
+_PYTHON: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "number": (int, float),
+    "int": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "object": (dict,),
+    "array": (list,),
+}
