@@ -18,13 +18,16 @@ _ONCE = frozenset({"Returns", "Since", "Errors"})
 class Section:
     """A stretch of documentation text; ``tag`` is None where the text has no heading."""
 
-    __slots__ = ("_blank", "_indent", "_lines", "location", "tag", "text")
+    __slots__ = ("_blank", "_indent", "_lines", "_open", "location", "tag", "text")
 
-    def __init__(self, tag: str | None, location: Location, first: str | None = None) -> None:
+    def __init__(
+        self, tag: str | None, location: Location, first: str = "", open_end: bool = False
+    ) -> None:
         self.tag = tag
         self.location = location
         self.text = ""
-        self._lines = [] if first is None else [first]
+        self._open = open_end
+        self._lines = [first] if first else []
         # With text on the heading's own line, the first line that follows sets the indentation;
         # else the text is not indented.
         self._indent = -1 if first else 0
@@ -32,8 +35,12 @@ class Section:
 
     @property
     def after_blank(self) -> bool:
-        """Whether the last line was empty, so that the section may end here."""
+        """Whether the last line was empty."""
         return self._blank
+
+    def ends_before(self, line: str) -> bool:
+        """Say whether this line, which has no indentation, starts something new."""
+        return bool(line) and self._blank and not self._open
 
     def append(self, line: str, location: Location) -> None:
         """Add one line, as it stands in the comment."""
@@ -60,7 +67,7 @@ class Doc:
     def __init__(self, location: Location) -> None:
         self.location = location
         self.symbol: str | None = None
-        self.body = Section(None, location)
+        self.body = Section(None, location, open_end=True)
         self.members: dict[str, Section] = {}
         self.features: dict[str, Section] = {}
         self.sections: list[Section] = []
@@ -94,8 +101,8 @@ class Doc:
             self._open_section(match.group(1), line[match.end() :].rstrip(), location)
         elif line == "Features:" and self._may_start_features():
             self._state = self.features
-        elif self._current is not self.body and self._in_members() and self._current.after_blank:
-            self._open_section(None, None, location)
+        elif self._current.ends_before(line):
+            self._open_section(None, "", location)
             self._text(line, location)
         else:
             self._text(line, location)
@@ -110,9 +117,6 @@ class Doc:
             return False
         return self._current is self.body or self._current.after_blank
 
-    def _in_members(self) -> bool:
-        return self._state is not None
-
     def _text(self, line: str, location: Location) -> None:
         if line.startswith("@") and re.match(r"@\S+:", line):
             _misplaced(line, location)
@@ -125,13 +129,15 @@ class Doc:
             raise location.error("a name must stand between '@' and ':'")
         if name in self._state:
             raise location.error(f"'@{name}:' is described twice")
-        self._state[name] = self._switch(Section(name, location, text or None))
+        self._state[name] = self._switch(Section(name, location, text))
 
-    def _open_section(self, tag: str | None, text: str | None, location: Location) -> None:
+    def _open_section(self, tag: str | None, text: str, location: Location) -> None:
         if tag in _ONCE and self.has(tag):
             raise location.error(f"section '{tag}' appears twice")
         self._state = None
-        self.sections.append(self._switch(Section(tag, location, text or None)))
+        # Text that begins on the line after its heading may have several paragraphs.
+        section = Section(tag, location, text, open_end=not text)
+        self.sections.append(self._switch(section))
 
     def _switch(self, section: Section) -> Section:
         self._close_current()

@@ -20,6 +20,7 @@ class Command(Entity):
         self.arguments: ObjectType = EMPTY
         self.returns: Type | None = None
         self._visit: validate.VisitObject | None = None
+        self._check: validate.Check | None = None
 
     def validate(self, arguments: dict[str, object]) -> dict[str, object]:
         """Check a client's arguments and convert them: wire names, absent optionals absent.
@@ -29,7 +30,7 @@ class Command(Entity):
         """
         visit = self._visit
         if visit is None:
-            visit = self._visit = validate.compiled(self.arguments)
+            visit = self._visit = validate.arguments(self.arguments)
         return visit(arguments) if self.gen else dict(arguments)
 
     def validate_result(self, value: object) -> None:
@@ -37,7 +38,9 @@ class Command(Entity):
 
         Raises ResultError: the schema says otherwise.
         """
-        validate.check_result(f"command '{self.name}'", self.returns or EMPTY, value)
+        if self._check is None:
+            self._check = validate.output(f"command '{self.name}'", self.returns or EMPTY)
+        self._check(value)
 
 
 class Event(Entity):
@@ -47,10 +50,13 @@ class Event(Entity):
         super().__init__(name, definition)
         self.boxed = "boxed" in definition.value
         self.data: ObjectType = EMPTY
+        self._check: validate.Check | None = None
 
     def validate(self, data: object) -> None:
         """Check the data of an event that is about to be sent (None where it has none).
 
         Raises ResultError: the schema says otherwise.
         """
-        validate.check_result(f"event '{self.name}'", self.data, {} if data is None else data)
+        if self._check is None:
+            self._check = validate.output(f"event '{self.name}'", self.data)
+        self._check({} if data is None else data)

@@ -68,14 +68,13 @@ class Entity:
 class Member:
     """A member of an object, or a value of an enum (which has no type)."""
 
-    __slots__ = ("condition", "features", "name", "optional", "owner", "type")
+    __slots__ = ("condition", "features", "name", "optional", "type")
 
-    def __init__(self, key: str, spec: Mapping[str, object], owner: str) -> None:
+    def __init__(self, key: str, spec: Mapping[str, object]) -> None:
         self.optional = key.startswith("*")
         self.name = key.removeprefix("*")
         self.condition = spec.get("if")
         self.features = features_of(spec)
-        self.owner = owner
         self.type: Type = UNRESOLVED
 
 
@@ -99,7 +98,7 @@ class EnumType(Type, Entity):
         Entity.__init__(self, name, definition)
         data = definition.value["data"]
         assert isinstance(data, list)
-        self.values = [Member(value["name"], value, name) for value in data]
+        self.values = [Member(value["name"], value) for value in data]
         self.prefix = definition.value.get("prefix")
 
 
@@ -112,27 +111,31 @@ class QType(Type):
     def __init__(self) -> None:
         super().__init__("QType")
         names = ("none", "qnull", "qnum", "qstring", "qdict", "qlist", "qbool")
-        self.values = [Member(name, {}, self.name) for name in names]
+        self.values = [Member(name, {}) for name in names]
         self.features: list[Feature] = []
 
 
 class ObjectType(Type):
-    """A struct, a union (with `tag` and `branches`), or the arguments of one command or event."""
+    """A struct or a union, or what a command, event or union lists without giving it a name.
+
+    `own` are the members it adds to its base, `members` all that every value can have.  Only a
+    union has a `tag` and `branches`.  Only what has a name of its own has a `definition`.
+    """
 
     wire = "object"
 
-    def __init__(self, name: str, kind: str, members: list[Member]) -> None:
+    def __init__(self, name: str, kind: str, definition: Definition | None = None) -> None:
         super().__init__(name)
         self.kind = kind
-        self.own = members
+        self.definition = definition
+        self.doc = definition.doc if definition else None
+        self.condition = definition.value.get("if") if definition else None
+        self.features = features_of(definition.value) if definition else []
         self.base: ObjectType | None = None
+        self.own: list[Member] = []
         self.members: list[Member] = []
         self.tag: Member | None = None
         self.branches: dict[str, Branch] = {}
-        self.features: list[Feature] = []
-        self.condition: object = None
-        self.definition: Definition | None = None
-        self.state = 0  # 0 unchecked, 1 being checked, 2 checked
 
 
 class Branch:
@@ -166,8 +169,8 @@ def features_of(value: Mapping[str, object]) -> list[Feature]:
 
 
 UNRESOLVED = Type("unresolved")
-EMPTY = ObjectType("q_empty", "struct", [])
-EMPTY.state = 2
+# What a command has that takes or returns nothing, and a branch that adds nothing.
+EMPTY = ObjectType("q_empty", "struct")
 _BUILTIN = {
     name: BuiltinType(name, wire)
     for wire, names in (

@@ -17,7 +17,6 @@ from qmpserver.qapi.model import (
     ObjectType,
     QType,
     Type,
-    features_of,
 )
 from qmpserver.qapi.parser import Definition, parse
 from qmpserver.qapi.source import Location
@@ -28,11 +27,11 @@ Named = EnumType | ObjectType | AlternateType | Command | Event
 _SPECIAL = frozenset({"deprecated", "unstable"})
 
 
-def resolve(path: str, conditions: frozenset[str]) -> list[Doc | Named]:
+def resolve(path: str, conditions: frozenset[str] | None) -> list[Doc | Named]:
     """Return what the schema in file `path` says, in the order of the text.
 
-    What an ``if`` switches off under these `conditions` is checked like the rest and left out.
-    Raises SchemaError.
+    What an ``if`` switches off under these `conditions` is checked like the rest and left out;
+    with None nothing is.  Raises SchemaError.
     """
     return _Resolver().resolve(path, conditions)
 
@@ -45,8 +44,11 @@ class _Resolver:
         self._types: dict[str, Type] = dict(PREDEFINED)
         self._arrays: dict[str, ArrayType] = {}
         self._entities: dict[int, Named] = {}
+        # Object types whose members are being found out, and those where that is done.
+        self._begun: set[int] = set()
+        self._complete: set[int] = set()
 
-    def resolve(self, path: str, conditions: frozenset[str]) -> list[Doc | Named]:
+    def resolve(self, path: str, conditions: frozenset[str] | None) -> list[Doc | Named]:
         parsed = parse(path)
         kinds = [check(definition) for definition in parsed.definitions]
         for (kind, name), definition in zip(kinds, parsed.definitions, strict=True):
@@ -59,9 +61,11 @@ class _Resolver:
                 sequence.append(entry)
                 continue
             entity = self._entities[id(entry)]
-            if _holds(entity.condition, conditions):
+            if conditions is not None:
                 _prune(entity, conditions)
-                sequence.append(entity)
+                if not _holds(entity.condition, conditions):
+                    continue
+            sequence.append(entity)
         return sequence
 
     # First pass: one name space for all
@@ -83,12 +87,7 @@ class _Resolver:
             elif kind == "alternate":
                 entity = AlternateType(name, definition)
             else:
-                entity = ObjectType(name, kind, [])
-                entity.definition = definition
-                entity.condition = definition.value.get("if")
-                entity.features = features_of(definition.value)
-                if kind == "struct":
-                    entity.own = _members(definition.value["data"], name)
+                entity = ObjectType(name, kind, definition)
             self._types[name] = entity
         self._entities[id(definition)] = entity
 
@@ -109,7 +108,7 @@ class _Resolver:
         elif isinstance(entity, AlternateType):
             self._type_features(entity.features, entity, definition.location)
             self._alternate(entity, definition)
-            described = [Member(name, {}, entity.name) for name in entity.branches]
+            described = [Member(name, {}) for name in entity.branches]
         elif isinstance(entity, Command):
             entity.arguments = self._data(entity, definition)
             if "returns" in definition.value:
@@ -141,20 +140,23 @@ class _Resolver:
             raise location.error(f"{what} uses type '{value}', which is not defined")
         return type_
 
-    def _resolve_members(self, specs: object, members: list[Member], location: Location) -> None:
-        assert isinstance(specs, dict)
-        for spec, member in zip(specs.values(), members, strict=True):
+    def _members(self, data: object, location: Location) -> list[Member]:
+        assert isinstance(data, dict)
+        members = []
+        for key, spec in data.items():
+            member = Member(key, spec)
             member.type = self._reference(spec["type"], location, f"member '{member.name}'")
+            members.append(member)
+        return members
 
     def _object(self, entity: ObjectType) -> None:
-        if entity.state == 2:
-            return
         definition = entity.definition
-        assert definition is not None  # those without one are made complete
+        if definition is None or id(entity) in self._complete:
+            return
         value, location = definition.value, definition.location
-        if entity.state == 1:
+        if id(entity) in self._begun:
             raise location.error(f"{entity.describe()} contains itself")
-        entity.state = 1
+        self._begun.add(id(entity))
         seen: dict[str, Member] = {}
         base = value.get("base")
         if isinstance(base, dict):
@@ -168,12 +170,12 @@ class _Resolver:
         if entity.base is not None:
             _no_clash(entity.base.members, seen, location, "member")
         if entity.kind == "struct":
-            self._resolve_members(value["data"], entity.own, location)
+            entity.own = self._members(value["data"], location)
             _no_clash(entity.own, seen, location, "member")
         else:
             self._branches(entity, value, location, seen)
         entity.members = list(seen.values())
-        entity.state = 2
+        self._complete.add(id(entity))
 
     def _branches(
         self,
@@ -225,7 +227,7 @@ class _Resolver:
         for name, spec in data.items():
             branch = entity.branches[name] = Branch(name, spec.get("if"))
             branch.type = self._reference(spec["type"], location, f"branch '{name}'")
-            _no_clash([Member(name, {}, entity.name)], names, location, "branch")
+            _no_clash([Member(name, {})], names, location, "branch")
             for shape in _shapes(branch.type):
                 if shape == "value":
                     raise location.error(f"branch '{name}' can't be {branch.type.describe()}")
@@ -236,12 +238,9 @@ class _Resolver:
     def _implicit(
         self, data: dict[str, object], owner: str, location: Location, role: str
     ) -> ObjectType:
-        members = _members(data, owner)
-        self._resolve_members(data, members, location)
-        _no_clash(members, {}, location, "member")
-        implicit = ObjectType(f"q_obj_{owner}-{role}", "struct", members)
-        implicit.members = list(members)
-        implicit.state = 2
+        implicit = ObjectType(f"q_obj_{owner}-{role}", "struct")
+        implicit.own = implicit.members = self._members(data, location)
+        _no_clash(implicit.own, {}, location, "member")
         return implicit
 
     def _data(self, entity: Command | Event, definition: Definition) -> ObjectType:
@@ -267,11 +266,6 @@ class _Resolver:
             raise entity.location.error(
                 f"'returns' must be a struct, a union or an array of them, not {type_.describe()}"
             )
-
-
-def _members(data: object, owner: str) -> list[Member]:
-    assert isinstance(data, dict)
-    return [Member(key, spec, owner) for key, spec in data.items()]
 
 
 def _no_clash(

@@ -39,13 +39,14 @@ class Schema:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], conditions: Iterable[str] = frozenset()
+        cls, path: str | os.PathLike[str], conditions: Iterable[str] | None = frozenset()
     ) -> "Schema":
         """Parse and check the schema in file `path`; `conditions` are those that hold in ``if``.
 
+        With None for `conditions`, nothing is left out for its ``if``.
         Raises SchemaError: ``file:line: message``.
         """
-        return cls(resolve(os.fspath(path), frozenset(conditions)))
+        return cls(resolve(os.fspath(path), None if conditions is None else frozenset(conditions)))
 
     def introspect(self) -> list[dict[str, object]]:
         """Return what query-qmp-schema returns: one shared value, not to be changed."""

@@ -17,6 +17,7 @@ from qmpserver.qapi.model import (
 )
 
 Visit = Callable[[object], object]
+Check = Callable[[object], None]
 VisitObject = Callable[[object], dict[str, object]]
 
 _INT64 = range(-(1 << 63), 1 << 63)
@@ -72,7 +73,7 @@ class ResultError(ValueError):
     """A server's own value, a result or an event's data, breaks the schema: a bug in the server."""
 
 
-def compiled(type_: ObjectType) -> VisitObject:
+def arguments(type_: ObjectType) -> VisitObject:
     """Return the function that checks and converts a command's arguments.
 
     It returns a new dict with the names of the wire; absent optional members stay absent.
@@ -81,21 +82,17 @@ def compiled(type_: ObjectType) -> VisitObject:
     return _Compiler(strict=False).object(type_)
 
 
-def check_result(what: str, type_: Type, value: object) -> None:
-    """Check what the server is about to send.  Raises ResultError."""
-    visit = _results.get(id(type_))
-    if visit is None:
-        visit = _results[id(type_)] = _Compiler(strict=True).visit(type_)
-        _kept.append(type_)
-    try:
-        visit(value)
-    except ParameterError as error:
-        raise ResultError(f"{what} sends what its schema does not allow: {error.desc}") from None
+def output(what: str, type_: Type) -> Check:
+    """Return the function that checks what the server is about to send; it raises ResultError."""
+    visit = _Compiler(strict=True).visit(type_)
 
+    def check(value: object) -> None:
+        try:
+            visit(value)
+        except ParameterError as error:
+            raise ResultError(f"{what} sends what the schema forbids: {error.desc}") from None
 
-# Keyed by identity: types live as long as their schema, and `_kept` sees to it that they do.
-_results: dict[int, Visit] = {}
-_kept: list[Type] = []
+    return check
 
 
 def _wrong_type(expected: str) -> ParameterError:
