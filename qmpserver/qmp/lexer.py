@@ -1,0 +1,214 @@
+r"""Bytes to tokens: the lexical level of QEMU's JSON dialect.
+
+It differs from RFC 8259 in that strings may be single-quoted too, and in what
+happens after a lexical error: bytes are skipped until one that promises a
+fresh start.  A client can rely on that to get the parser into a known state.
+
+Only what is decided byte by byte lives here; what tokens mean is `parser`'s.
+The lexer is resumable at every byte, and linear whatever the packets' sizes.
+"""
+
+import enum
+import re
+from collections.abc import Iterator
+
+__all__ = ["MAX_TOKEN_SIZE", "Kind", "Lexer", "Token"]
+
+MAX_TOKEN_SIZE = 64 << 20
+
+
+class Kind(enum.IntEnum):
+    """What a token is."""
+
+    STRUCTURE = 0
+    STRING = 1
+    INTEGER = 2
+    FLOAT = 3
+    KEYWORD = 4
+    STRAY = 5
+    """Bytes that start no token; the lexer is skipping to a resynchronization point now."""
+    OVERSIZE = 6
+    """A token that has outgrown MAX_TOKEN_SIZE; the lexer takes the next byte as a fresh start."""
+
+
+Token = tuple[Kind, bytes]
+
+
+class _State(enum.IntEnum):
+    START = 0
+    RECOVERY = 1
+    DOUBLE_QUOTED = 2
+    SINGLE_QUOTED = 3
+    DOUBLE_ESCAPE = 4
+    SINGLE_ESCAPE = 5
+    SIGN = 6
+    ZERO = 7
+    DIGITS = 8
+    POINT = 9
+    FRACTION = 10
+    EXPONENT = 11
+    EXPONENT_SIGN = 12
+    EXPONENT_DIGITS = 13
+    KEYWORD = 14
+
+
+# A whole token whose end is certain: a number or a keyword ends only with the
+# byte after it, so that byte must be there.  Whatever this does not match (an
+# error, or a token that the end of the packet cuts) goes byte by byte.
+_WHOLE = re.compile(
+    rb"""[ \t\r\n]*+(?:
+      ([{}\[\]:,])
+    | ("(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"
+      |'(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+')
+    | (-?(?:0(?![0-9.])|[1-9][0-9]*+(?![.eE])))(?=.)
+    | (-?(?:0|[1-9][0-9]*+)\.[0-9]++(?:[eE][-+]?[0-9]++|(?![eE]))
+      |-?[1-9][0-9]*+[eE][-+]?[0-9]++)(?=.)
+    | ([a-z]++)(?=.)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_GROUP_KINDS = (Kind.STRUCTURE, Kind.STRING, Kind.INTEGER, Kind.FLOAT, Kind.KEYWORD)
+
+# Runs that leave the state as it is; to skip them is all that keeps long strings cheap.
+_RUNS = {
+    _State.RECOVERY: re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*+"),
+    _State.DOUBLE_QUOTED: re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*+'),
+    _State.SINGLE_QUOTED: re.compile(rb"[^\x00-\x1f'\\\xfe\xff]*+"),
+    _State.DIGITS: re.compile(rb"[0-9]*+"),
+    _State.FRACTION: re.compile(rb"[0-9]*+"),
+    _State.EXPONENT_DIGITS: re.compile(rb"[0-9]*+"),
+    _State.KEYWORD: re.compile(rb"[a-z]*+"),
+}
+
+_DIGIT = b"0123456789"
+_NONZERO = b"123456789"
+_LETTER = bytes(range(ord("a"), ord("z") + 1))
+_IN_STRING = bytes(range(0x20, 0xFE))
+
+# What each byte leads to; where two entries have a byte, the later one counts.
+# A byte that is in none is an error, unless the token may end before it (_ENDS).
+_EDGES: dict[_State, tuple[tuple[bytes, _State], ...]] = {
+    _State.START: (
+        (b" \t\r\n", _State.START),
+        (b'"', _State.DOUBLE_QUOTED),
+        (b"'", _State.SINGLE_QUOTED),
+        (b"-", _State.SIGN),
+        (b"0", _State.ZERO),
+        (_NONZERO, _State.DIGITS),
+        (_LETTER, _State.KEYWORD),
+    ),
+    _State.DOUBLE_QUOTED: ((_IN_STRING, _State.DOUBLE_QUOTED), (b"\\", _State.DOUBLE_ESCAPE)),
+    _State.SINGLE_QUOTED: ((_IN_STRING, _State.SINGLE_QUOTED), (b"\\", _State.SINGLE_ESCAPE)),
+    _State.DOUBLE_ESCAPE: ((_IN_STRING, _State.DOUBLE_QUOTED),),
+    _State.SINGLE_ESCAPE: ((_IN_STRING, _State.SINGLE_QUOTED),),
+    _State.SIGN: ((b"0", _State.ZERO), (_NONZERO, _State.DIGITS)),
+    _State.ZERO: ((b".", _State.POINT),),
+    _State.DIGITS: ((_DIGIT, _State.DIGITS), (b".", _State.POINT), (b"eE", _State.EXPONENT)),
+    _State.POINT: ((_DIGIT, _State.FRACTION),),
+    _State.FRACTION: ((_DIGIT, _State.FRACTION), (b"eE", _State.EXPONENT)),
+    _State.EXPONENT: ((b"+-", _State.EXPONENT_SIGN), (_DIGIT, _State.EXPONENT_DIGITS)),
+    _State.EXPONENT_SIGN: ((_DIGIT, _State.EXPONENT_DIGITS),),
+    _State.EXPONENT_DIGITS: ((_DIGIT, _State.EXPONENT_DIGITS),),
+    _State.KEYWORD: ((_LETTER, _State.KEYWORD),),
+}
+_TABLE: dict[_State, dict[int, _State]] = {
+    state: {byte: target for source, target in edges for byte in source}
+    for state, edges in _EDGES.items()
+}
+_ENDS = {
+    _State.ZERO: Kind.INTEGER,
+    _State.DIGITS: Kind.INTEGER,
+    _State.FRACTION: Kind.FLOAT,
+    _State.EXPONENT_DIGITS: Kind.FLOAT,
+    _State.KEYWORD: Kind.KEYWORD,
+}
+_CLOSING_QUOTE = {_State.DOUBLE_QUOTED: ord('"'), _State.SINGLE_QUOTED: ord("'")}
+_STRUCTURE = frozenset(b"{}[]:,")
+
+
+class Lexer:
+    """Cuts a stream of bytes into tokens.
+
+    Not thread-safe; one lexer serves one stream.
+    """
+
+    __slots__ = ("_partial", "_state")
+
+    def __init__(self) -> None:
+        self._state = _State.START
+        self._partial = bytearray()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next byte begins a token: nothing is cut off, nothing is skipped."""
+        return self._state is _State.START
+
+    def feed(self, data: bytes) -> Iterator[Token]:
+        """Yield the tokens that *data* completes; all must be taken."""
+        position = 0
+        end = len(data)
+        while position < end:
+            if self._state is _State.START:
+                match = _WHOLE.match(data, position)
+                if match is not None and match.end() - position <= MAX_TOKEN_SIZE:
+                    position = match.end()
+                    group = match.lastindex
+                    assert group is not None
+                    yield _GROUP_KINDS[group - 1], match[group]
+                    continue
+            position, token = self._walk(data, position)
+            if token is not None:
+                yield token
+
+    def _walk(self, data: bytes, position: int) -> tuple[int, Token | None]:
+        """Go byte by byte to the end of one token, or of *data*."""
+        state = self._state
+        partial = self._partial
+        end = len(data)
+        while position < end:
+            run = _RUNS.get(state)
+            if run is not None:
+                # Within a token no run may jump over the byte that is one too many.
+                limit = min(end, position + MAX_TOKEN_SIZE + 1 - len(partial))
+                match = run.match(data, position, limit if state is not _State.RECOVERY else end)
+                assert match is not None
+                if state is not _State.RECOVERY:
+                    partial += match[0]
+                    if len(partial) > MAX_TOKEN_SIZE:
+                        return self._finish(match.end(), Kind.OVERSIZE)
+                position = match.end()
+                if position == end:
+                    break
+            byte = data[position]
+            if state is _State.RECOVERY:
+                state = _State.START
+            if state is _State.START and byte in _STRUCTURE:
+                self._state = _State.START
+                return position + 1, (Kind.STRUCTURE, bytes((byte,)))
+            if byte == _CLOSING_QUOTE.get(state):
+                partial.append(byte)
+                return self._finish(
+                    position + 1,
+                    Kind.STRING,
+                )
+            target = _TABLE[state].get(byte)
+            if target is None:
+                # A zero may not be followed by a digit; anything else ends a number.
+                if state in _ENDS and not (state is _State.ZERO and byte in _DIGIT):
+                    return self._finish(position, _ENDS[state])
+                partial.append(byte)
+                return self._finish(position + 1, Kind.STRAY)
+            position += 1
+            state = target
+            if state is not _State.START:
+                partial.append(byte)
+                if len(partial) > MAX_TOKEN_SIZE:
+                    return self._finish(position, Kind.OVERSIZE)
+        self._state = state
+        return position, None
+
+    def _finish(self, position: int, kind: Kind) -> tuple[int, Token]:
+        token = bytes(self._partial)
+        self._partial.clear()
+        self._state = _State.RECOVERY if kind is Kind.STRAY else _State.START
+        return position, (kind, token)

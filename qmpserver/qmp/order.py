@@ -1,0 +1,37 @@
+"""The order of an object's members on the wire.
+
+QEMU keeps objects in a hash table of 512 buckets and walks it from the first
+bucket to the last, both when it writes an object and when it looks for the
+first thing wrong with one.  So the order of members is fixed by their names,
+and clients see it.  Only that order lives here.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+__all__ = ["bucket", "member_order"]
+
+_BUCKETS = 512
+_U32 = 0xFFFFFFFF
+
+
+@lru_cache(maxsize=4096)
+def bucket(name: str) -> int:
+    """Return the bucket that QEMU's dictionary keeps *name* in."""
+    # Modified UTF-8: the only string with a NUL in it is one that was escaped.
+    raw = name.encode("utf-8", "surrogatepass").replace(b"\0", b"\xc0\x80")
+    key = 0x238F13AF * len(raw)
+    for index, byte in enumerate(raw):
+        key += byte << (index * 5 % 24)
+    return (1103515243 * (key & _U32) + 12345 & _U32) % _BUCKETS
+
+
+def member_order(names: Iterable[str]) -> list[str]:
+    """Return *names*, given in order of insertion, in QEMU's order.
+
+    Within one bucket the member that was inserted last comes first.
+    """
+    order = list(names)
+    order.reverse()
+    order.sort(key=bucket)
+    return order

@@ -1,0 +1,279 @@
+"""Tokens to messages: the grammar of QEMU's JSON dialect, its limits, and the fast path.
+
+A message ends where its brackets balance, not where a line does.  An error
+inside is reported there too, as the first one that a parser reading from left
+to right meets; a lexical error or a limit is reported at once.  Nesting is
+kept on a list here, never on Python's stack.
+"""
+
+import enum
+from typing import Any
+
+import orjson
+
+from qmpserver.qmp.errors import ParseError
+from qmpserver.qmp.lexer import MAX_TOKEN_SIZE, Kind, Lexer, Token
+from qmpserver.qmp.literals import parse_error, scalar
+from qmpserver.qmp.text import decode_lossy
+
+__all__ = ["MAX_NESTING", "MAX_TOKEN_COUNT", "Parser"]
+
+MAX_NESTING = 1024
+MAX_TOKEN_COUNT = 2 << 20
+
+# Packets beyond this, or deeper, are rare; the slow path has their limits.
+_FAST_SIZE = 1 << 20
+_FAST_NESTING = 64
+
+
+class _Expect(enum.Enum):
+    """What may come next in an object or array that is being read."""
+
+    FIRST_KEY = enum.auto()
+    KEY = enum.auto()
+    COLON = enum.auto()
+    MEMBER_VALUE = enum.auto()
+    MEMBER_END = enum.auto()
+    FIRST_ELEMENT = enum.auto()
+    ELEMENT = enum.auto()
+    ELEMENT_END = enum.auto()
+
+
+class _Frame:
+    """An object or array that is being read."""
+
+    __slots__ = ("container", "expect", "key")
+
+    def __init__(self, container: dict[str, Any] | list[Any], expect: _Expect) -> None:
+        self.container = container
+        self.expect = expect
+        self.key = ""
+
+
+_OBJECT_OR_ARRAY = {b"{": (dict, _Expect.FIRST_KEY), b"[": (list, _Expect.FIRST_ELEMENT)}
+
+
+class _Builder:
+    """Builds one message from its tokens, up to the first error."""
+
+    __slots__ = ("error", "frames", "result")
+
+    def __init__(self) -> None:
+        self.frames: list[_Frame] = []
+        self.error: ParseError | None = None
+        self.result: Any = None
+
+    def token(self, token: Token) -> None:
+        """Take one token; after an error all that follows is ignored."""
+        if self.error is None:
+            try:
+                self._token(token)
+            except ParseError as error:
+                self.error = error
+                self.frames.clear()
+
+    def _token(self, token: Token) -> None:
+        kind, raw = token
+        if self.frames:
+            frame = self.frames[-1]
+            match frame.expect:
+                case _Expect.FIRST_KEY if raw == b"}":
+                    return self._close()
+                case _Expect.FIRST_ELEMENT if raw == b"]":
+                    return self._close()
+                case _Expect.COLON:
+                    if raw != b":":
+                        raise parse_error("missing : in object pair")
+                    frame.expect = _Expect.MEMBER_VALUE
+                    return None
+                case _Expect.MEMBER_END:
+                    if raw == b"}":
+                        return self._close()
+                    if raw != b",":
+                        raise parse_error("expected separator in dict")
+                    frame.expect = _Expect.KEY
+                    return None
+                case _Expect.ELEMENT_END:
+                    if raw == b"]":
+                        return self._close()
+                    if raw != b",":
+                        raise parse_error("expected separator in list")
+                    frame.expect = _Expect.ELEMENT
+                    return None
+        if kind is not Kind.STRUCTURE:
+            return self._value(scalar(token))
+        try:
+            container, expect = _OBJECT_OR_ARRAY[raw]
+        except KeyError:
+            raise parse_error("expecting value") from None
+        self.frames.append(_Frame(container(), expect))
+        return None
+
+    def _close(self) -> None:
+        self._value(self.frames.pop().container)
+
+    def _value(self, value: Any) -> None:
+        if not self.frames:
+            self.result = value
+            return
+        frame = self.frames[-1]
+        container = frame.container
+        if isinstance(container, list):
+            container.append(value)
+            frame.expect = _Expect.ELEMENT_END
+        elif frame.expect is _Expect.MEMBER_VALUE:
+            if frame.key in container:
+                raise parse_error("duplicate key")
+            container[frame.key] = value
+            frame.expect = _Expect.MEMBER_END
+        elif isinstance(value, str):
+            frame.key = value
+            frame.expect = _Expect.COLON
+        else:
+            raise parse_error("key is not a string in object")
+
+
+class Parser:
+    """Streaming parser of QEMU's JSON dialect.
+
+    Not thread-safe; one parser serves one stream.
+
+    Args:
+        fast: let plain messages go through orjson.  The result is the same
+            without; that is what the tests compare.
+
+    """
+
+    __slots__ = ("_braces", "_brackets", "_builder", "_fast", "_lexer", "_size", "_tokens")
+
+    def __init__(self, *, fast: bool = True) -> None:
+        self._fast = fast
+        self._lexer = Lexer()
+        self._builder = _Builder()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._builder.frames.clear()
+        self._builder.error = None
+        self._builder.result = None
+        self._braces = 0
+        self._brackets = 0
+        self._tokens = 0
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take the next bytes of the stream.
+
+        Returns:
+            The messages that are complete now: JSON values, and for each
+            error a `ParseError`, which is returned, not raised.
+
+        """
+        messages: list[Any] = []
+        if self._fast and self._tokens == 0 and self._lexer.idle:
+            data = _parse_plain(data, messages)
+            if not data:
+                return messages
+        for token in self._lexer.feed(data):
+            self._token(token, messages)
+        return messages
+
+    def _token(self, token: Token, messages: list[Any]) -> None:
+        kind, raw = token
+        if kind is Kind.STRUCTURE:
+            if raw == b"{":
+                self._braces += 1
+            elif raw == b"}":
+                self._braces -= 1
+            elif raw == b"[":
+                self._brackets += 1
+            elif raw == b"]":
+                self._brackets -= 1
+        error: ParseError | None = None
+        if kind is Kind.STRAY:
+            error = ParseError(f"JSON parse error, stray '{decode_lossy(raw)}'")
+        elif self._size + len(raw) + 1 > MAX_TOKEN_SIZE:
+            error = ParseError("JSON token size limit exceeded")
+        elif self._tokens + 1 > MAX_TOKEN_COUNT:
+            error = ParseError("JSON token count limit exceeded")
+        elif self._braces + self._brackets > MAX_NESTING:
+            error = ParseError("JSON nesting depth limit exceeded")
+        else:
+            self._builder.token(token)
+            self._tokens += 1
+            self._size += len(raw)
+            braces, brackets = self._braces, self._brackets
+            if (braces > 0 or brackets > 0) and braces >= 0 and brackets >= 0:
+                return
+            error = self._builder.error
+        messages.append(error if error is not None else self._builder.result)
+        self._reset()
+
+
+def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
+    """Parse the leading lines of *data* that hold one plain object each.
+
+    Returns:
+        What is left for the slow path, which is right about everything.
+
+    """
+    # Single quotes outside of strings, control characters and bad bytes are
+    # errors to orjson too.  With escapes and non-ASCII characters gone, what
+    # only the dialect's own parser can judge is left to _is_plain().
+    if len(data) > _FAST_SIZE or b"\\" in data or not data.isascii():
+        return data
+    start = 0
+    end = len(data)
+    while start < end:
+        newline = data.find(b"\n", start)
+        line = data[start : newline if newline >= 0 else end]
+        try:
+            message = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if not line or line == b"\r":
+                start += len(line) + 1
+                continue
+            break
+        if type(message) is not dict or not _is_plain(line, message):
+            break
+        messages.append(message)
+        start += len(line) + 1
+    return data[start:]
+
+
+def _is_plain(line: bytes, message: dict[str, Any]) -> bool:
+    """Tell whether orjson's view of *line* is surely QEMU's too.
+
+    Not if it may have had duplicate keys (there are more colons than keys, be
+    they in a string), and not with doubles: which integers become doubles, and
+    what of ``0e5`` or ``-0``, is the dialect's to say.
+    """
+    if line.count(b"{") + line.count(b"[") > _FAST_NESTING:
+        return False
+    keys = _count_keys(message)
+    return keys >= 0 and (keys == line.count(b":") or keys == _count_members(line))
+
+
+def _count_keys(value: dict[str, Any] | list[Any]) -> int:
+    """Count the keys in *value* and below; negative if there is a double."""
+    if type(value) is dict:
+        count = len(value)
+        items: Any = value.values()
+    else:
+        count = 0
+        items = value
+    for item in items:
+        kind = type(item)
+        if kind is float:
+            return -1
+        if kind is dict or kind is list:
+            below = _count_keys(item)
+            if below < 0:
+                return -1
+            count += below
+    return count
+
+
+def _count_members(line: bytes) -> int:
+    """Count the colons outside of strings; *line* is valid and has no escapes."""
+    return sum(part.count(b":") for part in line.split(b'"')[::2])

@@ -1,0 +1,282 @@
+"""One client's conversation, as a pure state machine.
+
+Bytes go in with `Session.receive`, commands to execute come out of
+`Session.next_command`, their outcome goes in with `Session.reply`,
+`Session.fail` or `Session.finish`, and bytes to send come out of
+`Session.take_output`.  No sockets, no clocks, no command but the negotiation.
+
+What may be said when:
+
+===============  ==========================  ====================================
+state            ``execute``                 ``exec-oob``
+===============  ==========================  ====================================
+negotiating      ``qmp_capabilities`` only   unexpected
+ready            all, in order               unexpected
+ready, with oob  all, in order               at once, ahead of up to eight queued
+===============  ==========================  ====================================
+
+Events pass only when ready.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from qmpserver.qmp.errors import QMPError
+from qmpserver.qmp.order import member_order
+from qmpserver.qmp.parser import Parser
+from qmpserver.qmp.writer import dumps, error_message, event_message, return_message
+
+__all__ = ["MAX_QUEUED", "Command", "Session"]
+
+MAX_QUEUED = 8
+"""In-band commands that may wait while out-of-band ones still get past them."""
+
+_MAX_UNREAD = 64
+"""Messages kept unread before the session asks not to be given more."""
+
+_NOT_FOUND = "CommandNotFound"
+_NEGOTIATION = "qmp_capabilities"
+_OOB = "oob"
+
+
+class Command:
+    """A well-formed command, to be executed by the session's owner."""
+
+    __slots__ = ("arguments", "has_id", "id", "name", "oob")
+
+    def __init__(
+        self, name: str, arguments: dict[str, Any], oob: bool, has_id: bool, request_id: Any
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.oob = oob
+        self.has_id = has_id
+        self.id = request_id
+
+    def __repr__(self) -> str:
+        key = "exec-oob" if self.oob else "execute"
+        return f"<{key} {self.name} {self.arguments!r}>"
+
+
+class Session:
+    """The server's side of one QMP conversation.
+
+    Not thread-safe.
+
+    Args:
+        version: the ``version`` member of the greeting.
+        pretty: write one member a line.
+        offer_oob: offer out-of-band execution in the greeting.
+
+    """
+
+    __slots__ = (
+        "_busy",
+        "_negotiated",
+        "_offer_oob",
+        "_oob",
+        "_output",
+        "_parser",
+        "_pretty",
+        "_queue",
+        "_unread",
+    )
+
+    def __init__(
+        self, version: Mapping[str, Any], *, pretty: bool = False, offer_oob: bool = True
+    ) -> None:
+        self._pretty = pretty
+        self._offer_oob = offer_oob
+        self._parser = Parser()
+        self._unread: deque[Any] = deque()
+        self._queue: deque[Any] = deque()
+        self._negotiated = False
+        self._oob = False
+        self._busy = False
+        capabilities = [_OOB] if offer_oob else []
+        greeting = {"QMP": {"version": version, "capabilities": capabilities}}
+        self._output = [dumps(greeting, pretty).replace(b"\n", b"\r\n") + b"\r\n"]
+
+    @property
+    def negotiated(self) -> bool:
+        """Whether negotiation is over, and events pass."""
+        return self._negotiated
+
+    @property
+    def busy(self) -> bool:
+        """Whether an in-band command is being executed."""
+        return self._busy
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether more input is welcome; if not, wait until a command is done."""
+        return len(self._unread) < _MAX_UNREAD
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._unread.extend(self._parser.feed(data))
+
+    def take_output(self) -> bytes:
+        """Return the bytes to send to the client, and forget them."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    def next_command(self) -> Command | None:
+        """Return the next command to execute, or None if it is not its time yet.
+
+        What the session can answer by itself, errors and the negotiation, it
+        does on the way.  The outcome of each command returned must be reported.
+        """
+        while True:
+            if not self._busy:
+                if self._queue:
+                    message = self._queue.popleft()
+                elif self._unread:
+                    message = self._unread.popleft()
+                else:
+                    return None
+            elif not self._oob or not self._read_up_to_oob():
+                return None
+            else:
+                message = self._unread.popleft()
+            command = self._command(message)
+            if command is not None:
+                self._busy = self._busy or not command.oob
+                return command
+
+    def reply(self, command: Command, result: Any) -> None:
+        """Report that *command* succeeded; a *result* of None means an empty object.
+
+        Raises:
+            TypeError: *result* is no JSON value; the command is not reported then.
+
+        """
+        if result is None:
+            result = {}
+        self._output.append(return_message(result, command.has_id, command.id, self._pretty))
+        self.finish(command)
+
+    def fail(self, command: Command, error: QMPError) -> None:
+        """Report that *command* failed."""
+        self._output.append(error_message(error, command.has_id, command.id, self._pretty))
+        self.finish(command)
+
+    def finish(self, command: Command) -> None:
+        """Report that *command* succeeded, where the schema says that success is not answered."""
+        if not command.oob:
+            self._busy = False
+
+    def event(
+        self, name: str, data: Mapping[str, Any] | None, seconds: int, microseconds: int
+    ) -> None:
+        """Send an event, unless negotiation is not over yet."""
+        if self._negotiated:
+            self._output.append(event_message(name, data, seconds, microseconds, self._pretty))
+
+    def encoded_event(self, message: bytes) -> None:
+        """Send an event that `event_message` has made for all sessions of this format."""
+        if self._negotiated:
+            self._output.append(message)
+
+    def _read_up_to_oob(self) -> bool:
+        """Move unread messages to the queue, as far as the next out-of-band one."""
+        unread = self._unread
+        while unread and len(self._queue) < MAX_QUEUED:
+            message = unread[0]
+            if type(message) is dict and "exec-oob" in message and "execute" not in message:
+                return True
+            self._queue.append(unread.popleft())
+        return False
+
+    def _command(self, message: Any) -> Command | None:
+        """Return what *message* commands; if that is nothing of the owner's, answer it."""
+        if type(message) is not dict:
+            if not isinstance(message, QMPError):
+                message = QMPError("QMP input must be a JSON object")
+            self._output.append(error_message(message, pretty=self._pretty))
+            return None
+        has_id = "id" in message
+        request_id = message["id"] if has_id else None
+        oob = False
+        name = message.get("execute")
+        arguments = message.get("arguments")
+        expected = 1 + has_id + (type(arguments) is dict)
+        try:
+            if type(name) is not str or len(message) != expected:
+                name = _check(message, self._oob)
+                oob = name == "exec-oob"
+                name = message[name]
+            if not self._negotiated or name == _NEGOTIATION:
+                self._negotiate(name, oob, arguments or {})
+                self._output.append(return_message({}, has_id, request_id, self._pretty))
+                return None
+        except QMPError as error:
+            self._output.append(error_message(error, has_id, request_id, self._pretty))
+            return None
+        return Command(name, {} if arguments is None else arguments, oob, has_id, request_id)
+
+    def _negotiate(self, name: str, oob: bool, arguments: dict[str, Any]) -> None:
+        if name != _NEGOTIATION:
+            raise QMPError("Expecting capabilities negotiation with 'qmp_capabilities'", _NOT_FOUND)
+        if oob:
+            raise QMPError(f"The command {name} does not support OOB")
+        enabled = _enabled_capabilities(arguments)
+        if self._negotiated:
+            raise QMPError(
+                "Capabilities negotiation is already complete, command ignored", _NOT_FOUND
+            )
+        if enabled and not self._offer_oob:
+            raise QMPError(f"Capability {', '.join(enabled)} not available")
+        self._negotiated = True
+        self._oob = bool(enabled)
+
+
+def _check(message: dict[str, Any], allow_oob: bool) -> str:
+    """Check the members of a command one by one, in the order in which QEMU meets them.
+
+    Returns:
+        The member that names the command.
+
+    Raises:
+        QMPError: the first thing wrong.
+
+    """
+    named_by = None
+    for member in member_order(message):
+        value = message[member]
+        if member == "execute" or (member == "exec-oob" and allow_oob):
+            if type(value) is not str:
+                raise QMPError(f"QMP input member '{member}' must be a string")
+            if named_by is not None:
+                raise QMPError(f"QMP input member '{member}' clashes with '{named_by}'")
+            named_by = member
+        elif member == "arguments":
+            if type(value) is not dict:
+                raise QMPError("QMP input member 'arguments' must be an object")
+        elif member != "id":
+            raise QMPError(f"QMP input member '{member}' is unexpected")
+    if named_by is None:
+        raise QMPError("QMP input lacks member 'execute'")
+    return named_by
+
+
+def _enabled_capabilities(arguments: dict[str, Any]) -> list[str]:
+    """Return the value of ``enable``, checked as the schema would."""
+    enable = arguments.get("enable", [])
+    if type(enable) is not list:
+        raise QMPError("Invalid parameter type for 'enable', expected: array")
+    for index, capability in enumerate(enable):
+        if type(capability) is not str:
+            raise QMPError(f"Invalid parameter type for 'enable[{index}]', expected: string")
+        if capability != _OOB:
+            # The element has no name of its own, and that is what QEMU calls it.
+            raise QMPError(f"Parameter 'null' does not accept value '{capability}'")
+    for name in arguments:
+        if name != "enable":
+            raise QMPError(f"Parameter '{name}' is unexpected")
+    return enable

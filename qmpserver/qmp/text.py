@@ -1,0 +1,73 @@
+"""Strings as QEMU reads and writes them: "modified UTF-8" and its valid code points.
+
+Modified UTF-8 is UTF-8 in which U+0000 is the two bytes C0 80, so that no
+string ever holds a zero byte.  Code points that Unicode calls noncharacters
+are refused like surrogates.
+"""
+
+import re
+
+__all__ = ["INVALID_CHARACTER", "decode", "decode_lossy", "is_valid_codepoint"]
+
+# Everything that a string can hold in Python and can't in QEMU.
+INVALID_CHARACTER = re.compile(
+    "[\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+    + "]"
+)
+
+_NUL = b"\xc0\x80"
+
+
+def is_valid_codepoint(codepoint: int) -> bool:
+    """Tell whether QEMU lets a string hold *codepoint*."""
+    return 0 <= codepoint <= 0x10FFFF and not INVALID_CHARACTER.match(chr(codepoint))
+
+
+def decode(raw: bytes) -> str:
+    """Decode modified UTF-8.
+
+    Args:
+        raw: bytes without a zero byte.
+
+    Raises:
+        ValueError: *raw* is not valid.
+
+    """
+    text = raw.decode("ascii") if raw.isascii() else raw.replace(_NUL, b"\0").decode()
+    if not text.isascii() and INVALID_CHARACTER.search(text):
+        raise ValueError("noncharacter in string")
+    return text
+
+
+def decode_lossy(raw: bytes) -> str:
+    """Decode what QEMU would print of *raw*: up to a zero byte, errors replaced by U+FFFD.
+
+    Each invalid sequence becomes one replacement character; it reaches as far
+    as its first byte announces and continuation bytes follow.
+    """
+    raw = raw.partition(b"\0")[0]
+    if raw.isascii():
+        return raw.decode("ascii")
+    text: list[str] = []
+    position = 0
+    while position < len(raw):
+        length = _sequence_length(raw, position)
+        try:
+            text.append(decode(raw[position : position + length]))
+        except ValueError:
+            text.append("\ufffd")
+        position += length
+    return "".join(text)
+
+
+def _sequence_length(raw: bytes, start: int) -> int:
+    first = raw[start]
+    if first < 0xC0 or first >= 0xFE:
+        return 1
+    # As many ones lead the first byte as there are bytes, six at most.
+    announced = 8 - (first ^ 0xFF).bit_length()
+    length = 1
+    while length < announced and start + length < len(raw) and raw[start + length] & 0xC0 == 0x80:
+        length += 1
+    return length

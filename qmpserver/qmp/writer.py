@@ -1,0 +1,198 @@
+r"""Values to bytes, as QEMU writes them.
+
+ASCII only (``\u00E9``, in upper case), ``", "`` and ``": "`` between items,
+members in QEMU's order, doubles with 17 significant digits (``1.0`` is ``1``).
+Most values take a fast path through the standard library's encoder, which
+writes all but doubles and escaped characters the same way.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qmpserver.qmp.errors import QMPError
+from qmpserver.qmp.order import member_order
+from qmpserver.qmp.text import INVALID_CHARACTER
+
+__all__ = ["dumps", "error_message", "event_message", "return_message"]
+
+_encode = json.JSONEncoder(check_circular=False).encode
+
+_ESCAPED = re.compile('[^ -~]|["\\\\]')
+_SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+# The order of each set of members seen.  Names come from the schema, but those
+# of an "id" come from the client: so there is a bound.
+_orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+_MAX_ORDERS = 1024
+_MAX_ORDERED_NESTING = 100
+
+
+class _NotFastError(Exception):
+    """The value has something in it that only the slow path writes right."""
+
+
+def dumps(value: Any, pretty: bool = False) -> bytes:
+    """Encode a JSON value as QEMU does, without an end of line.
+
+    Args:
+        value: dicts (or other mappings) with string keys, lists or tuples,
+            strings, integers, floats, booleans and None.
+        pretty: one member or element a line, indented by four.
+
+    Raises:
+        TypeError: *value* is, or holds, something else.
+
+    """
+    if not pretty:
+        try:
+            text = _encode(_ordered(value, 0))
+        except (_NotFastError, RecursionError):
+            pass
+        else:
+            if "\\u" not in text and "\x7f" not in text:
+                return text.encode("ascii")
+    return "".join(_tokens(value, pretty)).encode("ascii")
+
+
+def return_message(value: Any, has_id: bool, request_id: Any, pretty: bool = False) -> bytes:
+    """Encode the reply that a command succeeded, with its end of line."""
+    if pretty:
+        message = {"return": value, "id": request_id} if has_id else {"return": value}
+        return _line(dumps(message, pretty=True))
+    encoded = dumps(value) if value else _EMPTY.get(type(value)) or dumps(value)
+    if has_id:
+        return b'{"return": %b, "id": %b}\r\n' % (encoded, dumps(request_id))
+    return b'{"return": %b}\r\n' % encoded
+
+
+def error_message(
+    error: QMPError, has_id: bool = False, request_id: Any = None, pretty: bool = False
+) -> bytes:
+    """Encode the reply that a command failed, with its end of line."""
+    message: dict[str, Any] = {"error": {"class": error.error_class, "desc": error.desc}}
+    if has_id:
+        message["id"] = request_id
+    return _line(dumps(message, pretty))
+
+
+def event_message(
+    name: str, data: Mapping[str, Any] | None, seconds: int, microseconds: int, pretty: bool = False
+) -> bytes:
+    """Encode an event, with its end of line; *data* of None leaves the member out."""
+    message: dict[str, Any] = {
+        "event": name,
+        "timestamp": {"seconds": seconds, "microseconds": microseconds},
+    }
+    if data is not None:
+        message["data"] = data
+    return _line(dumps(message, pretty))
+
+
+_EMPTY: dict[type, bytes] = {dict: b"{}", list: b"[]"}
+
+
+def _line(encoded: bytes) -> bytes:
+    return encoded.replace(b"\n", b"\r\n") + b"\r\n"
+
+
+def _ordered(value: Any, depth: int) -> Any:
+    """Return *value* with all members in order, to be written in the order they are in."""
+    kind = type(value)
+    if kind is dict:
+        names = tuple(value)
+        order = _orders.get(names)
+        if order is None:
+            order = tuple(member_order(names))
+            if len(_orders) >= _MAX_ORDERS:
+                _orders.clear()
+            _orders[names] = order
+        result = {}
+        for name in order:
+            item = value[name]
+            kind = type(item)
+            if kind is dict or kind is list or kind is float or kind is tuple:
+                item = _ordered(item, depth + 1)
+            result[name] = item
+        return result
+    if kind is list or kind is tuple:
+        if depth > _MAX_ORDERED_NESTING:
+            raise RecursionError
+        return [_ordered(item, depth + 1) for item in value]
+    if kind is float:
+        raise _NotFastError
+    if isinstance(value, Mapping):
+        return _ordered(dict(value), depth)
+    return value
+
+
+def _string(text: str) -> str:
+    return f'"{_ESCAPED.sub(_escape, text)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if character in _SHORT:
+        return _SHORT[character]
+    if INVALID_CHARACTER.match(character):
+        return "\\uFFFD"
+    codepoint = ord(character)
+    if codepoint > 0xFFFF:
+        codepoint -= 0x10000
+        return f"\\u{0xD800 + (codepoint >> 10):04X}\\u{0xDC00 + (codepoint & 0x3FF):04X}"
+    return f"\\u{codepoint:04X}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return f"{value:.17g}"
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _tokens(value: Any, pretty: bool) -> Iterator[str]:
+    """Yield the text of *value*, whatever it holds and however deep."""
+    levels: list[tuple[Iterator[tuple[str, Any]], str]] = []
+    prefix = ""
+    while True:
+        children: Iterator[tuple[str, Any]]
+        if isinstance(value, Mapping):
+            members = value
+            children = ((f"{_string(k)}: ", members[k]) for k in member_order(members))
+            yield prefix + "{"
+            levels.append((children, "}"))
+            first = True
+        elif isinstance(value, list | tuple):
+            children = (("", item) for item in value)
+            yield prefix + "["
+            levels.append((children, "]"))
+            first = True
+        else:
+            yield prefix + _scalar(value)
+            first = False
+        while levels:
+            children, closing = levels[-1]
+            child = next(children, None)
+            if child is not None:
+                break
+            levels.pop()
+            yield _newline(levels, pretty) + closing
+            first = False
+        else:
+            return
+        separator = _newline(levels, pretty)
+        if not first:
+            separator = "," + (separator or " ")
+        prefix, value = separator + child[0], child[1]
+
+
+def _newline(levels: list[Any], pretty: bool) -> str:
+    return "\n" + " " * (4 * len(levels)) if pretty else ""
