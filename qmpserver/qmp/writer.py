@@ -6,6 +6,7 @@ Most values take a fast path through the standard library's encoder, which
 writes all but doubles and escaped characters the same way.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -165,13 +166,12 @@ def _tokens(value: Any, pretty: bool) -> Iterator[str]:
     while True:
         children: Iterator[tuple[str, Any]]
         if isinstance(value, Mapping):
-            members = value
-            children = ((f"{_string(k)}: ", members[k]) for k in member_order(members))
+            children = _members(value)
             yield prefix + "{"
             levels.append((children, "}"))
             first = True
         elif isinstance(value, list | tuple):
-            children = (("", item) for item in value)
+            children = zip(itertools.repeat(""), value)
             yield prefix + "["
             levels.append((children, "]"))
             first = True
@@ -192,6 +192,11 @@ def _tokens(value: Any, pretty: bool) -> Iterator[str]:
         if not first:
             separator = "," + (separator or " ")
         prefix, value = separator + child[0], child[1]
+
+
+def _members(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in member_order(value):
+        yield f"{_string(name)}: ", value[name]
 
 
 def _newline(levels: list[Any], pretty: bool) -> str:

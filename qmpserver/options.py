@@ -1,0 +1,254 @@
+"""QEMU's option strings: ``value,key=value,flag``.
+
+Only the syntax and the types of values live here, with QEMU's words for what
+is wrong with them; which options there are is the caller's to say.
+"""
+
+import enum
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+__all__ = [
+    "Kind",
+    "OptionError",
+    "Options",
+    "parse_bool",
+    "parse_number",
+    "parse_options",
+    "parse_size",
+    "split_options",
+]
+
+
+class OptionError(Exception):
+    """An option that can't be used.
+
+    Args:
+        message: one line that says what is wrong, in QEMU's words.
+        hint: what would do, if QEMU says so; may have several lines.
+
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Kind(enum.Enum):
+    """What values an option takes."""
+
+    STRING = enum.auto()
+    BOOL = enum.auto()
+    NUMBER = enum.auto()
+    SIZE = enum.auto()
+
+
+class Option(NamedTuple):
+    """One ``key=value`` of an option string; *short* if it was written without ``=value``."""
+
+    name: str
+    value: str
+    short: bool = False
+
+
+class Options:
+    """A parsed option string.  Of an option given twice the last value counts.
+
+    Attributes:
+        id: the ``id`` option, if any.
+        short_forms: the options that were given as ``name`` or ``noname``,
+            which QEMU calls deprecated.
+
+    """
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.short_forms: list[str] = []
+        self._values: dict[str, str | bool | int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def set(self, name: str, value: str | bool | int) -> None:
+        """Give option *name* a value of the type it was declared with."""
+        self._values[name] = value
+
+    def string(self, name: str) -> str | None:
+        """Return the value of a STRING option, or None where it is not given."""
+        value = self._values.get(name)
+        assert value is None or isinstance(value, str)
+        return value
+
+    def bool(self, name: str, default: bool = False) -> bool:
+        """Return the value of a BOOL option."""
+        value = self._values.get(name, default)
+        assert isinstance(value, bool)
+        return value
+
+    def number(self, name: str, default: int = 0) -> int:
+        """Return the value of a NUMBER or SIZE option."""
+        value = self._values.get(name, default)
+        assert isinstance(value, int)
+        return value
+
+
+def parse_options(
+    text: str, kinds: Mapping[str, Kind] | None = None, *, implied: str | None = None
+) -> Options:
+    """Parse an option string.
+
+    Args:
+        text: the string.
+        kinds: the options there are; None accepts all, as strings.
+        implied: the option that a first value without a key belongs to.
+
+    Raises:
+        OptionError: the first option that is unknown, or whose value does not fit.
+
+    """
+    options = Options()
+    for name, value, short in split_options(text, implied):
+        if name == "id":
+            if not _ID.fullmatch(value):
+                raise OptionError(
+                    "Parameter 'id' expects an identifier",
+                    "Identifiers consist of letters, digits, '-', '.', '_', "
+                    "starting with a letter.",
+                )
+            if options.id is None:
+                options.id = value
+            continue
+        if kinds is None:
+            kind = Kind.STRING
+        elif name in kinds:
+            kind = kinds[name]
+        else:
+            raise OptionError(f"Invalid parameter '{name}'")
+        if short:
+            options.short_forms.append(name if value == "on" else f"no{name}")
+        match kind:
+            case Kind.STRING:
+                options.set(name, value)
+            case Kind.BOOL:
+                options.set(name, parse_bool(name, value))
+            case Kind.NUMBER:
+                options.set(name, parse_number(name, value))
+            case Kind.SIZE:
+                options.set(name, parse_size(name, value))
+    return options
+
+
+def split_options(text: str, implied: str | None = None) -> Iterator[Option]:
+    """Split an option string at its commas; two in a row stand for one in a value."""
+    position = 0
+    while position < len(text):
+        match = _NAME.match(text, position)
+        assert match is not None
+        name = match[0]
+        if text[match.end() : match.end() + 1] == "=":
+            value, position = _value(text, match.end() + 1)
+            yield Option(name, value)
+        elif implied is not None:
+            value, position = _value(text, position)
+            yield Option(implied, value)
+        else:
+            position = match.end() + 1
+            if name.startswith("no"):
+                yield Option(name[2:], "off", short=True)
+            else:
+                yield Option(name, "on", short=True)
+        implied = None
+
+
+def parse_bool(name: str, value: str) -> bool:
+    """Return the value of a BOOL option.
+
+    Raises:
+        OptionError: it is none.
+
+    """
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise OptionError(f"Parameter '{name}' expects 'on' or 'off'")
+
+
+def parse_number(name: str, value: str) -> int:
+    """Return the value of a NUMBER option: decimal, ``0x`` or octal with a leading 0.
+
+    Raises:
+        OptionError: it is none, or has more than 64 bits.
+
+    """
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        raise OptionError(f"Parameter '{name}' expects a number")
+    sign, hexadecimal, octal, decimal = match.groups()
+    number = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
+    if number >= _LIMIT:
+        raise OptionError(f"Value '{value}' is too large for parameter '{name}'")
+    # As the C library has it, a minus sign wraps around.
+    return -number % _LIMIT if sign == "-" else number
+
+
+def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
+    """Return the value of a SIZE option in bytes.
+
+    Args:
+        name: the option, for the error.
+        value: decimal, with an optional fraction and suffix, or ``0x`` and digits.
+        default_suffix: the unit where *value* names none.
+
+    Raises:
+        OptionError: it is none, or 2^64 or more.
+
+    """
+    match = _SIZE.fullmatch(value)
+    if match is not None:
+        hexadecimal, whole, fraction, suffix = match.groups()
+        scale = 1024 ** _SUFFIXES.index((suffix or default_suffix).upper())
+        number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(int(whole))
+        if fraction:
+            number += Fraction(int(fraction), 10 ** len(fraction))
+        if scale > 1 or number.denominator == 1:
+            size = int(number * scale + Fraction(1, 2))
+            if size >= _LIMIT:
+                raise OptionError(f"Value '{value}' is out of range for parameter '{name}'")
+            return size
+    raise OptionError(
+        f"Parameter '{name}' expects a non-negative number below 2^64",
+        "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+        "and exabytes, respectively.",
+    )
+
+
+_TRUE = frozenset({"on", "yes", "true", "y"})
+_FALSE = frozenset({"off", "no", "false", "n"})
+_ID = re.compile(r"[A-Za-z][-A-Za-z0-9._]*")
+_NAME = re.compile(r"[^=,]*")
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*([-+]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
+_SIZE = re.compile(
+    r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?)([bBkKmMgGtTpPeE])?"
+)
+_SUFFIXES = "BKMGTPE"
+_LIMIT = 1 << 64
+
+
+def _value(text: str, position: int) -> tuple[str, int]:
+    parts: list[str] = []
+    while True:
+        comma = text.find(",", position)
+        if comma < 0:
+            parts.append(text[position:])
+            return "".join(parts), len(text)
+        if text[comma + 1 : comma + 2] != ",":
+            parts.append(text[position:comma])
+            return "".join(parts), comma + 1
+        parts.append(text[position : comma + 1])
+        position = comma + 2
