@@ -51,19 +51,20 @@ class ParameterError(ValueError):
     def desc(self) -> str:
         """The text of the error, with the place of the fault as far as it is known."""
         if self._nearest:
-            name = self._name or "null"
+            name = "null" if self._name is None else self._name
         else:
-            name = self._path.removeprefix(".") or "<anonymous>"
+            name = self._path.removeprefix(".") if self._path else "<anonymous>"
         return self._form.format(name, *self._details)
 
     def within(self, key: str | int) -> None:
         """Note that the fault lies in this member or element of what is being checked."""
         if isinstance(key, int):
             self._path = f"[{key}]{self._path}"
-            self._name = self._name or "null"
+            key = "null"
         else:
             self._path = f".{key}{self._path}"
-            self._name = self._name or key
+        if self._name is None:
+            self._name = key
 
     def __str__(self) -> str:
         return self.desc
