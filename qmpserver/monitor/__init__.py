@@ -1,0 +1,44 @@
+"""QMP on sockets: devices that clients come through, one monitor per client, the commands.
+
+This package joins `qmpserver.qmp` (the protocol) and `qmpserver.qapi` (the
+schema) to an event loop.  It knows no command's meaning and nothing of a
+machine.
+"""
+
+from qmpserver.monitor.chardev import (
+    Address,
+    FdAddress,
+    FileChardev,
+    InetAddress,
+    NullChardev,
+    PipeChardev,
+    SocketChardev,
+    StdioChardev,
+    UnixAddress,
+    parse_chardev,
+    parse_device,
+)
+from qmpserver.monitor.device import Device
+from qmpserver.monitor.registry import Registry, RegistryError
+from qmpserver.monitor.server import Client, Server
+from qmpserver.monitor.sockets import DeviceError
+
+__all__ = [
+    "Address",
+    "Client",
+    "Device",
+    "DeviceError",
+    "FdAddress",
+    "FileChardev",
+    "InetAddress",
+    "NullChardev",
+    "PipeChardev",
+    "Registry",
+    "RegistryError",
+    "Server",
+    "SocketChardev",
+    "StdioChardev",
+    "UnixAddress",
+    "parse_chardev",
+    "parse_device",
+]

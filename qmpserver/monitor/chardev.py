@@ -1,0 +1,278 @@
+"""What ``-chardev`` and the short device names of ``-qmp`` and ``-monitor`` ask for.
+
+Only descriptions live here, and how they are read from QEMU's command line;
+`device` makes them work.
+"""
+
+import re
+from dataclasses import dataclass
+
+from qmpserver.options import Kind, OptionError, Options, parse_options
+
+__all__ = [
+    "Address",
+    "Chardev",
+    "FdAddress",
+    "FileChardev",
+    "InetAddress",
+    "NullChardev",
+    "PipeChardev",
+    "SocketChardev",
+    "StdioChardev",
+    "UnixAddress",
+    "parse_chardev",
+    "parse_device",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A UNIX socket: a path, or a name in the abstract namespace."""
+
+    path: str
+    abstract: bool = False
+    tight: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class InetAddress:
+    """A TCP address; *to* is the last port to try, *ipv4* and *ipv6* as QEMU combines them."""
+
+    host: str
+    port: str
+    to: int | None = None
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FdAddress:
+    """A socket that was opened by whoever started the process."""
+
+    fd: int
+
+
+Address = UnixAddress | InetAddress | FdAddress
+
+
+@dataclass(frozen=True, slots=True)
+class SocketChardev:
+    """A socket to listen on (*server*), or to connect to.
+
+    Attributes:
+        address: where.
+        server: listen instead of connecting.
+        wait: with *server*: nothing should start before a client has connected.
+        reconnect: without *server*: seconds before the next attempt, 0 for only one.
+        nodelay: send small TCP packets at once.
+        max_clients: how many are served at a time; more than one is this
+            program's own extension.
+        id: the device's name.
+
+    """
+
+    address: Address
+    server: bool = False
+    wait: bool = False
+    reconnect: int = 0
+    nodelay: bool = False
+    max_clients: int = 1
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StdioChardev:
+    """Standard input and output; without *signal*, the terminal sends no signals."""
+
+    signal: bool = True
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChardev:
+    """A file that is only written to."""
+
+    path: str
+    append: bool = False
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PipeChardev:
+    """The named pipes *path*.in and *path*.out, or one file for both directions."""
+
+    path: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NullChardev:
+    """Nothing is ever read, and nothing written arrives."""
+
+    id: str = ""
+
+
+Chardev = SocketChardev | StdioChardev | FileChardev | PipeChardev | NullChardev
+
+# What QEMU accepts after -chardev, whatever the backend.
+_KINDS = {
+    name: kind
+    for kind, names in {
+        Kind.STRING: "backend path host port fd localaddr localport tls-creds tls-authz name "
+        "chardev logfile",
+        Kind.BOOL: "ipv4 ipv6 wait server delay nodelay telnet tn3270 websocket mux signal append "
+        "logappend mouse clipboard tight abstract",
+        Kind.NUMBER: "to reconnect width height cols rows debug max-clients",
+        Kind.SIZE: "size",
+    }.items()
+    for name in names.split()
+}
+_UNSUPPORTED = ("telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "mux", "logfile")
+# QEMU's other backends, to be told from words that are no backend's name.
+_QEMU_BACKENDS = frozenset(
+    """braille console dbus hub memory msmouse mux parallel parport pty qemu-vdagent ringbuf
+    serial spiceport spicevmc testdev tty udp vc wctablet""".split()  # noqa: SIM905
+)
+_HOST_PORT = re.compile(r"(?:([^:]{1,64}))?:([^,]{1,32})(?:,|$)")
+_BRACKETED = re.compile(r"\[([^\]]{1,64})\]:([^,]{1,32})(?:,|$)")
+
+
+def parse_chardev(text: str) -> Chardev:
+    """Read the value of ``-chardev``.
+
+    Raises:
+        OptionError: in QEMU's words where QEMU refuses it too.
+
+    """
+    options = parse_options(text, _KINDS, implied="backend")
+    if options.id is None:
+        raise OptionError("chardev: no id specified")
+    return _chardev(options)
+
+
+def parse_device(text: str, label: str) -> Chardev:
+    """Read a device in the short form that ``-qmp`` and ``-monitor`` take.
+
+    Args:
+        text: ``unix:PATH,..``, ``tcp:HOST:PORT,..``, ``stdio``, ``file:PATH``,
+            ``pipe:PATH``, ``fd:N`` or ``null``.
+        label: the name that the device gets.
+
+    Raises:
+        OptionError: in QEMU's words where QEMU refuses it too.
+
+    """
+    scheme, colon, rest = text.partition(":")
+    if text in ("stdio", "null"):
+        options = Options()
+        options.set("backend", text)
+    elif colon and scheme in ("file", "pipe"):
+        options = Options()
+        options.set("backend", scheme)
+        options.set("path", rest)
+    elif colon and scheme == "unix":
+        options = parse_options(rest, _KINDS, implied="path")
+        options.set("backend", "socket")
+    elif colon and scheme == "fd":
+        options = parse_options(rest, _KINDS, implied="fd")
+        options.set("backend", "socket")
+    elif colon and scheme in ("tcp", "telnet", "tn3270", "websocket"):
+        match = _BRACKETED.match(rest) or _HOST_PORT.match(rest)
+        if match is None:
+            raise OptionError(f"parse error: {text}")
+        options = parse_options(rest[match.end() :], _KINDS)
+        options.set("backend", "socket")
+        options.set("host", match[1] or "")
+        options.set("port", match[2])
+        if scheme != "tcp":
+            options.set(scheme, True)
+    else:
+        raise OptionError(f"'{text}' is not a valid char driver")
+    options.id = label
+    return _chardev(options)
+
+
+def _chardev(options: Options) -> Chardev:
+    name = options.id or ""
+    backend = options.string("backend")
+    if backend is None:
+        raise OptionError(f'chardev: "{name}" missing backend')
+    if backend in _QEMU_BACKENDS:
+        raise OptionError(f"chardev: '{backend}' is not supported by this program")
+    path = options.string("path")
+    chardev: Chardev
+    match backend:
+        case "socket":
+            chardev = _socket(options, name)
+        case "stdio":
+            chardev = StdioChardev(signal=options.bool("signal", True), id=name)
+        case "file":
+            if path is None:
+                raise OptionError("chardev: file: no filename given")
+            chardev = FileChardev(path, append=options.bool("append"), id=name)
+        case "pipe":
+            if path is None:
+                raise OptionError("chardev: pipe: no device path given")
+            chardev = PipeChardev(path, id=name)
+        case "null":
+            chardev = NullChardev(id=name)
+        case _:
+            raise OptionError(f"'{backend}' is not a valid char driver name")
+    for option in _UNSUPPORTED:
+        if option in options and (option not in _SWITCHES or options.bool(option)):
+            raise OptionError(f"chardev: option '{option}' is not supported by this program")
+    return chardev
+
+
+_SWITCHES = frozenset(name for name, kind in _KINDS.items() if kind is Kind.BOOL)
+
+
+def _socket(options: Options, name: str) -> SocketChardev:
+    if sum(kind in options for kind in ("path", "fd", "host")) > 1:
+        raise OptionError("None or one of 'path', 'fd' or 'host' option required.")
+    if "host" in options and "port" not in options:
+        raise OptionError("chardev: socket: no port given")
+    if "delay" in options and "nodelay" in options:
+        raise OptionError("'delay' and 'nodelay' are mutually exclusive")
+    address = _address(options)
+    server = options.bool("server")
+    # Each of these means nothing in the other direction, and QEMU says so.
+    if isinstance(address, FdAddress) and "reconnect" in options:
+        raise OptionError("'reconnect' option is incompatible with 'fd' address type")
+    if server and "reconnect" in options:
+        raise OptionError("'reconnect' option is incompatible with socket in server listen mode")
+    if not server and "wait" in options:
+        raise OptionError("'wait' option is incompatible with socket in client connect mode")
+    if not server and "max-clients" in options:
+        raise OptionError("'max-clients' option is incompatible with socket in client connect mode")
+    max_clients = options.number("max-clients", 1)
+    if max_clients < 1:
+        raise OptionError("Parameter 'max-clients' expects a positive number")
+    return SocketChardev(
+        address,
+        server=server,
+        wait=server and options.bool("wait", True),
+        reconnect=options.number("reconnect"),
+        nodelay=options.bool("nodelay") or not options.bool("delay", True),
+        max_clients=max_clients,
+        id=name,
+    )
+
+
+def _address(options: Options) -> Address:
+    path, host, port, fd = map(options.string, ("path", "host", "port", "fd"))
+    if path is not None:
+        return UnixAddress(path, options.bool("abstract"), options.bool("tight", True))
+    if host is not None and port is not None:
+        return InetAddress(
+            host,
+            port,
+            to=options.number("to") if "to" in options else None,
+            ipv4=options.bool("ipv4") if "ipv4" in options else None,
+            ipv6=options.bool("ipv6") if "ipv6" in options else None,
+        )
+    if fd is None:
+        raise OptionError("chardev: socket: no path, host or fd given")
+    if not fd.isdecimal():
+        raise OptionError(f"Unable to parse FD number {fd}")
+    return FdAddress(int(fd))

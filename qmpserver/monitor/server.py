@@ -1,0 +1,332 @@
+"""All monitors of one machine, and the clients that use them."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from qmpserver.monitor.channel import Channel
+from qmpserver.monitor.chardev import (
+    Address,
+    Chardev,
+    SocketChardev,
+    parse_chardev,
+    parse_device,
+)
+from qmpserver.monitor.device import Device, open_device
+from qmpserver.monitor.events import Limiter
+from qmpserver.monitor.registry import Bound, Registry
+from qmpserver.options import Kind, OptionError, parse_options
+from qmpserver.qmp import Command, QMPError, Session, event_message
+
+__all__ = ["Client", "Server"]
+
+MAX_UNSENT_REPLIES = 256 * 1024
+"""With more than this unsent, a client's next command waits until it reads."""
+
+MAX_UNSENT_EVENTS = 4 * 1024 * 1024
+"""A client that lets events pile up to this is disconnected."""
+
+_log = logging.getLogger(__name__)
+
+_MONITOR_OPTIONS = {
+    "mode": Kind.STRING,
+    "chardev": Kind.STRING,
+    "pretty": Kind.BOOL,
+}
+
+
+class Client:
+    """One client of a QMP monitor, while it is connected.
+
+    Handlers that ask for it get it as their first argument.  Use from the
+    event loop's thread only.
+    """
+
+    __slots__ = ("_channel", "_corked", "_server", "_session", "_task", "monitor", "pretty")
+
+    def __init__(self, server: "Server", monitor: str, channel: Channel, pretty: bool) -> None:
+        self.monitor = monitor
+        self._server = server
+        self._channel = channel
+        self.pretty = pretty
+        self._session = Session(server.version, pretty=pretty)
+        self._corked = False
+        self._task: asyncio.Task[None] | None = None
+
+    def take_fds(self) -> list[int]:
+        """Return the file descriptors that came with the command; the caller must close them."""
+        return self._channel.take_fds()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the channel."""
+        self._session.receive(data)
+        self._run()
+
+    def drained(self) -> None:
+        """Go on where the client's not reading has stopped us."""
+        self._run()
+
+    def channel_closed(self) -> None:
+        """Forget the client.  A command that it has started goes on; nobody hears of its end."""
+        self._server._clients.discard(self)
+
+    def start(self) -> None:
+        """Greet the client and begin to read."""
+        self._channel.start(self)
+        self._flush()
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether the client is past negotiation."""
+        return self._session.negotiated
+
+    def send_event(self, message: bytes) -> None:
+        """Send an event that is encoded as the client wants it."""
+        self._session.encoded_event(message)
+        if not self._corked:
+            self._flush()
+            if self._channel.unsent > MAX_UNSENT_EVENTS:
+                _log.warning("monitor %s: client does not read, disconnected", self.monitor)
+                self._channel.close()
+
+    async def finish(self, deadline: float) -> None:
+        """Read no more, let the command that is being executed end, and send what there is."""
+        self._channel.pause()
+        loop = asyncio.get_running_loop()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=max(0.0, deadline - loop.time()))
+            if self._task is not None:
+                self._task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._channel.flushed()
+        self._channel.close()
+
+    def _run(self) -> None:
+        """Execute what can be executed now, and send all replies together."""
+        session, channel, registry = self._session, self._channel, self._server.registry
+        self._corked = True
+        while channel.unsent <= MAX_UNSENT_REPLIES:
+            command = session.next_command()
+            if command is None:
+                break
+            try:
+                bound = registry.find(command.name, command.oob)
+                result = registry.call(bound, command.arguments, self)
+                if bound.is_async:
+                    self._await(command, bound, result)
+                    continue
+                if bound.success_response:
+                    session.reply(command, result)
+                else:
+                    session.finish(command)
+            except QMPError as error:
+                session.fail(command, error)
+            except Exception as error:
+                session.fail(command, self._internal_error(command, error))
+        self._corked = False
+        self._flush()
+        if session.wants_input and channel.unsent <= MAX_UNSENT_REPLIES:
+            channel.resume()
+        else:
+            channel.pause()
+
+    def _await(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
+        self._task = asyncio.get_running_loop().create_task(
+            self._executed(command, bound, result), name=f"qmp {command.name}"
+        )
+
+    async def _executed(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
+        session = self._session
+        try:
+            value = await result
+            if bound.success_response:
+                session.reply(command, value)
+            else:
+                session.finish(command)
+        except QMPError as error:
+            session.fail(command, error)
+        except Exception as error:
+            session.fail(command, self._internal_error(command, error))
+        self._task = None
+        self._run()
+
+    def _internal_error(self, command: Command, error: Exception) -> QMPError:
+        _log.error("monitor %s: command %s failed", self.monitor, command.name, exc_info=error)
+        return QMPError(f"Internal error in command {command.name}: {error!r}")
+
+    def _flush(self) -> None:
+        data = self._session.take_output()
+        if data:
+            self._channel.write(data)
+
+
+class Server:
+    """All monitors of one machine.
+
+    Create and use it on the event loop's thread; from other threads call
+    ``loop.call_soon_threadsafe(server.emit, ...)``.
+
+    Args:
+        registry: the commands.
+        version: the greeting's ``version`` object.
+        check_events: hold the data of events against the schema.
+
+    """
+
+    def __init__(
+        self, registry: Registry, *, version: Mapping[str, Any], check_events: bool = __debug__
+    ) -> None:
+        self.registry = registry
+        self.version = version
+        self._check_events = check_events
+        self._loop = asyncio.get_running_loop()
+        self._clients: set[Client] = set()
+        self._devices: dict[str, Device] = {}
+        self._limiter = Limiter(self._loop, self._broadcast)
+        self._labels = 0
+
+    @property
+    def devices(self) -> list[Device]:
+        """The devices that are open, in the order in which they were."""
+        return list(self._devices.values())
+
+    @property
+    def clients(self) -> int:
+        """How many QMP clients are connected."""
+        return len(self._clients)
+
+    async def listen(
+        self,
+        where: Chardev | Address | str,
+        *,
+        pretty: bool = False,
+        max_clients: int | None = None,
+    ) -> Device:
+        """Open a QMP monitor.
+
+        Args:
+            where: a device, an address to listen on (nothing waits for a
+                client then), or what ``-qmp`` takes.
+            pretty: write one member a line.
+            max_clients: how many clients to serve at a time, if not as *where* says.
+
+        Returns:
+            The device; where `Device.waits`, `Device.wait_connected` should be
+            awaited before anything starts.
+
+        Raises:
+            OptionError: *where* makes no sense, or (`DeviceError`) can't be opened.
+
+        """
+        if isinstance(where, str):
+            if where.startswith("chardev:"):
+                return self.attach(where.removeprefix("chardev:"), pretty=pretty)
+            where = parse_device(where, self._label())
+        elif isinstance(where, Address):
+            where = SocketChardev(where, server=True, id=self._label())
+        if max_clients is not None and isinstance(where, SocketChardev):
+            where = replace(where, max_clients=max_clients)
+        device = self.add_chardev(where)
+        return self.attach(device.id, pretty=pretty)
+
+    def add_chardev(self, chardev: Chardev | str) -> Device:
+        """Open a device that monitors can be attached to; a string is what ``-chardev`` takes.
+
+        Raises:
+            OptionError: it makes no sense, or (`DeviceError`) can't be opened.
+
+        """
+        if isinstance(chardev, str):
+            chardev = parse_chardev(chardev)
+        if chardev.id in self._devices:
+            raise OptionError(f"Duplicate ID '{chardev.id}' for chardev")
+        device = open_device(chardev, self._loop)
+        self._devices[device.id] = device
+        return device
+
+    def add_monitor(self, options: str) -> Device:
+        """Attach a monitor to a device; *options* is what ``-mon`` takes.
+
+        Raises:
+            OptionError: it makes no sense.
+
+        """
+        parsed = parse_options(options, _MONITOR_OPTIONS, implied="chardev")
+        name = parsed.string("chardev")
+        if name is None:
+            raise OptionError("Parameter 'chardev' is missing")
+        mode = parsed.string("mode") or "readline"
+        if mode not in ("readline", "control"):
+            raise OptionError(f"Parameter 'mode' does not accept value '{mode}'")
+        if mode == "readline":
+            raise OptionError("Only QMP is supported")
+        return self.attach(name, pretty=parsed.bool("pretty"))
+
+    def attach(self, name: str, *, pretty: bool = False) -> Device:
+        """Open a QMP monitor on device *name*.
+
+        Raises:
+            OptionError: there is no such device, or it is in use.
+
+        """
+        device = self._devices.get(name)
+        if device is None:
+            raise OptionError(f'chardev "{name}" not found')
+
+        def greet(channel: Channel) -> None:
+            client = Client(self, name, channel, pretty)
+            self._clients.add(client)
+            client.start()
+
+        device.attach(greet)
+        return device
+
+    def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send an event to all clients past negotiation, as often as QEMU would.
+
+        Raises:
+            ValueError: the schema says otherwise (with *check_events*).
+            KeyError: the schema has no such event (with *check_events*).
+
+        """
+        if self._check_events:
+            self.registry.schema.events[event].validate(data)
+        self._limiter.offer(event, data, (event, data, time.time_ns()))
+
+    async def close(self, grace: float = 1.0) -> None:
+        """Take no more clients, send what there is to send, and close everything.
+
+        Args:
+            grace: seconds that commands have to end, and clients to read.
+
+        """
+        for device in self._devices.values():
+            device.stop()
+        self._limiter.close()
+        deadline = self._loop.time() + grace
+        await asyncio.gather(*(client.finish(deadline) for client in list(self._clients)))
+        for device in self._devices.values():
+            device.close()
+        self._devices.clear()
+
+    def _broadcast(self, event: tuple[str, Mapping[str, Any] | None, int]) -> None:
+        name, data, nanoseconds = event
+        seconds, rest = divmod(nanoseconds, 1_000_000_000)
+        encoded: dict[bool, bytes] = {}
+        for client in list(self._clients):
+            if client.wants_events:
+                message = encoded.get(client.pretty)
+                if message is None:
+                    message = event_message(name, data, seconds, rest // 1000, client.pretty)
+                    encoded[client.pretty] = message
+                client.send_event(message)
+
+    def _label(self) -> str:
+        label = f"compat_monitor{self._labels}"
+        self._labels += 1
+        return label

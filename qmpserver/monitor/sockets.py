@@ -1,0 +1,270 @@
+"""Sockets to listen on and to connect with, in QEMU's manner and QEMU's words.
+
+Nothing here knows of a loop or a protocol: an address goes in, a socket comes out.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+
+from qmpserver.monitor.chardev import Address, FdAddress, InetAddress, UnixAddress
+from qmpserver.options import OptionError
+
+__all__ = ["DeviceError", "connect", "describe", "listen", "remove"]
+
+_PATH_ROOM = 108
+
+
+class DeviceError(OptionError):
+    """A device that can't be opened; the message is QEMU's, with the system's reason."""
+
+
+def listen(address: Address, backlog: int) -> socket.socket:
+    """Return a non-blocking socket that listens on *address*.
+
+    The file of a UNIX socket can be used by its owner only, or by fewer if the
+    umask says so.  A file left behind by a server that is gone is replaced.
+
+    Raises:
+        DeviceError: why not.
+
+    """
+    match address:
+        case UnixAddress():
+            sock = _listen_unix(address, backlog)
+        case InetAddress():
+            sock = _listen_inet(address, backlog)
+        case FdAddress():
+            sock = _adopt(address)
+            with _reporting("Failed to listen on fd socket", sock):
+                sock.listen(backlog)
+    sock.setblocking(False)
+    return sock
+
+
+def connect(address: Address) -> socket.socket:
+    """Return a non-blocking socket that is connected to *address*; may block meanwhile.
+
+    Raises:
+        DeviceError: why not.
+
+    """
+    match address:
+        case UnixAddress():
+            name = _unix_name(address)
+            sock = _unix_socket()
+            with _reporting(f"Failed to connect to '{address.path}'", sock):
+                sock.connect(name)
+        case InetAddress():
+            sock = _connect_inet(address)
+        case FdAddress():
+            sock = _adopt(address)
+    sock.setblocking(False)
+    return sock
+
+
+def remove(address: Address, sock: socket.socket) -> None:
+    """Close the listening *sock* and remove its file, if that is still the one it made."""
+    if isinstance(address, UnixAddress) and not address.abstract:
+        # Somebody may have put another server's socket there.
+        with contextlib.suppress(OSError):
+            if _is_bound(address.path) and sock.getsockname() == address.path:
+                os.unlink(address.path)
+    sock.close()
+
+
+def describe(address: Address, server: bool, sock: socket.socket | None = None) -> str:
+    """Return the address as QEMU shows it, with the port that *sock* really has."""
+    suffix = ",server=on" if server else ""
+    match address:
+        case UnixAddress(path, abstract):
+            return f"unix:{path}{',abstract=on' if abstract else ''}{suffix}"
+        case InetAddress(host, port):
+            if sock is not None:
+                host, port, *_ = map(str, sock.getsockname())
+            return f"tcp:{f'[{host}]' if ':' in host else host}:{port}{suffix}"
+        case FdAddress(fd):
+            return f"fd:{fd}{suffix}"
+
+
+@contextlib.contextmanager
+def _reporting(what: str, sock: socket.socket | None = None) -> Iterator[None]:
+    """Turn a failing system call into QEMU's message, and close *sock* then."""
+    try:
+        yield
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise DeviceError(f"{what}: {os.strerror(error.errno or 0)}") from error
+
+
+def _unix_socket() -> socket.socket:
+    with _reporting("Failed to create Unix socket"):
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _unix_name(address: UnixAddress) -> bytes:
+    """Return the socket address for the system, which has limited room for it."""
+    path = os.fsencode(address.path)
+    room = _PATH_ROOM - 1 if address.abstract else _PATH_ROOM
+    if len(path) > room:
+        raise DeviceError(
+            f"UNIX socket path '{address.path}' is too long",
+            f"Path must be less than {room} bytes",
+        )
+    if not address.abstract:
+        return path
+    name = b"\0" + path
+    return name if address.tight else name.ljust(_PATH_ROOM, b"\0")
+
+
+def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
+    name = _unix_name(address)
+    path = address.path
+    sock = _unix_socket()
+    failed = f"Failed to bind socket to {path}"
+    if not address.abstract:
+        with _reporting(failed, sock):
+            if _is_taken(path):
+                raise OSError(errno.EADDRINUSE, "")
+        with (
+            _reporting(f"Failed to unlink socket {path}", sock),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            os.unlink(path)
+    # The file's mode comes from the umask alone.  The change is seen by other
+    # threads too, for the time of one system call, and makes files more private.
+    umask = os.umask(0o177)
+    os.umask(umask | 0o177)
+    try:
+        with _reporting(failed, sock):
+            sock.bind(name)
+    finally:
+        os.umask(umask)
+    with _reporting("Failed to listen on socket", sock):
+        sock.listen(backlog)
+    return sock
+
+
+def _is_taken(path: str) -> bool:
+    """Tell whether the file at *path* must stay: a live socket, or no socket at all."""
+    try:
+        mode = os.stat(path, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISSOCK(mode) or _is_bound(path)
+
+
+def _is_bound(path: str) -> bool:
+    """Tell whether some process has a socket bound to *path*, without it noticing."""
+    # A datagram socket can't connect to a stream socket; the way it fails tells.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _adopt(address: FdAddress) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=address.fd)
+    except OSError as error:
+        raise DeviceError(f"File descriptor '{address.fd}' is not a socket") from error
+    sock.set_inheritable(False)
+    return sock
+
+
+_AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[object, ...]]
+
+
+def _resolve(address: InetAddress, passive: bool) -> list[_AddressInfo]:
+    if address.ipv4 is False and address.ipv6 is False:
+        raise DeviceError("Cannot disable IPv4 and IPv6 at same time")
+    family = socket.AF_UNSPEC
+    if address.ipv4 and address.ipv6:
+        # One socket can serve both families only as the IPv6 wildcard.
+        family = socket.AF_INET6 if not address.host else socket.AF_UNSPEC
+    elif address.ipv6 or address.ipv4 is False:
+        family = socket.AF_INET6
+    elif address.ipv4 or address.ipv6 is False:
+        family = socket.AF_INET
+    try:
+        return socket.getaddrinfo(  # type: ignore[return-value]
+            address.host or None,
+            address.port,
+            family,
+            socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE if passive else socket.AI_CANONNAME | socket.AI_ADDRCONFIG,
+        )
+    except socket.gaierror as error:
+        raise DeviceError(
+            f"address resolution failed for {address.host}:{address.port}: {error.strerror}"
+        ) from error
+
+
+def _listen_inet(address: InetAddress, backlog: int) -> socket.socket:
+    both = (address.ipv4 is None and address.ipv6 is None) or bool(address.ipv4 and address.ipv6)
+    failure: OSError | None = None
+    created = False
+    for family, kind, protocol, _, name in _resolve(address, passive=True):
+        host, first = str(name[0]), int(str(name[1]))
+        last = first if address.to is None else address.to
+        for port in range(first, last + 1):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                failure = error
+                break
+            created = True
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                _bind(sock, (host, port, *name[2:]), both)
+                sock.listen(backlog)
+            except OSError as error:
+                sock.close()
+                if error.errno != errno.EADDRINUSE:
+                    reason = os.strerror(error.errno or 0)
+                    raise DeviceError(f"Failed to bind socket: {reason}") from error
+                failure = error
+            else:
+                return sock
+    what = "Failed to find an available port" if created else "Failed to create a socket"
+    raise DeviceError(f"{what}: {os.strerror(failure.errno or 0) if failure else 'no address'}")
+
+
+def _bind(sock: socket.socket, name: tuple[object, ...], both: bool) -> None:
+    if sock.family != socket.AF_INET6:
+        sock.bind(name)
+        return
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+    try:
+        sock.bind(name)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not both:
+            raise
+        # Only the IPv4 half of the port may be taken.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+        sock.bind(name)
+
+
+def _connect_inet(address: InetAddress) -> socket.socket:
+    failure: OSError | None = None
+    for family, kind, protocol, _, name in _resolve(address, passive=False):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.connect(name)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    reason = os.strerror(failure.errno or 0) if failure else "no address"
+    raise DeviceError(
+        f"Failed to connect to '{address.host}:{address.port}': {reason}"
+    ) from failure
