@@ -1,0 +1,83 @@
+"""Who executes vCPUs: ``kvm``, or ``soft`` where there is none.
+
+An accelerator makes the VM and its vCPUs and owns the :class:`~qmpserver.accel.engine.Engine` whose
+native threads run them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from qmpserver.accel.errors import AcceleratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qmpserver.accel.engine import Engine, ReaperMode
+    from qmpserver.machine.guest import DirtyGuest
+    from qmpserver.machine.memory import Ram
+
+__all__ = ["AccelOptions", "Accelerator", "AcceleratorError", "open_accelerator"]
+
+NAMES = ("kvm", "soft")
+SOFT_RING_RESERVED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class AccelOptions:
+    """What ``-accel`` asks for. `dirty_ring_size` is in entries; 0 is no ring."""
+
+    name: str
+    dirty_ring_size: int = 0
+    reaper: ReaperMode = "event"
+
+    def __post_init__(self) -> None:
+        """Raise AcceleratorError, in QEMU's words where it has them."""
+        if self.name not in NAMES:
+            raise AcceleratorError(f"invalid accelerator {self.name}")
+        size = self.dirty_ring_size
+        if size & (size - 1):
+            raise AcceleratorError("dirty-ring-size must be a power of two.")
+        if self.name == "soft" and size and not 2 * SOFT_RING_RESERVED <= size <= 65536:
+            raise AcceleratorError(
+                f"dirty ring size {size} is not possible: a power of two from "
+                f"{2 * SOFT_RING_RESERVED} to 65536 is"
+            )
+
+
+class Accelerator(Protocol):
+    """A VM whose vCPUs the engine's threads run."""
+
+    name: str
+    dirty_ring_size: int
+    clock_hz: int
+    engine: Engine
+
+    def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
+        """Make `count` vCPUs, each at its entry of `guest`."""
+
+    def log_dirty_pages(self, on: bool) -> None:
+        """Switch dirty logging of all RAM. Blocks. Any thread."""
+
+    def close(self) -> None:
+        """End all threads and free everything."""
+
+
+def open_accelerator(ram: Ram, choices: Sequence[AccelOptions]) -> tuple[Accelerator, list[str]]:
+    """Open the first of `choices` that works here; also say why those before it did not.
+
+    Raises:
+        AcceleratorError: None works; the text is the last one's reason.
+    """
+    refused: list[str] = []
+    for options in choices:
+        try:
+            if options.name == "kvm":
+                from qmpserver.accel.kvm import KvmAccelerator  # noqa: PLC0415
+                return KvmAccelerator(ram, options), refused
+            from qmpserver.accel.soft import SoftAccelerator  # noqa: PLC0415
+            return SoftAccelerator(ram, options), refused
+        except AcceleratorError as error:
+            refused.append(f"failed to initialize {options.name}: {error}")
+    raise AcceleratorError(refused[-1])

@@ -1,0 +1,284 @@
+"""KVM: the thinnest binding that does, one method an ioctl, and the accelerator built of it.
+
+Facts are the kernel's own, Documentation/virt/kvm/api.rst.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.accel.engine import Engine
+from qmpserver.accel.errors import AcceleratorError
+from qmpserver.accel.native._native import ffi, lib
+
+if TYPE_CHECKING:
+    from qmpserver.accel import AccelOptions
+    from qmpserver.machine.guest import DirtyGuest
+    from qmpserver.machine.memory import Ram
+
+ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
+MAX_CPUID_ENTRIES = 256
+TSS_ADDRESS = 0xFFFBD000  # three pages that no slot covers; Intel needs them for real mode
+IDENTITY_MAP_ADDRESS = 0xFFFBC000
+
+
+class _Descriptor:
+    """One of KVM's file descriptors."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def _ioctl(self, request: int, arg: Any = 0) -> int:
+        """Make the call with a number or a pointer; OSError on failure."""
+        if isinstance(arg, int):
+            arg = ffi.cast("unsigned long", arg)
+        result: int = lib.ioctl(self.fd, request, arg)
+        if result < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        return result
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
+class Kvm(_Descriptor):
+    """``/dev/kvm``."""
+
+    def __init__(self, path: str = "/dev/kvm") -> None:
+        super().__init__(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def get_api_version(self) -> int:
+        """KVM_GET_API_VERSION."""
+        return self._ioctl(lib.KVM_GET_API_VERSION)
+
+    def check_extension(self, capability: int) -> int:
+        """KVM_CHECK_EXTENSION."""
+        return self._ioctl(lib.KVM_CHECK_EXTENSION, capability)
+
+    def get_vcpu_mmap_size(self) -> int:
+        """KVM_GET_VCPU_MMAP_SIZE."""
+        return self._ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
+
+    def get_supported_cpuid(self) -> Any:
+        """KVM_GET_SUPPORTED_CPUID: the bytes of a ``struct kvm_cpuid2``."""
+        size = ffi.sizeof("struct kvm_cpuid_entry2") * MAX_CPUID_ENTRIES
+        storage = ffi.new("char[]", ffi.sizeof("struct kvm_cpuid2") + size)
+        ffi.cast("struct kvm_cpuid2 *", storage).nent = MAX_CPUID_ENTRIES
+        self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, storage)
+        return storage
+
+    def create_vm(self) -> VmFd:
+        """KVM_CREATE_VM."""
+        return VmFd(self._ioctl(lib.KVM_CREATE_VM))
+
+
+class VmFd(_Descriptor):
+    """A virtual machine."""
+
+    def enable_cap(self, capability: int, arg: int) -> None:
+        """KVM_ENABLE_CAP with one argument."""
+        self._ioctl(
+            lib.KVM_ENABLE_CAP, ffi.new("struct kvm_enable_cap *", {"cap": capability, "args": [arg]})
+        )
+
+    def set_tss_addr(self, address: int) -> None:
+        """KVM_SET_TSS_ADDR."""
+        self._ioctl(lib.KVM_SET_TSS_ADDR, address)
+
+    def set_identity_map_addr(self, address: int) -> None:
+        """KVM_SET_IDENTITY_MAP_ADDR."""
+        self._ioctl(lib.KVM_SET_IDENTITY_MAP_ADDR, ffi.new("uint64_t *", address))
+
+    def set_user_memory_region(
+        self, slot: int, flags: int, gpa: int, size: int, userspace_addr: int
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION."""
+        self._ioctl(
+            lib.KVM_SET_USER_MEMORY_REGION,
+            ffi.new(
+                "struct kvm_userspace_memory_region *",
+                {
+                    "slot": slot,
+                    "flags": flags,
+                    "guest_phys_addr": gpa,
+                    "memory_size": size,
+                    "userspace_addr": userspace_addr,
+                },
+            ),
+        )
+
+    def create_vcpu(self, index: int) -> VcpuFd:
+        """KVM_CREATE_VCPU."""
+        return VcpuFd(self._ioctl(lib.KVM_CREATE_VCPU, index))
+
+
+class VcpuFd(_Descriptor):
+    """A virtual CPU."""
+
+    def map_run(self, size: int) -> mmap.mmap:
+        """Map ``struct kvm_run``."""
+        return mmap.mmap(self.fd, size)
+
+    def map_ring(self, entries: int) -> mmap.mmap:
+        """Map the dirty ring."""
+        offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
+        return mmap.mmap(self.fd, entries * ENTRY_SIZE, offset=offset)
+
+    def get_tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ."""
+        return self._ioctl(lib.KVM_GET_TSC_KHZ)
+
+    def set_cpuid2(self, cpuid: Any) -> None:
+        """KVM_SET_CPUID2, with what :meth:`Kvm.get_supported_cpuid` gave."""
+        self._ioctl(lib.KVM_SET_CPUID2, cpuid)
+
+    def get_sregs(self) -> Any:
+        """KVM_GET_SREGS: a ``struct kvm_sregs``."""
+        sregs = ffi.new("struct kvm_sregs *")
+        self._ioctl(lib.KVM_GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: Any) -> None:
+        """KVM_SET_SREGS."""
+        self._ioctl(lib.KVM_SET_SREGS, sregs)
+
+    def set_regs(self, regs: Any) -> None:
+        """KVM_SET_REGS."""
+        self._ioctl(lib.KVM_SET_REGS, regs)
+
+
+def _enter_user_mode(vcpu: VcpuFd, rip: int, rdi: int, cr3: int) -> None:
+    """Have the vCPU begin in 64-bit mode at CPL 3: code that runs at full speed on any KVM."""
+    sregs = vcpu.get_sregs()
+    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, cr3, 0x20, 0x500
+    code = {"limit": 0xFFFFFFFF, "selector": 0x33, "type": 11, "present": 1, "dpl": 3, "s": 1}
+    sregs.cs = code | {"l": 1, "g": 1}
+    data = code | {"selector": 0x2B, "type": 3, "db": 1, "g": 1}
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
+    vcpu.set_sregs(sregs)
+    # IOPL 3: `out` reaches us as KVM_EXIT_IO instead of faulting
+    vcpu.set_regs(ffi.new("struct kvm_regs *", {"rip": rip, "rdi": rdi, "rflags": 0x3002}))
+
+
+class KvmAccelerator:
+    """Runs vCPUs on KVM, with a dirty ring each where `dirty_ring_size` is not 0."""
+
+    name = "kvm"
+
+    def __init__(self, ram: Ram, options: AccelOptions) -> None:
+        self.dirty_ring_size = options.dirty_ring_size
+        self._ram = ram
+        self._open: list[Any] = []  # what close() closes, last first
+        self.engine: Engine
+        try:
+            self._kvm = self._keep(Kvm())
+        except OSError as error:
+            raise AcceleratorError(
+                f"Could not access KVM kernel module: {error.strerror}"
+            ) from error
+        try:
+            self._create_vm(options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep(self, resource: Any) -> Any:
+        self._open.append(resource)
+        return resource
+
+    def _create_vm(self, options: AccelOptions) -> None:
+        kvm = self._kvm
+        for capability, name in (
+            (lib.KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"),
+            (lib.KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"),
+            (lib.KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"),
+        ):
+            if not kvm.check_extension(capability):
+                raise AcceleratorError(f"kvm does not support {name}")
+        self._vm = self._keep(kvm.create_vm())
+        if self.dirty_ring_size:
+            self._enable_dirty_ring()
+        self._vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)
+        self._vm.set_tss_addr(TSS_ADDRESS)
+        self._set_regions(0)
+        probe = self._vm.create_vcpu(0)
+        self._vcpu_fds = [self._keep(probe)]
+        self.clock_hz = probe.get_tsc_khz() * 1000
+        self.engine = Engine(self._ram, self._vm.fd, options.reaper)
+
+    def _enable_dirty_ring(self) -> None:
+        """Before the first vCPU, as KVM wants it."""
+        for capability in (lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, lib.KVM_CAP_DIRTY_LOG_RING):
+            largest = self._kvm.check_extension(capability)
+            if largest:
+                break
+        else:
+            raise AcceleratorError(
+                "KVM dirty ring is not available on this kernel (KVM_CAP_DIRTY_LOG_RING); "
+                "leave dirty-ring-size out, or use -accel soft"
+            )
+        size = self.dirty_ring_size * ENTRY_SIZE
+        if size > largest:
+            raise AcceleratorError(
+                f"KVM dirty ring size {self.dirty_ring_size} too big "
+                f"(maximum is {largest // ENTRY_SIZE}).  Please use a smaller value."
+            )
+        self._vm.enable_cap(capability, size)
+
+    def _set_regions(self, flags: int) -> None:
+        base = int(ffi.cast("uintptr_t", self._ram.address))
+        for number, slot in enumerate(self._ram.slots):
+            self._vm.set_user_memory_region(
+                number, flags, slot.gpa, slot.pages * 4096, base + slot.ram_page * 4096
+            )
+
+    def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
+        """Make `count` vCPUs, each at its entry of `guest`."""
+        most = self._kvm.check_extension(lib.KVM_CAP_MAX_VCPUS)
+        if count > most:
+            raise AcceleratorError(
+                f"Number of SMP cpus requested ({count}) exceeds the maximum cpus "
+                f"supported by KVM ({most})"
+            )
+        run_size = self._kvm.get_vcpu_mmap_size()
+        cpuid = self._kvm.get_supported_cpuid()
+        for index in range(count):
+            if index:
+                self._vcpu_fds.append(self._keep(self._vm.create_vcpu(index)))
+            vcpu = self._vcpu_fds[index]
+            vcpu.set_cpuid2(cpuid)
+            entry = guest.entry(index)
+            _enter_user_mode(vcpu, entry.rip, entry.rdi, entry.cr3)
+            run = self._map(vcpu.map_run(run_size))
+            ring = self._map(vcpu.map_ring(self.dirty_ring_size)) if self.dirty_ring_size else ffi.NULL
+            self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
+
+    def _map(self, mapping: mmap.mmap) -> Any:
+        self._keep(mapping)
+        pointer = ffi.from_buffer(mapping)
+        self._open.append(_Exported(pointer))
+        return pointer
+
+    def log_dirty_pages(self, on: bool) -> None:
+        """Switch KVM_MEM_LOG_DIRTY_PAGES on all RAM. Blocks for milliseconds. Any thread."""
+        self._set_regions(lib.KVM_MEM_LOG_DIRTY_PAGES if on else 0)
+
+    def close(self) -> None:
+        """End all threads, then give back all that KVM gave, in reverse order."""
+        if hasattr(self, "engine"):
+            self.engine.close()
+        while self._open:
+            self._open.pop().close()
+
+
+class _Exported:
+    """A pointer into a mapping, which can't be unmapped as long as the pointer is there."""
+
+    def __init__(self, pointer: Any) -> None:
+        self._pointer = pointer
+
+    def close(self) -> None:
+        ffi.release(self._pointer)

@@ -1,0 +1,56 @@
+/*
+ * Putting the dirty limit in and out of service. Only the event loop's thread calls these; each is a few
+ * stores and a few wakes, so that the answer to the client waits for nobody.
+ */
+#include "engine.h"
+
+static void set_one(struct vcpu *vcpu, uint64_t mb_per_s)
+{
+	store(&vcpu->limit, mb_per_s);
+	__atomic_fetch_add(&vcpu->limit_turn, 1, __ATOMIC_RELEASE);
+}
+
+static bool chosen(const struct vcpu *vcpu, int64_t cpu_index)
+{
+	return cpu_index < 0 || vcpu->index == (uint64_t)cpu_index;
+}
+
+void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s)
+{
+	store(&engine->limit_quit, 0);
+	store(&engine->limit_in_service, 1);
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		if (!chosen(engine->vcpus[i], cpu_index))
+			continue;
+		set_one(engine->vcpus[i], mb_per_s);
+		vcpu_kick(engine->vcpus[i]);
+	}
+}
+
+/*
+ * The order is what makes one kick enough: the reaper that it wakes finds the limit out of service, and a
+ * vCPU that is woken finds no limit to wait for. Kicked when only the quit flag was set, the reaper would
+ * go back to sleep.
+ */
+void limit_cancel(struct engine *engine, int64_t cpu_index)
+{
+	bool last = true;
+
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (load(&engine->vcpus[i]->limit) && !chosen(engine->vcpus[i], cpu_index))
+			last = false;
+
+	store(&engine->last_cancel_ns, now_ns());
+	if (last)
+		store(&engine->limit_quit, 1);
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (chosen(engine->vcpus[i], cpu_index) && load(&engine->vcpus[i]->limit))
+			set_one(engine->vcpus[i], 0);
+	if (last)
+		store(&engine->limit_in_service, 0);
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (chosen(engine->vcpus[i], cpu_index))
+			vcpu_kick(engine->vcpus[i]);
+	if (last)
+		reaper_kick(engine);
+}

@@ -1,0 +1,1 @@
+"""What is controlled: RAM, vCPUs, run states, guest programs."""
