@@ -31,7 +31,12 @@ class Command(Entity):
         visit = self._visit
         if visit is None:
             visit = self._visit = validate.arguments(self.arguments)
-        return visit(arguments) if self.gen else dict(arguments)
+        if not self.gen:
+            return dict(arguments)
+        try:
+            return visit(arguments)
+        except RecursionError:
+            raise validate.ParameterError("Arguments are nested too deeply") from None
 
     def validate_result(self, value: object) -> None:
         """Check what a handler returned.

@@ -64,7 +64,7 @@ class _Introspection:
 
     def _add(self, info: Info, features: list[Feature]) -> None:
         if features:
-            info["features"] = [feature.name for feature in features]
+            info["features"] = list(map(str, features))
         self._infos.append(info)
 
     def _use(self, type_: Type) -> str:
@@ -111,7 +111,7 @@ class _Introspection:
         if member.optional:
             info["default"] = None
         if member.features:
-            info["features"] = [feature.name for feature in member.features]
+            info["features"] = list(map(str, member.features))
         return info
 
     def _variant(self, branch: Branch) -> Info:
@@ -121,5 +121,5 @@ class _Introspection:
 def _value(value: Member) -> Info:
     info: Info = {"name": value.name}
     if value.features:
-        info["features"] = [feature.name for feature in value.features]
+        info["features"] = list(map(str, value.features))
     return info

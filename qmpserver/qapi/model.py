@@ -78,14 +78,11 @@ class Member:
         self.type: Type = UNRESOLVED
 
 
-class Feature:
-    """A feature string with the condition under which it is there."""
+class Feature(str):
+    """A feature string, with the condition under which it is there."""
 
-    __slots__ = ("condition", "name")
-
-    def __init__(self, name: str, condition: object) -> None:
-        self.name = name
-        self.condition = condition
+    __slots__ = ("condition",)
+    condition: object
 
 
 class EnumType(Type, Entity):
@@ -165,7 +162,12 @@ def features_of(value: Mapping[str, object]) -> list[Feature]:
     if not features:
         return []
     assert isinstance(features, list)
-    return [Feature(feature["name"], feature.get("if")) for feature in features]
+    made = []
+    for spec in features:
+        feature = Feature(spec["name"])
+        feature.condition = spec.get("if")
+        made.append(feature)
+    return made
 
 
 UNRESOLVED = Type("unresolved")

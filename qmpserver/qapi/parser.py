@@ -22,6 +22,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _DOC_LINE = re.compile(r"\s*\#([^\n]*)")
+# Far beyond what any definition needs, far below what the interpreter can do.
+_DEPTH = 50
 _PLAIN = " " + "".join(map(chr, range(33, 127)))
 
 
@@ -165,21 +167,23 @@ class _File:
 
     # Expressions
 
-    def _expression(self) -> object:
+    def _expression(self, depth: int = 0) -> object:
         kind = self._kind
+        if depth > _DEPTH:
+            self._fail("nested too deeply")
         if kind in ("string", "bool"):
             value = self._value
             self._next()
             return value
         if kind == "{":
             self._next()
-            return self._object()
+            return self._object(depth + 1)
         if kind != "[":
             self._fail("expected '{', '[', a string, true or false")
         self._next()
-        return self._array()
+        return self._array(depth + 1)
 
-    def _object(self) -> dict[str, object]:
+    def _object(self, depth: int) -> dict[str, object]:
         members: dict[str, object] = {}
         if self._kind == "}":
             self._next()
@@ -194,7 +198,7 @@ class _File:
             if self._kind != ":":
                 self._fail("expected ':'")
             self._next()
-            members[key] = self._expression()
+            members[key] = self._expression(depth)
             if self._kind == "}":
                 self._next()
                 return members
@@ -202,13 +206,13 @@ class _File:
                 self._fail("expected ',' or '}'")
             self._next()
 
-    def _array(self) -> list[object]:
+    def _array(self, depth: int) -> list[object]:
         elements: list[object] = []
         if self._kind == "]":
             self._next()
             return elements
         while True:
-            elements.append(self._expression())
+            elements.append(self._expression(depth))
             if self._kind == "]":
                 self._next()
                 return elements

@@ -73,8 +73,8 @@ class _Resolver:
     def _declare(self, kind: str, name: str, definition: Definition) -> None:
         if name in self._names:
             before = self._names[name]
-            where = f" at {before.location.file}:{before.location.line}" if before else " already"
-            raise definition.location.error(f"'{name}' is defined{where}")
+            where = f"at {before.location.file}:{before.location.line}" if before else "as built in"
+            raise definition.location.error(f"'{name}' is already defined, {where}")
         self._names[name] = definition
         entity: Named
         if kind == "command":
@@ -125,8 +125,8 @@ class _Resolver:
 
     def _type_features(self, features: list[Feature], owner: Type, location: Location) -> None:
         for feature in features:
-            if feature.name in _SPECIAL:
-                raise location.error(f"{owner.describe()} can't be '{feature.name}' as a type")
+            if feature in _SPECIAL:
+                raise location.error(f"{owner.describe()} can't be '{feature}' as a type")
 
     def _reference(self, value: object, location: Location, what: str) -> Type:
         if isinstance(value, list):
@@ -274,7 +274,8 @@ def _no_clash(
     for member in members:
         other = seen.setdefault(flat(member.name), member)
         if other is not member:
-            raise location.error(f"{role} '{member.name}' clashes with '{other.name}'")
+            how = "is there twice" if other.name == member.name else f"clashes with '{other.name}'"
+            raise location.error(f"{role} '{member.name}' {how}")
 
 
 def _shapes(type_: Type) -> set[str]:
@@ -306,9 +307,9 @@ def _match_doc(
     for name, section in doc.members.items():
         if name not in names:
             raise section.location.error(f"documented member '{name}' does not exist")
-    known = {feature.name for feature in features}
+    known: set[str] = set(features)
     for member in members:
-        known.update(feature.name for feature in member.features)
+        known.update(member.features)
     for name, section in doc.features.items():
         if name not in known:
             raise section.location.error(f"documented feature '{name}' does not exist")

@@ -1,0 +1,662 @@
+"""The types of what schema/qapi-schema.json declares, made from it: not to be edited.
+
+Made by ``python -m qmpserver.qapi types``.
+"""
+
+# ruff: noqa: D102 -- the schema decides names, and tells what each handler does
+
+from collections.abc import Awaitable
+from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict, TypeVar
+
+_T = TypeVar("_T")
+
+# A handler may be a coroutine.
+Answer: TypeAlias = _T | Awaitable[_T]
+
+RunState = Literal[
+    "debug",
+    "inmigrate",
+    "internal-error",
+    "io-error",
+    "paused",
+    "postmigrate",
+    "prelaunch",
+    "finish-migrate",
+    "restore-vm",
+    "running",
+    "save-vm",
+    "shutdown",
+    "suspended",
+    "watchdog",
+    "guest-panicked",
+    "colo",
+]
+
+ShutdownCause = Literal[
+    "none",
+    "host-error",
+    "host-qmp-quit",
+    "host-qmp-system-reset",
+    "host-signal",
+    "host-ui",
+    "guest-shutdown",
+    "guest-reset",
+    "guest-panic",
+    "subsystem-reset",
+    "snapshot-load",
+]
+
+
+class StatusInfo(TypedDict):
+    """The run state."""
+
+    running: bool
+    status: RunState
+
+
+# The dirty rate of one virtual CPU.
+DirtyRateVcpu = TypedDict(
+    "DirtyRateVcpu",
+    {
+        "id": int,
+        "dirty-rate": int,
+    },
+)
+
+DirtyRateStatus = Literal["unstarted", "measuring", "measured"]
+
+DirtyRateMeasureMode = Literal["page-sampling", "dirty-ring", "dirty-bitmap"]
+
+TimeUnit = Literal["second", "millisecond"]
+
+# The latest measurement of the dirty rate.
+DirtyRateInfo = TypedDict(
+    "DirtyRateInfo",
+    {
+        "dirty-rate": NotRequired[int],
+        "status": DirtyRateStatus,
+        "start-time": int,
+        "calc-time": int,
+        "calc-time-unit": TimeUnit,
+        "sample-pages": int,
+        "mode": DirtyRateMeasureMode,
+        "vcpu-dirty-rate": NotRequired[list[DirtyRateVcpu]],
+    },
+)
+
+# The dirty limit of one virtual CPU.
+DirtyLimitInfo = TypedDict(
+    "DirtyLimitInfo",
+    {
+        "cpu-index": int,
+        "limit-rate": int,
+        "current-rate": int,
+    },
+)
+
+QMPCapability = Literal["oob"]
+
+
+class VersionTriple(TypedDict):
+    """A version in three numbers."""
+
+    major: int
+    minor: int
+    micro: int
+
+
+class VersionInfo(TypedDict):
+    """Which server this is."""
+
+    qemu: VersionTriple
+    package: str
+
+
+class CommandInfo(TypedDict):
+    """A command that exists."""
+
+    name: str
+
+
+SchemaMetaType = Literal["builtin", "enum", "array", "object", "alternate", "command", "event"]
+
+JSONType = Literal["string", "number", "int", "boolean", "null", "object", "array", "value"]
+
+# More of a built-in type.
+SchemaInfoBuiltin = TypedDict(
+    "SchemaInfoBuiltin",
+    {
+        "json-type": JSONType,
+    },
+)
+
+
+class SchemaInfoEnumMember(TypedDict):
+    """A value of an enumeration."""
+
+    name: str
+    features: NotRequired[list[str]]
+
+
+class SchemaInfoEnum(TypedDict):
+    """More of an enumeration."""
+
+    members: list[SchemaInfoEnumMember]
+    values: list[str]
+
+
+# More of an array.
+SchemaInfoArray = TypedDict(
+    "SchemaInfoArray",
+    {
+        "element-type": str,
+    },
+)
+
+
+class SchemaInfoObjectMember(TypedDict):
+    """A member of an object."""
+
+    name: str
+    type: str
+    default: NotRequired[object]
+    features: NotRequired[list[str]]
+
+
+class SchemaInfoObjectVariant(TypedDict):
+    """What a union has besides for one value of its tag."""
+
+    case: str
+    type: str
+
+
+class SchemaInfoObject(TypedDict):
+    """More of a struct or union."""
+
+    members: list[SchemaInfoObjectMember]
+    tag: NotRequired[str]
+    variants: NotRequired[list[SchemaInfoObjectVariant]]
+
+
+class SchemaInfoAlternateMember(TypedDict):
+    """One of the types there are to choose from."""
+
+    type: str
+
+
+class SchemaInfoAlternate(TypedDict):
+    """More of a choice of types."""
+
+    members: list[SchemaInfoAlternateMember]
+
+
+# More of a command.
+SchemaInfoCommand = TypedDict(
+    "SchemaInfoCommand",
+    {
+        "arg-type": str,
+        "ret-type": str,
+        "allow-oob": NotRequired[bool],
+    },
+)
+
+# More of an event.
+SchemaInfoEvent = TypedDict(
+    "SchemaInfoEvent",
+    {
+        "arg-type": str,
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``builtin``.
+SchemaInfoBuiltin_ = TypedDict(
+    "SchemaInfoBuiltin_",
+    {
+        "name": str,
+        "meta-type": Literal["builtin"],
+        "features": NotRequired[list[str]],
+        "json-type": JSONType,
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``enum``.
+SchemaInfoEnum_ = TypedDict(
+    "SchemaInfoEnum_",
+    {
+        "name": str,
+        "meta-type": Literal["enum"],
+        "features": NotRequired[list[str]],
+        "members": list[SchemaInfoEnumMember],
+        "values": list[str],
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``array``.
+SchemaInfoArray_ = TypedDict(
+    "SchemaInfoArray_",
+    {
+        "name": str,
+        "meta-type": Literal["array"],
+        "features": NotRequired[list[str]],
+        "element-type": str,
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``object``.
+SchemaInfoObject_ = TypedDict(
+    "SchemaInfoObject_",
+    {
+        "name": str,
+        "meta-type": Literal["object"],
+        "features": NotRequired[list[str]],
+        "members": list[SchemaInfoObjectMember],
+        "tag": NotRequired[str],
+        "variants": NotRequired[list[SchemaInfoObjectVariant]],
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``alternate``.
+SchemaInfoAlternate_ = TypedDict(
+    "SchemaInfoAlternate_",
+    {
+        "name": str,
+        "meta-type": Literal["alternate"],
+        "features": NotRequired[list[str]],
+        "members": list[SchemaInfoAlternateMember],
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``command``.
+SchemaInfoCommand_ = TypedDict(
+    "SchemaInfoCommand_",
+    {
+        "name": str,
+        "meta-type": Literal["command"],
+        "features": NotRequired[list[str]],
+        "arg-type": str,
+        "ret-type": str,
+        "allow-oob": NotRequired[bool],
+    },
+)
+
+# ``SchemaInfo`` where ``meta-type`` is ``event``.
+SchemaInfoEvent_ = TypedDict(
+    "SchemaInfoEvent_",
+    {
+        "name": str,
+        "meta-type": Literal["event"],
+        "features": NotRequired[list[str]],
+        "arg-type": str,
+    },
+)
+
+SchemaInfo: TypeAlias = (
+    SchemaInfoBuiltin_
+    | SchemaInfoEnum_
+    | SchemaInfoArray_
+    | SchemaInfoObject_
+    | SchemaInfoAlternate_
+    | SchemaInfoCommand_
+    | SchemaInfoEvent_
+)
+
+CpuS390State = Literal["uninitialized", "stopped", "check-stop", "operating", "load"]
+
+CpuS390Entitlement = Literal["auto", "low", "medium", "high"]
+
+SysEmuTarget = Literal[
+    "aarch64",
+    "alpha",
+    "arm",
+    "avr",
+    "hppa",
+    "i386",
+    "loongarch64",
+    "m68k",
+    "microblaze",
+    "microblazeel",
+    "mips",
+    "mips64",
+    "mips64el",
+    "mipsel",
+    "or1k",
+    "ppc",
+    "ppc64",
+    "riscv32",
+    "riscv64",
+    "rx",
+    "s390x",
+    "sh4",
+    "sh4eb",
+    "sparc",
+    "sparc64",
+    "tricore",
+    "x86_64",
+    "xtensa",
+    "xtensaeb",
+]
+
+# What is told of a virtual CPU of type s390 besides.
+CpuInfoS390 = TypedDict(
+    "CpuInfoS390",
+    {
+        "cpu-state": CpuS390State,
+        "dedicated": NotRequired[bool],
+        "entitlement": NotRequired[CpuS390Entitlement],
+    },
+)
+
+# Where in the machine a virtual CPU sits; which of these there are depends on the machine.
+CpuInstanceProperties = TypedDict(
+    "CpuInstanceProperties",
+    {
+        "node-id": NotRequired[int],
+        "drawer-id": NotRequired[int],
+        "book-id": NotRequired[int],
+        "socket-id": NotRequired[int],
+        "die-id": NotRequired[int],
+        "cluster-id": NotRequired[int],
+        "module-id": NotRequired[int],
+        "core-id": NotRequired[int],
+        "thread-id": NotRequired[int],
+    },
+)
+
+# ``CpuInfoFast`` where ``target`` is ``s390x``.
+CpuInfoFastS390x = TypedDict(
+    "CpuInfoFastS390x",
+    {
+        "cpu-index": int,
+        "qom-path": str,
+        "thread-id": int,
+        "props": NotRequired[CpuInstanceProperties],
+        "target": Literal["s390x"],
+        "cpu-state": CpuS390State,
+        "dedicated": NotRequired[bool],
+        "entitlement": NotRequired[CpuS390Entitlement],
+    },
+)
+
+CpuInfoFastTag = Literal[
+    "aarch64",
+    "alpha",
+    "arm",
+    "avr",
+    "hppa",
+    "i386",
+    "loongarch64",
+    "m68k",
+    "microblaze",
+    "microblazeel",
+    "mips",
+    "mips64",
+    "mips64el",
+    "mipsel",
+    "or1k",
+    "ppc",
+    "ppc64",
+    "riscv32",
+    "riscv64",
+    "rx",
+    "sh4",
+    "sh4eb",
+    "sparc",
+    "sparc64",
+    "tricore",
+    "x86_64",
+    "xtensa",
+    "xtensaeb",
+]
+
+# ``CpuInfoFast`` where ``target`` adds no members.
+CpuInfoFastPlain = TypedDict(
+    "CpuInfoFastPlain",
+    {
+        "cpu-index": int,
+        "qom-path": str,
+        "thread-id": int,
+        "props": NotRequired[CpuInstanceProperties],
+        "target": CpuInfoFastTag,
+    },
+)
+
+CpuInfoFast: TypeAlias = CpuInfoFastS390x | CpuInfoFastPlain
+
+
+class KvmInfo(TypedDict):
+    """Whether KVM is used."""
+
+    enabled: bool
+    present: bool
+
+
+Accelerator = Literal["hvf", "kvm", "mshv", "nvmm", "qtest", "tcg", "whpx", "xen"]
+
+
+class AcceleratorInfo(TypedDict):
+    """Which accelerators there are."""
+
+    enabled: Accelerator
+    present: list[Accelerator]
+
+
+class NameInfo(TypedDict):
+    """The virtual machine's name."""
+
+    name: NotRequired[str]
+
+
+ReaperMode = Literal["event", "poll"]
+
+ReaperState = Literal["idle", "reaping"]
+
+# The thread that empties the dirty rings.
+Reaper = TypedDict(
+    "Reaper",
+    {
+        "state": ReaperState,
+        "turns": int,
+        "kicks": int,
+        "wakes": int,
+        "coalesced-kicks": int,
+        "fallback-turns": int,
+        "last-kick-time": int,
+        "last-wake-time": int,
+        "last-cancel-time": int,
+    },
+)
+
+# The dirty ring of one virtual CPU.
+VcpuDirtyRing = TypedDict(
+    "VcpuDirtyRing",
+    {
+        "cpu-index": int,
+        "ring-size": int,
+        "waiting": int,
+        "full-exits": int,
+        "pages-harvested": int,
+        "overflows": int,
+        "throttle-time": int,
+        "longest-pause": int,
+        "last-resume-time": int,
+        "throttled": bool,
+    },
+)
+
+# The dirty rings and what works on them.
+DirtyRing = TypedDict(
+    "DirtyRing",
+    {
+        "mode": ReaperMode,
+        "tracking": bool,
+        "in-service": bool,
+        "reaper": Reaper,
+        "reset-shortfalls": int,
+        "vcpus": list[VcpuDirtyRing],
+    },
+)
+
+
+class ShutdownData(TypedDict):
+    """The data of event ``SHUTDOWN``."""
+
+    guest: bool
+    reason: ShutdownCause
+
+
+class QueryStatusHandler(Protocol):
+    """Handles ``query-status``."""
+
+    def __call__(self) -> Answer[StatusInfo]: ...
+
+
+class CalcDirtyRateHandler(Protocol):
+    """Handles ``calc-dirty-rate``."""
+
+    def __call__(
+        self,
+        *,
+        calc_time: int,
+        calc_time_unit: TimeUnit = ...,
+        sample_pages: int = ...,
+        mode: DirtyRateMeasureMode = ...,
+    ) -> Answer[None]: ...
+
+
+class QueryDirtyRateHandler(Protocol):
+    """Handles ``query-dirty-rate``."""
+
+    def __call__(
+        self,
+        *,
+        calc_time_unit: TimeUnit = ...,
+    ) -> Answer[DirtyRateInfo]: ...
+
+
+class SetVcpuDirtyLimitHandler(Protocol):
+    """Handles ``set-vcpu-dirty-limit``."""
+
+    def __call__(
+        self,
+        *,
+        cpu_index: int = ...,
+        dirty_rate: int,
+    ) -> Answer[None]: ...
+
+
+class CancelVcpuDirtyLimitHandler(Protocol):
+    """Handles ``cancel-vcpu-dirty-limit``."""
+
+    def __call__(
+        self,
+        *,
+        cpu_index: int = ...,
+    ) -> Answer[None]: ...
+
+
+class QueryVcpuDirtyLimitHandler(Protocol):
+    """Handles ``query-vcpu-dirty-limit``."""
+
+    def __call__(self) -> Answer[list[DirtyLimitInfo]]: ...
+
+
+class QmpCapabilitiesHandler(Protocol):
+    """Handles ``qmp_capabilities``."""
+
+    def __call__(
+        self,
+        *,
+        enable: list[QMPCapability] = ...,
+    ) -> Answer[None]: ...
+
+
+class QueryVersionHandler(Protocol):
+    """Handles ``query-version``."""
+
+    def __call__(self) -> Answer[VersionInfo]: ...
+
+
+class QueryCommandsHandler(Protocol):
+    """Handles ``query-commands``."""
+
+    def __call__(self) -> Answer[list[CommandInfo]]: ...
+
+
+class QuitHandler(Protocol):
+    """Handles ``quit``."""
+
+    def __call__(self) -> Answer[None]: ...
+
+
+class QueryQmpSchemaHandler(Protocol):
+    """Handles ``query-qmp-schema``."""
+
+    def __call__(self) -> Answer[list[SchemaInfo]]: ...
+
+
+class QueryCpusFastHandler(Protocol):
+    """Handles ``query-cpus-fast``."""
+
+    def __call__(self) -> Answer[list[CpuInfoFast]]: ...
+
+
+class QueryKvmHandler(Protocol):
+    """Handles ``query-kvm``."""
+
+    def __call__(self) -> Answer[KvmInfo]: ...
+
+
+class QueryAcceleratorsHandler(Protocol):
+    """Handles ``query-accelerators``."""
+
+    def __call__(self) -> Answer[AcceleratorInfo]: ...
+
+
+class QueryNameHandler(Protocol):
+    """Handles ``query-name``."""
+
+    def __call__(self) -> Answer[NameInfo]: ...
+
+
+class StopHandler(Protocol):
+    """Handles ``stop``."""
+
+    def __call__(self) -> Answer[None]: ...
+
+
+class ContHandler(Protocol):
+    """Handles ``cont``."""
+
+    def __call__(self) -> Answer[None]: ...
+
+
+class QueryDirtyRingHandler(Protocol):
+    """Handles ``__org.qmpserver_query-dirty-ring``."""
+
+    def __call__(self) -> Answer[DirtyRing]: ...
+
+
+# What the handler of each command must be.
+Handlers = TypedDict(
+    "Handlers",
+    {
+        "query-status": QueryStatusHandler,
+        "calc-dirty-rate": CalcDirtyRateHandler,
+        "query-dirty-rate": QueryDirtyRateHandler,
+        "set-vcpu-dirty-limit": SetVcpuDirtyLimitHandler,
+        "cancel-vcpu-dirty-limit": CancelVcpuDirtyLimitHandler,
+        "query-vcpu-dirty-limit": QueryVcpuDirtyLimitHandler,
+        "qmp_capabilities": QmpCapabilitiesHandler,
+        "query-version": QueryVersionHandler,
+        "query-commands": QueryCommandsHandler,
+        "quit": QuitHandler,
+        "query-qmp-schema": QueryQmpSchemaHandler,
+        "query-cpus-fast": QueryCpusFastHandler,
+        "query-kvm": QueryKvmHandler,
+        "query-accelerators": QueryAcceleratorsHandler,
+        "query-name": QueryNameHandler,
+        "stop": StopHandler,
+        "cont": ContHandler,
+        "__org.qmpserver_query-dirty-ring": QueryDirtyRingHandler,
+    },
+)
