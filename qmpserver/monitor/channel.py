@@ -9,6 +9,7 @@ because it is quicker: no copy, no buffer of a quarter of a megabyte per read.
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import stat
 from typing import TYPE_CHECKING, Protocol
@@ -32,6 +33,9 @@ class Owner(Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
 
+    def eof_received(self) -> None:
+        """Learn that the client will send no more, though it may still read."""
+
     def drained(self) -> None:
         """Learn that the client has taken all that was written."""
 
@@ -54,8 +58,8 @@ class Channel:
     """
 
     __slots__ = (
-        "_close_descriptors",
         "_closed",
+        "_descriptors",
         "_fds",
         "_flushed",
         "_loop",
@@ -83,7 +87,7 @@ class Channel:
         self._owner: Owner | None = None
         self._unsent = bytearray()
         self._reading = self._writing = self._closed = False
-        self._close_descriptors = close_descriptors
+        self._descriptors: set[int] = set()
         self._fds: list[int] = []
         self._flushed: asyncio.Future[None] | None = None
         self._sock: socket.socket | None
@@ -97,6 +101,8 @@ class Channel:
         else:
             self._sock = None
             self._reader, self._sink = source, sink
+            if close_descriptors:
+                self._descriptors = {source, sink} - {-1}
             self._read = self._read_descriptor
             # Regular files are always ready, and epoll refuses them.
             self._polled = source >= 0 and not stat.S_ISREG(os.fstat(source).st_mode)
@@ -183,8 +189,8 @@ class Channel:
             os.close(fd)
         if self._sock is not None:
             self._sock.close()
-        elif self._close_descriptors:
-            for fd in {self._reader, self._sink} - {-1}:
+        else:
+            for fd in self._descriptors:
                 os.close(fd)
         owner, self._owner = self._owner, None
         if owner is not None:
@@ -219,11 +225,23 @@ class Channel:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
             self.close()
+            return
+        if not data:
+            self._end_of_input()
         elif self._owner is not None:
             self._owner.data_received(data)
+
+    def _end_of_input(self) -> None:
+        self.pause()
+        if self._sock is None:
+            # What is written goes somewhere else, and may still be wanted there.
+            self._reader = -1
+        elif _is_hung_up(self._sock):
+            self.close()
+        elif self._owner is not None:
+            self._reader = -1
+            self._owner.eof_received()
 
     def _read_file(self) -> None:
         if self._reading:
@@ -259,3 +277,10 @@ class Channel:
                 with contextlib.suppress(OSError):
                     os.set_blocking(fd, True)
             self._fds = received
+
+
+def _is_hung_up(sock: socket.socket) -> bool:
+    """Tell whether the other side has closed both directions, as far as the system knows."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(happened & select.POLLHUP for _, happened in poll.poll(0))

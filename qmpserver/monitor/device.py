@@ -24,7 +24,7 @@ from qmpserver.monitor.chardev import (
     SocketChardev,
     StdioChardev,
 )
-from qmpserver.monitor.sockets import DeviceError, connect, describe, listen, remove
+from qmpserver.monitor.sockets import DeviceError, connect, describe, file_identity, listen, remove
 
 __all__ = ["Device", "open_device"]
 
@@ -132,6 +132,7 @@ class _Listener(Device):
         self._chardev = chardev
         # One client may wait, as with QEMU; who serves many lets as many knock at once.
         self._sock = listen(chardev.address, min(chardev.max_clients, _MAX_BACKLOG))
+        self._file = file_identity(chardev.address)
         where = describe(chardev.address, True, self._sock)
         super().__init__(loop, chardev.id, f"disconnected:{where}")
         self._where = where
@@ -152,7 +153,7 @@ class _Listener(Device):
         if not self._closed:
             self._pause()
             self._closed = True
-            remove(self._chardev.address, self._sock)
+            remove(self._chardev.address, self._sock, self._file)
 
     def _start(self) -> None:
         if not self._accepting and not self._closed:

@@ -46,7 +46,16 @@ class Client:
     event loop's thread only.
     """
 
-    __slots__ = ("_channel", "_corked", "_server", "_session", "_task", "monitor", "pretty")
+    __slots__ = (
+        "_channel",
+        "_corked",
+        "_ended",
+        "_server",
+        "_session",
+        "_task",
+        "monitor",
+        "pretty",
+    )
 
     def __init__(self, server: "Server", monitor: str, channel: Channel, pretty: bool) -> None:
         self.monitor = monitor
@@ -55,6 +64,7 @@ class Client:
         self.pretty = pretty
         self._session = Session(server.version, pretty=pretty)
         self._corked = False
+        self._ended = False
         self._task: asyncio.Task[None] | None = None
 
     def take_fds(self) -> list[int]:
@@ -64,6 +74,11 @@ class Client:
     def data_received(self, data: bytes) -> None:
         """Take bytes from the channel."""
         self._session.receive(data)
+        self._run()
+
+    def eof_received(self) -> None:
+        """Execute what the client has sent before it fell silent, then let it go."""
+        self._ended = True
         self._run()
 
     def drained(self) -> None:
@@ -110,7 +125,7 @@ class Client:
         """Execute what can be executed now, and send all replies together."""
         session, channel, registry = self._session, self._channel, self._server.registry
         self._corked = True
-        while channel.unsent <= MAX_UNSENT_REPLIES:
+        while channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
             command = session.next_command()
             if command is None:
                 break
@@ -130,7 +145,9 @@ class Client:
                 session.fail(command, self._internal_error(command, error))
         self._corked = False
         self._flush()
-        if session.wants_input and channel.unsent <= MAX_UNSENT_REPLIES:
+        if self._ended and session.idle and not channel.unsent:
+            channel.close()
+        elif session.wants_input and channel.unsent <= MAX_UNSENT_REPLIES:
             channel.resume()
         else:
             channel.pause()

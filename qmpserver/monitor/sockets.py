@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from qmpserver.monitor.chardev import Address, FdAddress, InetAddress, UnixAddress
 from qmpserver.options import OptionError
 
-__all__ = ["DeviceError", "connect", "describe", "listen", "remove"]
+__all__ = ["DeviceError", "connect", "describe", "file_identity", "listen", "remove"]
 
 _PATH_ROOM = 108
 
@@ -66,13 +66,22 @@ def connect(address: Address) -> socket.socket:
     return sock
 
 
-def remove(address: Address, sock: socket.socket) -> None:
-    """Close the listening *sock* and remove its file, if that is still the one it made."""
-    if isinstance(address, UnixAddress) and not address.abstract:
-        # Somebody may have put another server's socket there.
+def file_identity(address: Address) -> tuple[int, int] | None:
+    """Return what tells the socket's file from a later one of the same name, if it has one."""
+    if not isinstance(address, UnixAddress) or address.abstract:
+        return None
+    try:
+        status = os.stat(address.path, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def remove(address: Address, sock: socket.socket, identity: tuple[int, int] | None) -> None:
+    """Close the listening *sock* and remove its file, unless another server's is there now."""
+    if isinstance(address, UnixAddress) and identity and identity == file_identity(address):
         with contextlib.suppress(OSError):
-            if _is_bound(address.path) and sock.getsockname() == address.path:
-                os.unlink(address.path)
+            os.unlink(address.path)
     sock.close()
 
 
@@ -110,7 +119,8 @@ def _unix_name(address: UnixAddress) -> bytes:
     """Return the socket address for the system, which has limited room for it."""
     path = os.fsencode(address.path)
     room = _PATH_ROOM - 1 if address.abstract else _PATH_ROOM
-    if len(path) > room:
+    # The system takes a path that fills its room, but Python wants to end it with a zero.
+    if len(path) > _PATH_ROOM - 1:
         raise DeviceError(
             f"UNIX socket path '{address.path}' is too long",
             f"Path must be less than {room} bytes",

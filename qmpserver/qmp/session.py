@@ -109,6 +109,11 @@ class Session:
         return self._busy
 
     @property
+    def idle(self) -> bool:
+        """Whether all that has been received is dealt with."""
+        return not (self._busy or self._queue or self._unread)
+
+    @property
     def wants_input(self) -> bool:
         """Whether more input is welcome; if not, wait until a command is done."""
         return len(self._unread) < _MAX_UNREAD
