@@ -307,9 +307,9 @@ def _match_doc(
     for name, section in doc.members.items():
         if name not in names:
             raise section.location.error(f"documented member '{name}' does not exist")
-    known: set[str] = set(features)
+    known: list[str] = list(features)
     for member in members:
-        known.update(member.features)
+        known += member.features
     for name, section in doc.features.items():
         if name not in known:
             raise section.location.error(f"documented feature '{name}' does not exist")

@@ -164,5 +164,5 @@ def _condition(condition: object, indent: int) -> Iterator[str]:
 
 def _features(features: list[Feature], indent: int) -> Iterator[str]:
     for feature in features:
-        yield f"{' ' * indent}feature {feature.name}"
+        yield f"{' ' * indent}feature {feature}"
         yield from _condition(feature.condition, indent + 4)
