@@ -74,9 +74,11 @@ def open_accelerator(ram: Ram, choices: Sequence[AccelOptions]) -> tuple[Acceler
     for options in choices:
         try:
             if options.name == "kvm":
-                from qmpserver.accel.kvm import KvmAccelerator  # noqa: PLC0415
+                from qmpserver.accel.kvm import KvmAccelerator
+
                 return KvmAccelerator(ram, options), refused
-            from qmpserver.accel.soft import SoftAccelerator  # noqa: PLC0415
+            from qmpserver.accel.soft import SoftAccelerator
+
             return SoftAccelerator(ram, options), refused
         except AcceleratorError as error:
             refused.append(f"failed to initialize {options.name}: {error}")

@@ -1,4 +1,6 @@
-"""Python's face of ``struct engine``: wishes go in, counters come out, and nothing blocks but what says so."""
+"""Python's face of ``struct engine``: wishes go in, counters come out.
+
+Nothing here blocks but what says so."""
 
 from __future__ import annotations
 
@@ -44,10 +46,15 @@ class VcpuCounters:
     longest_pause: int
     last_resume: int
 
+    @property
+    def throttled(self) -> bool:
+        """Whether the dirty limit holds it now."""
+        return self.state in (VcpuState.THROTTLED, VcpuState.HOLDING)
+
 
 @dataclass(frozen=True, slots=True)
 class ReaperCounters:
-    """What the reaper's thread counted. Times are points on ``CLOCK_MONOTONIC``, in ns; 0 is never."""
+    """What the reaper's thread counted. Times are ns on ``CLOCK_MONOTONIC``; 0 is never."""
 
     mode: ReaperMode
     thread_id: int
@@ -82,12 +89,12 @@ class Engine:
         self._pages: Any = ffi.NULL
 
     def add_kvm_vcpu(self, fd: int, run: Any, ring: Any, ring_size: int) -> None:
-        """Add a vCPU by its descriptor, its mapped ``kvm_run`` and its mapped ring (NULL and 0: none)."""
+        """Add a vCPU: its descriptor, its ``kvm_run``, and its ring (NULL and 0: none)."""
         if lib.engine_add_kvm_vcpu(self._ptr, fd, run, ring, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
     def add_soft_vcpu(self, control_gpa: int, ring_size: int) -> None:
-        """Add a vCPU of the software accelerator, with its guest's control block at `control_gpa`."""
+        """Add a vCPU of the software accelerator; its guest's control block is given."""
         if lib.engine_add_soft_vcpu(self._ptr, control_gpa, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
@@ -98,7 +105,7 @@ class Engine:
             raise OSError(error, "cannot start the vCPU threads")
 
     def close(self) -> None:
-        """End all threads and free what they share. Blocks until they have ended: well under 10 ms."""
+        """End all threads and free what they share. Blocks until they have ended."""
         if self._ptr:
             lib.engine_free(self._ptr)
             self._ptr = ffi.NULL
@@ -130,7 +137,7 @@ class Engine:
         return int(lib.engine_reap(self._ptr))
 
     def take_bitmap(self) -> bytearray:
-        """Take the pages found dirty since the last call: a bit per RAM page, lowest bit first.
+        """Take the pages found dirty since the last call: a bit each, lowest first.
 
         Harvests first. To have *all* dirty pages, stop the vCPUs before. Blocks.
         """
@@ -179,7 +186,7 @@ class Engine:
         return [int(self._ptr.vcpus[i].limit) for i in range(self.vcpus)]
 
     def pages(self) -> list[int]:
-        """Pages that each vCPU was found to dirty since it was made, those still in its ring included."""
+        """Pages each vCPU was found to dirty since it was made; those in its ring count."""
         if not self._pages:
             self._pages = ffi.new("uint64_t[]", self.vcpus)
         lib.engine_pages(self._ptr, self._pages)

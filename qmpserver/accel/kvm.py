@@ -81,7 +81,8 @@ class VmFd(_Descriptor):
     def enable_cap(self, capability: int, arg: int) -> None:
         """KVM_ENABLE_CAP with one argument."""
         self._ioctl(
-            lib.KVM_ENABLE_CAP, ffi.new("struct kvm_enable_cap *", {"cap": capability, "args": [arg]})
+            lib.KVM_ENABLE_CAP,
+            ffi.new("struct kvm_enable_cap *", {"cap": capability, "args": [arg]}),
         )
 
     def set_tss_addr(self, address: int) -> None:
@@ -253,7 +254,9 @@ class KvmAccelerator:
             entry = guest.entry(index)
             _enter_user_mode(vcpu, entry.rip, entry.rdi, entry.cr3)
             run = self._map(vcpu.map_run(run_size))
-            ring = self._map(vcpu.map_ring(self.dirty_ring_size)) if self.dirty_ring_size else ffi.NULL
+            ring = (
+                self._map(vcpu.map_ring(self.dirty_ring_size)) if self.dirty_ring_size else ffi.NULL
+            )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
 
     def _map(self, mapping: mmap.mmap) -> Any:

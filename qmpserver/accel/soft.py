@@ -1,4 +1,4 @@
-"""The software accelerator: native threads that dirty real memory under KVM's rules, without KVM."""
+"""The software accelerator: native threads that dirty real memory, by KVM's rules."""
 
 from __future__ import annotations
 

@@ -454,6 +454,7 @@ ReaperState = Literal["idle", "reaping"]
 Reaper = TypedDict(
     "Reaper",
     {
+        "thread-id": int,
         "state": ReaperState,
         "turns": int,
         "kicks": int,
@@ -462,6 +463,7 @@ Reaper = TypedDict(
         "fallback-turns": int,
         "last-kick-time": int,
         "last-wake-time": int,
+        "last-idle-wake-time": int,
         "last-cancel-time": int,
     },
 )

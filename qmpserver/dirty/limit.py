@@ -27,8 +27,8 @@ class VcpuLimit:
 class DirtyLimit:
     """Limits how fast vCPUs dirty memory. Belongs to the event loop's thread.
 
-    Nothing here waits: a limit begins when the log is on (until then the vCPU is held), and a cancel
-    is done when the call returns.
+    Nothing here waits: a limit begins when the log is on, and until then the vCPU is held; a
+    cancel is done when the call returns.
     """
 
     def __init__(self, accel: Accelerator, tracking: Tracking, window: RateWindow) -> None:
@@ -80,6 +80,4 @@ class DirtyLimit:
         if not self._accel.engine.limit_in_service:
             return []
         pairs = zip(self._accel.engine.limits(), self._window.rates(), strict=True)
-        return [
-            VcpuLimit(index, limit, rate) for index, (limit, rate) in enumerate(pairs) if limit
-        ]
+        return [VcpuLimit(index, limit, rate) for index, (limit, rate) in enumerate(pairs) if limit]

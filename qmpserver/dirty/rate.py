@@ -1,4 +1,4 @@
-"""Dirty rates: a sliding second over the engine's page counters, and QEMU's measurement on demand."""
+"""Dirty rates: a sliding second over the page counters, and measurements on demand."""
 
 from __future__ import annotations
 
@@ -128,9 +128,7 @@ class DirtyRate:
             return
         finally:
             self._tracking.release(measurement)
-        measurement.rates = [
-            mb_per_s(b - a, seconds) for a, b in zip(before, pages, strict=True)
-        ]
+        measurement.rates = [mb_per_s(b - a, seconds) for a, b in zip(before, pages, strict=True)]
         measurement.sample_pages = 0
         measurement.status = "measured"
 

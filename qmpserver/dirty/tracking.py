@@ -18,9 +18,9 @@ GRACE_S = 1.0
 class Tracking:
     """Switches the accelerator's log on for its first user, and off a while after its last.
 
-    The switch takes milliseconds and a lock that resets need, so a thread of its own does it. It goes
-    off only after `GRACE_S`: limits are often set again right after they were cancelled.
-    Belongs to the event loop's thread.
+    The switch takes milliseconds and a lock that resets need, so a thread of its own does it.
+    It goes off only after `GRACE_S`: limits are often set again right after they were
+    cancelled. Belongs to the event loop's thread.
     """
 
     def __init__(self, accel: Accelerator) -> None:

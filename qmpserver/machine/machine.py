@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from qmpserver.machine.memory import Ram
 
 
-
 class Machine:
     """A virtual machine. All methods belong to the event loop's thread.
 

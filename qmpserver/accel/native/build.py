@@ -1,4 +1,6 @@
-"""Builds the native data plane with cffi, in API mode: structures come from the system's own headers."""
+"""Builds the native data plane with cffi, in API mode.
+
+KVM's structures come from the system's own ``linux/kvm.h``."""
 
 from pathlib import Path
 

@@ -1,0 +1,27 @@
+"""The handlers: one thin module per schema file.
+
+Each has ``register(registry, machine)``. A handler calls one method of the machine and says the result in the schema's words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.commands import accelerator, control, machine, migration, misc, qmpserver, run_state
+
+if TYPE_CHECKING:
+    from qmpserver.machine.machine import Machine
+    from qmpserver.monitor import Registry
+
+MODULES = (accelerator, control, machine, migration, misc, qmpserver, run_state)
+
+
+def register_all(registry: Registry, controlled: Machine) -> None:
+    """Bind every command of the schema to the machine.
+
+    Raises:
+        RegistryError: Schema and handlers do not match.
+    """
+    for module in MODULES:
+        module.register(registry, controlled)
+    registry.check()

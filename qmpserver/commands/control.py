@@ -1,0 +1,40 @@
+"""Handlers of ``schema/control.json`` and ``schema/introspect.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from qmpserver._version import VERSION
+
+if TYPE_CHECKING:
+    from qmpserver.commands.types import CommandInfo, VersionInfo
+    from qmpserver.machine.machine import Machine
+    from qmpserver.monitor import Registry
+    from qmpserver.qapi import Schema
+
+# The QEMU release whose vocabulary this server speaks.
+VERSION_INFO: VersionInfo = {
+    "qemu": {"micro": 0, "minor": 0, "major": 11},
+    "package": f"qmpserver {VERSION}",
+}
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+    schema = cast("Schema", registry.schema)
+
+    @registry.command("query-version")
+    def query_version() -> VersionInfo:
+        return VERSION_INFO
+
+    @registry.command("query-commands")
+    def query_commands() -> list[CommandInfo]:
+        return [{"name": name} for name in registry.names]
+
+    @registry.command("query-qmp-schema")
+    def query_qmp_schema() -> list[dict[str, object]]:
+        return schema.introspect()
+
+    @registry.command("quit")
+    def quit_() -> None:
+        machine.shutdown("host-qmp-quit")

@@ -1,0 +1,79 @@
+"""Handlers of ``schema/migration.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.qmp import QMPError
+
+if TYPE_CHECKING:
+    from qmpserver.commands.types import (
+        DirtyLimitInfo,
+        DirtyRateInfo,
+        DirtyRateMeasureMode,
+        TimeUnit,
+    )
+    from qmpserver.machine.machine import Machine
+    from qmpserver.monitor import Registry
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+
+    @registry.command("set-vcpu-dirty-limit")
+    def set_vcpu_dirty_limit(*, dirty_rate: int, cpu_index: int | None = None) -> None:
+        try:
+            machine.dirty_limit.set(dirty_rate, cpu_index)
+        except ValueError as error:
+            raise QMPError(str(error)) from None
+
+    @registry.command("cancel-vcpu-dirty-limit")
+    def cancel_vcpu_dirty_limit(*, cpu_index: int | None = None) -> None:
+        try:
+            machine.dirty_limit.cancel(cpu_index)
+        except ValueError as error:
+            raise QMPError(str(error)) from None
+
+    @registry.command("query-vcpu-dirty-limit")
+    def query_vcpu_dirty_limit() -> list[DirtyLimitInfo]:
+        return [
+            {
+                "limit-rate": limit.limit_rate,
+                "current-rate": limit.current_rate,
+                "cpu-index": limit.cpu_index,
+            }
+            for limit in machine.dirty_limit.query()
+        ]
+
+    @registry.command("calc-dirty-rate")
+    def calc_dirty_rate(
+        *,
+        calc_time: int,
+        calc_time_unit: TimeUnit = "second",
+        sample_pages: int | None = None,
+        mode: DirtyRateMeasureMode = "page-sampling",
+    ) -> None:
+        milliseconds = calc_time * 1000 if calc_time_unit == "second" else calc_time
+        try:
+            machine.dirty_rate.start(milliseconds, mode, sample_pages)
+        except ValueError as error:
+            raise QMPError(str(error)) from None
+
+    @registry.command("query-dirty-rate")
+    def query_dirty_rate(*, calc_time_unit: TimeUnit = "second") -> DirtyRateInfo:
+        last = machine.dirty_rate.last
+        in_seconds = calc_time_unit == "second"
+        info: DirtyRateInfo = {
+            "status": last.status,
+            "sample-pages": last.sample_pages,
+            "mode": last.mode,
+            "start-time": last.start_time,
+            "calc-time": last.calc_ms // 1000 if in_seconds else last.calc_ms,
+            "calc-time-unit": calc_time_unit,
+        }
+        if last.status == "measured":
+            info["dirty-rate"] = sum(last.rates)
+            info["vcpu-dirty-rate"] = [
+                {"dirty-rate": rate, "id": index} for index, rate in enumerate(last.rates)
+            ]
+        return info
