@@ -154,7 +154,7 @@ class _Writer:
         section = described.get(name)
         if section is None or not section.text:
             return ""
-        return ": " + self._text(section.text).replace("\n", "\n  ")
+        return ": " + re.sub(r"\n(?=[^\n])", "\n  ", self._text(section.text))
 
     def _features(self, features: list[Feature], doc: Doc | None) -> Iterator[str]:
         described = dict(doc.features) if doc else {}
