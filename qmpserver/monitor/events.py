@@ -5,9 +5,8 @@ is sent, when the second is over.  Time is the event loop's; nothing else of
 monitors is known here.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["INTERVAL", "LIMITED", "Limiter"]
 
@@ -26,20 +25,34 @@ LIMITED: dict[str, str | None] = {
 }
 
 
+Key = tuple[str, Any]
+
+
+class Timer(Protocol):
+    """What can be taken back."""
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+
+
 class Limiter:
     """Passes events on, as often as QEMU would.
 
     Args:
-        loop: the event loop.
+        call_later: the event loop's.
         send: takes an event that is due, in the form it was offered in.
 
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, send: Callable[[Any], None]) -> None:
-        self._loop = loop
+    def __init__(
+        self,
+        call_later: Callable[[float, Callable[[Key], None], Key], Timer],
+        send: Callable[[Any], None],
+    ) -> None:
+        self._call_later = call_later
         self._send = send
-        self._held: dict[tuple[str, Any], Any] = {}
-        self._timers: dict[tuple[str, Any], asyncio.TimerHandle] = {}
+        self._held: dict[Key, Any] = {}
+        self._timers: dict[Key, Timer] = {}
 
     def offer(self, name: str, data: Mapping[str, Any] | None, event: Any) -> None:
         """Send *event* now, or later, or drop it for a later one."""
@@ -61,10 +74,10 @@ class Limiter:
         self._timers.clear()
         self._held.clear()
 
-    def _arm(self, key: tuple[str, Any]) -> None:
-        self._timers[key] = self._loop.call_later(INTERVAL, self._due, key)
+    def _arm(self, key: Key) -> None:
+        self._timers[key] = self._call_later(INTERVAL, self._due, key)
 
-    def _due(self, key: tuple[str, Any]) -> None:
+    def _due(self, key: Key) -> None:
         if key in self._held:
             self._send(self._held.pop(key))
             self._arm(key)

@@ -204,7 +204,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._clients: set[Client] = set()
         self._devices: dict[str, Device] = {}
-        self._limiter = Limiter(self._loop, self._broadcast)
+        self._limiter = Limiter(self._loop.call_later, self._broadcast)
         self._labels = 0
 
     @property

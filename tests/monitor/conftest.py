@@ -1,0 +1,181 @@
+"""A small command set behind real monitors, and a bare client to talk to them."""
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from qmpserver.monitor import Client, Registry, Server
+from qmpserver.qmp import QMPError
+
+VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+PATIENCE = 10.0
+
+
+class Declaration:
+    """A command or an event as a schema would declare it: all is allowed but ``bad``."""
+
+    def __init__(self, *, allow_oob: bool = False, success_response: bool = True) -> None:
+        self.allow_oob = allow_oob
+        self.success_response = success_response
+
+    def validate(self, data: Any) -> Any:
+        if data and "bad" in data:
+            raise ValueError("Parameter 'bad' is unexpected")
+        return data
+
+
+class Commands:
+    """A schema with a few commands; what they do can be watched and steered."""
+
+    def __init__(self) -> None:
+        self.commands = {
+            "echo": Declaration(),
+            "boom": Declaration(),
+            "nonsense": Declaration(),
+            "refuse": Declaration(),
+            "block": Declaration(),
+            "release": Declaration(allow_oob=True),
+            "silent": Declaration(success_response=False),
+            "stop": Declaration(),
+            "take-fds": Declaration(),
+        }
+        self.events = {"STOP": Declaration(), "RTC_CHANGE": Declaration()}
+        self.registry = Registry(self)
+        self.executed: list[str] = []
+        self.tasks = 0
+        self.blocked = asyncio.Event()
+        self.released = asyncio.Event()
+        self.server: Server | None = None
+        self.fds: list[int] = []
+        self._bind()
+
+    def _bind(self) -> None:
+        command = self.registry.command
+
+        @command("echo")
+        def echo(**arguments: Any) -> dict[str, Any]:
+            self.executed.append("echo")
+            self.tasks = len(asyncio.all_tasks())
+            return arguments
+
+        @command("boom")
+        def boom() -> None:
+            raise ZeroDivisionError("boom")
+
+        @command("nonsense")
+        def nonsense() -> object:
+            return object()
+
+        @command("refuse")
+        def refuse() -> None:
+            raise QMPError("not now", "DeviceNotActive")
+
+        @command("block")
+        async def block() -> dict[str, Any]:
+            self.executed.append("block")
+            self.blocked.set()
+            await self.released.wait()
+            return {"blocked": True}
+
+        @command("release")
+        def release() -> None:
+            self.released.set()
+
+        @command("silent")
+        def silent() -> None:
+            self.executed.append("silent")
+
+        @command("stop")
+        def stop() -> None:
+            assert self.server is not None
+            self.server.emit("STOP")
+
+        @command("take-fds", client=True)
+        def take_fds(client: Client) -> int:
+            self.fds = client.take_fds()
+            return len(self.fds)
+
+
+class Peer:
+    """A client that sees every byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def line(self) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readline()
+
+    async def receive(self) -> Any:
+        line = await self.line()
+        assert line.endswith(b"\r\n"), line
+        return json.loads(line)
+
+    async def execute(self, data: bytes) -> Any:
+        self.send(data)
+        return await self.receive()
+
+    async def negotiate(self, oob: bool = False) -> None:
+        assert "QMP" in await self.receive()
+        enable = b', "arguments": {"enable": ["oob"]}' if oob else b""
+        reply = await self.execute(b'{"execute": "qmp_capabilities"%b}' % enable)
+        assert reply == {"return": {}}
+
+    async def ends(self) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.read()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+Connect = Callable[[Any], Awaitable[Peer]]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory whose name leaves room for a socket's."""
+    path = tempfile.mkdtemp(prefix="qmp")
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+@pytest_asyncio.fixture
+async def commands() -> Commands:
+    return Commands()
+
+
+@pytest_asyncio.fixture
+async def server(commands: Commands) -> AsyncIterator[Server]:
+    server = Server(commands.registry, version=VERSION)
+    commands.server = server
+    yield server
+    await server.close(grace=0.1)
+
+
+@pytest_asyncio.fixture
+async def connect() -> AsyncIterator[Connect]:
+    peers: list[Peer] = []
+
+    async def to(address: Any) -> Peer:
+        if isinstance(address, tuple):
+            peer = Peer(*await asyncio.open_connection(*address[:2]))
+        else:
+            peer = Peer(*await asyncio.open_unix_connection(address))
+        peers.append(peer)
+        return peer
+
+    yield to
+    for peer in peers:
+        peer.close()

@@ -1,0 +1,82 @@
+"""How often events are sent."""
+
+from collections.abc import Callable
+
+import pytest
+
+from qmpserver.monitor.events import INTERVAL, Key, Limiter
+
+
+class Clock:
+    """Timers that run when told."""
+
+    def __init__(self) -> None:
+        self.timers: list[Callable[[], None]] = []
+
+    def call_later(self, delay: float, callback: Callable[[Key], None], key: Key) -> "Clock":
+        assert delay == INTERVAL
+        self.timers.append(lambda: callback(key))
+        return self
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def pass_interval(self) -> None:
+        timers, self.timers = self.timers, []
+        for timer in timers:
+            timer()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sent() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def limiter(clock: Clock, sent: list[str]) -> Limiter:
+    return Limiter(clock.call_later, sent.append)
+
+
+def test_most_events_are_not_limited(limiter: Limiter, sent: list[str], clock: Clock) -> None:
+    for event in ("a", "b"):
+        limiter.offer("STOP", None, event)
+    assert sent == ["a", "b"]
+    assert clock.timers == []
+
+
+def test_the_first_at_once_and_the_last_in_time(
+    limiter: Limiter, sent: list[str], clock: Clock
+) -> None:
+    for event in ("a", "b", "c"):
+        limiter.offer("RTC_CHANGE", {"offset": 1}, event)
+    assert sent == ["a"]
+    clock.pass_interval()
+    assert sent == ["a", "c"]
+    limiter.offer("RTC_CHANGE", {"offset": 1}, "d")
+    assert sent == ["a", "c"]
+    clock.pass_interval()
+    clock.pass_interval()
+    assert clock.timers == []
+    limiter.offer("RTC_CHANGE", {"offset": 1}, "e")
+    assert sent == ["a", "c", "d", "e"]
+
+
+def test_events_are_limited_apart(limiter: Limiter, sent: list[str]) -> None:
+    limiter.offer("RTC_CHANGE", None, "a")
+    limiter.offer("WATCHDOG", None, "b")
+    for device in ("x", "y", "x"):
+        limiter.offer("VSERPORT_CHANGE", {"id": device, "open": True}, device)
+    assert sent == ["a", "b", "x", "y"]
+
+
+def test_close_drops_what_is_held(limiter: Limiter, sent: list[str], clock: Clock) -> None:
+    limiter.offer("RTC_CHANGE", None, "a")
+    limiter.offer("RTC_CHANGE", None, "b")
+    limiter.close()
+    clock.pass_interval()
+    assert sent == ["a"]

@@ -1,0 +1,42 @@
+"""Commands bound to what a schema declares."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qmpserver.monitor import Registry, RegistryError
+
+if TYPE_CHECKING:
+    from tests.monitor.conftest import Commands
+
+
+class Schema:
+    def __init__(self, commands: "Commands") -> None:
+        self.commands = {name: commands.commands[name] for name in ("echo", "release")}
+        self.events: dict[str, Any] = {}
+
+
+async def test_check_names_every_fault(commands: "Commands") -> None:
+    registry = Registry(Schema(commands))
+    registry.command("surprise")(lambda: None)
+
+    @registry.command("release")
+    async def release() -> None: ...
+
+    with pytest.raises(RegistryError) as refusal:
+        registry.check()
+    assert str(refusal.value).split("; ") == [
+        "handler of 'surprise' is not declared",
+        "command 'echo' has no handler",
+        "command 'release' allows out-of-band execution, so its handler can't be a coroutine",
+    ]
+
+
+async def test_check_passes_what_fits(commands: "Commands") -> None:
+    commands.registry.check()
+    assert "qmp_capabilities" in commands.registry.names
+
+
+async def test_a_command_has_one_handler(commands: "Commands") -> None:
+    with pytest.raises(RegistryError, match="'echo' has two handlers"):
+        commands.registry.command("echo")(lambda: None)

@@ -1,0 +1,382 @@
+"""Clients on real sockets: order, fairness, vanishing, events, the end."""
+
+import array
+import asyncio
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from qemu.qmp import QMPClient
+from qemu.qmp.qmp_client import ExecuteError
+
+import qmpserver.monitor.server
+from qmpserver.monitor import Server, UnixAddress
+from qmpserver.options import OptionError
+
+if TYPE_CHECKING:
+    from tests.monitor.conftest import Commands, Connect
+
+
+@pytest.fixture
+def path(directory: Path) -> str:
+    return str(directory / "q")
+
+
+async def listen(server: Server, path: str, **options: Any) -> None:
+    await server.listen(UnixAddress(path), **options)
+
+
+async def test_qemus_own_client(server: Server, path: str, commands: "Commands") -> None:
+    await listen(server, path)
+    client = QMPClient("test")
+    await client.connect(path)
+    assert client.greeting is not None
+    assert client.greeting.QMP.capabilities == ["oob"]
+    assert await client.execute("echo", {"a": [1]}) == {"a": [1]}
+    with pytest.raises(ExecuteError, match="not now"):
+        await client.execute("refuse")
+    with client.listener("STOP") as listener:
+        assert await client.execute("stop") == {}
+        event = await asyncio.wait_for(listener.get(), 10)
+        assert event["event"] == "STOP"
+    await client.disconnect()
+
+
+async def test_one_client_at_a_time(server: Server, path: str, connect: "Connect") -> None:
+    await listen(server, path)
+    first = await connect(path)
+    await first.negotiate()
+    second = await connect(path)
+    second.send(b'{"execute": "qmp_capabilities"}')
+    assert await first.execute(b'{"execute": "echo"}') == {"return": {}}
+    assert server.clients == 1
+    first.close()
+    assert "QMP" in await second.receive()
+    assert await second.receive() == {"return": {}}
+
+
+async def test_more_clients_where_that_is_asked_for(
+    server: Server, path: str, connect: "Connect"
+) -> None:
+    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    first, second, third = [await connect(path) for _ in range(3)]
+    await first.negotiate()
+    await second.negotiate()
+    assert server.clients == 2
+    second.close()
+    await third.negotiate()
+    assert (await first.execute(b'{"execute": "stop"}'))["event"] == "STOP"
+    assert (await third.receive())["event"] == "STOP"
+
+
+async def test_a_new_client_begins_anew(server: Server, path: str, connect: "Connect") -> None:
+    await listen(server, path)
+    first = await connect(path)
+    await first.negotiate(oob=True)
+    first.send(b'{"execute": ')
+    first.close()
+    second = await connect(path)
+    assert "QMP" in await second.receive()
+    reply = await second.execute(b'{"execute": "echo"}')
+    assert reply["error"]["class"] == "CommandNotFound"
+
+
+async def test_plain_handlers_make_no_task(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    before = len(asyncio.all_tasks())
+    assert await peer.execute(b'{"execute": "echo", "arguments": {"a-b": 1}, "id": 1}') == {
+        "return": {"a_b": 1},
+        "id": 1,
+    }
+    assert commands.tasks == before
+
+
+async def test_replies_to_one_packet_are_one_packet(
+    server: Server, path: str, connect: "Connect"
+) -> None:
+    await listen(server, path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        await loop.sock_connect(sock, path)
+        await loop.sock_recv(sock, 4096)
+        await loop.sock_sendall(
+            sock, b'{"execute": "qmp_capabilities"}' + b'{"execute":"echo"}' * 9
+        )
+        assert await loop.sock_recv(sock, 4096) == b'{"return": {}}\r\n' * 10
+
+
+async def test_in_order_while_a_coroutine_is_awaited(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "block"}{"execute": "echo", "id": 2}[]{"execute": "silent"}')
+    await commands.blocked.wait()
+    assert commands.executed == ["block"]
+    commands.released.set()
+    assert await peer.receive() == {"return": {"blocked": True}}
+    assert await peer.receive() == {"return": {}, "id": 2}
+    assert "error" in await peer.receive()
+    assert await peer.execute(b'{"execute": "echo"}') == {"return": {}}
+    assert commands.executed == ["block", "echo", "silent", "echo"]
+
+
+async def test_out_of_band_overtakes(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate(oob=True)
+    peer.send(b'{"execute": "block", "id": 1}{"execute": "echo", "id": 2}')
+    await commands.blocked.wait()
+    peer.send(b'{"exec-oob": "release", "id": 3}{"exec-oob": "echo", "id": 4}')
+    replies = [await peer.receive() for _ in range(4)]
+    assert [reply["id"] for reply in replies] == [3, 4, 1, 2]
+    assert replies[1]["error"]["desc"] == "The command echo does not support OOB"
+
+
+async def test_errors_of_commands(server: Server, path: str, connect: "Connect") -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    for command, error_class, desc in [
+        (b'"refuse"', "DeviceNotActive", "not now"),
+        (b'"nope"', "CommandNotFound", "The command nope has not been found"),
+        (b'"echo", "arguments": {"bad": 1}', "GenericError", "Parameter 'bad' is unexpected"),
+    ]:
+        reply = await peer.execute(b'{"execute": %b}' % command)
+        assert reply == {"error": {"class": error_class, "desc": desc}}
+
+
+@pytest.mark.parametrize("name", ["boom", "nonsense"])
+async def test_a_broken_handler_is_reported_and_harms_nothing_else(
+    server: Server,
+    path: str,
+    connect: "Connect",
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    reply = await peer.execute(b'{"execute": "%b", "id": 1}' % name.encode())
+    assert reply["id"] == 1
+    assert f"Internal error in command {name}" in reply["error"]["desc"]
+    assert caplog.records[0].exc_info is not None
+    assert await peer.execute(b'{"execute": "echo"}') == {"return": {}}
+
+
+async def test_a_client_that_vanishes_mid_command(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    first = await connect(path)
+    await first.negotiate()
+    first.send(b'{"execute": "block"}{"execute": "echo"}')
+    await commands.blocked.wait()
+    first.close()
+    second = await connect(path)
+    await second.negotiate()
+    commands.released.set()
+    assert await second.execute(b'{"execute": "echo", "id": 5}') == {"return": {}, "id": 5}
+    # What the first had waiting went with it.
+    assert commands.executed == ["block", "echo"]
+
+
+async def test_what_was_sent_before_the_end_of_input_is_answered(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "block"}{"execute": "echo"}')
+    peer.writer.write_eof()
+    await commands.blocked.wait()
+    commands.released.set()
+    assert await peer.ends() == b'{"return": {"blocked": true}}\r\n{"return": {}}\r\n'
+
+
+async def test_who_does_not_read_is_not_served(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    peer, other = await connect(path), await connect(path)
+    await peer.negotiate()
+    await other.negotiate()
+    text = "x" * 10_000
+    count = 2000
+    message = json.dumps({"execute": "echo", "arguments": {"a": text}}).encode()
+    peer.send(message * count)
+    # Twice in a row nothing more was executed, though the other is served: it has stopped.
+    seen = -1
+    while (done := len(commands.executed)) != seen:
+        seen = done
+        for _ in range(100):
+            await other.execute(b'{"execute": "nope"}')
+    most = qmpserver.monitor.server.MAX_UNSENT_REPLIES + 4 * 1024 * 1024
+    assert len(commands.executed) * len(text) < most
+    # And nothing is lost.
+    for _ in range(count):
+        assert await peer.receive() == {"return": {"a": text}}
+
+
+async def test_who_lets_events_pile_up_is_disconnected(
+    server: Server,
+    path: str,
+    connect: "Connect",
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(qmpserver.monitor.server, "MAX_UNSENT_EVENTS", 100_000)
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    cast("asyncio.Transport", peer.writer.transport).pause_reading()
+    for _ in range(10_000):
+        server.emit("STOP", {"filler": "x" * 100})
+        if not server.clients:
+            break
+    assert server.clients == 0
+    assert "does not read" in caplog.text
+
+
+async def test_events(server: Server, path: str, connect: "Connect") -> None:
+    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    ready, fresh = await connect(path), await connect(path)
+    await ready.negotiate()
+    assert "QMP" in await fresh.receive()
+    server.emit("STOP", {"a": 1})
+    event = await ready.receive()
+    assert list(event) == ["timestamp", "event", "data"]
+    assert event["data"] == {"a": 1}
+    # An event that a command causes comes before its reply.
+    ready.send(b'{"execute": "stop"}')
+    assert "event" in await ready.receive()
+    assert "return" in await ready.receive()
+    # The other has seen neither.
+    assert await fresh.execute(b'{"execute": "qmp_capabilities"}') == {"return": {}}
+
+
+async def test_events_are_held_against_the_schema(server: Server) -> None:
+    with pytest.raises(ValueError, match="bad"):
+        server.emit("STOP", {"bad": 1})
+    with pytest.raises(KeyError):
+        server.emit("NOPE")
+
+
+async def test_pretty(server: Server, path: str, connect: "Connect") -> None:
+    await listen(server, path, pretty=True)
+    peer = await connect(path)
+    assert await peer.line() == b"{\r\n"
+    assert await peer.line() == b'    "QMP": {\r\n'
+    while await peer.line() != b"}\r\n":
+        pass
+    peer.send(b'{"execute": "qmp_capabilities"}')
+    assert [await peer.line() for _ in range(4)] == [
+        b"{\r\n",
+        b'    "return": {\r\n',
+        b"    }\r\n",
+        b"}\r\n",
+    ]
+    server.emit("STOP")
+    assert [await peer.line() for _ in range(2)] == [b"{\r\n", b'    "timestamp": {\r\n']
+
+
+async def test_file_descriptors(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    sock = peer.writer.get_extra_info("socket")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [writer]))]
+        raw.sendmsg([b'{"execute": "take-fds"}'], rights)
+    assert await peer.receive() == {"return": 1}
+    [received] = commands.fds
+    assert os.get_blocking(received)
+    assert not os.get_inheritable(received)
+    os.write(received, b"through")
+    assert os.read(reader, 10) == b"through"
+    for fd in (received, reader, writer):
+        os.close(fd)
+    assert await peer.execute(b'{"execute": "take-fds"}') == {"return": 0}
+
+
+async def test_close_lets_commands_end_and_sends_their_replies(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "block"}')
+    await commands.blocked.wait()
+    closing = asyncio.create_task(server.close())
+    await asyncio.sleep(0)
+    with pytest.raises(FileNotFoundError):
+        await connect(path)
+    commands.released.set()
+    assert await peer.ends() == b'{"return": {"blocked": true}}\r\n'
+    await closing
+    assert server.clients == 0
+
+
+async def test_close_does_not_wait_for_ever(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "block"}')
+    await commands.blocked.wait()
+    await server.close(grace=0)
+    assert await peer.ends() == b""
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "qmp block"]
+
+
+async def test_wait_for_the_first_client(server: Server, path: str, connect: "Connect") -> None:
+    device = await server.listen(f"unix:{path},server=on")
+    assert device.waits
+    assert device.filename == f"disconnected:unix:{path},server=on"
+    waiting = asyncio.create_task(device.wait_connected())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    peer = await connect(path)
+    await asyncio.wait_for(waiting, 10)
+    assert "QMP" in await peer.receive()
+    assert device.filename == f"unix:{path},server=on"
+    again = await server.listen(f"unix:{path}2,server=on,wait=off")
+    assert not again.waits
+
+
+async def test_monitors_on_devices_by_name(server: Server, path: str, connect: "Connect") -> None:
+    server.add_chardev(f"socket,id=c0,path={path},server=on,wait=off")
+    device = server.add_monitor("chardev=c0,mode=control,pretty=on")
+    assert (device.id, device.attached) == ("c0", True)
+    assert await (await connect(path)).line() == b"{\r\n"
+    for options, words in [
+        ("c1,mode=control", 'chardev "c1" not found'),
+        ("c0,mode=control", "Device 'c0' is in use"),
+        ("c0,mode=x", "Parameter 'mode' does not accept value 'x'"),
+        ("c0,foo=x", "Invalid parameter 'foo'"),
+        ("mode=control", "Parameter 'chardev' is missing"),
+    ]:
+        with pytest.raises(OptionError) as refusal:
+            server.add_monitor(options)
+        assert str(refusal.value) == words
+    with pytest.raises(OptionError, match="Duplicate ID 'c0' for chardev"):
+        server.add_chardev("null,id=c0")
+    server.add_chardev(f"socket,id=c2,path={path}2,server=on,wait=off")
+    assert (await server.listen("chardev:c2")).id == "c2"
