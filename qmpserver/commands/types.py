@@ -208,7 +208,7 @@ SchemaInfoEvent = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``builtin``.
+# One kind of ``SchemaInfo``.
 SchemaInfoBuiltin_ = TypedDict(
     "SchemaInfoBuiltin_",
     {
@@ -219,7 +219,7 @@ SchemaInfoBuiltin_ = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``enum``.
+# One kind of ``SchemaInfo``.
 SchemaInfoEnum_ = TypedDict(
     "SchemaInfoEnum_",
     {
@@ -231,7 +231,7 @@ SchemaInfoEnum_ = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``array``.
+# One kind of ``SchemaInfo``.
 SchemaInfoArray_ = TypedDict(
     "SchemaInfoArray_",
     {
@@ -242,7 +242,7 @@ SchemaInfoArray_ = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``object``.
+# One kind of ``SchemaInfo``.
 SchemaInfoObject_ = TypedDict(
     "SchemaInfoObject_",
     {
@@ -255,7 +255,7 @@ SchemaInfoObject_ = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``alternate``.
+# One kind of ``SchemaInfo``.
 SchemaInfoAlternate_ = TypedDict(
     "SchemaInfoAlternate_",
     {
@@ -266,7 +266,7 @@ SchemaInfoAlternate_ = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``command``.
+# One kind of ``SchemaInfo``.
 SchemaInfoCommand_ = TypedDict(
     "SchemaInfoCommand_",
     {
@@ -279,7 +279,7 @@ SchemaInfoCommand_ = TypedDict(
     },
 )
 
-# ``SchemaInfo`` where ``meta-type`` is ``event``.
+# One kind of ``SchemaInfo``.
 SchemaInfoEvent_ = TypedDict(
     "SchemaInfoEvent_",
     {
@@ -362,21 +362,6 @@ CpuInstanceProperties = TypedDict(
     },
 )
 
-# ``CpuInfoFast`` where ``target`` is ``s390x``.
-CpuInfoFastS390x = TypedDict(
-    "CpuInfoFastS390x",
-    {
-        "cpu-index": int,
-        "qom-path": str,
-        "thread-id": int,
-        "props": NotRequired[CpuInstanceProperties],
-        "target": Literal["s390x"],
-        "cpu-state": CpuS390State,
-        "dedicated": NotRequired[bool],
-        "entitlement": NotRequired[CpuS390Entitlement],
-    },
-)
-
 CpuInfoFastTag = Literal[
     "aarch64",
     "alpha",
@@ -408,7 +393,22 @@ CpuInfoFastTag = Literal[
     "xtensaeb",
 ]
 
-# ``CpuInfoFast`` where ``target`` adds no members.
+# One kind of ``CpuInfoFast``.
+CpuInfoFastS390x = TypedDict(
+    "CpuInfoFastS390x",
+    {
+        "cpu-index": int,
+        "qom-path": str,
+        "thread-id": int,
+        "props": NotRequired[CpuInstanceProperties],
+        "target": Literal["s390x"],
+        "cpu-state": CpuS390State,
+        "dedicated": NotRequired[bool],
+        "entitlement": NotRequired[CpuS390Entitlement],
+    },
+)
+
+# One kind of ``CpuInfoFast``.
 CpuInfoFastPlain = TypedDict(
     "CpuInfoFastPlain",
     {

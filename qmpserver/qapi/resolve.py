@@ -205,12 +205,12 @@ class _Resolver:
             branch.type = self._reference(spec["type"], location, f"branch '{case}'")
             if case not in values:
                 raise location.error(f"branch '{case}' is no value of {tag.type.describe()}")
-            if not isinstance(branch.type, ObjectType) or branch.type.kind != "struct":
+            if not isinstance(branch.type, ObjectType):
                 raise location.error(
-                    f"branch '{case}' must be a struct, not {branch.type.describe()}"
+                    f"branch '{case}' must be a struct or union, not {branch.type.describe()}"
                 )
             self._object(branch.type)
-            _no_clash(branch.type.members, dict(seen), location, f"in branch '{case}' member")
+            _no_clash_inside(branch.type, dict(seen), location, case)
             entity.branches[case] = branch
         # A value without a branch adds no members.
         for member in tag.type.values:
@@ -276,6 +276,15 @@ def _no_clash(
         if other is not member:
             how = "is there twice" if other.name == member.name else f"clashes with '{other.name}'"
             raise location.error(f"{role} '{member.name}' {how}")
+
+
+def _no_clash_inside(
+    type_: ObjectType, seen: dict[str, Member], location: Location, case: str
+) -> None:
+    _no_clash(type_.members, seen, location, f"in branch '{case}' member")
+    for branch in type_.branches.values():
+        if isinstance(branch.type, ObjectType):
+            _no_clash_inside(branch.type, dict(seen), location, case)
 
 
 def _shapes(type_: Type) -> set[str]:

@@ -16,6 +16,7 @@ from qmpserver.qapi.model import (
     EMPTY,
     AlternateType,
     ArrayType,
+    Branch,
     EnumType,
     Member,
     ObjectType,
@@ -80,6 +81,8 @@ class _Writer:
         self._taken: set[str] = set()
         # Types whose Python name is bound by now; others must be quoted.
         self._bound: set[str] = set()
+        # For a union, the type of those values of its tag that add no members.
+        self._tags: dict[str, str] = {}
         for name in schema.types:
             self._names[name] = self._unused(_PREFIX.sub("", name))
 
@@ -142,29 +145,34 @@ class _Writer:
         elif type_.tag is None:
             yield _typed_dict(name, _about(type_), self._fields(type_.members))
         else:
-            yield from self._union(name, type_, type_.tag)
+            yield from self._union(type_)
 
-    def _union(self, name: str, type_: ObjectType, tag: Member) -> Iterator[str]:
+    def _union(self, type_: ObjectType) -> Iterator[str]:
         """Write one type for each branch that adds members, and one for all that don't."""
-        plain: list[str] = []
-        parts: list[str] = []
-        common = self._fields(type_.members)
-        for case, branch in type_.branches.items():
-            if not isinstance(branch.type, ObjectType) or not branch.type.members:
-                plain.append(case)
-                continue
-            fields = {**common, **self._fields(branch.type.members)}
-            fields[tag.name] = f'Literal["{case}"]'
-            parts.append(self._unused(name + _camel(case)))
-            about = f"``{type_.name}`` where ``{tag.name}`` is ``{case}``."
-            yield _typed_dict(parts[-1], about, fields)
+        name = self._names[type_.name]
+        plain = [case for case, branch in type_.branches.items() if _adds_nothing(branch)]
         if plain:
-            tags = self._unused(f"{name}Tag")
-            yield _literal(tags, plain)
-            parts.append(self._unused(f"{name}Plain"))
-            about = f"``{type_.name}`` where ``{tag.name}`` adds no members."
-            yield _typed_dict(parts[-1], about, {**common, tag.name: tags})
+            self._tags[type_.name] = self._unused(f"{name}Tag")
+            yield _literal(self._tags[type_.name], plain)
+        parts: list[str] = []
+        for suffix, fields in self._kinds(type_):
+            parts.append(self._unused(name + suffix))
+            yield _typed_dict(parts[-1], f"One kind of ``{type_.name}``.", fields)
         yield _either(name, parts)
+
+    def _kinds(self, type_: ObjectType) -> Iterator[tuple[str, dict[str, str]]]:
+        """Return what members a value can have, for each case, with the case's part of a name."""
+        common = self._fields(type_.members)
+        if type_.tag is None:
+            yield "", common
+            return
+        for case, branch in type_.branches.items():
+            if isinstance(branch.type, ObjectType) and not _adds_nothing(branch):
+                tag = {type_.tag.name: f'Literal["{case}"]'}
+                for suffix, added in self._kinds(branch.type):
+                    yield _camel(case) + suffix, {**common, **added, **tag}
+        if type_.name in self._tags:
+            yield "Plain", {**common, type_.tag.name: self._tags[type_.name]}
 
     def _fields(self, members: list[Member]) -> dict[str, str]:
         return {
@@ -202,6 +210,10 @@ class _Writer:
         if isinstance(type_, QType):
             return "str"
         return _SIMPLE[type_.wire]
+
+
+def _adds_nothing(branch: Branch) -> bool:
+    return isinstance(branch.type, ObjectType) and not branch.type.members
 
 
 def _can_be_parameter(name: str) -> bool:

@@ -6,6 +6,7 @@ for that.  The words of `ParameterError` are QEMU's, since clients and people kn
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from qmpserver.qapi.model import (
     AlternateType,
@@ -196,31 +197,24 @@ class _Compiler:
         return visit
 
     def object(self, type_: ObjectType) -> VisitObject:
-        fields = self._fields(type_)
-        tag = type_.tag.name if type_.tag else None
-        branches = {
-            case: self._fields(branch.type)
-            for case, branch in type_.branches.items()
-            if isinstance(branch.type, ObjectType)
-        }
+        record = self._record(type_)
 
         def visit(value: object) -> dict[str, object]:
             if not isinstance(value, dict):
                 raise _wrong_type("object")
             checked: dict[str, object] = {}
+            fields, tag, branches = record
             name = ""
             try:
-                for name, required, visit_member in fields:
-                    if name in value:
-                        checked[name] = visit_member(value[name])
-                    elif required:
-                        raise ParameterError("Parameter '{}' is missing")
-                if tag is not None:
-                    for name, required, visit_member in branches[str(checked[tag])]:
+                while True:
+                    for name, required, visit_member in fields:
                         if name in value:
                             checked[name] = visit_member(value[name])
                         elif required:
                             raise ParameterError("Parameter '{}' is missing")
+                    if tag is None:
+                        break
+                    fields, tag, branches = branches[str(checked[tag])]
                 if len(checked) != len(value):
                     name = next(key for key in value if key not in checked)
                     raise ParameterError("Parameter '{}' is unexpected")
@@ -231,10 +225,24 @@ class _Compiler:
 
         return visit
 
-    def _fields(self, type_: ObjectType) -> list[tuple[str, bool, Visit]]:
-        return [
-            (member.name, not member.optional, self.visit(member.type)) for member in type_.members
-        ]
+    def _record(self, type_: ObjectType) -> "_Record":
+        return _Record(
+            [(one.name, not one.optional, self.visit(one.type)) for one in type_.members],
+            type_.tag.name if type_.tag else None,
+            {
+                case: self._record(branch.type)
+                for case, branch in type_.branches.items()
+                if isinstance(branch.type, ObjectType)
+            },
+        )
+
+
+class _Record(NamedTuple):
+    """Members by name, whether they must be there, and how to visit them; and what a tag adds."""
+
+    fields: list[tuple[str, bool, Visit]]
+    tag: str | None
+    branches: dict[str, "_Record"]
 
 
 def _enum(type_: EnumType | QType) -> Visit:

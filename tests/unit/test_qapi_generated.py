@@ -63,6 +63,14 @@ TEXT = """
   'data': { 'red': 'Point', 'blue': { 'type': 'Deep', 'if': 'BLUE' } } }
 
 ##
+# @Pair:
+#
+# @outer: decides
+##
+{ 'union': 'Pair', 'base': { 'outer': 'Color' }, 'discriminator': 'outer',
+  'data': { 'blue': 'Shape' } }
+
+##
 # @Ref:
 #
 # A shape or its name.
@@ -239,6 +247,10 @@ def test_python_types(schema: Schema) -> None:
     assert typing.get_type_hints(module["ShapeRed"], module)["color"] == typing.Literal["red"]
     assert module["ShapePlain"].__required_keys__ == {"color"}
     assert typing.get_args(module["ShapeTag"]) == ("green",)
+    # A branch that is a union itself.
+    assert module["PairBlueRed"].__required_keys__ == {"outer", "color", "x"}
+    assert module["PairBluePlain"].__required_keys__ == {"outer", "color"}
+    assert typing.get_args(module["PairTag"]) == ("red", "green")
     assert module["SomeThingData"].__required_keys__ == {"at"}
     assert module["Empty"].__required_keys__ == frozenset()
     call = typing.get_type_hints(module["DoItHandler"].__call__, module)

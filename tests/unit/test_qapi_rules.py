@@ -257,11 +257,11 @@ REFERENCES = [
     ),
     (
         "{ 'union': 'Uo', 'base': { 'e': 'En' }, 'discriminator': 'e', 'data': { 'a': 'int' } }",
-        "branch 'a' must be a struct, not built-in type 'int'",
+        "branch 'a' must be a struct or union, not built-in type 'int'",
     ),
     (
         "{ 'union': 'Uo', 'base': { 'e': 'En' }, 'discriminator': 'e', 'data': { 'a': 'Un' } }",
-        "branch 'a' must be a struct, not union 'Un'",
+        "in branch 'a' member 'e' is there twice",
     ),
     (
         "{ 'union': 'Uo', 'base': { 'e': 'En' }, 'discriminator': 'e', 'data': { 'a': 'No' } }",
@@ -271,6 +271,15 @@ REFERENCES = [
         "{ 'union': 'Uo', 'base': { 'e': 'En', 'x': 'int' }, 'discriminator': 'e',"
         " 'data': { 'a': 'St' } }",
         "in branch 'a' member 'x' is there twice",
+    ),
+    (
+        "{ 'union': 'Uo', 'base': { 'f': 'En', 'x': 'int' }, 'discriminator': 'f',"
+        " 'data': { 'a': 'Un' } }",
+        "in branch 'a' member 'x' is there twice",
+    ),
+    (
+        "{ 'union': 'Uo', 'base': { 'f': 'En' }, 'discriminator': 'f', 'data': { 'a': 'Uo' } }",
+        "union 'Uo' contains itself",
     ),
     ("{ 'alternate': 'Am', 'data': { 'a': 'any' } }", "branch 'a' can't be built-in type 'any'"),
     ("{ 'alternate': 'Am', 'data': { 'a': 'Al' } }", "branch 'a' can't be alternate 'Al'"),
@@ -401,10 +410,15 @@ def test_breaking_a_rule_about_others(tmp_path: Path, text: str, message: str) -
         "{ 'struct': 'Sn', 'data': { '*next': 'Sn', 'all': ['Sn'] } }",
         BASE + "{ 'alternate': 'Am', 'data': { 'n': 'null', 's': 'En', 'i': 'int', 'o': 'Un',"
         " 'l': ['int'], 'b': 'bool' } }",
+        BASE + "{ 'union': 'Uo', 'base': { 'f': 'En' }, 'discriminator': 'f',"
+        " 'data': { 'a': 'Un', 'b': 'Un' } }",
         BASE + "{ 'command': 'c', 'data': 'Un', 'boxed': true, 'returns': ['Un'] }",
         "{'command':'c'}{'event':'EV'}# the end",
         "##\n# = Title\n#\n# text\n# == Another\n##\n##\n# @c:\n##\n{ 'command': 'c' }",
         "##\n\n# @c:\n  # text\n\n  ##\n{ 'command': 'c' }",
+        # As in later releases of QEMU: text between descriptions, paragraphs after a section.
+        "##\n# @c:\n#\n# @a: a\n#\n# Text.\n#\n# Features:\n#\n# @f: f\n#     f\n##\n"
+        "{ 'command': 'c', 'data': { 'a': 'int' }, 'features': [ 'f' ] }",
         "##\n# @c:\n# one\n#\n# two: three\n#\n# Since: 1\n#\n# .. note:: x\n##\n"
         "{ 'command': 'c' }",
     ],

@@ -15,6 +15,8 @@ TEXT = """
 { 'struct': 'Deep', 'base': 'Point', 'data': { '*next': 'Deep', '*more': [ 'Point' ] } }
 { 'union': 'Shape', 'base': { 'color': 'Color', '*name': 'str' }, 'discriminator': 'color',
   'data': { 'red': 'Point' } }
+{ 'union': 'Twice', 'base': { 'outer': 'Color' }, 'discriminator': 'outer',
+  'data': { 'red': 'Shape' } }
 { 'alternate': 'Ref', 'data': { 'name': 'Color', 'shape': 'Shape', 'number': 'int',
                                 'list': [ 'int' ], 'nothing': 'null' } }
 { 'struct': 'Holder', 'data': { '*flag': { 'type': 'bool', 'if': 'FLAG' } } }
@@ -24,7 +26,7 @@ TEXT = """
     '*size': 'size', '*number': 'number', '*str': 'str', '*bool': 'bool', '*null': 'null',
     '*any': 'any', '*color': 'Color', '*deep': 'Deep', '*shape': 'Shape', '*ref': 'Ref',
     '*qtype': 'QType', '*ints': [ 'uint8' ], '*colors': [ 'Color' ], '*refs': [ 'Ref' ],
-    '*shapes': [ 'Shape' ], '*holder': 'Holder' } }
+    '*shapes': [ 'Shape' ], '*holder': 'Holder', '*twice': 'Twice' } }
 { 'command': 'need', 'data': { 'a': 'int', 'b': 'str' } }
 { 'command': 'whole', 'data': 'Shape', 'boxed': true, 'returns': 'Shape' }
 { 'command': 'raw', 'data': { 'a': 'int' }, 'gen': false }
@@ -77,6 +79,9 @@ GOOD: list[tuple[str, object]] = [
     ("deep", {"x": 1, "next": {"x": 2, "next": {"x": 3, "more": [{"x": 4, "y": -1}]}}}),
     ("shape", {"color": "red", "x": 1, "y": 2}),
     ("shape", {"color": "green", "name": "n"}),
+    ("twice", {"outer": "green"}),
+    ("twice", {"outer": "red", "color": "green", "name": "n"}),
+    ("twice", {"outer": "red", "color": "red", "x": 1}),
     ("ref", "red"),
     ("ref", {"color": "green"}),
     ("ref", 5),
@@ -136,6 +141,9 @@ BAD: list[tuple[str, object, str]] = [
     ("shape", {"color": "red"}, "Parameter 'shape.x' is missing"),
     ("shape", {"color": "green", "x": 1}, "Parameter 'shape.x' is unexpected"),
     ("shape", {"color": "pink", "x": 1}, "Parameter 'color' does not accept value 'pink'"),
+    ("twice", {"outer": "red"}, "Parameter 'twice.color' is missing"),
+    ("twice", {"outer": "red", "color": "red"}, "Parameter 'twice.x' is missing"),
+    ("twice", {"outer": "green", "color": "red"}, "Parameter 'twice.color' is unexpected"),
     ("shapes", [{"color": "red", "x": []}], INTEGER.format("shapes[0].x")),
     ("ref", True, "Invalid parameter type for 'ref', expected: Ref"),
     ("ref", 1.5, INTEGER.format("ref")),
