@@ -229,7 +229,7 @@ def _condition(value: Object, location: Location, owner: str) -> None:
             _keys(condition, frozenset(), frozenset({"all", "any", "not"}), location,
                   f"'if' of {owner}")  # fmt: skip
             if len(condition) != 1:
-                raise location.error(f"'if' of {owner} must have exactly one key an object")
+                raise location.error(f"an object in 'if' of {owner} must have exactly one key")
             ((operator, operand),) = condition.items()
             if operator == "not":
                 pending.append(operand)

@@ -1,7 +1,7 @@
 """What a server offers: commands and events, each able to check the values that pass through it."""
 
 from qmpserver.qapi import validate
-from qmpserver.qapi.model import EMPTY, Entity, ObjectType, Type
+from qmpserver.qapi.model import EMPTY, AlternateType, Entity, EnumType, ObjectType, Type
 from qmpserver.qapi.parser import Definition
 
 
@@ -65,3 +65,6 @@ class Event(Entity):
         if self._check is None:
             self._check = validate.output(f"event '{self.name}'", self.data)
         self._check({} if data is None else data)
+
+
+Named = EnumType | ObjectType | AlternateType | Command | Event

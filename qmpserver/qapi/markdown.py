@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from qmpserver.qapi.conditions import told
 from qmpserver.qapi.doc import Doc, Section
-from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.interface import Command, Event, Named
 from qmpserver.qapi.model import (
     EMPTY,
     AlternateType,
@@ -15,7 +16,6 @@ from qmpserver.qapi.model import (
     ObjectType,
     Type,
 )
-from qmpserver.qapi.resolve import Named
 from qmpserver.qapi.schema import Schema
 
 _NAME = re.compile(r"(?<![\w`@])@((?:__[a-z0-9.-]+_)?[A-Za-z][\w-]*)")
@@ -199,7 +199,7 @@ class _Writer:
 
 def _flags(entity: Named) -> Iterator[str]:
     if entity.condition is not None:
-        yield f"only with {condition_text(entity.condition)}"
+        yield f"only with {told(entity.condition)}"
     if isinstance(entity, Command):
         if entity.allow_oob:
             yield "can be given out of band"
@@ -215,17 +215,4 @@ def _marks(member: Member) -> str:
 
 
 def _condition(condition: object) -> str:
-    return "" if condition is None else f" (only with {condition_text(condition)})"
-
-
-def condition_text(condition: object, inner: bool = False) -> str:
-    """Write a condition as a person would say it."""
-    if isinstance(condition, str):
-        return f"`{condition}`"
-    assert isinstance(condition, dict)
-    ((operator, operand),) = condition.items()
-    if operator == "not":
-        return f"not {condition_text(operand, inner=True)}"
-    word = " and " if operator == "all" else " or "
-    text = word.join(condition_text(part, inner=True) for part in operand)
-    return f"({text})" if inner and len(operand) > 1 else text
+    return "" if condition is None else f" (only with {told(condition)})"

@@ -1,10 +1,11 @@
 """From definitions to entities: what names refer to, and the rules that involve several of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from qmpserver.qapi.check import check, flat
+from qmpserver.qapi.conditions import holds, prune
 from qmpserver.qapi.doc import Doc
-from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.interface import Command, Event, Named
 from qmpserver.qapi.model import (
     EMPTY,
     PREDEFINED,
@@ -20,8 +21,6 @@ from qmpserver.qapi.model import (
 )
 from qmpserver.qapi.parser import Definition, parse
 from qmpserver.qapi.source import Location
-
-Named = EnumType | ObjectType | AlternateType | Command | Event
 
 # These say something of an interface; what uses a type carries them, not the type.
 _SPECIAL = frozenset({"deprecated", "unstable"})
@@ -62,8 +61,8 @@ class _Resolver:
                 continue
             entity = self._entities[id(entry)]
             if conditions is not None:
-                _prune(entity, conditions)
-                if not _holds(entity.condition, conditions):
+                prune(entity, conditions)
+                if not holds(entity.condition, conditions):
                     continue
             sequence.append(entity)
         return sequence
@@ -325,51 +324,3 @@ def _match_doc(
     for name in known:
         if name not in doc.features:
             raise location.error(f"feature '{name}' is not documented")
-
-
-def _holds(condition: object, conditions: frozenset[str]) -> bool:
-    if condition is None:
-        return True
-    if isinstance(condition, str):
-        return condition in conditions
-    assert isinstance(condition, dict)
-    ((operator, operand),) = condition.items()
-    if operator == "not":
-        return not _holds(operand, conditions)
-    test: Callable[[Iterable[bool]], bool] = all if operator == "all" else any
-    return test(_holds(part, conditions) for part in operand)
-
-
-def _prune(entity: Named, conditions: frozenset[str]) -> None:
-    """Drop from an entity the parts whose condition does not hold."""
-
-    def members(group: list[Member]) -> list[Member]:
-        kept = [member for member in group if _holds(member.condition, conditions)]
-        for member in kept:
-            member.features = features(member.features)
-        return kept
-
-    def features(group: list[Feature]) -> list[Feature]:
-        return [feature for feature in group if _holds(feature.condition, conditions)]
-
-    def branches(group: dict[str, Branch]) -> dict[str, Branch]:
-        return {name: one for name, one in group.items() if _holds(one.condition, conditions)}
-
-    def whole(group: ObjectType) -> None:
-        group.own = members(group.own)
-        group.members = members(group.members)
-        group.branches = branches(group.branches)
-        if group.base is not None and group.base.definition is None:
-            whole(group.base)
-
-    entity.features = features(entity.features)
-    if isinstance(entity, EnumType):
-        entity.values = members(entity.values)
-    elif isinstance(entity, ObjectType):
-        whole(entity)
-    elif isinstance(entity, AlternateType):
-        entity.branches = branches(entity.branches)
-    else:
-        implicit = entity.arguments if isinstance(entity, Command) else entity.data
-        if implicit.definition is None and implicit is not EMPTY:
-            whole(implicit)

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from qmpserver.qapi.doc import Doc
-from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.interface import Command, Event, Named
 from qmpserver.qapi.introspect import introspect
-from qmpserver.qapi.resolve import Named, resolve
+from qmpserver.qapi.resolve import resolve
 
 if TYPE_CHECKING:
     from qmpserver.qapi.model import AlternateType, EnumType, ObjectType

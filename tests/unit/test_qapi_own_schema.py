@@ -181,6 +181,14 @@ def test_reference() -> None:
     assert "``" not in prose
 
 
+def test_language_needs_nothing_else_of_the_package() -> None:
+    program = "import qmpserver.qapi, sys; print(*(n for n in sys.modules if 'qmpserver.' in n))"
+    command = [sys.executable, "-c", program]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    others = {name for name in loaded.split() if not name.startswith("qmpserver.qapi")}
+    assert others == {"qmpserver._version"}
+
+
 def test_program_writes_introspection(schema: Schema) -> None:
     command = [sys.executable, "-m", "qmpserver.qapi", "introspect", str(FILE)]
     made = subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout
