@@ -8,6 +8,8 @@ from qmpserver.qapi.parser import Definition
 class Command(Entity):
     """A command of the protocol."""
 
+    kind = "command"
+
     def __init__(self, name: str, definition: Definition) -> None:
         super().__init__(name, definition)
         value = definition.value
@@ -28,11 +30,12 @@ class Command(Entity):
         Raises ParameterError, in QEMU's words; nothing has happened then.
         A command with ``'gen': false`` checks its arguments itself, so they pass as they are.
         """
-        visit = self._visit
-        if visit is None:
-            visit = self._visit = validate.arguments(self.arguments)
         if not self.gen:
             return dict(arguments)
+        visit = self._visit
+        if visit is None:
+            # Two threads may both come here; either's function will do.
+            visit = self._visit = validate.arguments(self.arguments)
         try:
             return visit(arguments)
         except RecursionError:
@@ -50,6 +53,8 @@ class Command(Entity):
 
 class Event(Entity):
     """An event of the protocol."""
+
+    kind = "event"
 
     def __init__(self, name: str, definition: Definition) -> None:
         super().__init__(name, definition)

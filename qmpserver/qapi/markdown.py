@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from qmpserver.qapi.conditions import told
 from qmpserver.qapi.doc import Doc, Section
-from qmpserver.qapi.interface import Command, Event, Named
+from qmpserver.qapi.interface import Command, Named
 from qmpserver.qapi.model import (
     EMPTY,
     AlternateType,
@@ -67,12 +67,9 @@ class _Writer:
             yield ""
 
     def _entity(self, entity: Named) -> Iterator[str]:
-        kind = "command" if isinstance(entity, Command) else "event"
-        if not isinstance(entity, Command | Event):
-            kind = entity.kind
         yield f'<a id="{entity.name}"></a>'
         yield ""
-        yield f"#### `{entity.name}` ({kind})"
+        yield f"#### `{entity.name}` ({entity.kind})"
         yield ""
         doc = entity.doc
         if doc and doc.body.text:
@@ -80,8 +77,8 @@ class _Writer:
             yield ""
         yield from self._parts(entity, doc)
         if isinstance(entity, Command) and entity.returns is not None:
-            told = [one.text for one in doc.sections if one.tag == "Returns"] if doc else []
-            yield ": ".join([f"Returns {self._type(entity.returns)}", *map(self._text, told)])
+            texts = [one.text for one in doc.sections if one.tag == "Returns"] if doc else []
+            yield ": ".join([f"Returns {self._type(entity.returns)}", *map(self._text, texts)])
             yield ""
         yield from self._features(entity.features, doc)
         if flags := ", ".join(_flags(entity)):
@@ -114,12 +111,9 @@ class _Writer:
                 yield from self._object(data, what, described)
 
     def _object(self, type_: ObjectType, what: str, described: dict[str, Section]) -> Iterator[str]:
-        members = type_.own
-        if type_.base is not None and type_.base.definition is None:
-            members = type_.base.own
-        elif type_.base is not None:
+        if type_.base is not None and type_.base.definition is not None:
             what = f"{what}, besides those of {self._type(type_.base)}"
-        yield from self._list(what, (self._member(member, described) for member in members))
+        yield from self._list(what, (self._member(member, described) for member in type_.listed))
         if type_.tag is not None:
             added = (
                 f"`{branch.name}`: the members of {self._type(branch.type)}"

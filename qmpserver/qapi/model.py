@@ -134,6 +134,13 @@ class ObjectType(Type):
         self.tag: Member | None = None
         self.branches: dict[str, Branch] = {}
 
+    @property
+    def listed(self) -> list[Member]:
+        """The members in its definition: a union has them in its base, which needs no name."""
+        if self.base is not None and self.base.definition is None:
+            return self.base.own
+        return self.own
+
 
 class Branch:
     """A branch of a union or an alternate."""

@@ -101,9 +101,7 @@ class _Resolver:
         elif isinstance(entity, ObjectType):
             self._type_features(entity.features, entity, definition.location)
             self._object(entity)
-            described = entity.own
-            if entity.base is not None and entity.base.definition is None:
-                described = entity.base.own
+            described = entity.listed
         elif isinstance(entity, AlternateType):
             self._type_features(entity.features, entity, definition.location)
             self._alternate(entity, definition)

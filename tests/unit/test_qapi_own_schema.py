@@ -65,7 +65,7 @@ def test_every_member_and_value_is_described(schema: Schema) -> None:
         elif isinstance(entity, Event):
             names = [member.name for member in entity.data.own]
         elif isinstance(entity, ObjectType):
-            names = [member.name for member in (entity.base or entity).own]
+            names = [member.name for member in entity.listed]
         elif isinstance(entity, EnumType):
             names = [value.name for value in entity.values]
         else:

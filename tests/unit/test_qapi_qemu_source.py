@@ -99,9 +99,7 @@ def _dump(schema: Schema) -> Iterator[str]:
                 yield from _condition(value.condition, 8)
                 yield from _features(value.features, 8)
         elif isinstance(entry, ObjectType):
-            members = entry.own
-            if entry.base is not None and entry.base.definition is None:
-                members = entry.base.own
+            members = entry.listed
             yield f"object {entry.name}"
             if entry.base:
                 yield f"    base {entry.base.name}"
