@@ -7,7 +7,6 @@ is wrong with them; which options there are is the caller's to say.
 import enum
 import re
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from typing import NamedTuple
 
 __all__ = [
@@ -213,11 +212,11 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
     if match is not None:
         hexadecimal, whole, fraction, suffix = match.groups()
         scale = 1024 ** _SUFFIXES.index((suffix or default_suffix).upper())
-        number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(int(whole))
-        if fraction:
-            number += Fraction(int(fraction), 10 ** len(fraction))
-        if scale > 1 or number.denominator == 1:
-            size = int(number * scale + Fraction(1, 2))
+        # In units of one over *parts*, so that nothing is lost.
+        parts = 10 ** len(fraction or "")
+        number = int(hexadecimal, 16) if hexadecimal else int(whole + (fraction or ""))
+        if scale > 1 or number % parts == 0:
+            size: int = (number * scale * 2 + parts) // (parts * 2)
             if size >= _LIMIT:
                 raise OptionError(f"Value '{value}' is out of range for parameter '{name}'")
             return size

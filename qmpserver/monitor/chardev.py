@@ -5,7 +5,7 @@ Only descriptions live here, and how they are read from QEMU's command line;
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qmpserver.options import Kind, OptionError, Options, parse_options
 
@@ -25,8 +25,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """A UNIX socket: a path, or a name in the abstract namespace."""
 
     path: str
@@ -34,8 +33,7 @@ class UnixAddress:
     tight: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class InetAddress:
+class InetAddress(NamedTuple):
     """A TCP address; *to* is the last port to try, *ipv4* and *ipv6* as QEMU combines them."""
 
     host: str
@@ -45,8 +43,7 @@ class InetAddress:
     ipv6: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FdAddress:
+class FdAddress(NamedTuple):
     """A socket that was opened by whoever started the process."""
 
     fd: int
@@ -55,8 +52,7 @@ class FdAddress:
 Address = UnixAddress | InetAddress | FdAddress
 
 
-@dataclass(frozen=True, slots=True)
-class SocketChardev:
+class SocketChardev(NamedTuple):
     """A socket to listen on (*server*), or to connect to.
 
     Attributes:
@@ -80,16 +76,14 @@ class SocketChardev:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StdioChardev:
+class StdioChardev(NamedTuple):
     """Standard input and output; without *signal*, the terminal sends no signals."""
 
     signal: bool = True
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FileChardev:
+class FileChardev(NamedTuple):
     """A file that is only written to."""
 
     path: str
@@ -97,16 +91,14 @@ class FileChardev:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PipeChardev:
+class PipeChardev(NamedTuple):
     """The named pipes *path*.in and *path*.out, or one file for both directions."""
 
     path: str
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NullChardev:
+class NullChardev(NamedTuple):
     """Nothing is ever read, and nothing written arrives."""
 
     id: str = ""

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from qmpserver.monitor.channel import Channel
@@ -247,7 +246,7 @@ class Server:
         elif isinstance(where, Address):
             where = SocketChardev(where, server=True, id=self._label())
         if max_clients is not None and isinstance(where, SocketChardev):
-            where = replace(where, max_clients=max_clients)
+            where = where._replace(max_clients=max_clients)
         device = self.add_chardev(where)
         return self.attach(device.id, pretty=pretty)
 

@@ -1,7 +1,5 @@
 """What the command line asks for: -chardev, and the short forms of -qmp."""
 
-import dataclasses
-
 import pytest
 
 from qmpserver.monitor import (
@@ -50,7 +48,8 @@ from qmpserver.options import OptionError
 def test_short_forms(text: str, chardev: Chardev) -> None:
     parsed = parse_device(text, "m0")
     assert parsed.id == "m0"
-    assert parsed == dataclasses.replace(chardev, id="m0")
+    assert type(parsed) is type(chardev)
+    assert parsed == chardev._replace(id="m0")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,9 @@ def test_short_forms(text: str, chardev: Chardev) -> None:
     ],
 )
 def test_chardev(text: str, chardev: Chardev) -> None:
-    assert parse_chardev(text) == chardev
+    parsed = parse_chardev(text)
+    assert type(parsed) is type(chardev)
+    assert parsed == chardev
 
 
 @pytest.mark.parametrize(
