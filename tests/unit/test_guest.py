@@ -2,7 +2,7 @@
 
 That code is position-independent, needs no privilege, and takes its control block's address as C
 passes a first argument: so a child process maps the "RAM", points the control block's `base` at its
-own mapping, and jumps into the code until a timer or the test kills it.
+own mapping, and jumps into the code until the test kills it.
 """
 
 import mmap
@@ -37,8 +37,8 @@ GIB = 1 << 30
 CLOCK_HZ = 2_600_000_000
 
 RUN_NATIVELY = """
-import ctypes, mmap, signal, sys
-path, control, base, code, size, milliseconds = sys.argv[1], *map(int, sys.argv[2:])
+import ctypes, mmap, sys
+path, control, base, code, size = sys.argv[1], *map(int, sys.argv[2:])
 with open(path, "r+b") as file:
     ram = mmap.mmap(file.fileno(), 0)
 text = mmap.mmap(-1, size, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -46,7 +46,6 @@ text[:] = ram[code:code + size]
 address = ctypes.addressof(ctypes.c_char.from_buffer(ram))
 ctypes.c_uint64.from_buffer(ram, control).value = address + base
 run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ctypes.addressof(ctypes.c_char.from_buffer(text)))
-signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
 run(address + control)
 """
 
@@ -74,19 +73,17 @@ class NativeGuest:
         self.guest.load()
         self.initial = control_block(self.ram, self.guest.entry(self.CPU).rdi)
 
-    def child(self, milliseconds: int = 0) -> subprocess.Popen[bytes]:
-        layout, entry = self.guest.layout, self.guest.entry(self.CPU)
-        numbers = (entry.rdi, layout.base(self.CPU), entry.rip, PAGE_SIZE, milliseconds)
-        command = [sys.executable, "-c", RUN_NATIVELY, str(self.path), *map(str, numbers)]
-        return subprocess.Popen(command)
-
-    def run_for(self, milliseconds: int) -> None:
-        with self.child(milliseconds) as child:
-            assert child.wait(30) == -signal.SIGALRM
+    def run(self, stores: int = 1000) -> None:
+        """Run for at least so many stores."""
+        with self.running():
+            self.wait_for_progress(self.progress() + stores)
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        child = self.child()
+        layout, entry = self.guest.layout, self.guest.entry(self.CPU)
+        numbers = (entry.rdi, layout.base(self.CPU), entry.rip, PAGE_SIZE)
+        command = [sys.executable, "-c", RUN_NATIVELY, str(self.path), *map(str, numbers)]
+        child = subprocess.Popen(command)
         try:
             yield child
         finally:
@@ -129,18 +126,16 @@ def test_machine_code_visits_the_pages_that_the_c_function_names(
     tmp_path: Path, pattern: str, rate: str, pages: str
 ) -> None:
     native = NativeGuest(tmp_path, {"pattern": pattern, "rate": rate, "pages": pages})
-    native.run_for(3)
+    native.run()
     counters = native.counters()
     assert len(counters) == int(pages)
     assert sum(counters) - native.progress() in (0, 1)
-    assert native.progress() > 500
     assert counters == expected_counters(native.initial, sum(counters))
 
 
 def test_other_vcpus_pages_are_left_alone(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {"pattern": "random"})
-    native.run_for(3)
-    assert native.progress() > 500
+    native.run()
     assert native.guest.progress(0) == 0
     with native.guest.page_counters(0) as counters:
         assert not any(counters)
@@ -149,7 +144,7 @@ def test_other_vcpus_pages_are_left_alone(tmp_path: Path) -> None:
 def test_progress_goes_on_from_what_the_control_block_says(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {})
     native.set("progress", 1 << 40)
-    native.run_for(3)
+    native.run()
     assert sum(native.counters()) - (native.progress() - (1 << 40)) in (0, 1)
 
 
@@ -187,13 +182,14 @@ def test_pace_follows_the_interval(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {})
     speed = {}
     with native.running():
-        for interval in (200_000, 2_000_000):
+        # Long enough that the guest makes up for what a busy machine takes from it.
+        for interval in (2_000_000, 20_000_000):
             native.set("interval", interval)
             native.wait_for_progress(native.progress())
             start, before = time.monotonic(), native.progress()
-            time.sleep(0.4)
+            time.sleep(0.6)
             speed[interval] = (native.progress() - before) / (time.monotonic() - start)
-    assert speed[200_000] / speed[2_000_000] == pytest.approx(10, rel=0.15)
+    assert speed[2_000_000] / speed[20_000_000] == pytest.approx(10, rel=0.15)
 
 
 def test_no_burst_after_a_pause(tmp_path: Path) -> None:
