@@ -66,9 +66,9 @@ class NativeGuest:
 
     CPU = 1
 
-    def __init__(self, directory: Path, options: dict[str, str]) -> None:
+    def __init__(self, directory: Path, options: dict[str, str], ram: int = 8 * MIB) -> None:
         self.path = directory / "ram"
-        self.ram = sparse_ram(self.path, 8 * MIB)
+        self.ram = sparse_ram(self.path, ram)
         self.guest = DirtyGuest(options, self.ram, 2, CLOCK_HZ)
         self.guest.load()
         self.initial = control_block(self.ram, self.guest.entry(self.CPU).rdi)
@@ -164,6 +164,20 @@ def test_a_new_pace_holds_at_once(tmp_path: Path) -> None:
         assert native.progress() == before
 
 
+def test_the_control_block_is_looked_at_every_256_stores(tmp_path: Path) -> None:
+    native = NativeGuest(tmp_path, {}, 256 * MIB)
+    with native.running() as child:
+        native.wait_for_progress(0)
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        before = native.progress()
+        native.set("interval", 1 << 50)
+        os.kill(child.pid, signal.SIGCONT)
+        time.sleep(0.05)
+        # Those of the batch under way, and one to learn when the next is due.
+        assert native.progress() - before <= 256 + 1
+
+
 def test_pages_and_pattern_may_change_while_it_runs(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {"pages": "500"})
     with native.running():
@@ -200,6 +214,7 @@ def test_no_burst_after_a_pause(tmp_path: Path) -> None:
         time.sleep(0.5)
         in_half_a_second = native.progress() - start
         os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
         time.sleep(0.5)
         stopped_at = native.progress()
         os.kill(child.pid, signal.SIGCONT)

@@ -28,7 +28,8 @@
 #define GUEST_RANDOM 1
 #define GUEST_HOT_SPOT 2
 
-/* A vCPU's control block. The guest looks at pages, pattern and interval again and again, at the others once. */
+/* A vCPU's control block. The host may change the first four while the guest runs: it looks at them at least
+   every 256 stores. The seed it reads once. */
 struct dirty_guest {
 	uint64_t base;     /* guest-physical address of the working set */
 	uint64_t pages;    /* at least 1 */
