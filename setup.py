@@ -1,2 +1,5 @@
+"""What pyproject.toml can't say: how the C part is built."""
+
 from setuptools import setup
+
 setup(cffi_modules=["qmpserver/accel/native/build.py:ffibuilder"])

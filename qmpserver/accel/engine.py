@@ -1,6 +1,7 @@
 """Python's face of ``struct engine``: wishes go in, counters come out.
 
-Nothing here blocks but what says so."""
+Nothing here blocks but what says so.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +134,10 @@ class Engine:
         return int(lib.engine_count(self._ptr, state))
 
     def reap(self) -> int:
-        """Harvest and reset all rings, as the reaper does in its turn. Blocks. Returns the pages found."""
+        """Harvest and reset all rings, as the reaper does in its turn. Return the pages found.
+
+        Blocks.
+        """
         return int(lib.engine_reap(self._ptr))
 
     def take_bitmap(self) -> bytearray:

@@ -1,6 +1,7 @@
 """The handlers: one thin module per schema file.
 
-Each has ``register(registry, machine)``. A handler calls one method of the machine and says the result in the schema's words.
+Each has ``register(registry, machine)``. A handler calls one method of the machine and says
+the result in the schema's words.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Builds the native data plane with cffi, in API mode.
 
-KVM's structures come from the system's own ``linux/kvm.h``."""
+KVM's structures come from the system's own ``linux/kvm.h``.
+"""
 
 from pathlib import Path
 
