@@ -28,8 +28,13 @@ pytestmark = pytest.mark.skipif(
     not TESTS.is_dir(), reason="QEMU_SOURCE names no source tree of QEMU"
 )
 
-# Each test schema of QEMU's has a file with the errors that QEMU's generator finds in it.
-NAMES = sorted(path.stem for path in TESTS.glob("*.err"))
+# Each test schema of QEMU's has a file with the errors that QEMU's generator finds in it.  One
+# of them is meant to be missing.
+NAMES = sorted(
+    path.stem
+    for path in TESTS.glob("*.err")
+    if path.with_suffix(".json").exists() or path.stem == "missing-schema"
+)
 VALID = [name for name in NAMES if not (TESTS / f"{name}.err").stat().st_size]
 INVALID = [name for name in NAMES if name not in VALID]
 

@@ -217,6 +217,12 @@ REFERENCES = [
     ),
     ("{ 'struct': 'Sn', 'base': 'St', 'data': { 'x': 'int' } }", "member 'x' is there twice"),
     ("{ 'struct': 'Sn', 'data': { 'a': 'int', '*a': 'int' } }", "member 'a' is there twice"),
+    ("{ 'command': 'c', 'data': { 'a': 'int', '*a': 'int' } }", "member 'a' is there twice"),
+    ("{ 'event': 'EV', 'data': { 'a': 'int', '*a': 'int' } }", "member 'a' is there twice"),
+    (
+        "{ 'alternate': 'Am', 'data': { '__a.b_x': 'int', '__a-b_x': 'bool' } }",
+        "branch '__a-b_x' clashes with '__a.b_x'",
+    ),
     (
         "{ 'pragma': { 'member-name-exceptions': ['Sn'] } }"
         "{ 'struct': 'Sn', 'data': { 'a-b': 'int', 'a_b': 'int' } }",
@@ -323,6 +329,7 @@ DOCS = [
     ("##\n# @:\n##\n{ 'command': 'c' }", "root.json:2: a definition's name must follow '@'"),
     ("##\n# @c:\n##\n", "root.json:1: documentation of 'c' is not followed by its definition"),
     ("##\n# @c:\n##\n{ 'pragma': {} }", "root.json:1: documentation of 'c' is not followed by"),
+    ("##\n# @c:\n##\n{ 'include': 'x' }", "root.json:1: documentation of 'c' is not followed by"),
     ("##\n# @c:\n##\n##\n# @d:\n##\n", "root.json:1: documentation of 'c' is not followed by"),
     ("##\n# text\n##\n{ 'command': 'c' }", "root.json:1: documentation right before a definition"),
     ("##\n# @d:\n##\n{ 'command': 'c' }", "root.json:4: documentation right before it is of 'd'"),
