@@ -19,6 +19,7 @@ from qmpserver.monitor.chardev import (
     parse_device,
 )
 from qmpserver.monitor.device import Device
+from qmpserver.monitor.human import HumanCommands
 from qmpserver.monitor.registry import Registry, RegistryError
 from qmpserver.monitor.server import Client, Server
 from qmpserver.monitor.sockets import DeviceError
@@ -30,6 +31,7 @@ __all__ = [
     "DeviceError",
     "FdAddress",
     "FileChardev",
+    "HumanCommands",
     "InetAddress",
     "NullChardev",
     "PipeChardev",

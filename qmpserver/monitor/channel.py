@@ -146,7 +146,7 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Send *data*, at once as far as that goes."""
-        if self._closed or self._sink < 0:
+        if self._closed or self._sink < 0 or not data:
             return
         if not self._unsent:
             try:
@@ -165,11 +165,13 @@ class Channel:
             self._writing = True
             self._loop.add_writer(self._sink, self._writable)
 
-    async def flushed(self) -> None:
-        """Wait until all is sent, or the channel is closed; for one caller at a time."""
+    async def flush_until(self, deadline: float) -> None:
+        """Wait until all is sent, the channel is closed, or it is too late; for one caller."""
         if self._unsent:
             self._flushed = self._loop.create_future()
-            await self._flushed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._flushed
 
     def _wake_flushed(self) -> None:
         if self._flushed is not None and not self._flushed.done():

@@ -1,7 +1,6 @@
 """All monitors of one machine, and the clients that use them."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Mapping
@@ -17,6 +16,7 @@ from qmpserver.monitor.chardev import (
 )
 from qmpserver.monitor.device import Device, open_device
 from qmpserver.monitor.events import Limiter
+from qmpserver.monitor.human import HumanClient, HumanCommands
 from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.options import Kind, OptionError, parse_options
 from qmpserver.qmp import Command, QMPError, Session, event_message
@@ -115,9 +115,7 @@ class Client:
             await asyncio.wait({self._task}, timeout=max(0.0, deadline - loop.time()))
             if self._task is not None:
                 self._task.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await self._channel.flushed()
+        await self._channel.flush_until(deadline)
         self._channel.close()
 
     def _run(self) -> None:
@@ -190,15 +188,23 @@ class Server:
     Args:
         registry: the commands.
         version: the greeting's ``version`` object.
+        human: the commands of the human monitor, if there is to be one.
         check_events: hold the data of events against the schema.
 
     """
 
     def __init__(
-        self, registry: Registry, *, version: Mapping[str, Any], check_events: bool = __debug__
+        self,
+        registry: Registry,
+        *,
+        version: Mapping[str, Any],
+        human: HumanCommands | None = None,
+        check_events: bool = __debug__,
     ) -> None:
         self.registry = registry
         self.version = version
+        self._human = human
+        self._people: set[HumanClient] = set()
         self._check_events = check_events
         self._loop = asyncio.get_running_loop()
         self._clients: set[Client] = set()
@@ -220,14 +226,16 @@ class Server:
         self,
         where: Chardev | Address | str,
         *,
+        mode: str = "control",
         pretty: bool = False,
         max_clients: int | None = None,
     ) -> Device:
-        """Open a QMP monitor.
+        """Open a monitor.
 
         Args:
             where: a device, an address to listen on (nothing waits for a
-                client then), or what ``-qmp`` takes.
+                client then), or what ``-qmp`` and ``-monitor`` take.
+            mode: ``control`` for QMP, ``readline`` for the human monitor.
             pretty: write one member a line.
             max_clients: how many clients to serve at a time, if not as *where* says.
 
@@ -241,14 +249,14 @@ class Server:
         """
         if isinstance(where, str):
             if where.startswith("chardev:"):
-                return self.attach(where.removeprefix("chardev:"), pretty=pretty)
+                return self.attach(where.removeprefix("chardev:"), mode=mode, pretty=pretty)
             where = parse_device(where, self._label())
         elif isinstance(where, Address):
             where = SocketChardev(where, server=True, id=self._label())
         if max_clients is not None and isinstance(where, SocketChardev):
             where = where._replace(max_clients=max_clients)
         device = self.add_chardev(where)
-        return self.attach(device.id, pretty=pretty)
+        return self.attach(device.id, mode=mode, pretty=pretty)
 
     def add_chardev(self, chardev: Chardev | str) -> Device:
         """Open a device that monitors can be attached to; a string is what ``-chardev`` takes.
@@ -277,29 +285,40 @@ class Server:
         if name is None:
             raise OptionError("Parameter 'chardev' is missing")
         mode = parsed.string("mode") or "readline"
-        if mode not in ("readline", "control"):
-            raise OptionError(f"Parameter 'mode' does not accept value '{mode}'")
-        if mode == "readline":
-            raise OptionError("Only QMP is supported")
-        return self.attach(name, pretty=parsed.bool("pretty"))
+        return self.attach(name, mode=mode, pretty=parsed.bool("pretty"))
 
-    def attach(self, name: str, *, pretty: bool = False) -> Device:
-        """Open a QMP monitor on device *name*.
+    def attach(self, name: str, *, mode: str = "control", pretty: bool = False) -> Device:
+        """Open a monitor on device *name*.
 
         Raises:
-            OptionError: there is no such device, or it is in use.
+            OptionError: there is no such device, or it is in use, or no such monitor.
 
         """
         device = self._devices.get(name)
         if device is None:
             raise OptionError(f'chardev "{name}" not found')
+        human = self._human
+        if mode == "control":
 
-        def greet(channel: Channel) -> None:
-            client = Client(self, name, channel, pretty)
-            self._clients.add(client)
-            client.start()
+            def greet(channel: Channel) -> None:
+                client = Client(self, name, channel, pretty)
+                self._clients.add(client)
+                client.start()
 
-        device.attach(greet)
+            device.attach(greet)
+            return device
+        if mode != "readline":
+            raise OptionError(f"Parameter 'mode' does not accept value '{mode}'")
+        if human is None:
+            raise OptionError("Only QMP is supported")
+        if pretty:
+            raise OptionError("'pretty' is not compatible with HMP monitors")
+
+        def welcome(channel: Channel) -> None:
+            banner = f"QEMU {self._release} monitor - type 'help' for more information\n"
+            self._people.add(HumanClient(channel, human, banner, self._people.discard))
+
+        device.attach(welcome)
         return device
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
@@ -325,7 +344,8 @@ class Server:
             device.stop()
         self._limiter.close()
         deadline = self._loop.time() + grace
-        await asyncio.gather(*(client.finish(deadline) for client in list(self._clients)))
+        clients: list[Client | HumanClient] = [*self._clients, *self._people]
+        await asyncio.gather(*(client.finish(deadline) for client in clients))
         for device in self._devices.values():
             device.close()
         self._devices.clear()
@@ -341,6 +361,11 @@ class Server:
                     message = event_message(name, data, seconds, rest // 1000, client.pretty)
                     encoded[client.pretty] = message
                 client.send_event(message)
+
+    @property
+    def _release(self) -> str:
+        triple = self.version.get("qemu", {})
+        return ".".join(str(triple.get(part, 0)) for part in ("major", "minor", "micro"))
 
     def _label(self) -> str:
         label = f"compat_monitor{self._labels}"

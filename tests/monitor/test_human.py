@@ -1,0 +1,205 @@
+"""The human monitor: keys, history, completion, and what is shown, as QEMU shows it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from qmpserver.monitor import Registry, Server, UnixAddress
+from qmpserver.monitor.readline import LineEditor
+from qmpserver.options import OptionError
+
+if TYPE_CHECKING:
+    from tests.monitor.conftest import Commands, Connect
+
+NAMES = ["info", "stop", "status", "step"]
+
+
+def complete(line: str) -> tuple[str, list[str]]:
+    word = line.rpartition(" ")[2]
+    return word, [name for name in NAMES if name.startswith(word)]
+
+
+def enter(editor: LineEditor, keys: bytes) -> list[str]:
+    lines = []
+    while keys:
+        line, keys = editor.feed(keys)
+        if line is not None:
+            lines.append(line)
+    return lines
+
+
+@pytest.fixture
+def editor() -> LineEditor:
+    return LineEditor("(qemu) ", complete)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (b"info name\n", "info name"),
+        (b"info name\r", "info name"),
+        (b"in\x7fx\x08y\r", "iy"),
+        (b"ab\x1b[D\x1b[DX\x1b[3~\x05Z\n", "XbZ"),
+        (b"bc\x01a\n", "abc"),
+        (b"abc\x1bOHx\x1bOFy\n", "xabcy"),
+        (b"abc\x1b[1~x\x1b[4~y\n", "xabcy"),
+        (b"abc\x1b[D\x1b[D\x04\n", "ac"),
+        (b"ab cd  \x17x\n", "ab x"),
+        (b"ab\x1b[Dx\x1b[Cy\n", "axby"),
+        (b"a\x1bxb\x00c\n", "abc"),
+        (b"in\t\n", "info "),
+        (b"st\tx\n", "stx"),
+        (b"sto\tx\n", "stop x"),
+        (b"x\t\n", "x"),
+        ("\u00e9\n".encode(), "\u00e9"),
+    ],
+)
+def test_keys(editor: LineEditor, keys: bytes, line: str) -> None:
+    assert enter(editor, keys) == [line]
+
+
+def test_history(editor: LineEditor) -> None:
+    up, down = b"\x1b[A", b"\x1b[B"
+    assert enter(editor, b"a\nb\nc\n\n") == ["a", "b", "c", ""]
+    assert enter(editor, up + b"\n") == ["c"]
+    assert enter(editor, up * 9 + b"\n") == ["a"]
+    # That one is the newest now, and there is only one of it.
+    assert enter(editor, up + up + b"\n") == ["c"]
+    assert enter(editor, up * 3 + down + b"x\n") == ["ax"]
+    assert enter(editor, up * 3 + down * 3 + b"y\n") == ["y"]
+
+
+def test_what_is_shown_is_what_qemu_shows(editor: LineEditor) -> None:
+    editor.show_prompt()
+    assert editor.take_output() == b"(qemu) "
+    for keys, shown in [
+        (b"in\x7fx\r", b"i\x1b[K\x1b[Din\x1b[K\x1b[D\x1b[Di\x1b[K\x1b[Dix\x1b[K\r\n"),
+        (b"\x1b[A", b"ix\x1b[K"),
+        (b"\n", b"\r\n"),
+        (
+            b"ab\x1b[D\x1b[DX\x1b[3~\x05Z\x0b\x01\x0b\n",
+            b"a\x1b[K\x1b[Dab\x1b[K\x1b[D\x1b[DXab\x1b[K\x1b[D\x1b[D\x1b[DXb\x1b[K\x1b[D"
+            b"\x1b[C\x1b[D\x1b[DXbZ\x1b[K\x1b[D\x1b[D\x1b[D\r\n",
+        ),
+        (b"\n", b"\r\n"),
+    ]:
+        enter(editor, keys)
+        assert editor.take_output() == shown
+
+
+def test_choices_are_listed(editor: LineEditor) -> None:
+    enter(editor, b"s")
+    editor.take_output()
+    enter(editor, b"\t")
+    shown = editor.take_output()
+    assert shown == b"\r\nstatus    step      stop      \r\n(qemu) st\x1b[K"
+
+
+def test_what_follows_a_line_is_left(editor: LineEditor) -> None:
+    assert editor.feed(b"a\nb\nc") == ("a", b"b\nc")
+    assert editor.feed(b"b\nc") == ("b", b"c")
+    assert editor.feed(b"c") == (None, b"")
+
+
+class Human:
+    """Commands for people."""
+
+    def __init__(self) -> None:
+        self.executed: list[str] = []
+        self.started = asyncio.Event()
+        self.released = asyncio.Event()
+
+    def execute(self, line: str) -> object:
+        self.executed.append(line)
+        if line == "boom":
+            raise ZeroDivisionError("boom")
+        return self.wait() if line == "wait" else f"did {line}\n"
+
+    async def wait(self) -> str:
+        self.started.set()
+        await self.released.wait()
+        return "waited\n"
+
+    def complete(self, line: str) -> tuple[str, list[str]]:
+        return complete(line)
+
+
+@pytest_asyncio.fixture
+async def human() -> Human:
+    return Human()
+
+
+@pytest_asyncio.fixture
+async def server(commands: "Commands", human: Human) -> AsyncIterator[Server]:
+    version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+    server = Server(commands.registry, version=version, human=human)  # type: ignore[arg-type]
+    yield server
+    await server.close(grace=0.1)
+
+
+PROMPT = b"(qemu) "
+
+
+async def test_a_conversation(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    path = str(directory / "m")
+    await server.listen(UnixAddress(path), mode="readline")
+    peer = await connect(path)
+    async with asyncio.timeout(10):
+        banner = await peer.reader.readuntil(PROMPT)
+        assert banner == (b"QEMU 7.2.0 monitor - type 'help' for more information\r\n(qemu) ")
+        peer.send(b"x\n")
+        assert await peer.reader.readuntil(PROMPT) == b"x\x1b[K\r\ndid x\r\n(qemu) "
+        peer.send(b"\n")
+        assert await peer.reader.readuntil(PROMPT) == b"\r\n(qemu) "
+        # The next line waits for the one that is being executed.
+        peer.send(b"wait\ny\n")
+        await human.started.wait()
+        assert human.executed == ["x", "wait"]
+        human.released.set()
+        assert (await peer.reader.readuntil(PROMPT)).endswith(b"waited\r\n(qemu) ")
+        assert (await peer.reader.readuntil(PROMPT)).endswith(b"did y\r\n(qemu) ")
+
+
+async def test_a_broken_command(
+    server: Server, directory: Path, connect: "Connect", caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(directory / "m")
+    await server.listen(f"unix:{path},server=on,wait=off", mode="readline")
+    peer = await connect(path)
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(PROMPT)
+        peer.send(b"boom\n")
+        shown = await peer.reader.readuntil(PROMPT)
+        assert b"Error: ZeroDivisionError" in shown
+    assert caplog.records[0].exc_info is not None
+
+
+async def test_input_that_ends(server: Server, directory: Path, connect: "Connect") -> None:
+    path = str(directory / "m")
+    await server.listen(UnixAddress(path), mode="readline")
+    peer = await connect(path)
+    peer.send(b"x\ny\n")
+    peer.writer.write_eof()
+    shown = await peer.ends()
+    assert b"did x\r\n" in shown
+    assert b"did y\r\n" in shown
+
+
+async def test_monitors_by_name(server: Server, directory: Path) -> None:
+    server.add_chardev(f"socket,id=c,path={directory}/m,server=on,wait=off")
+    with pytest.raises(OptionError, match="'pretty' is not compatible with HMP monitors"):
+        server.add_monitor("c,mode=readline,pretty=on")
+    assert server.add_monitor("c").attached
+
+
+async def test_without_commands_for_people(commands: "Commands") -> None:
+    server = Server(Registry(commands), version={})
+    with pytest.raises(OptionError, match="Only QMP is supported"):
+        await server.listen("null", mode="readline")
+    await server.close()
