@@ -117,7 +117,7 @@ class DirtyRate:
 
     async def _measure(self, measurement: Measurement) -> None:
         engine = self._accel.engine
-        self._tracking.acquire(measurement)
+        self._tracking.acquire(self)
         try:
             await self._tracking.wait()
             from_time, before = time.monotonic(), engine.pages()
@@ -127,7 +127,7 @@ class DirtyRate:
             measurement.status = "unstarted"
             return
         finally:
-            self._tracking.release(measurement)
+            self._tracking.release(self)
         measurement.rates = [mb_per_s(b - a, seconds) for a, b in zip(before, pages, strict=True)]
         measurement.sample_pages = 0
         measurement.status = "measured"

@@ -180,7 +180,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 				continue;
 			}
 			/* Late by a few stores: catch up. By more, as after a pause: go on from here. */
-			if (now - soft->deadline > 4 * params.interval)
+			if (now - soft->deadline > GUEST_MAX_LATE * params.interval)
 				soft->deadline = now;
 			soft->deadline += params.interval;
 		}

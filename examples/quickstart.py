@@ -1,0 +1,134 @@
+"""Starts a server with two vCPUs, limits them, lets them go, and times the letting go.
+
+Shows how to drive the server with the ``qemu.qmp`` client.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPClient, QMPError
+
+from qmpserver.tools import bench
+from qmpserver.tools.qmpctl import cancel_table
+
+CYCLES = 20
+RING = "dirty-ring-size=4096"
+
+
+class Server:
+    """A server with two vCPUs in a child process, and a client connected to it."""
+
+    def __init__(self, accel: str) -> None:
+        self._accel = accel
+        self.client = QMPClient("quickstart")
+
+    async def __aenter__(self) -> QMPClient:
+        """Start it and connect."""
+        self._directory = tempfile.TemporaryDirectory(prefix="qmpserver-")
+        path = Path(self._directory.name) / "qmp.sock"
+        options = f"-accel {self._accel},{RING} -smp 2 -m 512M -qmp unix:{path},server=on,wait=on"
+        print(f"$ qmpserver {options}")
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "qmpserver.cli", *options.split()
+        )
+        while not path.exists():
+            if self._process.returncode is not None:
+                raise SystemExit(self._process.returncode)
+            await asyncio.sleep(0.01)
+        await self.client.connect(str(path))
+        return self.client
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """End it, and leave nothing behind."""
+        try:
+            async with asyncio.timeout(2):
+                await self.client.execute("quit")
+                await self.client.disconnect()
+        except (QMPError, EOFError, OSError):
+            if self._process.returncode is None:
+                self._process.kill()
+        finally:
+            await self._process.wait()
+            self._directory.cleanup()
+
+
+async def free_rates(client: QMPClient, what: str) -> None:
+    """Measure for a second how fast each vCPU dirties memory."""
+    await client.execute("calc-dirty-rate", {"calc-time": 1, "mode": "dirty-ring"})
+    while True:
+        await asyncio.sleep(0.1)
+        info: Any = await client.execute("query-dirty-rate")
+        if info["status"] == "measured":
+            break
+    show(what, {rate["id"]: rate["dirty-rate"] for rate in info["vcpu-dirty-rate"]})
+
+
+async def limited_rates(client: QMPClient, seconds: int) -> None:
+    """Show each second how the rates keep to the limits."""
+    for second in range(1, seconds + 1):
+        await asyncio.sleep(1)
+        limits: Any = await client.execute("query-vcpu-dirty-limit")
+        show(f"  after {second} s", {v["cpu-index"]: v["current-rate"] for v in limits})
+
+
+def show(what: str, rates: dict[int, int]) -> None:
+    """Print a line of rates."""
+    text = "".join(f"   vCPU {index}: {rate:>5} MB/s" for index, rate in sorted(rates.items()))
+    print(f"{what:<42}{text}", flush=True)
+
+
+async def story(accel: str) -> None:
+    """Limit and release the vCPUs of one server."""
+    async with Server(accel) as client:
+        await asyncio.sleep(1)  # let the guest touch all of its memory once
+        await free_rates(client, "running free")
+        print('-> set-vcpu-dirty-limit {"dirty-rate": 100}')
+        await client.execute("set-vcpu-dirty-limit", {"dirty-rate": 100})
+        await limited_rates(client, 3)
+        print('-> set-vcpu-dirty-limit {"cpu-index": 1, "dirty-rate": 20}')
+        await client.execute("set-vcpu-dirty-limit", {"cpu-index": 1, "dirty-rate": 20})
+        await limited_rates(client, 3)
+        print("-> cancel-vcpu-dirty-limit")
+        await client.execute("cancel-vcpu-dirty-limit")
+        await free_rates(client, "free again")
+
+
+def cycles(accel: str) -> None:
+    """Show what follows a cancel, with the reaper kicked and with the reaper polling."""
+    print(f"\n{CYCLES} times: limit a vCPU, wait until it is throttled, cancel")
+
+    samples = bench.cancel(
+        [f"{accel},{RING},reaper=poll", f"{accel},{RING},reaper=event"], CYCLES, progress=count_up
+    )
+    names = ("polling reaper", "event-driven reaper")
+    print(cancel_table(list(zip(names, samples, strict=True))))
+
+
+def count_up(cycle: int) -> None:
+    """Show how far it is: on a terminal in place, else now and then."""
+    if sys.stdout.isatty():
+        print(f"\r  {cycle} of {CYCLES} ", end="\r" if cycle == CYCLES else "", flush=True)
+    elif cycle % 5 == 0:
+        print(f"  {cycle} of {CYCLES}", flush=True)
+
+
+def main() -> None:
+    """Run on KVM, or without it where it can't be had."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    accel = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "soft"
+    if accel == "soft":
+        print("/dev/kvm can't be opened here: this runs on the software accelerator")
+    try:
+        asyncio.run(story(accel))
+        cycles(accel)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
