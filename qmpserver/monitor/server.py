@@ -123,6 +123,10 @@ class Client:
         session, channel, registry = self._session, self._channel, self._server.registry
         self._corked = True
         while channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
+            if session.output_size > MAX_UNSENT_REPLIES:
+                # The channel knows how much of it the client takes.
+                self._flush()
+                continue
             command = session.next_command()
             if command is None:
                 break

@@ -77,6 +77,7 @@ class Session:
         "_offer_oob",
         "_oob",
         "_output",
+        "_output_size",
         "_parser",
         "_pretty",
         "_queue",
@@ -96,7 +97,9 @@ class Session:
         self._busy = False
         capabilities = [_OOB] if offer_oob else []
         greeting = {"QMP": {"version": version, "capabilities": capabilities}}
-        self._output = [dumps(greeting, pretty).replace(b"\n", b"\r\n") + b"\r\n"]
+        self._output: list[bytes] = []
+        self._output_size = 0
+        self._send(dumps(greeting, pretty).replace(b"\n", b"\r\n") + b"\r\n")
 
     @property
     def negotiated(self) -> bool:
@@ -129,7 +132,13 @@ class Session:
             return b""
         data = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
+        self._output_size = 0
         return data
+
+    @property
+    def output_size(self) -> int:
+        """How many bytes `take_output` would return."""
+        return self._output_size
 
     def next_command(self) -> Command | None:
         """Return the next command to execute, or None if it is not its time yet.
@@ -163,12 +172,12 @@ class Session:
         """
         if result is None:
             result = {}
-        self._output.append(return_message(result, command.has_id, command.id, self._pretty))
+        self._send(return_message(result, command.has_id, command.id, self._pretty))
         self.finish(command)
 
     def fail(self, command: Command, error: QMPError) -> None:
         """Report that *command* failed."""
-        self._output.append(error_message(error, command.has_id, command.id, self._pretty))
+        self._send(error_message(error, command.has_id, command.id, self._pretty))
         self.finish(command)
 
     def finish(self, command: Command) -> None:
@@ -181,12 +190,16 @@ class Session:
     ) -> None:
         """Send an event, unless negotiation is not over yet."""
         if self._negotiated:
-            self._output.append(event_message(name, data, seconds, microseconds, self._pretty))
+            self._send(event_message(name, data, seconds, microseconds, self._pretty))
 
     def encoded_event(self, message: bytes) -> None:
         """Send an event that `event_message` has made for all sessions of this format."""
         if self._negotiated:
-            self._output.append(message)
+            self._send(message)
+
+    def _send(self, message: bytes) -> None:
+        self._output.append(message)
+        self._output_size += len(message)
 
     def _read_up_to_oob(self) -> bool:
         """Move unread messages to the queue, as far as the next out-of-band one."""
@@ -203,7 +216,7 @@ class Session:
         if type(message) is not dict:
             if not isinstance(message, QMPError):
                 message = QMPError("QMP input must be a JSON object")
-            self._output.append(error_message(message, pretty=self._pretty))
+            self._send(error_message(message, pretty=self._pretty))
             return None
         has_id = "id" in message
         request_id = message["id"] if has_id else None
@@ -218,10 +231,10 @@ class Session:
                 name = message[name]
             if not self._negotiated or name == _NEGOTIATION:
                 self._negotiate(name, oob, arguments or {})
-                self._output.append(return_message({}, has_id, request_id, self._pretty))
+                self._send(return_message({}, has_id, request_id, self._pretty))
                 return None
         except QMPError as error:
-            self._output.append(error_message(error, has_id, request_id, self._pretty))
+            self._send(error_message(error, has_id, request_id, self._pretty))
             return None
         return Command(name, {} if arguments is None else arguments, oob, has_id, request_id)
 

@@ -37,6 +37,7 @@ class Commands:
     def __init__(self) -> None:
         self.commands = {
             "echo": Declaration(),
+            "big": Declaration(),
             "boom": Declaration(),
             "nonsense": Declaration(),
             "refuse": Declaration(),
@@ -64,6 +65,11 @@ class Commands:
             self.executed.append("echo")
             self.tasks = len(asyncio.all_tasks())
             return arguments
+
+        @command("big")
+        def big() -> str:
+            self.executed.append("big")
+            return "x" * 100_000
 
         @command("boom")
         def boom() -> None:

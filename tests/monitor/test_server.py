@@ -111,6 +111,9 @@ async def test_replies_to_one_packet_are_one_packet(
             sock, b'{"execute": "qmp_capabilities"}' + b'{"execute":"echo"}' * 9
         )
         assert await loop.sock_recv(sock, 4096) == b'{"return": {}}\r\n' * 10
+        # With the events that commands cause among them.
+        await loop.sock_sendall(sock, b'{"execute": "stop"}')
+        assert (await loop.sock_recv(sock, 4096)).count(b"\r\n") == 2
 
 
 async def test_in_order_while_a_coroutine_is_awaited(
@@ -224,9 +227,29 @@ async def test_who_does_not_read_is_not_served(
             await other.execute(b'{"execute": "nope"}')
     most = qmpserver.monitor.server.MAX_UNSENT_REPLIES + 4 * 1024 * 1024
     assert len(commands.executed) * len(text) < most
+    # Nor is more read than that: the rest stays with the client.
+    unread = peer.writer.transport.get_write_buffer_size()
+    assert unread > len(message) * count - most
     # And nothing is lost.
     for _ in range(count):
         assert await peer.receive() == {"return": {"a": text}}
+
+
+async def test_small_commands_with_big_replies_wait_for_the_client_too(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        await loop.sock_connect(sock, path)
+        big = b'{"execute": "big"}' * 99
+        await loop.sock_sendall(sock, b'{"execute": "qmp_capabilities"}' + big)
+        received = await loop.sock_recv(sock, 4096)
+        assert 0 < len(commands.executed) < 50
+        while received.count(b"\n") < 101:
+            received += await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 10)
+    assert commands.executed == ["big"] * 99
 
 
 async def test_who_lets_events_pile_up_is_disconnected(
