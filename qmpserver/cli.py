@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import uvloop
+
 from qmpserver._version import VERSION
 from qmpserver.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.commands import register_all
@@ -338,7 +340,7 @@ def main() -> None:
         if settings.exit_with is not None:
             print(settings.exit_with)
             return
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except CommandLineError as error:
         _fail(error)
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.vm import Vm, VmError, launch
+from qmpserver.tools.vm import Vm, VmError, encode, launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,19 +63,20 @@ def cancel_cycle(vm: Vm, samples: CancelSamples, *, spread: float) -> None:
     vm.qmp.execute("set-vcpu-dirty-limit", {"cpu-index": 0, "dirty-rate": LIMIT})
     time.sleep(random.uniform(0, spread))
     _throttled(vm)
+    request = encode("cancel-vcpu-dirty-limit", {"cpu-index": 0})
     before = vm.progress(0)
     start = time.monotonic_ns()
-    vm.qmp.send("cancel-vcpu-dirty-limit", {"cpu-index": 0})
+    vm.qmp.send(request)
     ack = resumed = 0
     while not (ack and resumed):
-        if not ack and vm.qmp.answered():
+        if ack:
+            time.sleep(LOOK_S)
+        elif vm.qmp.answered(LOOK_S):
             ack = time.monotonic_ns()
         if not resumed and vm.progress(0) != before:
             resumed = time.monotonic_ns()
         if time.monotonic_ns() - start > NEVER_S * 1e9:
             raise VmError("the guest does not run again after cancel")
-        if not (ack and resumed):
-            time.sleep(LOOK_S)
     vm.qmp.receive()
     samples.ack.append((ack - start) / 1e6)
     samples.resume.append((resumed - start) / 1e6)

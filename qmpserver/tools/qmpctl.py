@@ -68,9 +68,8 @@ def _cancel(args: argparse.Namespace) -> None:
     print(cancel_table(list(zip(names, samples, strict=True))))
     if args.busy:
         ping = bench.summary(bench.eventfd_ping_under_load(accels[0], args.cycles))
-        print(
-            f"\nbare eventfd ping under the same load: {ping[0]:.3f} / {ping[1]:.3f} / {ping[2]:.3f}"
-        )
+        text = " / ".join(f"{value:.3f}" for value in ping)
+        print(f"\nbare eventfd ping under the same load, in ms: {text}")
         wake = bench.summary(samples[0].wake)
         ratios = " / ".join(f"{a / b:.2f}" for a, b in zip(wake, ping, strict=True))
         print(f"the event-driven reaper's wake as a ratio to it: {ratios}")

@@ -39,6 +39,14 @@ class VmError(Exception):
     """The machine can't be measured; the text says why."""
 
 
+def encode(command: str, arguments: Mapping[str, object] | None = None) -> bytes:
+    """Return the bytes of a command, so that sending them is all that is left to do."""
+    message: dict[str, object] = {"execute": command}
+    if arguments:
+        message["arguments"] = arguments
+    return json.dumps(message).encode()
+
+
 class Qmp:
     """A QMP client that does nothing between a request and its answer but wait for it.
 
@@ -53,16 +61,13 @@ class Qmp:
         self._read()
         self.execute("qmp_capabilities")
 
-    def send(self, command: str, arguments: Mapping[str, object] | None = None) -> None:
-        """Send a command; `receive` its answer."""
-        message: dict[str, object] = {"execute": command}
-        if arguments:
-            message["arguments"] = arguments
-        self._socket.sendall(json.dumps(message).encode())
+    def send(self, message: bytes) -> None:
+        """Send what `encode` made; `receive` its answer."""
+        self._socket.sendall(message)
 
-    def answered(self) -> bool:
-        """Whether something has come, without waiting; for use right after `send`."""
-        return bool(select.select([self._socket], [], [], 0)[0])
+    def answered(self, within: float) -> bool:
+        """Whether something comes `within` so many seconds; for use right after `send`."""
+        return bool(select.select([self._socket], [], [], within)[0])
 
     def receive(self) -> Any:
         """Wait for the answer to the command that was sent; events are passed over."""
@@ -75,7 +80,7 @@ class Qmp:
 
     def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Send a command and wait for its answer."""
-        self.send(command, arguments)
+        self.send(encode(command, arguments))
         return self.receive()
 
     def _read(self) -> dict[str, Any]:

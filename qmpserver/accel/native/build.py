@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = ["engine.c", "vcpu.c", "reaper.c", "limit.c", "kvm.c", "soft.c", "guest.c"]
+SOURCES = ["engine.c", "vcpu.c", "reaper.c", "limit.c", "schedule.c", "kvm.c", "soft.c", "guest.c"]
 
 # What the engine's structures hold of the C library, and what Python fills in of KVM's.
 SYSTEM = """

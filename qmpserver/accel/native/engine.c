@@ -152,6 +152,7 @@ int engine_start(struct engine *engine, bool stopped)
 			join(engine, i);
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ask_short_slice(); /* after its children, which would inherit it */
 	return error;
 }
 

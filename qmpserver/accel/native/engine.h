@@ -10,6 +10,7 @@
  *   reaper.c  harvest and reset; the reaper thread
  *   limit.c   putting the dirty limit in and out of service
  *   kvm.c     KVM_RUN and KVM_RESET_DIRTY_RINGS
+ *   schedule.c  what threads ask of the scheduler
  *   soft.c    the software accelerator: the same two without KVM
  */
 #ifndef QMPSERVER_ENGINE_H
@@ -137,7 +138,7 @@ int engine_add_slot(struct engine *engine, uint64_t gpa, uint64_t ram_page, uint
 int engine_add_kvm_vcpu(struct engine *engine, int fd, void *run, void *ring, uint32_t ring_size);
 int engine_add_soft_vcpu(struct engine *engine, uint64_t control_gpa, uint32_t ring_size);
 
-/* Start the threads, the machine as `stopped` says. Once. 0, or an error number. */
+/* Start the threads, from the one that will steer; the machine as `stopped` says. Once. 0, or an error. */
 int engine_start(struct engine *engine, bool stopped);
 
 /* Have every vCPU leave the guest and park, or run on. Returns at once; notify_fd tells of parking. */
@@ -194,6 +195,9 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size);
 int soft_new(struct engine *engine);
 void soft_free(struct engine *engine);
 void soft_vcpu_free(struct vcpu *vcpu);
+
+void ask_short_slice(void);
+void ask_real_time(void);
 
 void *vcpu_thread(void *opaque);
 void *reaper_thread(void *opaque);

@@ -133,6 +133,7 @@ void *reaper_thread(void *opaque)
 	nfds_t nfds = reaper->mode == REAPER_EVENT ? 2 : 1;
 
 	store(&reaper->tid, (int32_t)syscall(SYS_gettid));
+	ask_real_time();
 	while (!load(&engine->quit)) {
 		uint64_t count = 0, now;
 		int ready = poll(fds, nfds, FALLBACK_MS);
