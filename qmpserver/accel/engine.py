@@ -178,12 +178,16 @@ class Engine:
         return int(self._ptr.reset_shortfalls)
 
     def limit_set(self, cpu_index: int | None, mb_per_s: int) -> None:
-        """Limit one vCPU, or all, to `mb_per_s` MB/s of dirtied pages. The index is valid."""
+        """Limit one vCPU, or all, to `mb_per_s` MB/s of dirtied pages; `limit_kick` must follow."""
         lib.limit_set(self._ptr, -1 if cpu_index is None else cpu_index, mb_per_s)
 
     def limit_cancel(self, cpu_index: int | None) -> None:
-        """End the limit of one vCPU, or of all, wake who waits for it, and kick the reaper."""
+        """End the limit of one vCPU, or of all; `limit_kick` must follow."""
         lib.limit_cancel(self._ptr, -1 if cpu_index is None else cpu_index)
+
+    def limit_kick(self, cpu_index: int | None) -> None:
+        """Wake the vCPUs whose limit was changed, and the reaper if no limit is left."""
+        lib.limit_kick(self._ptr, -1 if cpu_index is None else cpu_index)
 
     def limits(self) -> list[int]:
         """Return each vCPU's limit in MB/s, 0 for none."""

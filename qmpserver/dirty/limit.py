@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ class DirtyLimit:
     """Limits how fast vCPUs dirty memory. Belongs to the event loop's thread.
 
     Nothing here waits: a limit begins when the log is on, and until then the vCPU is held; a
-    cancel is done when the call returns.
+    cancel is in force when the call returns, and who it releases is woken in the loop's next round.
     """
 
     def __init__(self, accel: Accelerator, tracking: Tracking, window: RateWindow) -> None:
@@ -39,6 +40,10 @@ class DirtyLimit:
     def _check_index(self, cpu_index: int | None) -> None:
         if cpu_index is not None and not 0 <= cpu_index < self._accel.engine.vcpus:
             raise DirtyLimitError("incorrect cpu index specified")
+
+    def _kick_soon(self, cpu_index: int | None) -> None:
+        """Kick in the loop's next round, when the client's answer has been sent (see limit.c)."""
+        asyncio.get_running_loop().call_soon(self._accel.engine.limit_kick, cpu_index)
 
     def set(self, dirty_rate: int, cpu_index: int | None = None) -> None:
         """Limit one vCPU, or all, to `dirty_rate` MB/s (2^20 bytes); 0 cancels.
@@ -56,6 +61,7 @@ class DirtyLimit:
             self.cancel(cpu_index)
             return
         self._accel.engine.limit_set(cpu_index, dirty_rate)
+        self._kick_soon(cpu_index)
         self._tracking.acquire(self)
         self._window.open()
 
@@ -71,6 +77,7 @@ class DirtyLimit:
         if not self._accel.engine.limit_in_service:
             return
         self._accel.engine.limit_cancel(cpu_index)
+        self._kick_soon(cpu_index)
         if not self._accel.engine.limit_in_service:
             self._window.close()
             self._tracking.release(self)

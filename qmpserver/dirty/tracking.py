@@ -28,18 +28,20 @@ class Tracking:
         self._users: set[object] = set()
         self._executor = ThreadPoolExecutor(1, "tracking")
         self._task: asyncio.Task[None] | None = None
-        self._wish = asyncio.Event()
+        self._grace: asyncio.TimerHandle | None = None
 
     def acquire(self, user: object) -> None:
         """`user` needs tracking. Returns at once; see :meth:`wait`."""
         self._users.add(user)
-        self._work()
+        self._end_grace()
+        self._update()
 
     def release(self, user: object) -> None:
         """`user` needs it no longer; harmless if it did not."""
-        if user in self._users:
-            self._users.remove(user)
-            self._work()
+        self._users.discard(user)
+        self._end_grace()
+        if not self._users:
+            self._grace = asyncio.get_running_loop().call_later(GRACE_S, self._update)
 
     async def wait(self) -> None:
         """Wait until what was acquired is on.
@@ -48,18 +50,21 @@ class Tracking:
             OSError: The accelerator could not switch it.
         """
         while self._users and not self._accel.engine.tracking:
-            task = self._task
-            if task is None:
+            if self._task is None:
                 raise OSError("dirty page tracking could not be switched on")
-            await asyncio.wait([task])
+            await asyncio.wait([self._task])
 
-    def _work(self) -> None:
-        self._wish.set()
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._follow())
+    def _end_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
 
-    async def _follow(self) -> None:
-        """Bring the log to what the users need, until nothing is left to do."""
+    def _update(self) -> None:
+        if self._task is None and bool(self._users) != self._accel.engine.tracking:
+            self._task = asyncio.get_running_loop().create_task(self._switch())
+
+    async def _switch(self) -> None:
+        """Bring the log to what the users need; they may change their minds meanwhile."""
         engine = self._accel.engine
         loop = asyncio.get_running_loop()
         try:
@@ -67,11 +72,7 @@ class Tracking:
                 if self._users:
                     await loop.run_in_executor(self._executor, self._accel.log_dirty_pages, True)
                     engine.set_tracking(True)
-                    return
-                self._wish.clear()
-                try:
-                    await asyncio.wait_for(self._wish.wait(), GRACE_S)
-                except TimeoutError:
+                else:
                     engine.set_tracking(False)
                     await loop.run_in_executor(self._executor, self._switch_off)
         except OSError as error:
@@ -85,8 +86,8 @@ class Tracking:
 
     async def close(self) -> None:
         """Wait for a switch under way, and end the thread."""
-        task = self._task
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        self._end_grace()
+        self._users.clear()
+        if self._task is not None:
+            await asyncio.wait([self._task])
         self._executor.shutdown()

@@ -9,7 +9,6 @@ import contextlib
 import json
 import mmap
 import os
-import select
 import shutil
 import socket
 import struct
@@ -54,6 +53,7 @@ class Qmp:
     """
 
     def __init__(self, path: str) -> None:
+        self.received = 0  # when the last message came: CLOCK_MONOTONIC, ns
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(REPLY_S)
         self._socket.connect(path)
@@ -64,10 +64,6 @@ class Qmp:
     def send(self, message: bytes) -> None:
         """Send what `encode` made; `receive` its answer."""
         self._socket.sendall(message)
-
-    def answered(self, within: float) -> bool:
-        """Whether something comes `within` so many seconds; for use right after `send`."""
-        return bool(select.select([self._socket], [], [], within)[0])
 
     def receive(self) -> Any:
         """Wait for the answer to the command that was sent; events are passed over."""
@@ -85,6 +81,7 @@ class Qmp:
 
     def _read(self) -> dict[str, Any]:
         line = self._input.readline()
+        self.received = time.monotonic_ns()
         if not line:
             raise VmError("the server has closed the connection")
         message: dict[str, Any] = json.loads(line)

@@ -173,6 +173,8 @@ void reaper_kick(struct engine *engine);
 /* The dirty limit for one vCPU, or all of them with cpu_index -1; the caller has checked the index. */
 void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s);
 void limit_cancel(struct engine *engine, int64_t cpu_index);
+/* To follow each of them: wake who waits for what has changed. */
+void limit_kick(struct engine *engine, int64_t cpu_index);
 /* cdef end */
 
 /* How a stay in the guest ended. */

@@ -1,6 +1,13 @@
 /*
- * Putting the dirty limit in and out of service. Only the event loop's thread calls these; each is a few
- * stores and a few wakes, so that the answer to the client waits for nobody.
+ * Putting the dirty limit in and out of service. Only the event loop's thread calls these; setting and
+ * cancelling are a few stores, and limit_kick() makes a few wakes, so that no client waits for anybody.
+ *
+ * The order is what makes one kick enough: quit flag, limits, out of service, and only then the kicks. A
+ * reaper that is kicked finds the limit out of service, a vCPU finds no limit to wait for. Kicked when only
+ * the quit flag was set, the reaper would go back to sleep.
+ *
+ * Kicks are a call of their own because the answer to the client is best sent between: on a busy machine a
+ * woken vCPU may take the processor from who woke it, for milliseconds.
  */
 #include "engine.h"
 
@@ -19,19 +26,11 @@ void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s)
 {
 	store(&engine->limit_quit, 0);
 	store(&engine->limit_in_service, 1);
-	for (uint32_t i = 0; i < engine->nvcpus; i++) {
-		if (!chosen(engine->vcpus[i], cpu_index))
-			continue;
-		set_one(engine->vcpus[i], mb_per_s);
-		vcpu_kick(engine->vcpus[i]);
-	}
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (chosen(engine->vcpus[i], cpu_index))
+			set_one(engine->vcpus[i], mb_per_s);
 }
 
-/*
- * The order is what makes one kick enough: the reaper that it wakes finds the limit out of service, and a
- * vCPU that is woken finds no limit to wait for. Kicked when only the quit flag was set, the reaper would
- * go back to sleep.
- */
 void limit_cancel(struct engine *engine, int64_t cpu_index)
 {
 	bool last = true;
@@ -48,9 +47,13 @@ void limit_cancel(struct engine *engine, int64_t cpu_index)
 			set_one(engine->vcpus[i], 0);
 	if (last)
 		store(&engine->limit_in_service, 0);
+}
+
+void limit_kick(struct engine *engine, int64_t cpu_index)
+{
+	if (!load(&engine->limit_in_service))
+		reaper_kick(engine);
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		if (chosen(engine->vcpus[i], cpu_index))
 			vcpu_kick(engine->vcpus[i]);
-	if (last)
-		reaper_kick(engine);
 }
