@@ -15,10 +15,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qmpserver.tools.strace import trace
 from qmpserver.tools.vm import Vm, VmError, encode, launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    WakeAfter = Callable[[float], float | None]
 
 LIMIT = 10  # MB/s: a guest at full speed is throttled nearly all the time
 NEVER_S = 10.0
@@ -33,6 +36,7 @@ class CancelSamples:
     ack: list[float] = field(default_factory=list)
     wake: list[float] = field(default_factory=list)  # empty where the server doesn't tell
     resume: list[float] = field(default_factory=list)
+    traced: list[float] = field(default_factory=list)  # the wake again, seen from outside
 
 
 def _until(what: str, condition: Callable[[], bool], pause: float) -> None:
@@ -68,7 +72,9 @@ def _throttled(vm: Vm) -> None:
     _until("the limit to take hold", still, 0.001)
 
 
-def cancel_cycle(vm: Vm, samples: CancelSamples, *, spread: float) -> None:
+def cancel_cycle(
+    vm: Vm, samples: CancelSamples, *, spread: float, wake_after: WakeAfter | None = None
+) -> None:
     """Limit vCPU 0, wait until it is throttled, cancel, and time what follows.
 
     `spread` is the time in seconds over which cancels are spread, so that they meet a polling
@@ -79,7 +85,7 @@ def cancel_cycle(vm: Vm, samples: CancelSamples, *, spread: float) -> None:
     _throttled(vm)
     request = encode("cancel-vcpu-dirty-limit", {"cpu-index": 0})
     before = vm.progress(0)
-    start = time.monotonic_ns()
+    wall, start = time.time(), time.monotonic_ns()
     vm.qmp.send(request)
     vm.qmp.receive()
     ack = vm.qmp.received
@@ -99,6 +105,13 @@ def cancel_cycle(vm: Vm, samples: CancelSamples, *, spread: float) -> None:
     if vm.dirty_ring() is not None:
         _until("the reaper's wake", idle_wake, 0.002)
         samples.wake.append((woke - start) / 1e6)
+    if wake_after is not None:
+        # QEMU's reaper turns over in its sleep while the limit is in service: that is no wake yet.
+        answered = (ack - start) / 1e9 if vm.kind == "qemu" else 0.0
+        seen = wake_after(wall + answered)
+        if seen is None:
+            raise VmError("strace does not see the reaper wake")
+        samples.traced.append((seen + answered) * 1e3)
 
 
 def cancel(
@@ -106,12 +119,14 @@ def cancel(
     cycles: int,
     *,
     busy: bool = False,
+    strace: bool = False,
     qemu: str | None = None,
     progress: Callable[[int], None] = lambda _cycle: None,
 ) -> list[CancelSamples]:
     """Time `cycles` cycles on a machine for each of `accels`, in turn; then on QEMU's accel `qemu`.
 
     Machines that wait for their turn are stopped. `busy`: two vCPUs, the second always unlimited.
+    `strace`: look at the reaper's wakes from outside too, which costs some of the time it measures.
     """
     vcpus = 2 if busy else 1
     with ExitStack() as stack:
@@ -122,12 +137,13 @@ def cancel(
             vm.rates(WARM_S, vcpus)
             vm.qmp.execute("stop")
         samples = [CancelSamples() for _ in vms]
+        traces = [stack.enter_context(trace(vm.pid)) if strace else None for vm in vms]
         stack.enter_context(_real_time())
         for cycle in range(cycles):
-            for vm, into in zip(vms, samples, strict=True):
+            for vm, into, wake_after in zip(vms, samples, traces, strict=True):
                 vm.qmp.execute("cont")
                 polls = vm.kind == "qemu" or vm.dirty_ring()["mode"] == "poll"
-                cancel_cycle(vm, into, spread=1.0 if polls else 0.03)
+                cancel_cycle(vm, into, spread=1.0 if polls else 0.03, wake_after=wake_after)
                 vm.qmp.execute("stop")
             progress(cycle + 1)
     return samples

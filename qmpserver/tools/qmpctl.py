@@ -33,8 +33,11 @@ def cancel_table(samples: Sequence[tuple[str, bench.CancelSamples]]) -> str:
     for name, key in (
         ("to the ack", "ack"),
         ("to the reaper's wake", "wake"),
+        ("to the reaper's wake, by strace", "traced"),
         ("to the throttled vCPU running again", "resume"),
     ):
+        if not any(getattr(sample, key) for _, sample in samples):
+            continue
         row = [name]
         for _, sample in samples:
             values = getattr(sample, key)
@@ -60,6 +63,7 @@ def _cancel(args: argparse.Namespace) -> None:
         accels,
         args.cycles,
         busy=args.busy,
+        strace=args.strace,
         qemu=qemu,
         progress=lambda cycle: _say(cycle, args.cycles),
     )
@@ -109,6 +113,7 @@ def main() -> int:
     cancel = benches.add_parser("cancel", parents=[common], help="what follows a cancel")
     cancel.add_argument("--cycles", type=int, default=200)
     cancel.add_argument("--busy", action="store_true", help="with two vCPUs at full speed")
+    cancel.add_argument("--strace", action="store_true", help="see the reaper wake from outside")
     cancel.add_argument("--event-only", action="store_true", help="without the polling reaper")
     cancel.add_argument("--qemu", action="store_true", help="and QEMU beside")
     cancel.set_defaults(run=_cancel)

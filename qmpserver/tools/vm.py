@@ -157,6 +157,7 @@ def command(
     backend = f"memory-backend-memfd,id=ram,size={RAM_MIB}M,share=on"
     return [
         *("qemu-system-x86_64", *common, "-display", "none", "-nodefaults"),
+        *("-name", "debug-threads=on"),
         *("-object", backend, "-machine", "pc,memory-backend=ram", "-bios", str(firmware)),
     ]
 
