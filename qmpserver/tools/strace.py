@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 START_S = 5.0
+_LINE = re.compile(r"^([0-9.]+) .*<([0-9.]+)>$", re.MULTILINE)
 
 
 def _reaper(pid: int) -> int:
@@ -27,19 +29,18 @@ def _reaper(pid: int) -> int:
     raise VmError(f"process {pid} has no thread named kvm-reaper")
 
 
-def _calls(output: Path) -> list[float]:
-    """When the thread entered each system call, by the clock of `time.time`."""
-    # the last line may be half written
-    lines = output.read_text(errors="replace").split("\n")[:-1]
-    return [float(line.split()[0]) for line in lines if line[:1].isdigit()]
+def _returns(output: Path) -> list[float]:
+    """When the thread's system calls returned, by the clock of `time.time`."""
+    text = output.read_text(errors="replace")
+    return [float(entered) + float(took) for entered, took in _LINE.findall(text)]
 
 
 @contextlib.contextmanager
 def trace(pid: int) -> Iterator[Callable[[float], float | None]]:
     """Watch the reaper of process `pid`.
 
-    Gives a function that tells how many seconds after a moment (of `time.time`) the thread entered
-    its next system call: it sleeps in one, so that is when it was awake again. None: not so far.
+    Gives a function that tells how many seconds after a moment (of `time.time`) a system call of
+    the thread first returned: it sleeps in one, so that is its wake. None: not so far.
 
     Raises VmError: There is no strace, no reaper, or no permission.
     """
@@ -47,7 +48,7 @@ def trace(pid: int) -> Iterator[Callable[[float], float | None]]:
         raise VmError("strace is not installed")
     with tempfile.TemporaryDirectory(prefix="qmpctl-") as directory:
         output = Path(directory) / "calls"
-        argv = ["strace", "-ttt", "-p", str(_reaper(pid)), "-o", str(output)]
+        argv = ["strace", "-ttt", "-T", "-p", str(_reaper(pid)), "-o", str(output)]
         process = subprocess.Popen(argv, stderr=subprocess.PIPE)
         try:
             assert process.stderr is not None
@@ -58,10 +59,10 @@ def trace(pid: int) -> Iterator[Callable[[float], float | None]]:
             def wake_after(moment: float) -> float | None:
                 deadline = time.monotonic() + START_S
                 while time.monotonic() < deadline:
-                    calls = _calls(output)
-                    index = bisect.bisect_right(calls, moment)
-                    if index < len(calls):
-                        return calls[index] - moment
+                    returns = _returns(output)
+                    index = bisect.bisect_right(returns, moment)
+                    if index < len(returns):
+                        return returns[index] - moment
                     time.sleep(0.01)
                 return None
 

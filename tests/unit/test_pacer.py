@@ -192,6 +192,7 @@ def test_limits_beyond_any_memory(native: Any, limit: int) -> None:
     guest.run(20)
     assert not guest.pauses
     assert guest.rate == pytest.approx(13_000, rel=0.001)
+    assert guest.looks <= 21
 
 
 def test_everything_at_once_charges_no_more_than_it_costs(native: Any) -> None:
