@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
     from qmpserver.accel import Accelerator
+    from qmpserver.monitor import Device
 
 SCHEMA = Path(__file__).parent / "schema" / "qapi-schema.json"
 DEFAULT_RING_SIZE = 4096
@@ -90,7 +91,7 @@ class Settings:
     stopped: bool = False
     chardevs: list[str] = field(default_factory=list)
     monitors: list[str] = field(default_factory=list)
-    qmp: list[tuple[str, bool]] = field(default_factory=list)  # device, pretty
+    qmp: list[tuple[str, str]] = field(default_factory=list)  # -qmp or -qmp-pretty, device
     pidfile: str | None = None
     exit_with: str | None = None  # print this and do nothing
 
@@ -111,14 +112,21 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
     """
     settings = Settings()
     for option, value in _split(argv):
-        given = f"-{option} {value}" if OPTIONS[option].argument else f"-{option}"
-        try:
+        with _named(option, value):
             _apply(settings, option, value)
-        except OptionError as error:
-            raise CommandLineError(f"{given}: {error}", error.hint) from None
-        except AcceleratorError as error:
-            raise CommandLineError(f"{given}: {error}") from None
     return settings
+
+
+@contextlib.contextmanager
+def _named(option: str, value: str) -> Iterator[None]:
+    """Put the option in front of what is wrong with it."""
+    given = f"-{option} {value}".rstrip()
+    try:
+        yield
+    except OptionError as error:
+        raise CommandLineError(f"{given}: {error}", error.hint) from None
+    except AcceleratorError as error:
+        raise CommandLineError(f"{given}: {error}") from None
 
 
 def _split(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -158,7 +166,7 @@ def _apply(settings: Settings, option: str, value: str) -> None:
         case "S":
             settings.stopped = True
         case "qmp" | "qmp-pretty":
-            settings.qmp.append((value, option == "qmp-pretty"))
+            settings.qmp.append((option, value))
         case "chardev":
             settings.chardevs.append(value)
         case "mon":
@@ -255,17 +263,21 @@ async def run(settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, _terminate, machine, number)
-        try:
-            devices = [server.add_chardev(chardev) for chardev in settings.chardevs]
-            devices += [server.add_monitor(monitor) for monitor in settings.monitors]
-            devices += [await server.listen(dev, pretty=pretty) for dev, pretty in settings.qmp]
-        except OptionError as error:
-            raise CommandLineError(str(error), error.hint) from None
+        devices: list[Device] = []
+        for chardev in settings.chardevs:
+            with _named("chardev", chardev):
+                devices.append(server.add_chardev(chardev))
+        for monitor in settings.monitors:
+            with _named("mon", monitor):
+                server.add_monitor(monitor)
+        for option, device in settings.qmp:
+            with _named(option, device):
+                devices.append(await server.listen(device, pretty=option == "qmp-pretty"))
         if settings.pidfile is not None:
             stack.enter_context(_pidfile(settings.pidfile))
-        for device in devices:
-            if device.waits:
-                await _first(device.wait_connected(), machine.finished.wait())
+        for opened in devices:
+            if opened.waits:
+                await _first(opened.wait_connected(), machine.finished.wait())
         machine.start(stopped=settings.stopped)
         await machine.finished.wait()
 
@@ -318,7 +330,7 @@ def _pidfile(path: str) -> Iterator[None]:
     try:
         Path(path).write_text(f"{os.getpid()}\n", encoding="ascii")
     except OSError as error:
-        raise CommandLineError(f"cannot create PID file: {error}") from None
+        raise CommandLineError(f"cannot create PID file: {path}: {error.strerror}") from None
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256
+SUGGESTED_RING_SIZE = 1024
 TSS_ADDRESS = 0xFFFBD000  # three pages that no slot covers; Intel needs them for real mode
 IDENTITY_MAP_ADDRESS = 0xFFFBC000
 
@@ -182,6 +183,9 @@ class KvmAccelerator:
             ) from error
         try:
             self._create_vm(options)
+        except OSError as error:
+            self.close()
+            raise AcceleratorError(error.strerror) from error
         except BaseException:
             self.close()
             raise
@@ -227,7 +231,13 @@ class KvmAccelerator:
                 f"KVM dirty ring size {self.dirty_ring_size} too big "
                 f"(maximum is {largest // ENTRY_SIZE}).  Please use a smaller value."
             )
-        self._vm.enable_cap(capability, size)
+        try:
+            self._vm.enable_cap(capability, size)
+        except OSError as error:
+            raise AcceleratorError(
+                f"Enabling of KVM dirty ring failed: {error.strerror}. "
+                f"Suggested minimum value is {SUGGESTED_RING_SIZE}."
+            ) from error
 
     def _set_regions(self, flags: int) -> None:
         base = int(ffi.cast("uintptr_t", self._ram.address))
