@@ -4,7 +4,6 @@ Shows how to drive the server with the ``qemu.qmp`` client.
 """
 
 import asyncio
-import os
 import signal
 import sys
 import tempfile
@@ -23,15 +22,15 @@ RING = "dirty-ring-size=4096"
 class Server:
     """A server with two vCPUs in a child process, and a client connected to it."""
 
-    def __init__(self, accel: str) -> None:
-        self._accel = accel
+    def __init__(self) -> None:
         self.client = QMPClient("quickstart")
 
     async def __aenter__(self) -> QMPClient:
         """Start it and connect."""
         self._directory = tempfile.TemporaryDirectory(prefix="qmpserver-")
         path = Path(self._directory.name) / "qmp.sock"
-        options = f"-accel {self._accel},{RING} -smp 2 -m 512M -qmp unix:{path},server=on,wait=on"
+        options = f"-accel kvm,{RING} -accel soft,{RING} -smp 2 -m 512M"
+        options += f" -qmp unix:{path},server=on,wait=on"
         print(f"$ qmpserver {options}")
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "qmpserver.cli", *options.split()
@@ -82,9 +81,13 @@ def show(what: str, rates: dict[int, int]) -> None:
     print(f"{what:<42}{text}", flush=True)
 
 
-async def story(accel: str) -> None:
-    """Limit and release the vCPUs of one server."""
-    async with Server(accel) as client:
+async def story() -> str:
+    """Limit and release the vCPUs of one server; returns the accelerator that ran them."""
+    async with Server() as client:
+        accelerators: Any = await client.execute("query-accelerators")
+        accel = "kvm" if accelerators["enabled"] == "kvm" else "soft"
+        if accel == "soft":
+            print("KVM can't be used here: this runs on the software accelerator")
         await asyncio.sleep(1)  # let the guest touch all of its memory once
         await free_rates(client, "running free")
         print('-> set-vcpu-dirty-limit {"dirty-rate": 100}')
@@ -96,6 +99,7 @@ async def story(accel: str) -> None:
         print("-> cancel-vcpu-dirty-limit")
         await client.execute("cancel-vcpu-dirty-limit")
         await free_rates(client, "free again")
+        return accel
 
 
 def cycles(accel: str) -> None:
@@ -118,14 +122,10 @@ def count_up(cycle: int) -> None:
 
 
 def main() -> None:
-    """Run on KVM, or without it where it can't be had."""
+    """Run both parts, on KVM or without it where it can't be had."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    accel = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "soft"
-    if accel == "soft":
-        print("/dev/kvm can't be opened here: this runs on the software accelerator")
     try:
-        asyncio.run(story(accel))
-        cycles(accel)
+        cycles(asyncio.run(story()))
     except KeyboardInterrupt:
         sys.exit(130)
 
