@@ -24,8 +24,8 @@ def register(registry: Registry, machine: Machine) -> None:
         await machine.stop()
 
     @registry.command("cont")
-    def cont() -> None:
+    async def cont() -> None:
         try:
-            machine.cont()
+            await machine.cont()
         except RuntimeError as error:
             raise QMPError(str(error)) from None

@@ -36,6 +36,7 @@ class DirtyLimit:
         self._accel = accel
         self._tracking = tracking
         self._window = window
+        tracking.on_failure = self.cancel  # or the vCPUs would be held for ever
 
     def _check_index(self, cpu_index: int | None) -> None:
         if cpu_index is not None and not 0 <= cpu_index < self._accel.engine.vcpus:

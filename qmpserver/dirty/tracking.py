@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpserver.accel import Accelerator
 
 log = logging.getLogger(__name__)
@@ -21,9 +23,12 @@ class Tracking:
     The switch takes milliseconds and a lock that resets need, so a thread of its own does it.
     It goes off only after `GRACE_S`: limits are often set again right after they were
     cancelled. Belongs to the event loop's thread.
+
+    `on_failure` is called when it could not be switched.
     """
 
     def __init__(self, accel: Accelerator) -> None:
+        self.on_failure: Callable[[], None] = lambda: None
         self._accel = accel
         self._users: set[object] = set()
         self._executor = ThreadPoolExecutor(1, "tracking")
@@ -77,6 +82,7 @@ class Tracking:
                     await loop.run_in_executor(self._executor, self._switch_off)
         except OSError as error:
             log.error("dirty page tracking could not be switched: %s", error)
+            self.on_failure()
         finally:
             self._task = None
 

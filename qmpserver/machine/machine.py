@@ -43,6 +43,7 @@ class Machine:
         self.dirty_limit = DirtyLimit(accel, self.tracking, self.window)
         self.dirty_rate = DirtyRate(accel, self.tracking)
         self._moved = asyncio.Event()
+        self._changing = asyncio.Lock()  # between running and not; monitors may disagree
 
     @property
     def running(self) -> bool:
@@ -71,30 +72,32 @@ class Machine:
 
     async def stop(self) -> None:
         """Stop all vCPUs; returns when none executes guest code any more."""
-        if not self.running:
-            return
-        engine = self.accel.engine
-        self.state = "paused"
-        engine.stop()
-        out = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
-        while sum(engine.count(state) for state in out) < engine.vcpus:
-            self._moved.clear()
-            await self._moved.wait()
-        self.emit("STOP", None)
+        async with self._changing:
+            if not self.running:
+                return
+            engine = self.accel.engine
+            self.state = "paused"
+            engine.stop()
+            out = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
+            while sum(engine.count(state) for state in out) < engine.vcpus:
+                self._moved.clear()
+                await self._moved.wait()
+            self.emit("STOP", None)
 
-    def cont(self) -> None:
-        """Let the vCPUs run.
+    async def cont(self) -> None:
+        """Let the vCPUs run; waits for a stop under way.
 
         Raises:
             RuntimeError: The machine must be reset first; the text is QEMU's.
         """
-        if self.running:
-            return
-        if self.state in NEEDS_RESET:
-            raise RuntimeError("Resetting the Virtual Machine is required")
-        self.state = "running"
-        self.emit("RESUME", None)
-        self.accel.engine.cont()
+        async with self._changing:
+            if self.running:
+                return
+            if self.state in NEEDS_RESET:
+                raise RuntimeError("Resetting the Virtual Machine is required")
+            self.state = "running"
+            self.emit("RESUME", None)
+            self.accel.engine.cont()
 
     def shutdown(self, reason: str, *, guest: bool = False) -> None:
         """Announce the end and ask for it, once; who waits for `finished` calls :meth:`close`."""

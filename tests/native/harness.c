@@ -78,11 +78,13 @@ int main(int argc, char **argv)
 			engine_cont(engine);
 			for (int i = 0; i < 5; i++) {
 				limit_set(engine, i % 3 - 1, 1 + (uint64_t)(round * 37 % 800));
+				limit_kick(engine, i % 3 - 1);
 				usleep(500);
 				reaper_kick(engine);
 				engine_pages(engine, pages);
 				usleep(500);
 				limit_cancel(engine, i % 2 ? -1 : i % 3 - 1);
+				limit_kick(engine, i % 2 ? -1 : i % 3 - 1);
 			}
 			engine_stop(engine);
 			wait_parked(engine);
