@@ -20,7 +20,7 @@ OUT = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
 
 
 class Leftovers:
-    """What an engine could leave in this process: its threads, descriptors beyond those before it."""
+    """What an engine could leave in this process: its threads, and more descriptors."""
 
     def __init__(self) -> None:
         self._files = self._count()
@@ -79,10 +79,10 @@ class Rig:
         if on:
             self.engine.set_tracking(True)
 
-    def wait_out(self) -> None:
-        """Wait until no vCPU executes guest code, told by the engine's descriptor."""
+    def wait_out(self, *states: VcpuState) -> None:
+        """Wait until each vCPU is in one of these states, or out; the engine's descriptor tells."""
         deadline = time.monotonic() + PATIENCE
-        while sum(self.engine.count(state) for state in OUT) < self.vcpus:
+        while sum(self.engine.count(state) for state in states or OUT) < self.vcpus:
             ready, _, _ = select.select([self.engine.notify_fd], [], [], PATIENCE)
             assert ready
             assert time.monotonic() < deadline, [self.engine.vcpu(i) for i in range(self.vcpus)]

@@ -149,9 +149,7 @@ def test_a_guest_that_keeps_a_pace_stops_too(make_rig: "MakeRig") -> None:
 def test_a_triple_fault_is_told(make_rig: "MakeRig") -> None:
     rig = make_rig(prepare=lambda rig: code(rig, b"\xf4"))  # HLT: not for user mode
     rig.engine.cont()
-    os.eventfd_read(rig.engine.notify_fd)
-    while rig.engine.count(VcpuState.FAILED) < 2:
-        os.eventfd_read(rig.engine.notify_fd)
+    rig.wait_out(VcpuState.FAILED)
     assert {rig.engine.vcpu(index).exit_reason for index in range(2)} == {KVM_EXIT_SHUTDOWN}
     assert rig.progress() == [0, 0]
 
@@ -168,8 +166,7 @@ def test_a_halt_is_told(make_rig: "MakeRig") -> None:
 
     rig = make_rig(vcpus=1, prepare=halt_in_ring_0)
     rig.engine.cont()
-    while not rig.engine.count(VcpuState.HALTED):
-        os.eventfd_read(rig.engine.notify_fd)
+    rig.wait_out(VcpuState.HALTED)
     assert rig.engine.vcpu(0).exit_reason == KVM_EXIT_HLT
     rig.park()  # it counts as stopped
     rig.limit(None, 10)
