@@ -28,7 +28,7 @@ from qmpserver.monitor.sockets import DeviceError, connect, describe, file_ident
 
 __all__ = ["Device", "open_device"]
 
-_MAX_BACKLOG = 1024
+_BACKLOG = 1024
 # Out of descriptors: who waits to be accepted can wait until there is one again.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN = 1.0
@@ -130,8 +130,9 @@ class _Listener(Device):
 
     def __init__(self, chardev: SocketChardev, loop: asyncio.AbstractEventLoop) -> None:
         self._chardev = chardev
-        # One client may wait, as with QEMU; who serves many lets as many knock at once.
-        self._sock = listen(chardev.address, min(chardev.max_clients, _MAX_BACKLOG))
+        # QEMU lets one client wait. An asyncio client that finds no place left takes the UNIX
+        # socket's EAGAIN for a connection in progress, and fails in odd ways.
+        self._sock = listen(chardev.address, _BACKLOG)
         self._file = file_identity(chardev.address)
         where = describe(chardev.address, True, self._sock)
         super().__init__(loop, chardev.id, f"disconnected:{where}")
