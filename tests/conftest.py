@@ -17,12 +17,19 @@ CLibrary = Callable[[str, str], Any]
 Until = Callable[..., None]
 
 
+@pytest.fixture
+def kvm() -> None:
+    """For tests of KVM itself."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm can't be opened")
+
+
 @pytest.fixture(params=["soft", "kvm"])
 def accel(request: pytest.FixtureRequest) -> str:
     """Each accelerator that works here."""
     name: str = request.param
-    if name == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm can't be opened")
+    if name == "kvm":
+        request.getfixturevalue("kvm")
     return name
 
 
