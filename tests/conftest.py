@@ -1,6 +1,7 @@
 """What tests of several parts share: accelerators to run on, C compiled for a test, polling."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +23,13 @@ def kvm() -> None:
     """For tests of KVM itself."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm can't be opened")
+
+
+@pytest.fixture
+def qemu() -> None:
+    """For tests that compare with the real one."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86_64 is not installed")
 
 
 @pytest.fixture(params=["soft", "kvm"])

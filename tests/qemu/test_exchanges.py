@@ -1,7 +1,6 @@
 """The same commands to this program and to a real QEMU, their answers compared."""
 
 import json
-import shutil
 import subprocess
 import sys
 from typing import Any
@@ -126,15 +125,12 @@ def _comparable(message: Any) -> Any:
     return message
 
 
-@pytest.mark.skipif(
-    shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed"
-)
 @pytest.mark.parametrize(
     ("accel", "exchanges"),
     [("kvm,dirty-ring-size=4096", WITH_RING), ("kvm", WITHOUT_RING)],
     ids=["ring", "no ring"],
 )
-def test_answers_are_qemus(accel: str, exchanges: list[str], kvm: None) -> None:
+def test_answers_are_qemus(accel: str, exchanges: list[str], kvm: None, qemu: None) -> None:
     ours = converse([sys.executable, "-m", "qmpserver.cli"], accel, exchanges)
     theirs = converse(["qemu-system-x86_64"], accel, exchanges)
     assert ours == theirs
