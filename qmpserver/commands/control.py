@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
 
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from qmpserver.commands.types import CommandInfo, VersionInfo
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
-    from qmpserver.qapi import Schema
 
 # The QEMU release whose vocabulary this server speaks.
 VERSION_INFO: VersionInfo = {
@@ -21,7 +20,6 @@ VERSION_INFO: VersionInfo = {
 
 def register(registry: Registry, machine: Machine) -> None:
     """Bind this file's commands."""
-    schema = cast("Schema", registry.schema)
 
     @registry.command("query-version")
     def query_version() -> VersionInfo:
@@ -33,7 +31,7 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("query-qmp-schema")
     def query_qmp_schema() -> list[dict[str, object]]:
-        return schema.introspect()
+        return registry.schema.introspect()
 
     @registry.command("quit")
     def quit_() -> None:

@@ -1,12 +1,13 @@
 """The commands there are: what the schema declares, bound to what does it."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
+from qmpserver.qapi import Command, ParameterError, Schema
 from qmpserver.qmp import QMPError
 
-__all__ = ["Bound", "CommandDeclaration", "EventDeclaration", "Registry", "RegistryError"]
+__all__ = ["Bound", "Registry", "RegistryError"]
 
 _NEGOTIATION = "qmp_capabilities"
 
@@ -15,40 +16,6 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 class RegistryError(Exception):
     """Handlers and schema don't fit together; the message names every case."""
-
-
-class CommandDeclaration(Protocol):
-    """What the registry wants to know of a command in the schema."""
-
-    @property
-    def allow_oob(self) -> bool:
-        """Whether it may be executed out of band."""
-
-    @property
-    def success_response(self) -> bool:
-        """Whether its success is answered."""
-
-    def validate(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Check and convert its arguments."""
-
-
-class EventDeclaration(Protocol):
-    """What the registry wants to know of an event in the schema."""
-
-    def validate(self, data: Any) -> None:
-        """Check its data."""
-
-
-class SchemaLike(Protocol):
-    """What the registry wants to know of a schema."""
-
-    @property
-    def commands(self) -> Mapping[str, CommandDeclaration]:
-        """The commands, by name."""
-
-    @property
-    def events(self) -> Mapping[str, EventDeclaration]:
-        """The events, by name."""
 
 
 class Bound:
@@ -67,7 +34,7 @@ class Bound:
     def __init__(
         self,
         name: str,
-        declaration: CommandDeclaration,
+        declaration: Command,
         handler: Callable[..., Any],
         wants_client: bool,
     ) -> None:
@@ -84,13 +51,9 @@ class Registry:
     """The commands of one machine.
 
     Fill it before the first client comes; from then on it is only read.
-
-    Args:
-        schema: a `qmpserver.qapi.Schema`, or whatever has its ``commands`` and ``events``.
-
     """
 
-    def __init__(self, schema: SchemaLike) -> None:
+    def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._bound: dict[str, Bound] = {}
         self._undeclared: dict[str, Callable[..., Any]] = {}
@@ -176,8 +139,8 @@ class Registry:
         """
         try:
             arguments = bound.validate(arguments)
-        except ValueError as error:
-            raise QMPError(getattr(error, "desc", str(error))) from None
+        except ParameterError as error:
+            raise QMPError(error.desc) from None
         if arguments:
             keywords = self._keywords
             try:

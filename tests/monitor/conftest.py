@@ -12,43 +12,19 @@ import pytest
 import pytest_asyncio
 
 from qmpserver.monitor import Client, Registry, Server
+from qmpserver.qapi import Schema
 from qmpserver.qmp import QMPError
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+SCHEMA = Schema.load(Path(__file__).parent / "schema.json")
 PATIENCE = 10.0
 
 
-class Declaration:
-    """A command or an event as a schema would declare it: all is allowed but ``bad``."""
-
-    def __init__(self, *, allow_oob: bool = False, success_response: bool = True) -> None:
-        self.allow_oob = allow_oob
-        self.success_response = success_response
-
-    def validate(self, data: Any) -> Any:
-        if data and "bad" in data:
-            raise ValueError("Parameter 'bad' is unexpected")
-        return data
-
-
 class Commands:
-    """A schema with a few commands; what they do can be watched and steered."""
+    """The handlers of a few commands; what they do can be watched and steered."""
 
     def __init__(self) -> None:
-        self.commands = {
-            "echo": Declaration(),
-            "big": Declaration(),
-            "boom": Declaration(),
-            "nonsense": Declaration(),
-            "refuse": Declaration(),
-            "block": Declaration(),
-            "release": Declaration(allow_oob=True),
-            "silent": Declaration(success_response=False),
-            "stop": Declaration(),
-            "take-fds": Declaration(),
-        }
-        self.events = {"STOP": Declaration(), "RTC_CHANGE": Declaration()}
-        self.registry = Registry(self)
+        self.registry = Registry(SCHEMA)
         self.executed: list[str] = []
         self.tasks = 0
         self.blocked = asyncio.Event()

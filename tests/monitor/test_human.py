@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from qmpserver.monitor import Registry, Server, UnixAddress
+from qmpserver.monitor import Server, UnixAddress
 from qmpserver.monitor.readline import LineEditor
 from qmpserver.options import OptionError
 
@@ -199,7 +199,7 @@ async def test_monitors_by_name(server: Server, directory: Path) -> None:
 
 
 async def test_without_commands_for_people(commands: "Commands") -> None:
-    server = Server(Registry(commands), version={})
+    server = Server(commands.registry, version={})
     with pytest.raises(OptionError, match="Only QMP is supported"):
         await server.listen("null", mode="readline")
     await server.close()

@@ -1,23 +1,21 @@
 """Commands bound to what a schema declares."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qmpserver.monitor import Registry, RegistryError
+from qmpserver.qapi import Schema
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands
 
 
-class Schema:
-    def __init__(self, commands: "Commands") -> None:
-        self.commands = {name: commands.commands[name] for name in ("echo", "release")}
-        self.events: dict[str, Any] = {}
-
-
-async def test_check_names_every_fault(commands: "Commands") -> None:
-    registry = Registry(Schema(commands))
+def test_check_names_every_fault(tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text("{ 'command': 'echo' } { 'command': 'release', 'allow-oob': true }")
+    registry = Registry(Schema.load(path))
     registry.command("surprise")(lambda: None)
 
     @registry.command("release")
