@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -15,13 +16,14 @@ import uvloop
 
 from qmpserver._version import VERSION
 from qmpserver.accel import AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.commandline import ACCEL, MEMORY, NAME, SMP
 from qmpserver.commands import register_all
 from qmpserver.commands.control import VERSION_INFO
 from qmpserver.machine.guest import DirtyGuest, GuestError
 from qmpserver.machine.machine import Machine
 from qmpserver.machine.memory import Ram
 from qmpserver.monitor import Registry, Server
-from qmpserver.options import OptionError, Options, parse_options, parse_size
+from qmpserver.options import OptionError, parse_options
 from qmpserver.qapi import Schema
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ _CHARDEV = "socket,id=ID,path=PATH|host=H,port=P[,server=on][,wait=off][,max-cli
 OPTIONS = {
     "accel": Help(_ACCEL, "who runs the vCPUs; repeat it for a fallback"),
     "machine": Help("TYPE[,accel=NAME[:NAME...]]", "as QEMU's; the type makes no difference"),
-    "smp": Help("[cpus=]N", "the number of vCPUs (1)"),
+    "smp": Help(
+        "[cpus=]N", "the number of vCPUs (1); their sockets, cores, ... make no difference"
+    ),
     "m": Help("[size=]SIZE", "the guest's memory, in MiB if no unit is given (128)"),
     "guest": Help(_GUEST, "the program that the vCPUs run"),
     "name": Help("NAME", "what query-name tells"),
@@ -162,7 +166,7 @@ def _apply(settings: Settings, option: str, value: str) -> None:
         case "guest":
             settings.guest = _guest(value)
         case "name":
-            settings.name = parse_options(value, implied="guest").string("guest")
+            settings.name = parse_options(value, NAME, implied="guest").string("guest")
         case "S":
             settings.stopped = True
         case "qmp" | "qmp-pretty":
@@ -187,9 +191,9 @@ def _accel(value: str) -> AccelOptions:
     name = options.string("accel") or ""
     AccelOptions(name)  # an unknown accelerator has no properties to complain of
     for property_ in options:
-        if property_ not in ("accel", "dirty-ring-size", "reaper"):
+        if property_ not in ACCEL:
             raise OptionError(f"Property '{name}-accel.{property_}' not found")
-    size = _number(options, "dirty-ring-size", 0)
+    size = _number(options.string("dirty-ring-size") or "0", "dirty-ring-size", "uint64")
     match options.string("reaper") or "event":
         case "event":
             return AccelOptions(name, size, "event")
@@ -199,26 +203,28 @@ def _accel(value: str) -> AccelOptions:
             raise OptionError(f"Parameter 'reaper' does not accept value '{other}'")
 
 
-def _number(options: Options, name: str, default: int) -> int:
-    text = options.string(name)
-    if text is None:
-        return default
+def _number(text: str, name: str, expected: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise OptionError(f"Parameter '{name}' expects uint64")
+        raise OptionError(f"Parameter '{name}' expects {expected}")
     return int(text)
 
 
 def _cpus(value: str) -> int:
     options = parse_options(value, implied="cpus")
-    cpus = _number(options, "cpus", 1)
+    numbers: dict[str, int] = {}
+    for name in options:
+        if name not in SMP:
+            raise OptionError(f"Parameter 'smp.{name}' is unexpected")
+        numbers[name] = _number(options.string(name) or "", f"smp.{name}", "integer")
+    shape = math.prod(numbers[name] for name in numbers.keys() - {"cpus", "maxcpus"})
+    cpus = numbers.get("cpus", numbers.get("maxcpus", shape))
     if not 1 <= cpus <= MAX_CPUS:
         raise OptionError(f"Invalid SMP CPUs {cpus}, there can be 1 to {MAX_CPUS}")
     return cpus
 
 
 def _ram(value: str) -> int:
-    size = parse_options(value, implied="size").string("size") or ""
-    ram = parse_size("size", size, "M")
+    ram = parse_options(value, MEMORY, implied="size").number("size", DEFAULT_RAM)
     ram += -ram % (8 << 10)  # QEMU rounds so
     if not 0 < ram < 1 << 46:
         raise OptionError("invalid RAM size")

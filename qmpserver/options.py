@@ -13,6 +13,7 @@ __all__ = [
     "Kind",
     "OptionError",
     "Options",
+    "kinds",
     "parse_bool",
     "parse_number",
     "parse_options",
@@ -42,6 +43,13 @@ class Kind(enum.Enum):
     BOOL = enum.auto()
     NUMBER = enum.auto()
     SIZE = enum.auto()
+    SIZE_IN_MIB = enum.auto()  # a size that is in MiB where it names no unit
+
+
+def kinds(string: str = "", boolean: str = "", number: str = "", size: str = "") -> dict[str, Kind]:
+    """Declare options: of each kind the names, with spaces between."""
+    named = {Kind.STRING: string, Kind.BOOL: boolean, Kind.NUMBER: number, Kind.SIZE: size}
+    return {name: kind for kind, names in named.items() for name in names.split()}
 
 
 class Option(NamedTuple):
@@ -139,6 +147,8 @@ def parse_options(
                 options.set(name, parse_number(name, value))
             case Kind.SIZE:
                 options.set(name, parse_size(name, value))
+            case Kind.SIZE_IN_MIB:
+                options.set(name, parse_size(name, value, "M"))
     return options
 
 

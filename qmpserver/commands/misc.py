@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.commandline import PARAMETERS
+from qmpserver.options import Kind
 from qmpserver.qmp import QMPError
 
 if TYPE_CHECKING:
-    from qmpserver.commands.types import NameInfo
+    from qmpserver.commands.types import (
+        CommandLineOptionInfo,
+        CommandLineParameterType,
+        NameInfo,
+    )
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
+
+TYPES: dict[Kind, CommandLineParameterType] = {
+    Kind.STRING: "string",
+    Kind.BOOL: "boolean",
+    Kind.NUMBER: "number",
+    Kind.SIZE: "size",
+    Kind.SIZE_IN_MIB: "size",
+}
 
 
 def register(registry: Registry, machine: Machine) -> None:
@@ -29,3 +43,16 @@ def register(registry: Registry, machine: Machine) -> None:
             await machine.cont()
         except RuntimeError as error:
             raise QMPError(str(error)) from None
+
+    @registry.command("query-command-line-options")
+    def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
+        if option is not None and option not in PARAMETERS:
+            raise QMPError(f"invalid option name: {option}")
+        return [
+            {
+                "option": name,
+                "parameters": [{"name": one, "type": TYPES[kind]} for one, kind in taken.items()],
+            }
+            for name, taken in PARAMETERS.items()
+            if option in (None, name)
+        ]

@@ -446,6 +446,25 @@ class NameInfo(TypedDict):
     name: NotRequired[str]
 
 
+CommandLineParameterType = Literal["string", "boolean", "number", "size"]
+
+
+class CommandLineParameterInfo(TypedDict):
+    """A parameter of a command line option."""
+
+    name: str
+    type: CommandLineParameterType
+    help: NotRequired[str]
+    default: NotRequired[str]
+
+
+class CommandLineOptionInfo(TypedDict):
+    """A command line option that has parameters."""
+
+    option: str
+    parameters: list[CommandLineParameterInfo]
+
+
 ReaperMode = Literal["event", "poll"]
 
 ReaperState = Literal["idle", "reaping"]
@@ -632,6 +651,16 @@ class ContHandler(Protocol):
     def __call__(self) -> Answer[None]: ...
 
 
+class QueryCommandLineOptionsHandler(Protocol):
+    """Handles ``query-command-line-options``."""
+
+    def __call__(
+        self,
+        *,
+        option: str = ...,
+    ) -> Answer[list[CommandLineOptionInfo]]: ...
+
+
 class QueryDirtyRingHandler(Protocol):
     """Handles ``__org.qmpserver_query-dirty-ring``."""
 
@@ -659,6 +688,7 @@ Handlers = TypedDict(
         "query-name": QueryNameHandler,
         "stop": StopHandler,
         "cont": ContHandler,
+        "query-command-line-options": QueryCommandLineOptionsHandler,
         "__org.qmpserver_query-dirty-ring": QueryDirtyRingHandler,
     },
 )

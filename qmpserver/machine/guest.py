@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from qmpserver.accel.native._native import ffi, lib
+from qmpserver.options import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ PATTERNS: dict[str, int] = {
     "random": lib.GUEST_RANDOM,
     "hotspot": lib.GUEST_HOT_SPOT,
 }
-OPTIONS = ("pages", "size", "pattern", "rate")
+OPTIONS = kinds(number="pages rate", size="size", string="pattern")
 
 _CONTROL = struct.Struct("<6Q")
 _PROGRESS_OFFSET: int = ffi.offsetof("struct dirty_guest", "progress")

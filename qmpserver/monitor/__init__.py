@@ -6,6 +6,7 @@ machine.
 """
 
 from qmpserver.monitor.chardev import (
+    CHARDEV_OPTIONS,
     Address,
     FdAddress,
     FileChardev,
@@ -21,10 +22,12 @@ from qmpserver.monitor.chardev import (
 from qmpserver.monitor.device import Device
 from qmpserver.monitor.human import HumanCommands
 from qmpserver.monitor.registry import Registry, RegistryError
-from qmpserver.monitor.server import Client, Server
+from qmpserver.monitor.server import MONITOR_OPTIONS, Client, Server
 from qmpserver.monitor.sockets import DeviceError
 
 __all__ = [
+    "CHARDEV_OPTIONS",
+    "MONITOR_OPTIONS",
     "Address",
     "Client",
     "Device",

@@ -7,9 +7,10 @@ Only descriptions live here, and how they are read from QEMU's command line;
 import re
 from typing import NamedTuple
 
-from qmpserver.options import Kind, OptionError, Options, parse_options
+from qmpserver.options import Kind, OptionError, Options, kinds, parse_options
 
 __all__ = [
+    "CHARDEV_OPTIONS",
     "Address",
     "Chardev",
     "FdAddress",
@@ -106,19 +107,18 @@ class NullChardev(NamedTuple):
 
 Chardev = SocketChardev | StdioChardev | FileChardev | PipeChardev | NullChardev
 
-# What QEMU accepts after -chardev, whatever the backend.
-_KINDS = {
-    name: kind
-    for kind, names in {
-        Kind.STRING: "backend path host port fd localaddr localport tls-creds tls-authz name "
-        "chardev logfile",
-        Kind.BOOL: "ipv4 ipv6 wait server delay nodelay telnet tn3270 websocket mux signal append "
-        "logappend mouse clipboard tight abstract",
-        Kind.NUMBER: "to reconnect width height cols rows debug max-clients",
-        Kind.SIZE: "size",
-    }.items()
-    for name in names.split()
-}
+CHARDEV_OPTIONS = kinds(
+    string="backend path host port fd",
+    boolean="ipv4 ipv6 wait server delay nodelay signal append tight abstract",
+    number="to reconnect max-clients",
+)
+# What QEMU accepts besides, whatever the backend.
+_KINDS = CHARDEV_OPTIONS | kinds(
+    string="localaddr localport tls-creds tls-authz name chardev logfile",
+    boolean="telnet tn3270 websocket mux logappend mouse clipboard",
+    number="width height cols rows debug",
+    size="size",
+)
 _UNSUPPORTED = ("telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "mux", "logfile")
 # QEMU's other backends, to be told from words that are no backend's name.
 _QEMU_BACKENDS = frozenset(

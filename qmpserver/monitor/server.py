@@ -18,10 +18,10 @@ from qmpserver.monitor.device import Device, open_device
 from qmpserver.monitor.events import Limiter
 from qmpserver.monitor.human import HumanClient, HumanCommands
 from qmpserver.monitor.registry import Bound, Registry
-from qmpserver.options import Kind, OptionError, parse_options
+from qmpserver.options import OptionError, kinds, parse_options
 from qmpserver.qmp import Command, QMPError, Session, event_message
 
-__all__ = ["Client", "Server"]
+__all__ = ["MONITOR_OPTIONS", "Client", "Server"]
 
 MAX_UNSENT_REPLIES = 256 * 1024
 """With more than this unsent, a client's next command waits until it reads."""
@@ -31,11 +31,7 @@ MAX_UNSENT_EVENTS = 4 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
-_MONITOR_OPTIONS = {
-    "mode": Kind.STRING,
-    "chardev": Kind.STRING,
-    "pretty": Kind.BOOL,
-}
+MONITOR_OPTIONS = kinds(string="chardev mode", boolean="pretty")
 
 
 class Client:
@@ -284,7 +280,7 @@ class Server:
             OptionError: it makes no sense.
 
         """
-        parsed = parse_options(options, _MONITOR_OPTIONS, implied="chardev")
+        parsed = parse_options(options, MONITOR_OPTIONS, implied="chardev")
         name = parsed.string("chardev")
         if name is None:
             raise OptionError("Parameter 'chardev' is missing")

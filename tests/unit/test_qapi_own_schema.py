@@ -37,7 +37,7 @@ def test_commands_of_the_first_hour(schema: Schema) -> None:
         "qmp_capabilities query-version query-name query-status query-kvm query-accelerators "
         "query-commands query-cpus-fast stop cont quit set-vcpu-dirty-limit "
         "cancel-vcpu-dirty-limit query-vcpu-dirty-limit calc-dirty-rate query-dirty-rate "
-        f"query-qmp-schema {PREFIX}query-dirty-ring".split()
+        f"query-qmp-schema query-command-line-options {PREFIX}query-dirty-ring".split()
     )
     assert schema.events.keys() >= {"STOP", "RESUME", "SHUTDOWN"}
     assert "deprecated" in schema.commands["query-kvm"].features

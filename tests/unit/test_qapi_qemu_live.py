@@ -145,6 +145,7 @@ def test_whole_schema_is_introspected_as_qemu_does(qemu: Qemu, qemu_schema: Sche
         ("qmp_capabilities", {"enable": ["oob", 1]}),
         ("qmp_capabilities", {"enable": {}}),
         ("query-status", {"a": 1}),
+        ("query-command-line-options", {"option": 1}),
     ],
 )
 def test_own_commands_refuse_in_qemus_words(

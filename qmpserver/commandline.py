@@ -1,0 +1,33 @@
+"""The parameters of options: what the command line takes and query-command-line-options tells.
+
+They are grouped under QEMU's names of the groups, by which clients ask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.machine import guest
+from qmpserver.monitor import CHARDEV_OPTIONS, MONITOR_OPTIONS
+from qmpserver.options import Kind, kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ACCEL = kinds(string="accel reaper", number="dirty-ring-size")
+MACHINE = kinds(string="type accel")
+SMP = kinds(number="cpus maxcpus sockets dies clusters cores threads")
+MEMORY = {"size": Kind.SIZE_IN_MIB}
+NAME = kinds(string="guest", boolean="debug-threads")
+GUEST = kinds(string="guest") | guest.OPTIONS
+
+PARAMETERS: Mapping[str, Mapping[str, Kind]] = {
+    "accel": ACCEL,
+    "machine": MACHINE,
+    "smp-opts": SMP,
+    "memory": MEMORY,
+    "guest": GUEST,
+    "name": NAME,
+    "chardev": CHARDEV_OPTIONS,
+    "mon": MONITOR_OPTIONS,
+}
