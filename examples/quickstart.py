@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import ConnectError, QMPClient, QMPError
 
 from qmpserver.tools import bench
 from qmpserver.tools.qmpctl import cancel_table
@@ -35,12 +35,15 @@ class Server:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "qmpserver.cli", *options.split()
         )
-        while not path.exists():
-            if self._process.returncode is not None:
-                raise SystemExit(self._process.returncode)
+        while self._process.returncode is None:
+            try:
+                if path.exists():
+                    await self.client.connect(str(path))
+                    return self.client
+            except ConnectError:
+                pass  # it has made its socket, and does not listen yet
             await asyncio.sleep(0.01)
-        await self.client.connect(str(path))
-        return self.client
+        raise SystemExit(self._process.returncode)
 
     async def __aexit__(self, *_exc: object) -> None:
         """End it, and leave nothing behind."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,16 @@ PATIENCE = 20.0
 
 CLibrary = Callable[[str, str], Any]
 Until = Callable[..., None]
+
+
+def listens(path: str | Path) -> bool:
+    """Whether a server can be connected to; its socket's file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 @pytest.fixture

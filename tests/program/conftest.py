@@ -13,6 +13,8 @@ import pytest
 from qemu.qmp import QMPClient
 from qemu.qmp.events import EventListener
 
+from tests.conftest import listens
+
 PATIENCE = 20.0
 
 
@@ -85,7 +87,7 @@ def start(tmp_path: Path) -> Start:
         program = Program(process, path)
         try:
             async with asyncio.timeout(PATIENCE):
-                while not path.exists():
+                while not listens(path):
                     assert process.returncode is None
                     await asyncio.sleep(0.005)
             yield program

@@ -265,7 +265,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("-m 12Q", "Parameter 'size' expects a non-negative number below 2^64"),
         ("-guest foo", "there is no guest 'foo' here, only 'dirty'"),
         ("-guest dirty,size=1G -accel soft", "need 1026 MiB of RAM, there are 128"),
-        ("-guest dirty,foo=1 -accel soft", "no option 'foo'; it has pages, size, pattern, rate"),
+        ("-guest dirty,foo=1 -accel soft", "guest dirty: no option 'foo'; it has "),
         ("-accel soft -qmp unix:/nonexistent/q,server=on,wait=off", "No such file or directory"),
         (f"-accel soft -qmp unix:{TOO_LONG},server=on,wait=off", "is too long"),
         ("-accel soft -qmp foo", "'foo' is not a valid char driver"),
