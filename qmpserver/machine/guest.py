@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from qmpserver.accel.native._native import ffi, lib
-from qmpserver.options import kinds
+from qmpserver.options import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +24,12 @@ PATTERNS: dict[str, int] = {
     "random": lib.GUEST_RANDOM,
     "hotspot": lib.GUEST_HOT_SPOT,
 }
-OPTIONS = kinds(number="pages rate", size="size", string="pattern")
+OPTIONS = {
+    "pages": Kind.NUMBER,
+    "size": Kind.SIZE,
+    "pattern": Kind.STRING,
+    "rate": Kind.NUMBER,
+}
 
 _CONTROL = struct.Struct("<6Q")
 _PROGRESS_OFFSET: int = ffi.offsetof("struct dirty_guest", "progress")
