@@ -11,7 +11,8 @@ from qmpserver.qapi import Schema
 async def main(path: str) -> None:
     """Serve until told to quit."""
     registry = Registry(Schema.load(Path(__file__).with_name("daemon-schema.json")))
-    server = Server(registry, version={"package": "kettle 1.0"})
+    version = {"qemu": {"major": 1, "minor": 0, "micro": 0}, "package": "kettle"}
+    server = Server(registry, version=version)
     done, water = asyncio.Event(), {"temperature": 20}
     registry.command("query-kettle")(lambda: water)
     registry.command("quit")(done.set)

@@ -187,7 +187,8 @@ class Server:
 
     Args:
         registry: the commands.
-        version: the greeting's ``version`` object.
+        version: the greeting's ``version`` object, as ``query-version`` returns it in QEMU: some
+            clients show the three numbers of its ``qemu``.
         human: the commands of the human monitor, if there is to be one.
         check_events: hold the data of events against the schema.
 

@@ -72,6 +72,18 @@ async def test_daemon(daemon: Daemon) -> None:
     await hang_up(guest)
 
 
+async def test_qmp_shell_drives_the_daemon(daemon: Daemon) -> None:
+    shell = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qemu.qmp.qmp_shell", str(daemon.path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        shown, _ = await shell.communicate(b"heat to=30\nquery-kettle\nquit\n")
+        assert await daemon.process.wait() == 0
+    assert b'"temperature": 30' in shown
+
+
 async def test_daemon_refuses_what_its_schema_does_not_say(daemon: Daemon) -> None:
     client = await daemon.connect()
     for command, arguments, words in (

@@ -16,9 +16,14 @@
 
 static struct vcpu *vcpu_new(struct engine *engine)
 {
-	/* Its own cache lines: each thread writes its counters all the time. */
-	struct vcpu *vcpu = aligned_alloc(64, (sizeof(*vcpu) + 63) / 64 * 64);
+	struct vcpu *vcpu;
 
+	if (engine->nvcpus == MAX_VCPUS) {
+		errno = ENOSPC;
+		return NULL;
+	}
+	/* Its own cache lines: each thread writes its counters all the time. */
+	vcpu = aligned_alloc(64, (sizeof(*vcpu) + 63) / 64 * 64);
 	if (!vcpu)
 		return NULL;
 	memset(vcpu, 0, sizeof(*vcpu));
@@ -69,13 +74,8 @@ int engine_add_slot(struct engine *engine, uint64_t gpa, uint64_t ram_page, uint
 
 int engine_add_kvm_vcpu(struct engine *engine, int fd, void *run, void *ring, uint32_t ring_size)
 {
-	struct vcpu *vcpu;
+	struct vcpu *vcpu = vcpu_new(engine);
 
-	if (engine->nvcpus == MAX_VCPUS) {
-		errno = ENOSPC;
-		return -1;
-	}
-	vcpu = vcpu_new(engine);
 	if (!vcpu)
 		return -1;
 	vcpu->fd = fd;
@@ -88,13 +88,8 @@ int engine_add_kvm_vcpu(struct engine *engine, int fd, void *run, void *ring, ui
 
 int engine_add_soft_vcpu(struct engine *engine, uint64_t control_gpa, uint32_t ring_size)
 {
-	struct vcpu *vcpu;
+	struct vcpu *vcpu = vcpu_new(engine);
 
-	if (engine->nvcpus == MAX_VCPUS) {
-		errno = ENOSPC;
-		return -1;
-	}
-	vcpu = vcpu_new(engine);
 	if (!vcpu)
 		return -1;
 	if (soft_vcpu_init(vcpu, control_gpa, ring_size) < 0) {
