@@ -1,6 +1,5 @@
 """An engine's threads: their names, their states, their end; guests that go wrong."""
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -186,14 +185,13 @@ def test_ports_without_a_device(make_rig: "MakeRig", until: "Until") -> None:
 
 
 @pytest.mark.parametrize("accel", ["soft"], indirect=True)
-def test_a_working_set_outside_of_ram(make_rig: "MakeRig") -> None:
+def test_a_working_set_outside_of_ram(make_rig: "MakeRig", until: "Until") -> None:
     def spoil(rig: "Rig") -> None:
         control = rig.guest.layout.control(0)
         rig.ram.buffer[control : control + 8] = (1 << 40).to_bytes(8, "little")
 
     rig = make_rig(prepare=spoil)
     rig.engine.cont()
-    while not rig.engine.count(VcpuState.FAILED):
-        os.eventfd_read(rig.engine.notify_fd)
+    until(lambda: rig.engine.count(VcpuState.FAILED))
     rig.park()
     assert [rig.engine.vcpu(index).state.name for index in range(2)] == ["FAILED", "PARKED"]
