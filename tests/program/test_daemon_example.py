@@ -12,6 +12,7 @@ import pytest_asyncio
 from qemu.qmp import ExecuteError, QMPClient
 
 from qmpserver.qapi import Schema
+from tests.conftest import listens
 from tests.program.conftest import PATIENCE, event, execute, hang_up
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     process = await asyncio.create_subprocess_exec(sys.executable, str(DAEMON), str(path))
     try:
         async with asyncio.timeout(PATIENCE):
-            while not path.exists():
+            while not listens(path):
                 assert process.returncode is None
                 await asyncio.sleep(0.005)
         yield Daemon(process, path)
