@@ -107,9 +107,9 @@ class Engine:
 
     def close(self) -> None:
         """End all threads and free what they share. Blocks until they have ended."""
-        if self._ptr:
-            lib.engine_free(self._ptr)
-            self._ptr = ffi.NULL
+        ptr, self._ptr = self._ptr, None  # whoever comes too late gets an exception, not the memory
+        if ptr:
+            lib.engine_free(ptr)
 
     @property
     def vcpus(self) -> int:

@@ -132,7 +132,8 @@ class DirtyRate:
         measurement.sample_pages = 0
         measurement.status = "measured"
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give a measurement under way up."""
         if self._task is not None:
             self._task.cancel()
+            await asyncio.wait([self._task])

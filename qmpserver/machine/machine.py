@@ -108,7 +108,8 @@ class Machine:
 
     async def close(self) -> None:
         """End all threads and give everything back."""
-        self.dirty_rate.close()
+        self.window.close()
+        await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
         await asyncio.to_thread(self.accel.close)

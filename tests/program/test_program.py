@@ -296,3 +296,16 @@ async def test_a_taken_path_is_refused(start: Start) -> None:
         assert b"Failed to bind socket to" in said
         client = await program.connect()
         await hang_up(client)
+
+
+async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) -> None:
+    """What samples rates must not outlive what it samples."""
+    for _ in range(5):
+        async with start(*machine) as program:
+            client = await program.connect()
+            await execute(client, "set-vcpu-dirty-limit", dirty_rate=100)
+            await execute(client, "calc-dirty-rate", calc_time=1, mode="dirty-ring")
+            await asyncio.sleep(0.08)  # a sample is due about when the engine is freed
+            await execute(client, "quit")
+            assert await program.wait() == 0
+            await hang_up(client)
