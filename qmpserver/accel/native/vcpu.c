@@ -101,7 +101,8 @@ void *vcpu_thread(void *opaque)
 				vcpu_wait(vcpu, seen, 0);
 				continue;
 			}
-			if (turn != now_turn) {
+			/* The limit may be seen before its turn; it must never meet a pacer made for another. */
+			if (turn != now_turn || vcpu->pacer.limit != limit) {
 				turn = now_turn;
 				pacer_start(&vcpu->pacer, limit, now);
 			} else {
