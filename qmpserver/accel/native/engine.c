@@ -119,6 +119,16 @@ static void join(struct engine *engine, uint32_t vcpus)
 	pthread_join(engine->reaper.thread, NULL);
 }
 
+/* A thread's id is known when it has begun to run: some microseconds, so that nobody is told of thread 0. */
+static void wait_for_ids(const struct engine *engine)
+{
+	while (!load(&engine->reaper.tid))
+		usleep(20);
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		while (!load(&engine->vcpus[i]->tid))
+			usleep(20);
+}
+
 int engine_start(struct engine *engine, bool stopped)
 {
 	sigset_t all, old;
@@ -145,6 +155,8 @@ int engine_start(struct engine *engine, bool stopped)
 		engine->started = !error;
 		if (error)
 			join(engine, i);
+		else
+			wait_for_ids(engine);
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	ask_short_slice(); /* after its children, which would inherit it */
