@@ -60,6 +60,12 @@ class Accelerator(Protocol):
     def log_dirty_pages(self, on: bool) -> None:
         """Switch dirty logging of all RAM. Blocks. Any thread."""
 
+    def get_dirty_log(self) -> bytearray:
+        """Take the pages logged since the last call: a bit each, lowest first.
+
+        Only where there are no rings, and logging is on. Blocks. Any thread.
+        """
+
     def close(self) -> None:
         """End all threads and free everything."""
 

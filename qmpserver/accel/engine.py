@@ -73,8 +73,8 @@ class ReaperCounters:
 class Engine:
     """The native threads and what they share with Python.
 
-    All methods are for one thread, the event loop's, but for :meth:`reap`, :meth:`take_bitmap` and
-    :meth:`set_tracking`, which any thread may call.
+    All methods are for one thread, the event loop's, but for :meth:`reap`, :meth:`take_bitmap`,
+    :meth:`soft_take_log` and :meth:`set_tracking`, which any thread may call.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode) -> None:
@@ -156,6 +156,15 @@ class Engine:
     def soft_set_tracking(self, on: bool) -> None:
         """Switch the software accelerator's log. Blocks for the end of stores under way."""
         lib.soft_set_tracking(self._ptr, on)
+
+    def soft_take_log(self) -> bytearray:
+        """Take the software accelerator's log, which it keeps where vCPUs have no rings.
+
+        Blocks for the end of stores under way. Any thread.
+        """
+        bitmap = bytearray((self._ram.pages + 63) // 64 * 8)
+        lib.soft_take_log(self._ptr, ffi.from_buffer("uint64_t[]", bitmap))
+        return bitmap
 
     @property
     def tracking(self) -> bool:

@@ -112,6 +112,13 @@ class VmFd(_Descriptor):
             ),
         )
 
+    def get_dirty_log(self, slot: int, bitmap: Any) -> None:
+        """KVM_GET_DIRTY_LOG, into memory of a bit a page."""
+        self._ioctl(
+            lib.KVM_GET_DIRTY_LOG,
+            ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}),
+        )
+
     def create_vcpu(self, index: int) -> VcpuFd:
         """KVM_CREATE_VCPU."""
         return VcpuFd(self._ioctl(lib.KVM_CREATE_VCPU, index))
@@ -278,6 +285,14 @@ class KvmAccelerator:
     def log_dirty_pages(self, on: bool) -> None:
         """Switch KVM_MEM_LOG_DIRTY_PAGES on all RAM. Blocks for milliseconds. Any thread."""
         self._set_regions(lib.KVM_MEM_LOG_DIRTY_PAGES if on else 0)
+
+    def get_dirty_log(self) -> bytearray:
+        """Take the log of dirty pages. Blocks. Any thread."""
+        log = bytearray((self._ram.pages + 63) // 64 * 8)
+        words = ffi.from_buffer("uint64_t[]", log)
+        for number, slot in enumerate(self._ram.slots):
+            self._vm.get_dirty_log(number, words + slot.ram_page // 64)
+        return log
 
     def close(self) -> None:
         """End all threads, then give back all that KVM gave, in reverse order."""

@@ -33,6 +33,10 @@ class SoftAccelerator:
         """Switch logging. Blocks for the end of stores under way. Any thread."""
         self.engine.soft_set_tracking(on)
 
+    def get_dirty_log(self) -> bytearray:
+        """Take the log of dirty pages. Blocks. Any thread."""
+        return self.engine.soft_take_log()
+
     def close(self) -> None:
         """End all threads and free everything."""
         self.engine.close()

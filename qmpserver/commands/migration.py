@@ -72,8 +72,9 @@ def register(registry: Registry, machine: Machine) -> None:
             "calc-time-unit": calc_time_unit,
         }
         if last.status == "measured":
-            info["dirty-rate"] = sum(last.rates)
-            info["vcpu-dirty-rate"] = [
-                {"dirty-rate": rate, "id": index} for index, rate in enumerate(last.rates)
-            ]
+            info["dirty-rate"] = last.rate
+            if last.mode == "dirty-ring":
+                info["vcpu-dirty-rate"] = [
+                    {"dirty-rate": rate, "id": index} for index, rate in enumerate(last.vcpu_rates)
+                ]
         return info

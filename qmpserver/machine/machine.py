@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.accel.engine import VcpuState
 from qmpserver.dirty.limit import DirtyLimit
-from qmpserver.dirty.rate import DirtyRate, RateWindow
+from qmpserver.dirty.measurement import DirtyRate
+from qmpserver.dirty.rate import RateWindow
 from qmpserver.dirty.tracking import Tracking
 from qmpserver.machine.runstate import NEEDS_RESET, RunState
 
@@ -41,7 +42,7 @@ class Machine:
         self.tracking = Tracking(accel)
         self.window = RateWindow(engine)
         self.dirty_limit = DirtyLimit(accel, self.tracking, self.window)
-        self.dirty_rate = DirtyRate(accel, self.tracking)
+        self.dirty_rate = DirtyRate(ram, accel, self.tracking)
         self._moved = asyncio.Event()
         self._changing = asyncio.Lock()  # between running and not; monitors may disagree
 

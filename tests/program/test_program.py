@@ -89,8 +89,8 @@ async def test_limits_and_rates(start: Start, machine: list[str]) -> None:
         ("cancel-vcpu-dirty-limit", {"cpu": 1}, "Parameter 'cpu' is unexpected"),
         (
             "calc-dirty-rate",
-            {"calc-time": 1},
-            "mode page-sampling is not enabled, use other method",
+            {"calc-time": 1, "mode": "dirty-bitmap"},
+            "mode dirty-bitmap is not enabled, use other method",
         ),
         ("calc-dirty-rate", {"calc-time": 61}, "Calculation time is out of range"),
         ("no-such-command", {}, "The command no-such-command has not been found"),

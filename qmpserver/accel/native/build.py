@@ -8,7 +8,18 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = ["engine.c", "vcpu.c", "reaper.c", "limit.c", "schedule.c", "kvm.c", "soft.c", "guest.c"]
+HEADERS = ["pacer.h", "guest.h", "engine.h", "sample.h"]
+SOURCES = [
+    "engine.c",
+    "vcpu.c",
+    "reaper.c",
+    "limit.c",
+    "schedule.c",
+    "kvm.c",
+    "soft.c",
+    "guest.c",
+    "sample.c",
+]
 
 # What the engine's structures hold of the C library, and what Python fills in of KVM's.
 SYSTEM = """
@@ -36,6 +47,8 @@ struct kvm_userspace_memory_region {
 };
 struct kvm_enable_cap { uint32_t cap; unsigned long long args[4]; ...; };
 
+struct kvm_dirty_log { uint32_t slot; void *dirty_bitmap; ...; };
+
 struct kvm_cpuid_entry2 { ...; };
 struct kvm_cpuid2 { uint32_t nent; ...; };
 
@@ -51,6 +64,8 @@ struct kvm_cpuid2 { uint32_t nent; ...; };
 #define KVM_SET_IDENTITY_MAP_ADDR ...
 #define KVM_CREATE_VCPU ...
 #define KVM_GET_TSC_KHZ ...
+#define KVM_GET_DIRTY_LOG ...
+#define KVM_GET_STATS_FD ...
 #define KVM_SET_CPUID2 ...
 #define KVM_GET_SREGS ...
 #define KVM_SET_SREGS ...
@@ -61,6 +76,7 @@ struct kvm_cpuid2 { uint32_t nent; ...; };
 #define KVM_CAP_MAX_VCPUS ...
 #define KVM_CAP_IMMEDIATE_EXIT ...
 #define KVM_CAP_EXT_CPUID ...
+#define KVM_CAP_BINARY_STATS_FD ...
 #define KVM_CAP_DIRTY_LOG_RING ...
 #define KVM_CAP_DIRTY_LOG_RING_ACQ_REL ...
 """
@@ -74,11 +90,12 @@ def _declarations(header: str) -> str:
 
 ffibuilder = FFI()
 ffibuilder.cdef(SYSTEM)
-for _header in ("pacer.h", "guest.h", "engine.h"):
+for _header in HEADERS:
     ffibuilder.cdef(_declarations(_header))
 ffibuilder.set_source(
     "qmpserver.accel.native._native",
-    '#include <linux/kvm.h>\n#include <sys/ioctl.h>\n#include "engine.h"\n#include "guest.h"\n',
+    "#include <linux/kvm.h>\n#include <sys/ioctl.h>\n"
+    + "".join(f'#include "{header}"\n' for header in HEADERS),
     sources=[f"qmpserver/accel/native/{name}" for name in SOURCES],
     depends=[f"qmpserver/accel/native/{path.name}" for path in HERE.glob("*.h")],
     include_dirs=["qmpserver/accel/native"],

@@ -162,6 +162,8 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap);
 void engine_set_tracking(struct engine *engine, bool on);
 /* The software accelerator's own switch; blocks for a moment. */
 void soft_set_tracking(struct engine *engine, bool on);
+/* Its log where vCPUs have no rings: what KVM_GET_DIRTY_LOG does, for all RAM (ram_pages bits). */
+void soft_take_log(struct engine *engine, uint64_t *bitmap);
 
 /* Pages found dirty by each vCPU since it was made, with those that still wait in its ring. Any thread. */
 void engine_pages(struct engine *engine, uint64_t *pages);

@@ -37,6 +37,7 @@ struct soft_vcpu {
 
 struct soft_vm {
 	uint64_t *writable; /* a bit per RAM page: stored to since it was last protected */
+	uint64_t *log;      /* where there are no rings: a bit per RAM page logged */
 	uint32_t logging;
 	pthread_mutex_t slots_lock;
 };
@@ -45,15 +46,17 @@ int soft_new(struct engine *engine)
 {
 	struct soft_vm *vm = calloc(1, sizeof(*vm));
 
-	if (vm)
-		vm->writable = calloc((engine->ram_pages + 63) / 64, sizeof(uint64_t));
-	if (!vm || !vm->writable) {
-		free(vm);
+	if (!vm)
+		return -1;
+	engine->soft = vm;
+	pthread_mutex_init(&vm->slots_lock, NULL);
+	vm->writable = calloc((engine->ram_pages + 63) / 64, sizeof(uint64_t));
+	vm->log = calloc((engine->ram_pages + 63) / 64, sizeof(uint64_t));
+	if (!vm->writable || !vm->log) {
+		soft_free(engine);
 		errno = ENOMEM;
 		return -1;
 	}
-	pthread_mutex_init(&vm->slots_lock, NULL);
-	engine->soft = vm;
 	return 0;
 }
 
@@ -63,7 +66,9 @@ void soft_free(struct engine *engine)
 		return;
 	pthread_mutex_destroy(&engine->soft->slots_lock);
 	free(engine->soft->writable);
+	free(engine->soft->log);
 	free(engine->soft);
+	engine->soft = NULL;
 }
 
 void soft_vcpu_free(struct vcpu *vcpu)
@@ -122,10 +127,14 @@ static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_
 		return;
 	if (__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST) & bit)
 		return;
-	entry = ring_entry(&vcpu->ring, soft->dirty_index++);
-	entry->slot = (uint32_t)(slot - vcpu->engine->slots);
-	entry->offset = page - slot->ram_page;
-	__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
+	if (vcpu->ring.size) {
+		entry = ring_entry(&vcpu->ring, soft->dirty_index++);
+		entry->slot = (uint32_t)(slot - vcpu->engine->slots);
+		entry->offset = page - slot->ram_page;
+		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
+	} else {
+		__atomic_fetch_or(&vcpu->engine->soft->log[page / 64], bit, __ATOMIC_SEQ_CST);
+	}
 	for (from = now_ns(); now_ns() - from < FAULT_NS;)
 		;
 }
@@ -188,8 +197,8 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 		/* All sequentially consistent: either quiesce() sees this batch, or the batch sees the pages
 		   that were protected before. */
 		__atomic_fetch_add(&soft->batch, 1, __ATOMIC_SEQ_CST);
-		logging = __atomic_load_n(&vm->logging, __ATOMIC_SEQ_CST) && vcpu->ring.size;
-		if (logging && ring_soft_full(vcpu)) {
+		logging = __atomic_load_n(&vm->logging, __ATOMIC_SEQ_CST);
+		if (logging && vcpu->ring.size && ring_soft_full(vcpu)) {
 			store(&soft->batch, soft->batch + 1);
 			return EXIT_RING_FULL;
 		}
@@ -247,6 +256,19 @@ int64_t soft_reset_rings(struct engine *engine)
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return freed;
+}
+
+void soft_take_log(struct engine *engine, uint64_t *bitmap)
+{
+	struct soft_vm *vm = engine->soft;
+
+	pthread_mutex_lock(&vm->slots_lock);
+	for (uint64_t i = 0; i < (engine->ram_pages + 63) / 64; i++) {
+		bitmap[i] = __atomic_exchange_n(&vm->log[i], 0, __ATOMIC_SEQ_CST);
+		__atomic_fetch_and(&vm->writable[i], ~bitmap[i], __ATOMIC_SEQ_CST);
+	}
+	quiesce(engine);
+	pthread_mutex_unlock(&vm->slots_lock);
 }
 
 void soft_set_tracking(struct engine *engine, bool on)
