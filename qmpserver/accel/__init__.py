@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qmpserver.accel.engine import Engine, ReaperMode
+    from qmpserver.accel.stats import Statistics
     from qmpserver.machine.guest import DirtyGuest
     from qmpserver.machine.memory import Ram
 
@@ -53,6 +54,7 @@ class Accelerator(Protocol):
     dirty_ring_size: int
     clock_hz: int
     engine: Engine
+    statistics: Statistics | None  # once there are vCPUs; None where the kernel keeps none
 
     def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.accel.engine import Engine
 from qmpserver.accel.errors import AcceleratorError
 from qmpserver.accel.native._native import ffi, lib
+from qmpserver.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
     from qmpserver.accel import AccelOptions
@@ -39,6 +40,10 @@ class _Descriptor:
         if result < 0:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         return result
+
+    def get_stats_fd(self) -> _Descriptor:
+        """KVM_GET_STATS_FD, of a VM or a vCPU."""
+        return _Descriptor(self._ioctl(lib.KVM_GET_STATS_FD))
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -180,6 +185,7 @@ class KvmAccelerator:
     def __init__(self, ram: Ram, options: AccelOptions) -> None:
         self.dirty_ring_size = options.dirty_ring_size
         self._ram = ram
+        self.statistics: Statistics | None = None
         self._open: list[Any] = []  # what close() closes, last first
         self.engine: Engine
         try:
@@ -275,6 +281,18 @@ class KvmAccelerator:
                 self._map(vcpu.map_ring(self.dirty_ring_size)) if self.dirty_ring_size else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
+        self._open_statistics()
+
+    def _open_statistics(self) -> None:
+        """Before the vCPUs run: the call needs a lock that KVM_RUN holds, reading does not."""
+        if not self._kvm.check_extension(lib.KVM_CAP_BINARY_STATS_FD):
+            return
+        vm = self._keep(self._vm.get_stats_fd()).fd
+        vcpus = [self._keep(vcpu.get_stats_fd()).fd for vcpu in self._vcpu_fds]
+        layout = KvmLayout(vcpus[0])
+        self.statistics = Statistics(
+            "kvm", KvmStats(vm, KvmLayout(vm)), [KvmStats(fd, layout) for fd in vcpus]
+        )
 
     def _map(self, mapping: mmap.mmap) -> Any:
         self._keep(mapping)

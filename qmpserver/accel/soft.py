@@ -5,13 +5,53 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.accel.engine import Engine
+from qmpserver.accel.stats import Stat, Statistics, StatValue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qmpserver.accel import AccelOptions
     from qmpserver.machine.guest import DirtyGuest
     from qmpserver.machine.memory import Ram
 
 CLOCK_HZ = 1_000_000_000  # its guests' clock is CLOCK_MONOTONIC
+
+
+class MachineStats:
+    """What the software accelerator counts of the whole machine."""
+
+    stats: Sequence[Stat] = (
+        Stat("dirty_pages", "cumulative"),
+        Stat("dirty_log", "instant", "boolean"),
+    )
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def read(self) -> list[StatValue]:
+        """Read all values, in the order of `stats`."""
+        return [sum(self._engine.pages()), self._engine.tracking]
+
+
+class VcpuStats:
+    """What it counts of a vCPU."""
+
+    stats: Sequence[Stat] = (
+        Stat("dirty_pages", "cumulative"),
+        Stat("ring_full_exits", "cumulative"),
+        Stat("throttle_ns", "cumulative", "seconds", exponent=-9),
+        Stat("throttled", "instant", "boolean"),
+    )
+
+    def __init__(self, engine: Engine, index: int) -> None:
+        self._engine = engine
+        self._index = index
+
+    def read(self) -> list[StatValue]:
+        """Read all values, in the order of `stats`."""
+        vcpu = self._engine.vcpu(self._index)
+        pages = vcpu.harvested + vcpu.waiting
+        return [pages, vcpu.full_exits, vcpu.throttle_time, vcpu.throttled]
 
 
 class SoftAccelerator:
@@ -23,11 +63,17 @@ class SoftAccelerator:
         self.dirty_ring_size = options.dirty_ring_size
         self.clock_hz = CLOCK_HZ
         self.engine = Engine(ram, -1, options.reaper)
+        self.statistics: Statistics | None = None
 
     def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""
         for index in range(count):
             self.engine.add_soft_vcpu(guest.entry(index).rdi, self.dirty_ring_size)
+        self.statistics = Statistics(
+            "__org.qmpserver_soft",
+            MachineStats(self.engine),
+            [VcpuStats(self.engine, index) for index in range(count)],
+        )
 
     def log_dirty_pages(self, on: bool) -> None:
         """Switch logging. Blocks for the end of stores under way. Any thread."""

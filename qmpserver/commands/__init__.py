@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.commands import accelerator, control, machine, migration, misc, qmpserver, run_state
+from qmpserver.commands import (
+    accelerator,
+    control,
+    machine,
+    migration,
+    misc,
+    qmpserver,
+    run_state,
+    stats,
+)
 
 if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
 
-MODULES = (accelerator, control, machine, migration, misc, qmpserver, run_state)
+MODULES = (accelerator, control, machine, migration, misc, qmpserver, run_state, stats)
 
 
 def register_all(registry: Registry, controlled: Machine) -> None:

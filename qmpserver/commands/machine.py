@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Registry
 
 
+def qom_path(cpu_index: int) -> str:
+    """Return the path by which QMP names a vCPU."""
+    return f"/machine/unattached/device[{cpu_index}]"
+
+
 def register(registry: Registry, machine: Machine) -> None:
     """Bind this file's commands."""
 
@@ -19,7 +24,7 @@ def register(registry: Registry, machine: Machine) -> None:
             {
                 "thread-id": thread_id,
                 "props": {"core-id": 0, "thread-id": 0, "socket-id": index},
-                "qom-path": f"/machine/unattached/device[{index}]",
+                "qom-path": qom_path(index),
                 "cpu-index": index,
                 "target": "x86_64",
             }

@@ -465,6 +465,90 @@ class CommandLineOptionInfo(TypedDict):
     parameters: list[CommandLineParameterInfo]
 
 
+StatsType = Literal["cumulative", "instant", "peak", "linear-histogram", "log2-histogram"]
+
+StatsUnit = Literal["bytes", "seconds", "cycles", "boolean"]
+
+StatsProvider = Literal["kvm", "cryptodev", "__org.qmpserver_soft"]
+
+StatsTarget = Literal["vm", "vcpu", "cryptodev"]
+
+
+class StatsRequest(TypedDict):
+    """Which statistics of a provider are wanted."""
+
+    provider: StatsProvider
+    names: NotRequired[list[str]]
+
+
+class StatsVCPUFilter(TypedDict):
+    """Which virtual CPUs are of interest."""
+
+    vcpus: NotRequired[list[str]]
+
+
+StatsFilterTag = Literal["vm", "cryptodev"]
+
+
+class StatsFilterVcpu(TypedDict):
+    """One kind of ``StatsFilter``."""
+
+    target: Literal["vcpu"]
+    providers: NotRequired[list[StatsRequest]]
+    vcpus: NotRequired[list[str]]
+
+
+class StatsFilterPlain(TypedDict):
+    """One kind of ``StatsFilter``."""
+
+    target: StatsFilterTag
+    providers: NotRequired[list[StatsRequest]]
+
+
+StatsFilter: TypeAlias = StatsFilterVcpu | StatsFilterPlain
+
+StatsValue: TypeAlias = int | bool | list[int]
+
+
+class Stats(TypedDict):
+    """A statistic."""
+
+    name: str
+    value: StatsValue
+
+
+# The statistics of one object.
+StatsResult = TypedDict(
+    "StatsResult",
+    {
+        "provider": StatsProvider,
+        "qom-path": NotRequired[str],
+        "stats": list[Stats],
+    },
+)
+
+# What a statistic means.
+StatsSchemaValue = TypedDict(
+    "StatsSchemaValue",
+    {
+        "name": str,
+        "type": StatsType,
+        "unit": NotRequired[StatsUnit],
+        "base": NotRequired[int],
+        "exponent": int,
+        "bucket-size": NotRequired[int],
+    },
+)
+
+
+class StatsSchema(TypedDict):
+    """The statistics there are for one kind of object."""
+
+    provider: StatsProvider
+    target: StatsTarget
+    stats: list[StatsSchemaValue]
+
+
 ReaperMode = Literal["event", "poll"]
 
 ReaperState = Literal["idle", "reaping"]
@@ -661,6 +745,22 @@ class QueryCommandLineOptionsHandler(Protocol):
     ) -> Answer[list[CommandLineOptionInfo]]: ...
 
 
+class QueryStatsHandler(Protocol):
+    """Handles ``query-stats``."""
+
+    def __call__(self, **arguments: object) -> Answer[list[StatsResult]]: ...
+
+
+class QueryStatsSchemasHandler(Protocol):
+    """Handles ``query-stats-schemas``."""
+
+    def __call__(
+        self,
+        *,
+        provider: StatsProvider = ...,
+    ) -> Answer[list[StatsSchema]]: ...
+
+
 class QueryDirtyRingHandler(Protocol):
     """Handles ``__org.qmpserver_query-dirty-ring``."""
 
@@ -689,6 +789,8 @@ Handlers = TypedDict(
         "stop": StopHandler,
         "cont": ContHandler,
         "query-command-line-options": QueryCommandLineOptionsHandler,
+        "query-stats": QueryStatsHandler,
+        "query-stats-schemas": QueryStatsSchemasHandler,
         "__org.qmpserver_query-dirty-ring": QueryDirtyRingHandler,
     },
 )

@@ -51,6 +51,21 @@ SINCE_7_2 = {
         "-ret[].target:cris",
         "-ret[].target:nios2",
     },
+    "query-stats": {
+        "+arg.target:cryptodev",
+        "+arg=cryptodev",
+        "+arg.providers[].provider:cryptodev",
+        "+arg.providers[].provider:__org.qmpserver_soft",
+        "+ret[].provider:cryptodev",
+        "+ret[].provider:__org.qmpserver_soft",
+    },
+    "query-stats-schemas": {
+        "+arg.provider:cryptodev",
+        "+arg.provider:__org.qmpserver_soft",
+        "+ret[].provider:cryptodev",
+        "+ret[].provider:__org.qmpserver_soft",
+        "+ret[].target:cryptodev",
+    },
 }
 
 
