@@ -23,9 +23,11 @@ _encode = json.JSONEncoder(check_circular=False).encode
 _ESCAPED = re.compile('[^ -~]|["\\\\]')
 _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
-# The order of each set of members seen.  Names come from the schema, but those
-# of an "id" come from the client: so there is a bound.
-_orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+# The order of each set of members seen; None is the order they came in.  Names come
+# from the schema, but those of an "id" come from the client: so there is a bound.
+_orders: dict[tuple[str, ...], tuple[str, ...] | None] = {}
 _MAX_ORDERS = 1024
 _MAX_ORDERED_NESTING = 100
 
@@ -103,24 +105,30 @@ def _ordered(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind is dict:
         names = tuple(value)
-        order = _orders.get(names)
-        if order is None:
+        try:
+            order = _orders[names]
+        except KeyError:
             order = tuple(member_order(names))
+            if order == names:
+                order = None
             if len(_orders) >= _MAX_ORDERS:
                 _orders.clear()
             _orders[names] = order
-        result = {}
-        for name in order:
-            item = value[name]
-            kind = type(item)
-            if kind is dict or kind is list or kind is float or kind is tuple:
-                item = _ordered(item, depth + 1)
-            result[name] = item
+        if order is not None:
+            value = {name: value[name] for name in order}
+        result = value
+        for name, item in value.items():
+            if type(item) not in _PLAIN:
+                ordered = _ordered(item, depth + 1)
+                if ordered is not item:
+                    if result is value:
+                        result = value.copy()
+                    result[name] = ordered
         return result
     if kind is list or kind is tuple:
         if depth > _MAX_ORDERED_NESTING:
             raise RecursionError
-        return [_ordered(item, depth + 1) for item in value]
+        return [item if type(item) in _PLAIN else _ordered(item, depth + 1) for item in value]
     if kind is float:
         raise _NotFastError
     if isinstance(value, Mapping):
