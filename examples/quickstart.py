@@ -7,13 +7,15 @@ import asyncio
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
-from qmpserver.tools import bench
-from qmpserver.tools.qmpctl import cancel_table
+from qmpserver.tools.bench.cancel import measure
+from qmpserver.tools.bench.report import table
+from qmpserver.tools.bench.servers import OURS, Candidate, enter
 
 CYCLES = 20
 RING = "dirty-ring-size=4096"
@@ -109,11 +111,13 @@ def cycles(accel: str) -> None:
     """Show what follows a cancel, with the reaper kicked and with the reaper polling."""
     print(f"\n{CYCLES} times: limit a vCPU, wait until it is throttled, cancel")
 
-    samples = bench.cancel(
-        [f"{accel},{RING},reaper=poll", f"{accel},{RING},reaper=event"], CYCLES, progress=count_up
-    )
-    names = ("polling reaper", "event-driven reaper")
-    print(cancel_table(list(zip(names, samples, strict=True))))
+    reapers = {"poll": "polling reaper", "event": "event-driven reaper"}
+    servers = [
+        Candidate(name, OURS, f"{accel},{RING},reaper={mode}") for mode, name in reapers.items()
+    ]
+    with ExitStack() as stack:
+        vms = enter(stack, servers, [], vcpus=1)
+        print(table(measure(vms, CYCLES, progress=count_up)))
 
 
 def count_up(cycle: int) -> None:

@@ -7,14 +7,11 @@ only.
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver.accel.native._native import ffi, lib
-from qmpserver.machine.guest import MAX_VCPUS, OPTIONS, PAGE_SIZE, DirtyLayout, GuestError
+from qmpserver.machine.guest import MAX_VCPUS, PAGE_SIZE, DirtyLayout, GuestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,41 +41,9 @@ def firmware_image(
     return content.rjust(-(-len(content) // _UNIT) * _UNIT, b"\xff")
 
 
-def _size(text: str) -> int:
+def ram_size(text: str) -> int:
+    """Read a size as of ``-m``, which is in MiB where there is no unit; raises ValueError."""
     match = re.fullmatch(r"([0-9]+)([KMGT]?)", text, re.IGNORECASE | re.ASCII)
     if not match:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 512M or 4G")
+        raise ValueError(f"'{text}' is no size such as 512M or 4G")
     return int(match[1]) << ("KMGT".index(match[2].upper() or "M") + 1) * 10
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write an image as the command line says; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qmpserver.tools.firmware",
-        description="Write the guest 'dirty' as a firmware image, for QEMU's -bios FILE.",
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
-    parser.add_argument(
-        "--ram", type=_size, default="512M", help="as -m of the machine (%(default)s)"
-    )
-    parser.add_argument("--smp", type=int, default=1, help="how many vCPUs run it (%(default)s)")
-    parser.add_argument("--pattern", help="sequential, random or hotspot")
-    parser.add_argument("--pages", help="of each vCPU's working set; an equal share of the RAM")
-    parser.add_argument("--size", help="the same in bytes, such as 64M")
-    parser.add_argument("--rate", help="MB/s that each vCPU keeps to; full speed")
-    parser.add_argument("--clock-hz", type=int, default=0, help="frequency of the machine's TSC")
-    args = parser.parse_args(arguments)
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    try:
-        args.output.write_bytes(firmware_image(args.ram, args.smp, options, args.clock_hz))
-    except GuestError as error:
-        print(error, file=sys.stderr)
-    except OSError as error:
-        print(f"{args.output}: {error.strerror}", file=sys.stderr)
-    else:
-        return 0
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

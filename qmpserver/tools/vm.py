@@ -9,32 +9,34 @@ import contextlib
 import json
 import mmap
 import os
+import shlex
 import shutil
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.accel.native._native import ffi, lib
-from qmpserver.tools.firmware import firmware_image
+from qmpserver.tools.address import Address
+from qmpserver.tools.errors import QmpctlError, ServerError, UsageError
+from qmpserver.tools.firmware import firmware_image, ram_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-Kind = Literal["qmpserver", "qemu"]
+    from collections.abc import Iterator, Mapping, Sequence
 
 RAM_MIB = 512
 START_S = 10.0
 REPLY_S = 30.0
+EXTENSION = "__org.qmpserver_query-dirty-ring"
 _PROGRESS: int = ffi.offsetof("struct dirty_guest", "progress")
 _CONTROL: int = lib.GUEST_CONTROL
 
 
-class VmError(Exception):
+class VmError(QmpctlError):
     """The machine can't be measured; the text says why."""
 
 
@@ -52,18 +54,28 @@ class Qmp:
     What it costs is what it measures, which is why it is no asyncio client.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, address: Address, patience: float = REPLY_S) -> None:
+        """Connect and negotiate; `patience` is how many seconds to wait for each message.
+
+        Raises:
+            OSError: It can't be connected to.
+            ServerError: What answers there does not speak QMP.
+        """
         self.received = 0  # when the last message came: CLOCK_MONOTONIC, ns
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(REPLY_S)
-        self._socket.connect(path)
-        self._input = self._socket.makefile("rb")
-        self._read()
-        self.execute("qmp_capabilities")
+        self._address = address
+        self.socket = address.connect(patience)
+        self._input = self.socket.makefile("rb")
+        try:
+            if "QMP" not in self._read():
+                raise ServerError(f"{address}: the first line is not a QMP greeting")
+            self.execute("qmp_capabilities")
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, message: bytes) -> None:
         """Send what `encode` made; `receive` its answer."""
-        self._socket.sendall(message)
+        self.socket.sendall(message)
 
     def receive(self) -> Any:
         """Wait for the answer to the command that was sent; events are passed over."""
@@ -80,28 +92,45 @@ class Qmp:
         return self.receive()
 
     def _read(self) -> dict[str, Any]:
-        line = self._input.readline()
-        self.received = time.monotonic_ns()
-        if not line:
-            raise VmError("the server has closed the connection")
-        message: dict[str, Any] = json.loads(line)
+        try:
+            line = self._input.readline()
+            self.received = time.monotonic_ns()
+            message: dict[str, Any] = json.loads(line)
+        except TimeoutError:
+            raise ServerError(f"{self._address}: the server does not answer") from None
+        except OSError as error:
+            raise ServerError(f"{self._address}: {error.strerror}") from None
+        except ValueError:
+            if not line.endswith(b"\n"):
+                raise ServerError(f"{self._address}: the server has hung up") from None
+            raise ServerError(f"{self._address}: no JSON: {line[:60]!r}") from None
+        if not isinstance(message, dict):
+            raise ServerError(f"{self._address}: not a QMP message: {line[:60]!r}")
         return message
 
     def close(self) -> None:
         """Hang up."""
         self._input.close()
-        self._socket.close()
+        self.socket.close()
 
 
 class Vm:
-    """A running machine: `qmp`, its `pid`, and what its guest has done so far."""
+    """A running machine: `qmp`, its `pid`, and what its guest `dirty` has done so far.
 
-    def __init__(self, kind: Kind, pid: int, qmp: Qmp) -> None:
-        self.kind = kind
-        self.pid = pid
+    Raises VmError: Its guest's memory can't be watched.
+    """
+
+    def __init__(self, name: str, qmp: Qmp) -> None:
+        self.name = name
         self.qmp = qmp
-        with open(_ram_file(pid), "rb") as file:
+        self.pid = _peer(qmp.socket)
+        self.commands = {command["name"] for command in qmp.execute("query-commands")}
+        with open(_ram_file(self.pid), "rb") as file:
             self._ram = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    def vcpus(self) -> int:
+        """How many there are."""
+        return len(self.qmp.execute("query-cpus-fast"))
 
     def progress(self, cpu_index: int) -> int:
         """Pages that the guest has stored to, by its own count."""
@@ -117,9 +146,14 @@ class Vm:
 
     def dirty_ring(self) -> Any:
         """What the extension tells; None where the server has none."""
-        if self.kind == "qemu":
+        if EXTENSION not in self.commands:
             return None
-        return self.qmp.execute("__org.qmpserver_query-dirty-ring")
+        return self.qmp.execute(EXTENSION)
+
+    def polls(self) -> bool:
+        """Whether its reaper sleeps a second whatever happens, as QEMU's does."""
+        ring = self.dirty_ring()
+        return ring is None or ring["mode"] == "poll"
 
     def close(self) -> None:
         """Watch no more."""
@@ -127,66 +161,109 @@ class Vm:
         self.qmp.close()
 
 
+def _peer(connection: socket.socket) -> int:
+    """The process that listens, whatever has launched it."""
+    if connection.family is not socket.AF_UNIX:
+        raise VmError("a guest's memory can only be watched by way of a UNIX socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, _uid, _gid = struct.unpack("3i", credentials)
+    return int(pid)
+
+
 def _ram_file(pid: int) -> str:
     """The guest's memory is a memfd in both: ours by its nature, QEMU's by its command line."""
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            name = os.readlink(entry)
-            if "memfd:qmpserver-ram" in name or "memfd:memory-backend-memfd" in name:
-                return str(entry)
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                name = os.readlink(entry)
+                if "memfd:qmpserver-ram" in name or "memfd:memory-backend-memfd" in name:
+                    return str(entry)
     raise VmError(f"process {pid} has no guest memory that could be watched")
+
+
+QEMU = "qemu-system-x86_64"
 
 
 def has_qemu() -> bool:
     """Whether there is a QEMU to compare with."""
-    return shutil.which("qemu-system-x86_64") is not None
+    return shutil.which(QEMU) is not None
 
 
-def command(
-    kind: Kind, directory: str, *, vcpus: int, accel: str, stopped: bool = False
-) -> list[str]:
-    """Return the command line of a machine whose QMP socket and firmware are in `directory`."""
-    common = ["-accel", accel, "-smp", str(vcpus), "-m", f"{RAM_MIB}M"]
-    common += ["-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"]
-    if stopped:
-        common.append("-S")
-    if kind == "qmpserver":
-        return [sys.executable, "-m", "qmpserver.cli", *common]
-    firmware = Path(directory) / "dirty.bin"
-    firmware.write_bytes(firmware_image(RAM_MIB << 20, vcpus))
-    backend = f"memory-backend-memfd,id=ram,size={RAM_MIB}M,share=on"
-    return [
-        *("qemu-system-x86_64", *common, "-display", "none", "-nodefaults"),
-        *("-name", "debug-threads=on"),
-        *("-object", backend, "-machine", "pc,memory-backend=ram", "-bios", str(firmware)),
-    ]
+def _option(words: Sequence[str], name: str) -> str | None:
+    """Return what an option of a command line was given last; None where it is not there."""
+    given = [value for word, value in pairwise(words) if word.lstrip("-") == name]
+    return given[-1] if given else None
+
+
+def _number(text: str, key: str) -> str:
+    """Return the number in ``N,...`` or ``key=N,...``."""
+    for part in text.split(","):
+        name, _, value = part.rpartition("=")
+        if name in ("", key):
+            return value
+    return text
+
+
+def complete(server: str, directory: str, *, vcpus: int, accel: str) -> list[str]:
+    """Return the words of a command, with the options that it leaves open.
+
+    These are ``-accel``, ``-smp`` and ``-m``, a QMP socket in `directory`, and for QEMU what has it
+    run the guest `dirty` from memory that can be watched.
+    """
+    words = shlex.split(server)
+    if not words:
+        raise UsageError("--server needs a command")
+    if _option(words, "accel") is None:
+        words += ["-accel", accel]
+    if (smp := _option(words, "smp")) is None:
+        words += ["-smp", str(vcpus)]
+    elif not _number(smp, "cpus").isdecimal():
+        raise UsageError(f"-smp {smp}: how many vCPUs is that?")
+    if (memory := _option(words, "m")) is None:
+        words += ["-m", memory := f"{RAM_MIB}M"]
+    words += ["-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"]
+    if "qemu-system" in words[0]:
+        if _option(words, "bios") is None:
+            memory = _number(memory, "size")
+            ram = ram_size(memory)
+            cpus = vcpus if smp is None else int(_number(smp, "cpus"))
+            firmware = Path(directory) / "dirty.bin"
+            firmware.write_bytes(firmware_image(ram, cpus))
+            words += ["-bios", str(firmware)]
+            words += ["-object", f"memory-backend-memfd,id=ram,size={ram},share=on"]
+            words += ["-machine", "pc,memory-backend=ram"]
+        words += ["-display", "none", "-nodefaults", "-name", "debug-threads=on"]
+    return words
 
 
 @contextlib.contextmanager
-def launch(kind: Kind, *, vcpus: int, accel: str, stopped: bool = False) -> Iterator[Vm]:
-    """Run a machine for as long as the context lasts.
+def launch(server: str, *, vcpus: int, accel: str, name: str = "") -> Iterator[Vm]:
+    """Run a machine for as long as the context lasts, with `complete`'s options.
 
     Raises VmError: It does not start; the text is what it said.
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpctl-"))
-        argv = command(kind, directory, vcpus=vcpus, accel=accel, stopped=stopped)
+        argv = complete(server, directory, vcpus=vcpus, accel=accel)
         log = stack.enter_context(open(Path(directory) / "log", "w+b"))
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        except OSError as error:
+            raise VmError(f"{argv[0]}: {error.strerror}") from None
         stack.callback(_end, process)
-        path = f"{directory}/qmp.sock"
         deadline = time.monotonic() + START_S
         while True:
             try:
-                qmp = Qmp(path)
+                qmp = Qmp(Address(f"{directory}/qmp.sock"))
                 break
-            except (FileNotFoundError, ConnectionError, VmError):
+            except (OSError, ServerError):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     said = log.read().decode(errors="replace").strip()
-                    raise VmError(said or "the server does not answer") from None
+                    raise VmError(said or f"{server}: the server does not answer") from None
                 time.sleep(0.01)
-        vm = Vm(kind, process.pid, qmp)
+        stack.callback(qmp.close)
+        vm = Vm(name or server, qmp)
         stack.callback(vm.close)
         yield vm
 

@@ -19,7 +19,8 @@ import pytest
 
 from qmpserver.accel.native._native import ffi, lib
 from qmpserver.machine.guest import DirtyGuest, DirtyLayout, GuestError
-from qmpserver.tools.firmware import firmware_image, main
+from qmpserver.tools.firmware import firmware_image
+from qmpserver.tools.qmpctl import main
 
 QEMU = shutil.which("qemu-system-x86_64")
 HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -229,7 +230,7 @@ def test_a_rate_needs_a_clock() -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "image"
-    arguments = ["--output", str(output), "--ram", "64M", "--smp", "2"]
+    arguments = ["guest", "--output", str(output), "--ram", "64M", "--smp", "2"]
     assert main([*arguments, "--pattern", "random", "--rate", "10", "--clock-hz", "1000"]) == 0
     options = {"pattern": "random", "rate": "10"}
     assert output.read_bytes() == firmware_image(RAM, 2, options, 1000)
@@ -247,7 +248,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_command_line_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
 ) -> None:
-    assert main(["--output", str(tmp_path / "image"), *arguments]) == 1
+    assert main(["guest", "--output", str(tmp_path / "image"), *arguments]) == 1
     captured = capsys.readouterr()
     assert text in captured.err
     assert captured.err.count("\n") == 1

@@ -1,0 +1,71 @@
+"""Where a QMP server is: ``unix:PATH`` or ``tcp:HOST:PORT``."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from dataclasses import dataclass
+
+from qmpserver.tools.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A UNIX socket's path, or a TCP host and port."""
+
+    where: str | tuple[str, int]
+
+    def __str__(self) -> str:
+        if isinstance(self.where, str):
+            return f"unix:{self.where}"
+        return "tcp:{}:{}".format(*self.where)
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Connect; raises OSError."""
+        if not isinstance(self.where, str):
+            return socket.create_connection(self.where, timeout)
+        client = socket.socket(socket.AF_UNIX)
+        try:
+            client.settimeout(timeout)
+            client.connect(self.where)
+        except OSError:
+            client.close()
+            raise
+        return client
+
+
+def address(text: str) -> Address:
+    """Read an address; raises ArgumentTypeError."""
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and rest:
+        return Address(rest)
+    host, _, port = rest.rpartition(":")
+    if kind == "tcp" and host and port.isdecimal() and 0 < int(port) < 1 << 16:
+        return Address((host.removeprefix("[").removesuffix("]"), int(port)))
+    raise argparse.ArgumentTypeError(f"'{text}' is neither unix:PATH nor tcp:HOST:PORT")
+
+
+def add_qmp(parser: argparse.ArgumentParser, *, dest: str = "qmp_here") -> None:
+    """Add the option that names a server; it may be given before the command or after it."""
+    parser.add_argument(
+        "--qmp",
+        dest=dest,
+        action="append",
+        type=address,
+        default=[],
+        metavar="ADDRESS",
+        help="the server: unix:PATH or tcp:HOST:PORT",
+    )
+
+
+def servers(args: argparse.Namespace) -> list[Address]:
+    """Return the servers that were named."""
+    return [*args.qmp, *args.qmp_here]
+
+
+def server(args: argparse.Namespace) -> Address:
+    """Return the one server that was named; raises UsageError."""
+    named = servers(args)
+    if len(named) != 1:
+        raise UsageError("give one --qmp unix:PATH or --qmp tcp:HOST:PORT")
+    return named[0]

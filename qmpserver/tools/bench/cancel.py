@@ -1,0 +1,182 @@
+"""Limit a vCPU, wait until it is throttled, cancel, and time what follows, again and again.
+
+By default with this server's event-driven reaper and its polling reaper. The limited guest's own
+counters tell when it runs again; when the reaper woke is told by the server, or with --strace by
+strace on its thread.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from qmpserver.tools.address import servers
+from qmpserver.tools.bench import floor
+from qmpserver.tools.bench.report import STATISTICS, Result, Series, add_output, give, progress
+from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
+from qmpserver.tools.strace import trace
+from qmpserver.tools.vm import VmError, encode
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Sequence
+
+    from qmpserver.tools.vm import Vm
+
+    WakeAfter = Callable[[float], float | None]
+
+LIMIT = 10  # MB/s: a guest at full speed is throttled nearly all the time
+NEVER_S = 10.0
+LOOK_S = 100e-6  # more often, and the guest that is looked for hardly gets to run
+SPREAD_S = 0.03
+POLL_S = 1.0
+
+ACK = "to the ack"
+WAKE = "to the reaper's wake"
+TRACED = "to the reaper's wake, by strace"
+RESUME = "to the throttled vCPU running again"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--cycles", type=int, default=200, help="how often (%(default)s)")
+    parser.add_argument("--busy", action="store_true", help="beside a second vCPU at full speed")
+    parser.add_argument("--strace", action="store_true", help="see the reaper wake from outside")
+    add_servers(parser)
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as the options say."""
+    usual = [
+        ours(args, "event-driven reaper", "reaper=event"),
+        ours(args, "polling reaper", "reaper=poll"),
+    ]
+    vcpus = 2 if args.busy else 1
+    with ExitStack() as stack:
+        vms = enter(stack, launched(args, usual), servers(args), vcpus)
+        done = stack.enter_context(progress("cancel", args.cycles))
+        result = measure(vms, args.cycles, strace=args.strace, progress=done)
+    if args.busy:
+        result.notes.append(_beside_a_ping(args, result))
+    return give(args, result)
+
+
+def measure(
+    vms: Sequence[Vm],
+    cycles: int,
+    *,
+    strace: bool = False,
+    progress: Callable[[int], None] = lambda _cycle: None,
+) -> Result:
+    """Time `cycles` cycles on each of `vms`, in turn; they are stopped before and after.
+
+    `strace`: look at the reaper's wakes from outside too, which costs some of the time it measures.
+    """
+    whats = (ACK, WAKE, TRACED, RESUME)
+    samples = [{what: Series(vm.name, what) for what in whats} for vm in vms]
+    with ExitStack() as stack:
+        traces = [stack.enter_context(trace(vm.pid)) if strace else None for vm in vms]
+        polls = [vm.polls() for vm in vms]
+        stack.enter_context(_real_time())
+        for cycle in range(cycles):
+            for vm, into, wake_after, poll in zip(vms, samples, traces, polls, strict=True):
+                vm.qmp.execute("cont")
+                took = _cycle(vm, POLL_S if poll else SPREAD_S, wake_after)
+                vm.qmp.execute("stop")
+                for what, ms in took.items():
+                    into[what].samples.append(ms)
+            progress(cycle + 1)
+    series = [one[what] for what in whats for one in samples]
+    return Result("cancel", "ms from cancel's request", "ms", series, paired=True)
+
+
+def _cycle(vm: Vm, spread: float, wake_after: WakeAfter | None) -> dict[str, float]:
+    """Limit vCPU 0, wait until it is throttled, cancel; return the milliseconds.
+
+    `spread` is the time in seconds over which cancels are spread, so that they meet a polling
+    reaper at any moment of its sleep.
+    """
+    took = {}
+    vm.qmp.execute("set-vcpu-dirty-limit", {"cpu-index": 0, "dirty-rate": LIMIT})
+    time.sleep(random.uniform(0, spread))
+    _throttled(vm)
+    request = encode("cancel-vcpu-dirty-limit", {"cpu-index": 0})
+    before = vm.progress(0)
+    wall, start = time.time(), time.monotonic_ns()
+    vm.qmp.send(request)
+    vm.qmp.receive()
+    ack = vm.qmp.received
+    # Looking before the answer has come would take processor time from who is to send it. So a
+    # guest that ran earlier counts as running again now.
+    _until("the guest to run again", lambda: vm.progress(0) != before, LOOK_S)
+    took[RESUME] = (time.monotonic_ns() - start) / 1e6
+    took[ACK] = (ack - start) / 1e6
+    woke: int = 0
+
+    def idle_wake() -> bool:
+        nonlocal woke
+        woke = vm.dirty_ring()["reaper"]["last-idle-wake-time"]
+        return woke > start  # from a clock that all processes share
+
+    tells = vm.dirty_ring() is not None
+    if tells:
+        _until("the reaper's wake", idle_wake, 0.002)
+        took[WAKE] = (woke - start) / 1e6
+    if wake_after is not None:
+        # QEMU's reaper turns over in its sleep while the limit is in service: that is no wake yet.
+        answered = 0.0 if tells else (ack - start) / 1e9
+        seen = wake_after(wall + answered)
+        if seen is None:
+            raise VmError("strace does not see the reaper wake")
+        took[TRACED] = (seen + answered) * 1e3
+    return took
+
+
+def _throttled(vm: Vm) -> None:
+    """Wait until the guest on vCPU 0 stands still."""
+
+    def still() -> bool:
+        before = vm.progress(0)
+        time.sleep(0.002)
+        return vm.progress(0) == before
+
+    _until("the limit to take hold", still, 0.001)
+
+
+def _until(what: str, condition: Callable[[], bool], pause: float) -> None:
+    deadline = time.monotonic() + NEVER_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise VmError(f"waited {NEVER_S:.0f} s for {what}")
+        time.sleep(pause)
+
+
+@contextmanager
+def _real_time() -> Iterator[None]:
+    """Where permitted, look without having to wait for a processor that the guest has."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _beside_a_ping(args: argparse.Namespace, result: Result) -> str:
+    """Say how the first server's wake compares with what waking a process costs there at all."""
+    pings = floor.eventfd_ping_under_load(args, args.cycles)
+    wake = next((s.samples for s in result.series if s.what == WAKE and s.samples), None)
+    show = [STATISTICS[name] for name in result.show]
+    text = " / ".join(f"{of(pings):.3f}" for of in show)
+    note = f"bare eventfd ping under the same load, in ms: {text}"
+    if wake is not None:
+        ratios = " / ".join(f"{of(wake) / of(pings):.2f}" for of in show)
+        note += f"\nthe reaper's wake as a ratio to it: {ratios}"
+    return note

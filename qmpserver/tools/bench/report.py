@@ -1,0 +1,178 @@
+"""What a measurement found: shown as a table, stored as raw samples, plotted."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpserver.tools.errors import QmpctlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+@dataclass(slots=True)
+class Series:
+    """One quantity of one server: samples in the order in which they were taken."""
+
+    server: str
+    what: str
+    samples: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of each sample, where the course counts
+
+
+@dataclass(slots=True)
+class Result:
+    """All that one measurement found.
+
+    Samples of two servers that were measured pair by pair, in turn, are as many and `paired`; the
+    table then has the ratios of later servers to the first.
+    """
+
+    bench: str
+    title: str
+    unit: str
+    series: list[Series]
+    show: tuple[str, ...] = ("median", "p99", "max")  # of `STATISTICS`
+    digits: int = 3
+    paired: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def percentile(samples: Sequence[float], per_cent: float) -> float:
+    """Return the sample that `per_cent` of all do not exceed."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * per_cent / 100))]
+
+
+STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "mean": statistics.fmean,
+    "p1": lambda samples: percentile(samples, 1),
+    "p90": lambda samples: percentile(samples, 90),
+    "p99": lambda samples: percentile(samples, 99),
+    "min": min,
+    "max": max,
+}
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows of text, the first of them the heading, as a Markdown table."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def table(result: Result) -> str:
+    """Return the result as a Markdown table: a row a quantity, a column a server."""
+    servers = list(dict.fromkeys(series.server for series in result.series))
+    cells = {(series.what, series.server): series.samples for series in result.series}
+    heads = [f"{result.title} ({' / '.join(result.show)})", *servers]
+    if result.paired:
+        heads += [f"{server} : {servers[0]}" for server in servers[1:]]
+    rows = [heads]
+    for what in dict.fromkeys(series.what for series in result.series if series.samples):
+        row = [what]
+        for server in servers:
+            samples = cells.get((what, server))
+            values = (STATISTICS[name](samples) for name in result.show) if samples else ()
+            row.append(" / ".join(f"{value:.{result.digits}f}" for value in values) or "-")
+        if result.paired:
+            row += [_ratio(cells, what, servers[0], server) for server in servers[1:]]
+        rows.append(row)
+    return markdown(rows)
+
+
+def _ratio(cells: dict[tuple[str, str], list[float]], what: str, first: str, later: str) -> str:
+    pairs = zip(cells.get((what, later), ()), cells.get((what, first), ()), strict=False)
+    ratios = [a / b for a, b in pairs if b]
+    return f"{statistics.median(ratios):.3f}" if ratios else "-"
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where results go besides the screen."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="store the raw samples")
+    parser.add_argument("--plot", type=_picture, metavar="FILE", help="draw them: .png or .svg")
+
+
+def _picture(text: str) -> Path:
+    if not text.endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError(f"'{text}' ends in neither .png nor .svg")
+    return Path(text)
+
+
+def give(args: argparse.Namespace, result: Result) -> int:
+    """Print the table, and write what `add_output`'s options name; return the exit status."""
+    print(table(result))
+    for note in result.notes:
+        print(f"\n{note}")
+    try:
+        if args.json:
+            args.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+        if args.plot:
+            plot(result, args.plot)
+    except OSError as error:
+        raise QmpctlError(f"{error.filename}: {error.strerror}") from None
+    return 0
+
+
+def plot(result: Result, path: Path) -> None:
+    """Draw a panel a quantity: over time where that counts, else how samples are distributed.
+
+    Raises:
+        QmpctlError: matplotlib is not installed.
+        OSError: The file can't be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise QmpctlError("--plot needs matplotlib: pip install matplotlib") from None
+    whats = list(dict.fromkeys(series.what for series in result.series if series.samples))
+    figure = Figure(figsize=(8, 0.8 + 2.8 * len(whats)), layout="constrained")
+    figure.suptitle(f"qmpctl bench {result.bench}: {result.title}")
+    for index, what in enumerate(whats):
+        axes = figure.add_subplot(len(whats), 1, index + 1)
+        axes.set_title(what, fontsize="medium")
+        for series in result.series:
+            if series.what != what or not series.samples:
+                continue
+            if series.seconds:
+                axes.plot(series.seconds, series.samples, label=series.server, linewidth=1)
+                axes.set_xlabel("s")
+                axes.set_ylabel(result.unit)
+                axes.set_ylim(bottom=0)
+            else:
+                axes.ecdf(series.samples, label=series.server)
+                axes.set_xlabel(result.unit)
+                axes.set_ylabel("part of the samples")
+        values = [v for s in result.series if s.what == what and not s.seconds for v in s.samples]
+        if values and min(values) > 0 and max(values) > 50 * min(values):
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal's stderr how far it is; gives a function that takes the number done."""
+    with contextlib.suppress(ImportError):  # nobody must have rich to measure
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        if console.is_terminal:
+            with Progress(console=console, transient=True) as bars:
+                bar = bars.add_task(what, total=total)
+                yield lambda done: bars.update(bar, completed=done)
+            return
+    yield lambda _done: None

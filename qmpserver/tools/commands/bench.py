@@ -1,0 +1,21 @@
+"""Measure servers, this one and QEMU alike, by what their clients and their guests can see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.tools.menu import add_commands
+
+if TYPE_CHECKING:
+    import argparse
+
+BENCHES = {
+    "cancel": "what follows a cancel: the ack, the reaper's wake, the guest running again",
+    "limit": "how well a limit holds",
+    "guest": "how fast a tracked guest is",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add a subcommand for each measurement."""
+    add_commands(parser, "qmpserver.tools.bench", BENCHES, "WHAT")

@@ -1,0 +1,49 @@
+"""Subcommands in modules of their own, imported only when they are used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class _Lazy(argparse.ArgumentParser):
+    """A parser whose options are in a module that is not imported before there is need."""
+
+    def __init__(self, *, module: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self._module = module
+        if "_ARGCOMPLETE" in os.environ:  # it looks at parsers before they are used
+            self._load()
+
+    def _load(self) -> None:
+        if self._module:
+            module = importlib.import_module(self._module)
+            self._module = ""
+            self.description = module.__doc__
+            self.set_defaults(run=getattr(module, "run", None))
+            module.configure(self)
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """Parse, with the module's options."""
+        self._load()
+        return super().parse_known_args(*args, **options)
+
+
+def add_commands(
+    parser: argparse.ArgumentParser, package: str, commands: Mapping[str, str], metavar: str
+) -> None:
+    """Add a subcommand for each of `commands`, names and lines of help.
+
+    Its module is the one of that name in `package`. It has ``configure(parser)``, which adds the
+    options, and ``run(args)``, which returns the exit status or raises `QmpctlError`; its docstring
+    is shown as help.
+    """
+    menu = parser.add_subparsers(required=True, metavar=metavar, parser_class=_Lazy)
+    for name, line in commands.items():
+        menu.add_parser(name, help=line, module=f"{package}.{name}")
