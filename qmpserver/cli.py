@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
     from qmpserver.accel import Accelerator
+    from qmpserver.commands.human import HumanMonitor
     from qmpserver.monitor import Device
 
 SCHEMA = Path(__file__).parent / "schema" / "qapi-schema.json"
@@ -263,7 +264,7 @@ async def run(settings: Settings) -> None:
         machine = await _make_machine(settings, stack)
         registry = Registry(Schema.load(SCHEMA))
         register_all(registry, machine)
-        server = Server(registry, version=VERSION_INFO)
+        server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
         stack.push_async_callback(server.close)
         machine.emit = server.emit
         loop = asyncio.get_running_loop()
@@ -317,6 +318,12 @@ def _furnish(settings: Settings, ram: Ram, accel: Accelerator) -> Machine:
     except (GuestError, AcceleratorError) as error:
         raise CommandLineError(str(error)) from None
     return Machine(ram, accel, guest, name=settings.name)
+
+
+def _human_monitor(registry: Registry) -> HumanMonitor:
+    from qmpserver.commands.human import HumanMonitor  # only with -monitor or -mon
+
+    return HumanMonitor(registry)
 
 
 def _terminate(machine: Machine, number: int) -> None:

@@ -44,6 +44,16 @@ def register(registry: Registry, machine: Machine) -> None:
         except RuntimeError as error:
             raise QMPError(str(error)) from None
 
+    @registry.command("human-monitor-command")
+    async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
+        from qmpserver.commands.human import HumanMonitor
+
+        monitor = HumanMonitor(registry)
+        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
+            raise QMPError("Parameter 'cpu-index' expects a CPU number")
+        shown = await monitor.execute(command_line)
+        return (shown or "").replace("\n", "\r\n")
+
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
         if option is not None and option not in PARAMETERS:

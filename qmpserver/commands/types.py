@@ -735,6 +735,17 @@ class ContHandler(Protocol):
     def __call__(self) -> Answer[None]: ...
 
 
+class HumanMonitorCommandHandler(Protocol):
+    """Handles ``human-monitor-command``."""
+
+    def __call__(
+        self,
+        *,
+        command_line: str,
+        cpu_index: int = ...,
+    ) -> Answer[str]: ...
+
+
 class QueryCommandLineOptionsHandler(Protocol):
     """Handles ``query-command-line-options``."""
 
@@ -788,6 +799,7 @@ Handlers = TypedDict(
         "query-name": QueryNameHandler,
         "stop": StopHandler,
         "cont": ContHandler,
+        "human-monitor-command": HumanMonitorCommandHandler,
         "query-command-line-options": QueryCommandLineOptionsHandler,
         "query-stats": QueryStatsHandler,
         "query-stats-schemas": QueryStatsSchemasHandler,

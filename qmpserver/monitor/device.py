@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import socket
 import termios
 from abc import ABC, abstractmethod
@@ -32,6 +33,17 @@ _BACKLOG = 1024
 # Out of descriptors: who waits to be accepted can wait until there is one again.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN = 1.0
+_IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6  # what termios.tcgetattr has where
+_COOKED_INPUT = (
+    termios.IGNBRK
+    | termios.BRKINT
+    | termios.PARMRK
+    | termios.ISTRIP
+    | termios.INLCR
+    | termios.IGNCR
+    | termios.ICRNL
+    | termios.IXON
+)
 _STDIN = 0
 _STDOUT = 1
 
@@ -54,6 +66,7 @@ class Device(ABC):
         self.filename = filename
         self._loop = loop
         self._attach: Attach | None = None
+        self._raw = False
         self._connected = asyncio.Event()
 
     @property
@@ -61,8 +74,12 @@ class Device(ABC):
         """Whether something speaks on the device."""
         return self._attach is not None
 
-    def attach(self, attach: Attach) -> None:
+    def attach(self, attach: Attach, *, raw: bool = False) -> None:
         """Hand channels to *attach* from now on.
+
+        Args:
+            attach: what takes the channels.
+            raw: on a terminal, take each key as it comes, and let *attach* show it.
 
         Raises:
             DeviceError: the device has a user already.
@@ -71,6 +88,7 @@ class Device(ABC):
         if self._attach is not None:
             raise DeviceError(f"Device '{self.id}' is in use")
         self._attach = attach
+        self._raw = raw
         self._start()
 
     async def wait_connected(self) -> None:
@@ -304,17 +322,34 @@ class _Stdio(Device):
                 with contextlib.suppress(OSError):
                     os.set_blocking(fd, blocking)
             if self._terminal is not None:
-                termios.tcsetattr(self._source, termios.TCSANOW, self._terminal)
+                self._loop.remove_signal_handler(signal.SIGCONT)
+                with contextlib.suppress(termios.error):
+                    termios.tcsetattr(self._source, termios.TCSANOW, self._terminal)
 
     def _start(self) -> None:
         for fd, _ in self._blocking:
             os.set_blocking(fd, False)
-        if not self._signal and os.isatty(self._source):
+        if os.isatty(self._source):
             self._terminal = termios.tcgetattr(self._source)
-            mode = list(self._terminal)
-            mode[3] &= ~termios.ISIG
-            termios.tcsetattr(self._source, termios.TCSANOW, mode)
+            self._set_up_terminal()
+            # While this process was suspended, the shell had the terminal.
+            self._loop.add_signal_handler(signal.SIGCONT, self._set_up_terminal)
         self._hand_out(Channel(self._loop, self._source, self._sink, close_descriptors=False))
+
+    def _set_up_terminal(self) -> None:
+        assert self._terminal is not None
+        mode = [*self._terminal[:6], list(self._terminal[6])]
+        if self._raw:
+            mode[_IFLAG] &= ~_COOKED_INPUT
+            mode[_OFLAG] |= termios.OPOST
+            mode[_CFLAG] &= ~(termios.CSIZE | termios.PARENB)
+            mode[_CFLAG] |= termios.CS8
+            mode[_LFLAG] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
+            mode[_CC][termios.VMIN], mode[_CC][termios.VTIME] = 1, 0
+        if not self._signal:
+            mode[_LFLAG] &= ~termios.ISIG
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(self._source, termios.TCSANOW, mode)
 
 
 def _connected_filename(where: str, sock: socket.socket) -> str:

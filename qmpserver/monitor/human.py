@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from qmpserver.monitor.channel import Channel
@@ -13,13 +13,18 @@ __all__ = ["HumanClient", "HumanCommands"]
 _log = logging.getLogger(__name__)
 _PROMPT = "(qemu) "
 _MAX_WAITING = 65536
+# A key may show all of a long line anew: so many at a time, then see whether anybody reads.
+_KEYS = 512
 
 
 class HumanCommands(Protocol):
     """What the human monitor needs of the commands."""
 
-    def execute(self, line: str) -> str | Awaitable[str]:
-        """Execute one line and return what to show, without an error ever being raised."""
+    def execute(self, line: str, history: Sequence[str]) -> Awaitable[str | None]:
+        """Execute one line and return what to show; None where no prompt is to follow.
+
+        Errors are something to show too. *history* are the lines entered, this one the last.
+        """
 
     def complete(self, line: str) -> tuple[str, list[str]]:
         """Return the last word of *line*, and what it could become."""
@@ -31,7 +36,16 @@ class HumanClient:
     Use from the event loop's thread only.
     """
 
-    __slots__ = ("_channel", "_commands", "_editor", "_ended", "_left", "_task", "_waiting")
+    __slots__ = (
+        "_channel",
+        "_commands",
+        "_editor",
+        "_ended",
+        "_left",
+        "_suspended",
+        "_task",
+        "_waiting",
+    )
 
     def __init__(
         self,
@@ -46,6 +60,7 @@ class HumanClient:
         self._left = left
         self._waiting = b""
         self._ended = False
+        self._suspended = False
         self._task: asyncio.Task[None] | None = None
         channel.start(self)
         channel.write(_lines(banner))
@@ -82,48 +97,35 @@ class HumanClient:
         self._channel.close()
 
     def _run(self) -> None:
-        while self._task is None and not self._channel.unsent and not self._channel.closed:
-            line, self._waiting = self._editor.feed(self._waiting)
+        while self._waiting and self._task is None and not self._channel.unsent:
+            keys, rest = self._waiting[:_KEYS], self._waiting[_KEYS:]
+            line, left = self._editor.feed(keys)
+            self._waiting = left + rest
             self._flush()
-            if line is None:
-                break
-            shown = self._execute(line)
-            if isinstance(shown, str):
-                self._executed(shown)
-            else:
-                self._task = asyncio.get_running_loop().create_task(self._await(shown))
+            if line is not None:
+                self._task = asyncio.get_running_loop().create_task(self._execute(line))
         if self._ended and self._task is None and not self._channel.unsent:
             self._channel.close()
-        elif len(self._waiting) > _MAX_WAITING:
+        elif self._suspended or len(self._waiting) > _MAX_WAITING:
             self._channel.pause()
         else:
             self._channel.resume()
 
-    def _execute(self, line: str) -> str | Awaitable[str]:
-        if not line.strip():
-            return ""
+    async def _execute(self, line: str) -> None:
         try:
-            return self._commands.execute(line)
+            shown = await self._commands.execute(line, self._editor.history)
         except Exception as error:
-            return self._failed(line, error)
-
-    async def _await(self, awaited: Awaitable[str]) -> None:
-        try:
-            shown = await awaited
-        except Exception as error:
-            shown = self._failed("", error)
+            _log.error("human monitor: command %s failed", line, exc_info=error)
+            shown = f"Error: {error!r}\n"
         self._task = None
-        self._executed(shown)
+        if shown is None:
+            self._suspended = True
+            self._waiting = b""
+        else:
+            self._channel.write(_lines(shown))
+            self._editor.show_prompt()
+            self._flush()
         self._run()
-
-    def _failed(self, line: str, error: Exception) -> str:
-        _log.error("human monitor: command %s failed", line, exc_info=error)
-        return f"Error: {error!r}\n"
-
-    def _executed(self, shown: str) -> None:
-        self._channel.write(_lines(shown))
-        self._editor.show_prompt()
-        self._flush()
 
     def _flush(self) -> None:
         output = self._editor.take_output()
@@ -132,4 +134,4 @@ class HumanClient:
 
 
 def _lines(text: str) -> bytes:
-    return text.replace("\n", "\r\n").encode()
+    return text.replace("\n", "\r\n").encode(errors="surrogateescape")

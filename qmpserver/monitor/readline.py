@@ -59,6 +59,11 @@ class LineEditor:
         self._shown_cursor = 0
         self._escape = _Escape.NONE
 
+    @property
+    def history(self) -> list[str]:
+        """The lines entered, each once, the newest last."""
+        return [line.decode(errors="surrogateescape") for line in self._history]
+
     def take_output(self) -> bytes:
         """Return what is to be shown, and forget it."""
         output = bytes(self._output)
@@ -90,7 +95,7 @@ class LineEditor:
         self._cursor = 0
         self._shown = b""
         self._shown_cursor = 0
-        return line.decode(errors="replace")
+        return line.decode(errors="surrogateescape")
 
     def _key(self, byte: int) -> None:
         match self._escape:
@@ -193,7 +198,8 @@ class LineEditor:
     def _fill_in(self) -> None:
         if self._complete is None:
             return
-        word, choices = self._complete(self._line[: self._cursor].decode(errors="replace"))
+        before = self._line[: self._cursor].decode(errors="surrogateescape")
+        word, choices = self._complete(before)
         choices = sorted(set(choices))
         if not choices:
             return

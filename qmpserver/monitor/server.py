@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from qmpserver.monitor.channel import Channel
@@ -189,7 +189,7 @@ class Server:
         registry: the commands.
         version: the greeting's ``version`` object, as ``query-version`` returns it in QEMU: some
             clients show the three numbers of its ``qemu``.
-        human: the commands of the human monitor, if there is to be one.
+        human: makes the commands of one human monitor, if there is to be any.
         check_events: hold the data of events against the schema.
 
     """
@@ -199,7 +199,7 @@ class Server:
         registry: Registry,
         *,
         version: Mapping[str, Any],
-        human: HumanCommands | None = None,
+        human: Callable[[], HumanCommands] | None = None,
         check_events: bool = __debug__,
     ) -> None:
         self.registry = registry
@@ -298,7 +298,6 @@ class Server:
         device = self._devices.get(name)
         if device is None:
             raise OptionError(f'chardev "{name}" not found')
-        human = self._human
         if mode == "control":
 
             def greet(channel: Channel) -> None:
@@ -310,16 +309,18 @@ class Server:
             return device
         if mode != "readline":
             raise OptionError(f"Parameter 'mode' does not accept value '{mode}'")
-        if human is None:
+        if self._human is None:
             raise OptionError("Only QMP is supported")
         if pretty:
             raise OptionError("'pretty' is not compatible with HMP monitors")
+
+        human = self._human()
 
         def welcome(channel: Channel) -> None:
             banner = f"QEMU {self._release} monitor - type 'help' for more information\n"
             self._people.add(HumanClient(channel, human, banner, self._people.discard))
 
-        device.attach(welcome)
+        device.attach(welcome, raw=True)
         return device
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:

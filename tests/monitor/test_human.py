@@ -1,7 +1,7 @@
 """The human monitor: keys, history, completion, and what is shown, as QEMU shows it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,16 +113,23 @@ class Human:
         self.started = asyncio.Event()
         self.released = asyncio.Event()
 
-    def execute(self, line: str) -> object:
+    async def execute(self, line: str, history: Sequence[str]) -> str | None:
         self.executed.append(line)
-        if line == "boom":
-            raise ZeroDivisionError("boom")
-        return self.wait() if line == "wait" else f"did {line}\n"
-
-    async def wait(self) -> str:
-        self.started.set()
-        await self.released.wait()
-        return "waited\n"
+        match line:
+            case "":
+                return ""
+            case "boom":
+                raise ZeroDivisionError("boom")
+            case "quit":
+                return None
+            case "history":
+                return f"{history}\n"
+            case "wait":
+                self.started.set()
+                await self.released.wait()
+                return "waited\n"
+            case _:
+                return f"did {line}\n"
 
     def complete(self, line: str) -> tuple[str, list[str]]:
         return complete(line)
@@ -136,7 +143,7 @@ async def human() -> Human:
 @pytest_asyncio.fixture
 async def server(commands: "Commands", human: Human) -> AsyncIterator[Server]:
     version = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
-    server = Server(commands.registry, version=version, human=human)  # type: ignore[arg-type]
+    server = Server(commands.registry, version=version, human=lambda: human)
     yield server
     await server.close(grace=0.1)
 
@@ -160,7 +167,7 @@ async def test_a_conversation(
         # The next line waits for the one that is being executed.
         peer.send(b"wait\ny\n")
         await human.started.wait()
-        assert human.executed == ["x", "wait"]
+        assert human.executed == ["x", "", "wait"]
         human.released.set()
         assert (await peer.reader.readuntil(PROMPT)).endswith(b"waited\r\n(qemu) ")
         assert (await peer.reader.readuntil(PROMPT)).endswith(b"did y\r\n(qemu) ")

@@ -1,0 +1,235 @@
+"""The human monitor's language, as QEMU has it: tables of commands, arguments, help, completion.
+
+All of it is a function of a table and a line.  What a command means is not known here.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
+
+from qmpserver.monitor.expression import SPACE, ExpressionError, evaluate, skip_space
+
+__all__ = ["Command", "LineError", "complete", "help_text", "parse", "table"]
+
+_MAX_WORDS = 16
+_NAME_ENDS = SPACE + "/"
+_ESCAPED = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+
+Value = int | bool | str
+
+
+class Command(NamedTuple):
+    """One command of a table.
+
+    Attributes:
+        name: its name, and others that it answers to: ``stop|s``.
+        args_type: its arguments, in QEMU's notation: ``KEY:TYPE`` each, after commas.  TYPE is
+            ``s`` for a word or quoted string, ``F`` for a file's name, ``S`` for the rest of
+            the line, ``l`` for an integer expression, ``i`` for one of 32 bits, ``b`` for on or
+            off, and ``-X`` for a flag; after all but the flag and ``b``, ``?`` for an optional one.
+        params: its arguments, as the help shows them.
+        help: what it does, in a few words.
+        run: does it; called with whatever the caller of `parse` likes to pass and the arguments by
+            key.  Its result is what to show, or None where there is to be no further prompt.
+        sub_table: the commands that may follow its name.
+
+    """
+
+    name: str
+    args_type: str
+    params: str
+    help: str
+    run: Callable[..., Awaitable[str | None]]
+    sub_table: tuple["Command", ...] = ()
+
+
+class LineError(Exception):
+    """A line can't be executed; the message is what to show."""
+
+
+def table(*commands: Command) -> tuple[Command, ...]:
+    """Return the commands in the order of QEMU's help."""
+    return tuple(sorted(commands, key=lambda command: command.name))
+
+
+def parse(commands: tuple[Command, ...], line: str) -> tuple[Command, dict[str, Value]] | None:
+    """Find the command of a line, and its arguments; None for an empty line.
+
+    Raises:
+        LineError: There is no such command, or its arguments do not fit.
+
+    """
+    start = 0
+    while True:
+        start = skip_space(line, start)
+        if start == len(line):
+            return None
+        end = start
+        while end < len(line) and line[end] not in _NAME_ENDS:
+            end += 1
+        command = _find(commands, line[start:end])
+        if command is None:
+            raise LineError(f"unknown command: '{line[:end]}'\n")
+        start = skip_space(line, end)
+        if not command.sub_table or start == len(line):
+            break
+        commands = command.sub_table
+    try:
+        return command, _Arguments(command, line, start).parse()
+    except LineError as error:
+        words = line[:start].rstrip(SPACE)
+        raise LineError(f'{error}Try "help {words}" for more information\n') from None
+
+
+def help_text(commands: tuple[Command, ...], words: str) -> str:
+    """Return the help on a command, or with no words that on all of the table."""
+    wanted = _split(words)
+    if wanted is None:
+        return ""
+    prefix = ""
+    for number, word in enumerate(wanted, 1):
+        command = _find(commands, word)
+        if command is None:
+            return f"unknown command: '{' '.join(wanted[:number])}'\n"
+        if not command.sub_table:
+            commands = (command,)
+            break
+        commands = command.sub_table
+        prefix += f"{word} "
+    return "".join(f"{prefix}{one.name} {one.params} -- {one.help}\n" for one in commands)
+
+
+def complete(commands: tuple[Command, ...], line: str) -> tuple[str, list[str]]:
+    """Return the last word of *line*, and what it could become."""
+    words = _split(line)
+    if words is None:
+        return "", []
+    if line[-1:] and line[-1] in SPACE:
+        words.append("")
+    top = commands
+    while len(words) > 1:
+        command = _find(commands, words.pop(0))
+        if command is None:
+            return "", []
+        if command.sub_table:
+            commands = command.sub_table
+        elif command.name == "help|?":
+            commands = top
+        else:
+            return "", []
+    word = words[0] if words else ""
+    names = [name for command in commands for name in command.name.split("|")]
+    return word, [name for name in names if name.startswith(word)]
+
+
+def _find(commands: tuple[Command, ...], name: str) -> Command | None:
+    return next((command for command in commands if name in command.name.split("|")), None)
+
+
+def _string(text: str, position: int) -> tuple[str | None, int]:
+    """Read a word or a quoted string; None for one that is missing or does not end."""
+    position = skip_space(text, position)
+    if text[position : position + 1] != '"':
+        end = position
+        while end < len(text) and text[end] not in SPACE:
+            end += 1
+        return text[position:end] or None, end
+    read: list[str] = []
+    characters: Iterator[str] = iter(text[position + 1 :])
+    for character in characters:
+        position += 1
+        if character == '"':
+            return "".join(read), position + 1
+        if character == "\\":
+            position += 1
+            character = _ESCAPED.get(next(characters, ""), "")
+            if not character:
+                break
+        read.append(character)
+    return None, position
+
+
+def _split(text: str) -> list[str] | None:
+    """Return the words; None where one does not end or there are more than QEMU would take."""
+    words: list[str] = []
+    position = skip_space(text, 0)
+    while position < len(text):
+        word, position = _string(text, position)
+        if word is None or len(words) == _MAX_WORDS:
+            return None
+        words.append(word)
+        position = skip_space(text, position)
+    return words
+
+
+class _Arguments:
+    """Reads what follows a command's name."""
+
+    def __init__(self, command: Command, line: str, start: int) -> None:
+        self._name = command.name
+        self._wanted = [one.split(":") for one in command.args_type.split(",") if one]
+        self._line = line
+        self._position = start
+
+    def parse(self) -> dict[str, Value]:
+        """Return the arguments by key, without those that are not given."""
+        arguments: dict[str, Value] = {}
+        for index, (key, kind) in enumerate(self._wanted):
+            self._position = skip_space(self._line, self._position)
+            ended = self._position == len(self._line)
+            if kind[0] == "-":
+                later = [one for _, one in self._wanted[index + 1 :]]
+                if self._flag(kind[1], later):
+                    arguments[key] = True
+            elif not (ended and kind.endswith("?")):
+                arguments[key] = self._value(kind[0])
+        if skip_space(self._line, self._position) < len(self._line):
+            raise LineError(f"{self._name}: extraneous characters at the end of line\n")
+        return arguments
+
+    def _flag(self, letter: str, later: list[str]) -> bool:
+        line, position = self._line, self._position
+        if line[position : position + 1] != "-":
+            return False
+        given = line[position + 1 : position + 2]
+        if given == letter:
+            self._position += 2
+            return True
+        if f"-{given}" not in later:
+            raise LineError(f"{self._name}: unsupported option -{given}\n")
+        return False
+
+    def _value(self, kind: str) -> Value:
+        match kind:
+            case "s" | "F":
+                text, self._position = _string(self._line, self._position)
+                if text is None:
+                    what = "string" if kind == "s" else "filename"
+                    raise LineError(f"{self._name}: {what} expected\n")
+                return text
+            case "S":
+                text, self._position = self._line[self._position :], len(self._line)
+                if not text:
+                    raise LineError(f"{self._name}: string expected\n")
+                return text
+            case "b":
+                return self._on_or_off()
+            case _:
+                return self._integer(kind)
+
+    def _integer(self, kind: str) -> int:
+        try:
+            value, self._position = evaluate(self._line, self._position)
+        except ExpressionError as error:
+            raise LineError(f"{error}\n") from None
+        if kind == "i" and not 0 <= value < 1 << 32:
+            raise LineError(f"'{self._name}' has failed: integer is for 32-bit values\n")
+        return value
+
+    def _on_or_off(self) -> bool:
+        end = self._position
+        while end < len(self._line) and "!" <= self._line[end] <= "~":
+            end += 1
+        word, self._position = self._line[self._position : end], end
+        if word not in ("on", "off"):
+            raise LineError("Expected 'on' or 'off'\n")
+        return word == "on"
