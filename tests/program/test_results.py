@@ -27,6 +27,7 @@ CALLS: list[tuple[str, dict[str, object]]] = [
     ("query-command-line-options", {}),
     ("query-command-line-options", {"option": "chardev"}),
     ("query-name", {}),
+    ("human-monitor-command", {"command-line": "info cpus", "cpu-index": 0}),
     ("query-kvm", {}),
     ("query-accelerators", {}),
     ("query-cpus-fast", {}),
