@@ -17,13 +17,14 @@ from qmpserver.commands import (
     qmpserver,
     run_state,
     stats,
+    trace,
 )
 
 if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
 
-MODULES = (accelerator, control, machine, migration, misc, qmpserver, run_state, stats)
+MODULES = (accelerator, control, machine, migration, misc, qmpserver, run_state, stats, trace)
 
 
 def register_all(registry: Registry, controlled: Machine) -> None:

@@ -549,6 +549,16 @@ class StatsSchema(TypedDict):
     stats: list[StatsSchemaValue]
 
 
+TraceEventState = Literal["unavailable", "disabled", "enabled"]
+
+
+class TraceEventInfo(TypedDict):
+    """A trace event."""
+
+    name: str
+    state: TraceEventState
+
+
 ReaperMode = Literal["event", "poll"]
 
 ReaperState = Literal["idle", "reaping"]
@@ -772,6 +782,28 @@ class QueryStatsSchemasHandler(Protocol):
     ) -> Answer[list[StatsSchema]]: ...
 
 
+class TraceEventGetStateHandler(Protocol):
+    """Handles ``trace-event-get-state``."""
+
+    def __call__(
+        self,
+        *,
+        name: str,
+    ) -> Answer[list[TraceEventInfo]]: ...
+
+
+class TraceEventSetStateHandler(Protocol):
+    """Handles ``trace-event-set-state``."""
+
+    def __call__(
+        self,
+        *,
+        name: str,
+        enable: bool,
+        ignore_unavailable: bool = ...,
+    ) -> Answer[None]: ...
+
+
 class QueryDirtyRingHandler(Protocol):
     """Handles ``__org.qmpserver_query-dirty-ring``."""
 
@@ -803,6 +835,8 @@ Handlers = TypedDict(
         "query-command-line-options": QueryCommandLineOptionsHandler,
         "query-stats": QueryStatsHandler,
         "query-stats-schemas": QueryStatsSchemasHandler,
+        "trace-event-get-state": TraceEventGetStateHandler,
+        "trace-event-set-state": TraceEventSetStateHandler,
         "__org.qmpserver_query-dirty-ring": QueryDirtyRingHandler,
     },
 )

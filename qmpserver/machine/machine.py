@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.accel.engine import VcpuState
@@ -12,6 +13,8 @@ from qmpserver.dirty.measurement import DirtyRate
 from qmpserver.dirty.rate import RateWindow
 from qmpserver.dirty.tracking import Tracking
 from qmpserver.machine.runstate import NEEDS_RESET, RunState
+from qmpserver.trace.tracer import Tracer
+from qmpserver.trace.writers import LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,17 +22,25 @@ if TYPE_CHECKING:
     from qmpserver.accel import Accelerator
     from qmpserver.machine.guest import DirtyGuest
     from qmpserver.machine.memory import Ram
+    from qmpserver.trace.tracer import Writer
 
 
 class Machine:
     """A virtual machine. All methods belong to the event loop's thread.
 
     `emit` is called with each event's name and data; set it before :meth:`start`. `finished` is set
-    when the machine has been shut down and the program should end.
+    when the machine has been shut down and the program should end. Trace events go to `trace`, or
+    to standard error.
     """
 
     def __init__(
-        self, ram: Ram, accel: Accelerator, guest: DirtyGuest, *, name: str | None = None
+        self,
+        ram: Ram,
+        accel: Accelerator,
+        guest: DirtyGuest,
+        *,
+        name: str | None = None,
+        trace: Writer | None = None,
     ) -> None:
         self.name = name
         self.ram = ram
@@ -39,6 +50,7 @@ class Machine:
         self.finished = asyncio.Event()
         self.state: RunState = "prelaunch"
         engine = accel.engine
+        self.tracer = Tracer(trace or LineWriter(sys.stderr))
         self.tracking = Tracking(accel)
         self.window = RateWindow(engine)
         self.dirty_limit = DirtyLimit(accel, self.tracking, self.window)
@@ -114,4 +126,5 @@ class Machine:
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
         await asyncio.to_thread(self.accel.close)
+        self.tracer.close()
         self.ram.close()

@@ -49,6 +49,8 @@ CALLS: list[tuple[str, dict[str, object]]] = [
     ("cancel-vcpu-dirty-limit", {}),
     ("calc-dirty-rate", {"calc-time": 1, "mode": "dirty-ring"}),
     ("query-dirty-rate", {"calc-time-unit": "millisecond"}),
+    ("trace-event-set-state", {"name": "kvm_dirty_*", "enable": False}),
+    ("trace-event-get-state", {"name": "*"}),
     ("quit", {}),
 ]
 

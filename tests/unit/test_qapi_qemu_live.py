@@ -51,6 +51,8 @@ SINCE_7_2 = {
         "-ret[].target:cris",
         "-ret[].target:nios2",
     },
+    "trace-event-get-state": {"-arg.vcpu", "-ret[].vcpu"},
+    "trace-event-set-state": {"-arg.vcpu"},
     "query-stats": {
         "+arg.target:cryptodev",
         "+arg=cryptodev",

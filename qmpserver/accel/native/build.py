@@ -8,18 +8,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-HEADERS = ["pacer.h", "guest.h", "engine.h", "sample.h"]
-SOURCES = [
-    "engine.c",
-    "vcpu.c",
-    "reaper.c",
-    "limit.c",
-    "schedule.c",
-    "kvm.c",
-    "soft.c",
-    "guest.c",
-    "sample.c",
-]
+HEADERS = ["pacer.h", "guest.h", "engine.h", "sample.h", "trace.h"]
+SOURCES = sorted(path.name for path in HERE.glob("[!_]*.c"))
 
 # What the engine's structures hold of the C library, and what Python fills in of KVM's.
 SYSTEM = """
@@ -97,7 +87,7 @@ ffibuilder.set_source(
     "#include <linux/kvm.h>\n#include <sys/ioctl.h>\n"
     + "".join(f'#include "{header}"\n' for header in HEADERS),
     sources=[f"qmpserver/accel/native/{name}" for name in SOURCES],
-    depends=[f"qmpserver/accel/native/{path.name}" for path in HERE.glob("*.h")],
+    depends=[f"qmpserver/accel/native/{path.name}" for path in (*HERE.glob("*.h"), Path(__file__))],
     include_dirs=["qmpserver/accel/native"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
     py_limited_api=False,

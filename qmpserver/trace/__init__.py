@@ -1,0 +1,1 @@
+"""Trace events: what native threads do, switched on by name and told without disturbing them."""
