@@ -19,6 +19,9 @@ from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.menu import add_commands
 
 COMMANDS = {
+    "exec": "execute a command",
+    "schema": "explain a command's arguments",
+    "completion": "print what makes a shell complete",
     "bench": "measure servers",
     "guest": "write the guest 'dirty' as a firmware image for QEMU",
 }

@@ -1,0 +1,149 @@
+"""exec, schema and completion against this server and a real QEMU."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tools.conftest import BIN, Run
+
+
+def test_prints_what_is_returned(qmpctl: Run, server: str) -> None:
+    ran = qmpctl("--qmp", server, "exec", "query-name", "--json")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, '{"name": "tested"}\n', "")
+    ran = qmpctl("exec", "--qmp", server, "query-name")
+    assert ran.stdout == '{\n  "name": "tested"\n}\n'
+    ran = qmpctl("--qmp", server, "exec", "stop")
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_arguments_have_the_schemas_types(qmpctl: Run, server: str) -> None:
+    words = ["calc-time=1", "mode=page-sampling", "sample-pages=0x200"]
+    assert qmpctl("--qmp", server, "exec", "calc-dirty-rate", *words).returncode == 0
+    info = json.loads(qmpctl("--qmp", server, "exec", "query-dirty-rate", "--json").stdout)
+    assert (info["calc-time"], info["sample-pages"]) == (1, 512)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["no-such"], 1, "CommandNotFound: The command no-such has not been found\n"),
+        (
+            ["calc-dirty-rate", "calc-time=1", "nope=2"],
+            1,
+            "GenericError: Parameter 'nope' is unexpected\n",
+        ),
+        (["calc-dirty-rate"], 1, "GenericError: Parameter 'calc-time' is missing\n"),
+        (
+            ["calc-dirty-rate", "calc-time=long"],
+            2,
+            "qmpctl: 'calc-time=long': an integer is wanted\n",
+        ),
+        (["calc-dirty-rate", "calc-time"], 2, "qmpctl: 'calc-time' is not key=value\n"),
+        (
+            ["calc-dirty-rate", "calc-time.a=1"],
+            2,
+            "qmpctl: 'calc-time' is no object: int is wanted\n",
+        ),
+    ],
+)
+def test_errors_in_the_servers_words(
+    qmpctl: Run, server: str, words: list[str], status: int, text: str
+) -> None:
+    ran = qmpctl("--qmp", server, "exec", *words)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", text)
+
+
+def test_an_error_as_json(qmpctl: Run, server: str) -> None:
+    ran = qmpctl("--qmp", server, "exec", "--json", "no-such")
+    assert ran.returncode == 1
+    desc = "The command no-such has not been found"
+    assert json.loads(ran.stderr) == {"error": {"class": "CommandNotFound", "desc": desc}}
+
+
+def test_one_server_has_to_be_named(qmpctl: Run) -> None:
+    ran = qmpctl("exec", "query-status")
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "--qmp" in ran.stderr
+    ran = qmpctl("--qmp", "here", "exec", "query-status")
+    assert ran.returncode == 2
+    assert "'here' is neither unix:PATH nor tcp:HOST:PORT" in ran.stderr
+
+
+def test_schema_explains(qmpctl: Run, server: str) -> None:
+    text = qmpctl("--qmp", server, "schema", "calc-dirty-rate").stdout
+    assert "calc-time: int\n" in text
+    assert "mode: page-sampling | dirty-ring | dirty-bitmap  (optional)" in text or (
+        "mode: page-sampling | dirty-bitmap | dirty-ring  (optional)" in text
+    )
+    text = qmpctl("--qmp", server, "schema").stdout
+    assert "\nset-vcpu-dirty-limit [cpu-index=] dirty-rate=\n" in text
+    assert "\nSTOP" in "\n" + qmpctl("--qmp", server, "schema", "--events").stdout
+    assert qmpctl("--qmp", server, "schema", "no-such").returncode == 2
+
+
+def test_every_command_can_be_explained(qmpctl: Run, server: str) -> None:
+    """Recursive types and all: QEMU has over 200."""
+    names = [line.split()[0] for line in qmpctl("--qmp", server, "schema").stdout.splitlines()]
+    for name in names if len(names) < 100 else ["blockdev-add", "object-add", "transaction"]:
+        ran = qmpctl("--qmp", server, "schema", name)
+        assert ran.returncode == 0
+        assert ran.stdout.startswith(f"command {name}")
+
+
+def complete(line: str) -> list[str]:
+    """What a real bash completes at the end of a line."""
+    script = f"""eval "$(qmpctl completion bash)"
+COMP_LINE={line!r} COMP_POINT={len(line)} COMP_TYPE=9 COMP_CWORD=0
+_python_argcomplete qmpctl
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return [word.strip() for word in ran.stdout.splitlines()]
+
+
+def test_bash_completes(server: str) -> None:
+    assert complete("qmpctl ex") == ["exec"]
+    at = f"qmpctl --qmp {server} exec"
+    assert complete(f"{at} set-vcpu") == ["set-vcpu-dirty-limit"]
+    assert set(complete(f"{at} set-vcpu-dirty-limit ")) >= {"cpu-index=", "dirty-rate="}
+    assert "cpu-index=" not in complete(f"{at} set-vcpu-dirty-limit cpu-index=1 ")
+    found = complete(f"{at} calc-dirty-rate mode=dirty-")
+    assert {word.removeprefix("mode=") for word in found} == {"dirty-ring", "dirty-bitmap"}
+    assert complete(f"qmpctl schema --qmp {server} query-vcpu") == ["query-vcpu-dirty-limit"]
+
+
+def test_completion_without_a_server_says_nothing(tmp_path: Path) -> None:
+    assert complete(f"qmpctl --qmp unix:{tmp_path}/none exec q") in ([], [""])
+
+
+def test_arguments_of_qemu(qmpctl: Run, server: str) -> None:
+    if "qemu.sock" not in server:
+        pytest.skip("this server has no command with such arguments")
+
+    def execute(*words: str) -> None:
+        ran = qmpctl("--qmp", server, "exec", *words)
+        assert (ran.returncode, ran.stderr) == (0, "")
+
+    execute("blockdev-add", "driver=null-co", "node-name=one", "read-zeroes=on", "size=65536")
+    execute("blockdev-add", "driver=raw", "node-name=two", "file.driver=null-co", "offset=0")
+    execute("blockdev-add", "driver=raw", "node-name=three", 'file={"driver": "null-co"}')
+    execute("blockdev-add", "driver=raw", "node-name=four", "file=one")
+    execute("object-add", "qom-type=iothread", "id=io", "poll-max-ns=5")
+    execute("chardev-add", "id=c", "backend.type=null", "backend.data={}")
+    tables = [f"name={name}" for name in ("a", "b")]
+    execute("block-dirty-bitmap-add", "node=one", tables[0])
+    execute("block-dirty-bitmap-add", "node=one", tables[1])
+    execute("block-dirty-bitmap-merge", "node=one", "target=a", "bitmaps=b")
+    execute("block-dirty-bitmap-merge", "node=one", "target=a", "bitmaps.0=b", "bitmaps.1=b")
+    ran = qmpctl("--qmp", server, "exec", "human-monitor-command", "command-line=info name")
+    assert ran.stdout == "tested\n"
