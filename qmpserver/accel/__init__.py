@@ -7,7 +7,7 @@ native threads run them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qmpserver.accel.errors import AcceleratorError
 
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
     from qmpserver.accel.engine import Engine, ReaperMode
     from qmpserver.accel.stats import Statistics
-    from qmpserver.machine.guest import DirtyGuest
     from qmpserver.machine.memory import Ram
 
-__all__ = ["AccelOptions", "Accelerator", "AcceleratorError", "open_accelerator"]
+__all__ = ["AccelOptions", "Accelerator", "AcceleratorError", "Entry", "Guest", "open_accelerator"]
 
 NAMES = ("kvm", "soft")
 SOFT_RING_RESERVED = 64
@@ -47,6 +46,23 @@ class AccelOptions:
             )
 
 
+class Entry(NamedTuple):
+    """Where a vCPU starts, in 64-bit mode at CPL 3."""
+
+    rip: int
+    rdi: int
+    cr3: int
+
+
+class Guest(Protocol):
+    """What vCPUs run. With a `rom` they start as a PC's processors do, and have no entries."""
+
+    rom: bytes
+
+    def entry(self, cpu_index: int) -> Entry | None:
+        """Return where a vCPU starts."""
+
+
 class Accelerator(Protocol):
     """A VM whose vCPUs the engine's threads run."""
 
@@ -56,7 +72,7 @@ class Accelerator(Protocol):
     engine: Engine
     statistics: Statistics | None  # once there are vCPUs; None where the kernel keeps none
 
-    def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
+    def add_vcpus(self, guest: Guest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""
 
     def log_dirty_pages(self, on: bool) -> None:

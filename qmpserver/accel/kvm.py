@@ -15,15 +15,16 @@ from qmpserver.accel.native._native import ffi, lib
 from qmpserver.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
-    from qmpserver.accel import AccelOptions
-    from qmpserver.machine.guest import DirtyGuest
+    from qmpserver.accel import AccelOptions, Guest
     from qmpserver.machine.memory import Ram
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256
 SUGGESTED_RING_SIZE = 1024
-TSS_ADDRESS = 0xFFFBD000  # three pages that no slot covers; Intel needs them for real mode
-IDENTITY_MAP_ADDRESS = 0xFFFBC000
+IDENTITY_MAP_ADDRESS = 0xFEFFC000  # no slot covers it, nor the TSS; Intel needs both for real mode
+TSS_ADDRESS = 0xFEFFD000  # three pages
+ROM_END = 1 << 32
+APIC_ID_LEAVES = (0xB, 0x1F)  # of CPUID, where it is in edx
 
 
 class _Descriptor:
@@ -69,12 +70,11 @@ class Kvm(_Descriptor):
         return self._ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
 
     def get_supported_cpuid(self) -> Any:
-        """KVM_GET_SUPPORTED_CPUID: the bytes of a ``struct kvm_cpuid2``."""
-        size = ffi.sizeof("struct kvm_cpuid_entry2") * MAX_CPUID_ENTRIES
-        storage = ffi.new("char[]", ffi.sizeof("struct kvm_cpuid2") + size)
-        ffi.cast("struct kvm_cpuid2 *", storage).nent = MAX_CPUID_ENTRIES
-        self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, storage)
-        return storage
+        """KVM_GET_SUPPORTED_CPUID: a ``struct kvm_cpuid2``."""
+        count = MAX_CPUID_ENTRIES
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
+        self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
+        return cpuid
 
     def create_vm(self) -> VmFd:
         """KVM_CREATE_VM."""
@@ -124,6 +124,14 @@ class VmFd(_Descriptor):
             ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}),
         )
 
+    def get_tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ; of a VM since Linux 5.18."""
+        return self._ioctl(lib.KVM_GET_TSC_KHZ)
+
+    def create_irqchip(self) -> None:
+        """KVM_CREATE_IRQCHIP, before the first vCPU."""
+        self._ioctl(lib.KVM_CREATE_IRQCHIP)
+
     def create_vcpu(self, index: int) -> VcpuFd:
         """KVM_CREATE_VCPU."""
         return VcpuFd(self._ioctl(lib.KVM_CREATE_VCPU, index))
@@ -140,10 +148,6 @@ class VcpuFd(_Descriptor):
         """Map the dirty ring."""
         offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
         return mmap.mmap(self.fd, entries * ENTRY_SIZE, offset=offset)
-
-    def get_tsc_khz(self) -> int:
-        """KVM_GET_TSC_KHZ."""
-        return self._ioctl(lib.KVM_GET_TSC_KHZ)
 
     def set_cpuid2(self, cpuid: Any) -> None:
         """KVM_SET_CPUID2, with what :meth:`Kvm.get_supported_cpuid` gave."""
@@ -175,6 +179,16 @@ def _enter_user_mode(vcpu: VcpuFd, rip: int, rdi: int, cr3: int) -> None:
     vcpu.set_sregs(sregs)
     # IOPL 3: `out` reaches us as KVM_EXIT_IO instead of faulting
     vcpu.set_regs(ffi.new("struct kvm_regs *", {"rip": rip, "rdi": rdi, "rflags": 0x3002}))
+
+
+def _set_apic_id(cpuid: Any, number: int) -> None:
+    """CPUID tells each processor who it is; KVM leaves that to us."""
+    for i in range(cpuid.nent):
+        entry = cpuid.entries[i]
+        if entry.function == 1:
+            entry.ebx = entry.ebx & 0xFFFFFF | number << 24
+        elif entry.function in APIC_ID_LEAVES:
+            entry.edx = number
 
 
 class KvmAccelerator:
@@ -222,9 +236,8 @@ class KvmAccelerator:
         self._vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)
         self._vm.set_tss_addr(TSS_ADDRESS)
         self._set_regions(0)
-        probe = self._vm.create_vcpu(0)
-        self._vcpu_fds = [self._keep(probe)]
-        self.clock_hz = probe.get_tsc_khz() * 1000
+        self._vcpu_fds: list[VcpuFd] = []
+        self.clock_hz = self._vm.get_tsc_khz() * 1000
         self.engine = Engine(self._ram, self._vm.fd, options.reaper)
 
     def _enable_dirty_ring(self) -> None:
@@ -259,7 +272,7 @@ class KvmAccelerator:
                 number, flags, slot.gpa, slot.pages * 4096, base + slot.ram_page * 4096
             )
 
-    def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
+    def add_vcpus(self, guest: Guest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""
         most = self._kvm.check_extension(lib.KVM_CAP_MAX_VCPUS)
         if count > most:
@@ -267,21 +280,44 @@ class KvmAccelerator:
                 f"Number of SMP cpus requested ({count}) exceeds the maximum cpus "
                 f"supported by KVM ({most})"
             )
+        if guest.rom:
+            self._show_rom(guest.rom)
         run_size = self._kvm.get_vcpu_mmap_size()
         cpuid = self._kvm.get_supported_cpuid()
         for index in range(count):
-            if index:
-                self._vcpu_fds.append(self._keep(self._vm.create_vcpu(index)))
-            vcpu = self._vcpu_fds[index]
+            vcpu = self._keep(self._vm.create_vcpu(index))
+            self._vcpu_fds.append(vcpu)
+            _set_apic_id(cpuid, index)
             vcpu.set_cpuid2(cpuid)
             entry = guest.entry(index)
-            _enter_user_mode(vcpu, entry.rip, entry.rdi, entry.cr3)
-            run = self._map(vcpu.map_run(run_size))
+            if entry is not None:
+                _enter_user_mode(vcpu, entry.rip, entry.rdi, entry.cr3)
+            run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
             ring = (
-                self._map(vcpu.map_ring(self.dirty_ring_size)) if self.dirty_ring_size else ffi.NULL
+                self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
+                if self.dirty_ring_size
+                else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
         self._open_statistics()
+
+    def _show_rom(self, rom: bytes) -> None:
+        """Give firmware what it expects of a PC: itself below 4 GiB, and local APICs, by KVM."""
+        for capability, name in (
+            (lib.KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP"),
+            (lib.KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"),
+        ):
+            if not self._kvm.check_extension(capability):
+                raise AcceleratorError(f"kvm does not support {name}, which -bios needs")
+        mapping = self._keep(mmap.mmap(-1, len(rom)))
+        mapping[:] = rom
+        pointer = self._keep_pointer(mapping)
+        address = int(ffi.cast("uintptr_t", pointer))
+        number = len(self._ram.slots)  # the rings never name it: it can't be written to
+        self._vm.set_user_memory_region(
+            number, lib.KVM_MEM_READONLY, ROM_END - len(rom), len(rom), address
+        )
+        self._vm.create_irqchip()
 
     def _open_statistics(self) -> None:
         """Before the vCPUs run: the call needs a lock that KVM_RUN holds, reading does not."""
@@ -294,8 +330,7 @@ class KvmAccelerator:
             "kvm", KvmStats(vm, KvmLayout(vm)), [KvmStats(fd, layout) for fd in vcpus]
         )
 
-    def _map(self, mapping: mmap.mmap) -> Any:
-        self._keep(mapping)
+    def _keep_pointer(self, mapping: mmap.mmap) -> Any:
         pointer = ffi.from_buffer(mapping)
         self._open.append(_Exported(pointer))
         return pointer

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.accel.engine import Engine
+from qmpserver.accel.errors import AcceleratorError
 from qmpserver.accel.stats import Stat, Statistics, StatValue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qmpserver.accel import AccelOptions
-    from qmpserver.machine.guest import DirtyGuest
+    from qmpserver.accel import AccelOptions, Guest
     from qmpserver.machine.memory import Ram
 
 CLOCK_HZ = 1_000_000_000  # its guests' clock is CLOCK_MONOTONIC
@@ -65,10 +65,15 @@ class SoftAccelerator:
         self.engine = Engine(ram, -1, options.reaper)
         self.statistics: Statistics | None = None
 
-    def add_vcpus(self, guest: DirtyGuest, count: int) -> None:
+    def add_vcpus(self, guest: Guest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""
         for index in range(count):
-            self.engine.add_soft_vcpu(guest.entry(index).rdi, self.dirty_ring_size)
+            entry = guest.entry(index)
+            if entry is None:
+                raise AcceleratorError(
+                    "accelerator soft runs no firmware; leave -bios out, or use -accel kvm"
+                )
+            self.engine.add_soft_vcpu(entry.rdi, self.dirty_ring_size)
         self.statistics = Statistics(
             "__org.qmpserver_soft",
             MachineStats(self.engine),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from qmpserver.accel import Entry
 from qmpserver.accel.native._native import ffi, lib
 from qmpserver.options import Kind
 
@@ -44,14 +45,6 @@ _LARGE_PAGE = 0xE7  # the same, dirty, and 2 MiB in one
 
 class GuestError(Exception):
     """The guest can't be had as asked for; the text says why and what would do."""
-
-
-class Entry(NamedTuple):
-    """Where a vCPU starts, in 64-bit mode at CPL 3."""
-
-    rip: int
-    rdi: int
-    cr3: int
 
 
 class DirtyLayout:
@@ -115,6 +108,7 @@ class DirtyGuest:
         self, options: Mapping[str, str], ram: mmap | memoryview, vcpus: int, clock_hz: int
     ) -> None:
         self.layout = DirtyLayout(options, len(ram), vcpus, clock_hz)
+        self.rom = b""
         self._ram = ram
 
     def load(self) -> None:
