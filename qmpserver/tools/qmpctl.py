@@ -21,6 +21,8 @@ from qmpserver.tools.menu import add_commands
 COMMANDS = {
     "exec": "execute a command",
     "schema": "explain a command's arguments",
+    "record": "write what a client and a server say to a transcript",
+    "replay": "play a transcript to a server and report differences",
     "completion": "print what makes a shell complete",
     "bench": "measure servers",
     "guest": "write the guest 'dirty' as a firmware image for QEMU",

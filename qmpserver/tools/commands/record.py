@@ -1,0 +1,111 @@
+"""Sit between a client and a server, and write what they say to a transcript.
+
+  qmpctl record --listen unix:/tmp/a.sock --qmp unix:/tmp/q.sock FILE
+
+It serves one client, and ends when that client or the server hangs up; bytes pass unchanged (file
+descriptors don't). The transcript can be edited by hand: 'qmpctl replay --help' tells the format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpserver.tools.address import Address, add_qmp, address, server
+from qmpserver.tools.errors import QmpctlError, ServerError
+from qmpserver.tools.transcript import Splitter, message
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import TextIO
+
+    from qmpserver.tools.transcript import Who
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_qmp(parser)
+    parser.add_argument(
+        "--listen", type=address, required=True, metavar="ADDRESS", help="for the client"
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="- is stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record one conversation."""
+    here, there = args.listen, server(args)
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout
+        if str(args.file) != "-":
+            try:
+                file = stack.enter_context(args.file.open("w"))
+            except OSError as error:
+                raise QmpctlError(f"{args.file}: {error.strerror}") from None
+        asyncio.run(_record(here, there, file))
+    return 0
+
+
+async def _record(here: Address, there: Address, file: TextIO) -> None:
+    loop = asyncio.get_running_loop()
+    client: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = loop.create_future()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if client.done():
+            writer.close()  # one conversation at a time
+        else:
+            client.set_result((reader, writer))
+
+    try:
+        if isinstance(here.where, str):
+            listening = await asyncio.start_unix_server(accept, here.where)
+        else:
+            listening = await asyncio.start_server(accept, *here.where)
+    except OSError as error:
+        raise QmpctlError(f"{here}: {error.strerror}") from None
+    try:
+        client_reader, client_writer = await client
+        try:
+            connection = await asyncio.to_thread(there.connect, 5.0)
+        except OSError as error:
+            raise ServerError(f"{there}: {error.strerror or error}") from None
+        connection.setblocking(False)
+        server_reader, server_writer = await asyncio.open_connection(sock=connection)
+        pumps = [
+            asyncio.ensure_future(_pump(client_reader, server_writer, "client", file)),
+            asyncio.ensure_future(_pump(server_reader, client_writer, "server", file)),
+        ]
+        # What the server still has to say to a client that has sent its last is waited for.
+        await asyncio.gather(*pumps)
+    finally:
+        listening.close()
+        if isinstance(here.where, str):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(here.where)
+
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: Who, file: TextIO
+) -> None:
+    """Pass on what one side says, and write it down."""
+    splitter = Splitter()
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    data = b"-"
+    with contextlib.suppress(ConnectionError):
+        while data:
+            data = await reader.read(1 << 16)
+            texts = splitter.feed(decoder.decode(data)) if data else splitter.rest()
+            for text in texts:
+                print(message(who, " ".join(text.splitlines())), file=file, flush=True)
+            if data:
+                writer.write(data)
+                await writer.drain()
+    with contextlib.suppress(ConnectionError, OSError):
+        if who == "client" and writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()

@@ -1,0 +1,53 @@
+"""Play a transcript to a server and report where it answers differently.
+
+  qmpctl replay FILE --qmp unix:/tmp/q.sock
+
+FILE is a transcript as 'qmpctl record' writes it, or a conversation that something else captured:
+libvirt's .replies, what 'socat -v' printed, or a log with both sides' messages.
+Exit status: 0 no difference, 1 differences, 2 the transcript makes no sense, 3 no QMP server.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpserver.tools import transcript
+from qmpserver.tools.address import add_qmp, server
+from qmpserver.tools.errors import UsageError
+from qmpserver.tools.replaying import PATIENCE_S, replay
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_qmp(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="- is stdin")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=PATIENCE_S,
+        metavar="S",
+        help="how long to wait for each message that is expected (%(default)g)",
+    )
+    parser.epilog = transcript.__doc__
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay."""
+    try:
+        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text()
+        said = transcript.read(text)
+    except transcript.TranscriptError as error:
+        raise UsageError(f"{args.file}: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{args.file}: it is no text") from None
+    except OSError as error:
+        raise UsageError(f"{args.file}: {error.strerror}") from None
+    differences = replay(said, server(args), args.timeout)
+    for difference in differences:
+        print(f"{args.file}: {difference}")
+    return 1 if differences else 0

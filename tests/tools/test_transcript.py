@@ -1,0 +1,322 @@
+"""Transcripts: read, matched, recorded between real clients and servers, and replayed."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qemu.qmp import QMPClient
+
+from qmpserver.tools.transcript import (
+    Rules,
+    Splitter,
+    TranscriptError,
+    compare,
+    read,
+)
+from tests.conftest import Until
+from tests.tools.conftest import BIN, Run
+
+WRITTEN = """\
+# by hand
+#! ignore package
+#! tolerance current-rate 20%
+<- {"QMP": {"version": {}, "capabilities": []}}
+-> {"execute": "qmp_capabilities"}
+<- {"return": {}}
+
+-> { "execute": "query-vcpu-dirty-limit",
+     "id": 7 }
+<- { "return": [ ],
+     "id": 7 }
+-> {]
+<- {"error": {"class": "GenericError", "desc": "<string>"}}
+"""
+
+
+def test_arrows() -> None:
+    transcript = read(WRITTEN)
+    assert [(m.who, m.line) for m in transcript.messages[:4]] == [
+        ("server", 4),
+        ("client", 5),
+        ("server", 6),
+        ("client", 8),
+    ]
+    assert transcript.messages[3].value == {"execute": "query-vcpu-dirty-limit", "id": 7}
+    assert transcript.messages[5].text == "{]"
+    assert transcript.messages[5].command is None
+    assert "package" in transcript.rules.ignore
+    assert transcript.rules.tolerance == {"current-rate": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("-> {}\n<- {\n", "line 2: what a server says is JSON"),
+        ("hello\n-> {}\n", "line 1: neither"),
+        ("-> {}\n#! tolerance x\n", "line 2: '#! tolerance x' is none of"),
+        ("nothing here\n", "no message"),
+    ],
+)
+def test_what_is_no_transcript(text: str, why: str) -> None:
+    with pytest.raises(TranscriptError, match=why):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("expected", "good", "bad"),
+    [
+        ("<any>", None, ...),
+        ("<int>", 5, True),
+        ("<number>", 5.5, "5"),
+        ("<string>", "", 1),
+        ("<bool>", False, 0),
+        ("<list>", [], {}),
+        ("<object>", {}, []),
+        ("<1..8>", 8, 9),
+        ("<1..>", 10**9, 0),
+        ("<100 +-20%>", 80, 79),
+        ("<-5 +-1.5>", -6.5, -6.6),
+        ("</^q35-/>", "q35-7", "pc-q35-7"),
+        ("<a|b>", "b", "a|b"),
+        ("<else>", "<else>", "else"),
+        ([1, "..."], [1, 2, 3], []),
+        ([1], [1], [1, 2]),
+        ({"a": 1, "...": "..."}, {"a": 1, "b": 2}, {"b": 2}),
+        ({"a": 1}, {"a": 1, "thread-id": 7}, {"a": 1, "b": 2}),
+        (1, 1, True),
+        ("x", "x", "y"),
+        (None, None, 0),
+    ],
+)
+def test_matchers(expected: Any, good: Any, bad: Any) -> None:
+    assert compare(expected, good) == []
+    assert bad is ... or compare(expected, bad) != []
+
+
+def test_differences_say_where() -> None:
+    expected = {"return": [{"a": 1, "b": {"c": "x"}}], "id": 1}
+    got = {"return": [{"a": 2, "b": {"d": "x"}}], "id": 1}
+    assert compare(expected, got) == [
+        "return[0].a: 2 instead of 1",
+        'return[0].b.c: missing, "x" was expected',
+        'return[0].b.d: "x" was not expected',
+    ]
+    assert compare({"rate": [100]}, {"rate": [110]}, Rules(tolerance={"rate": 0.1})) == []
+    assert compare({"rate": [100]}, {"rate": [111]}, Rules(tolerance={"rate": 0.1})) != []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.lists(st.dictionaries(st.text(), JSON)), st.integers(1, 9), st.sampled_from(["", "\n"]))
+def test_messages_are_cut_wherever_they_are_torn(
+    values: list[Any], size: int, between: str
+) -> None:
+    text = between.join(json.dumps(value, ensure_ascii=False) for value in values)
+    splitter = Splitter()
+    cut = []
+    for at in range(0, len(text), size):
+        cut += list(splitter.feed(text[at : at + size]))
+    assert [json.loads(one) for one in cut] == values
+    assert list(splitter.rest()) == []
+
+
+def test_garbage_is_cut_at_its_line() -> None:
+    splitter = Splitter()
+    said = list(splitter.feed("don't\n{'a': 'x}y'}{]\n{\"open\n{}\n"))
+    assert said == ["don't", "{'a': 'x}y'}", "{]", '{"open', "{}"]
+
+
+REPLIES = """\
+{
+  "execute": "qmp_capabilities",
+  "id": "libvirt-1"
+}
+
+{
+  "return": {},
+  "id": "libvirt-1"
+}
+
+{
+  "execute": "query-name",
+  "id": "libvirt-2"
+}
+
+{
+  "return": {
+    "name": "tested"
+  },
+  "id": "libvirt-2"
+}
+
+{
+  "execute": "query-no-such",
+  "id": "libvirt-3"
+}
+
+{
+  "id": "libvirt-3",
+  "error": {
+    "class": "CommandNotFound",
+    "desc": "The command query-no-such has not been found"
+  }
+}
+"""
+LOG = """\
+12:00:01 client {"execute": "qmp_capabilities"}
+12:00:01 server {"return": {}}
+12:00:02 client {"execute": "query-name"}
+12:00:02 server {"return": {"name": "%s"}}
+"""
+
+
+def replayed(qmpctl: Run, server: str, path: Path, text: str) -> tuple[int, str]:
+    path.write_text(text)
+    ran = qmpctl("replay", str(path), "--qmp", server, "--timeout", "1")
+    assert ran.stderr == ""
+    return ran.returncode, ran.stdout
+
+
+def test_replay_of_what_others_captured(qmpctl: Run, server: str, tmp_path: Path) -> None:
+    file = tmp_path / "captured"
+    assert replayed(qmpctl, server, file, REPLIES) == (0, "")
+    assert replayed(qmpctl, server, file, LOG % "tested") == (0, "")
+    status, text = replayed(qmpctl, server, file, LOG % "else")
+    assert status == 1
+    assert text == f'{file}: line 4: query-name: return.name: "tested" instead of "else"\n'
+
+
+def test_replay_reports(qmpctl: Run, server: str, tmp_path: Path) -> None:
+    text = """
+-> {"execute": "cont"}
+<- {"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 2}}
+<- {"return": {}}
+-> {"execute": "stop"}
+<- {"return": {}}
+<- {"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}
+-> {"execute": "query-version"}
+<- {"return": {"qemu": {"major": 1, "minor": 2, "micro": 3}, "package": "x"}}
+-> {"execute": "query-cpus-fast"}
+<- {"return": [{"thread-id": 1, "...": "..."}, "..."]}
+-> {]
+<- {"error": {"class": "GenericError", "desc": "<string>"}}
+"""
+    file = tmp_path / "t"
+    assert replayed(qmpctl, server, file, text) == (0, "")
+    status, said = replayed(qmpctl, server, file, text.replace('"RESUME"', '"RESET"'))
+    assert status == 1
+    assert said.splitlines() == [
+        f"{file}: line 3: cont: no event RESET",
+        f"{file}: line 0: (no command): unexpected event RESUME",
+    ]
+    assert replayed(
+        qmpctl, server, file, "#! events ignore\n" + text.replace("RESUME", "RESET")
+    ) == (0, "")
+    more = '-> {"execute": "query-name"}\n<- {"return": {"name": "tested"}}\n<- {"return": {}}\n'
+    status, said = replayed(qmpctl, server, file, more)
+    assert (status, said) == (1, f"{file}: line 3: query-name: no answer: nothing in 1 s\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"nothing", "no message"), (b"\xff\xfe", "no text"), (None, "No such")]
+)
+def test_a_bad_file(qmpctl: Run, tmp_path: Path, content: bytes | None, why: str) -> None:
+    file = tmp_path / "t"
+    if content is not None:
+        file.write_bytes(content)
+    ran = qmpctl("replay", str(file), "--qmp", f"unix:{tmp_path}/none")
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert why in ran.stderr
+
+
+def test_help_tells_the_format(qmpctl: Run) -> None:
+    assert "<100 +-20%>" in qmpctl("replay", "--help").stdout
+
+
+@contextlib.contextmanager
+def between(argv: list[str], path: Path, until: Until, **options: Any) -> Iterator[None]:
+    """Run what stands between client and server, for one client."""
+    with subprocess.Popen(argv, **options) as process:
+        try:
+            until(path.exists)
+            yield
+            process.wait(10)
+        finally:
+            process.kill()
+
+
+def converse(path: Path) -> None:
+    async def run() -> None:
+        client = QMPClient()
+        async with asyncio.timeout(10):
+            await client.connect(str(path))
+            await client.execute("query-name")
+            with contextlib.suppress(Exception):
+                await client.execute("no-such", {"a\\b": "q\"'{"})
+            await client.execute("cont")
+            await client.execute("stop")
+            await client.disconnect()
+
+    asyncio.run(run())
+
+
+def test_recorded_and_replayed(qmpctl: Run, server: str, tmp_path: Path, until: Until) -> None:
+    here, file = tmp_path / "a.sock", tmp_path / "t"
+    argv = [str(BIN / "qmpctl"), "--qmp", server, "record", "--listen", f"unix:{here}", str(file)]
+    with between(argv, here, until):
+        converse(here)
+    assert not here.exists()
+    text = file.read_text()
+    assert text.startswith('<- {"QMP": ')
+    assert [m.command for m in read(text).messages if m.who == "client"] == [
+        "qmp_capabilities",
+        "query-name",
+        "no-such",
+        "cont",
+        "stop",
+    ]
+    ran = qmpctl("replay", str(file), "--qmp", server)
+    assert (ran.returncode, ran.stdout) == (0, "")
+    ran = qmpctl("replay", "--qmp", server, str(file), "--timeout", "x")
+    assert ran.returncode == 2
+
+
+def test_what_socat_saw(qmpctl: Run, server: str, tmp_path: Path, until: Until) -> None:
+    here, file = tmp_path / "a.sock", tmp_path / "log"
+    path = server.removeprefix("unix:")
+    argv = ["socat", "-v", f"UNIX-LISTEN:{here}", f"UNIX-CONNECT:{path}"]
+    try:
+        with file.open("w") as log, between(argv, here, until, stderr=log):
+            converse(here)
+    except FileNotFoundError:
+        pytest.skip("socat is not installed")
+    commands = [m.command for m in read(file.read_text()).messages if m.who == "client"]
+    assert commands == ["qmp_capabilities", "query-name", "no-such", "cont", "stop"]
+    ran = qmpctl("replay", str(file), "--qmp", server)
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_record_without_a_server(qmpctl: Run, tmp_path: Path, until: Until) -> None:
+    here = tmp_path / "a.sock"
+    argv = [str(BIN / "qmpctl"), "record", "--qmp", f"unix:{tmp_path}/none", "--listen"]
+    with subprocess.Popen([*argv, f"unix:{here}", "-"], stderr=subprocess.PIPE) as process:
+        until(here.exists)
+        with contextlib.suppress(Exception):
+            converse(here)
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        assert process.wait(10) == 3
+    assert said == f"qmpctl: unix:{tmp_path}/none: No such file or directory\n"
+    ran = qmpctl("record", "--qmp", "unix:x", "--listen", "unix:/nonexistent/a", "-")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
