@@ -50,11 +50,15 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("__org.qmpserver_query-dirty-ring")
     def query_dirty_ring() -> DirtyRing:
+        vcpus = [_vcpu(engine, index) for index in range(engine.vcpus)]
+        if engine.tracking:
+            for vcpu, rate in zip(vcpus, machine.tracking.rates.now(), strict=True):
+                vcpu["current-rate"] = rate
         return {
             "mode": engine.reaper().mode,
             "tracking": engine.tracking,
             "in-service": engine.limit_in_service,
             "reaper": _reaper(engine),
             "reset-shortfalls": engine.reset_shortfalls,
-            "vcpus": [_vcpu(engine, index) for index in range(engine.vcpus)],
+            "vcpus": vcpus,
         }

@@ -595,6 +595,7 @@ VcpuDirtyRing = TypedDict(
         "longest-pause": int,
         "last-resume-time": int,
         "throttled": bool,
+        "current-rate": NotRequired[int],
     },
 )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qmpserver.accel import Accelerator
-    from qmpserver.dirty.rate import RateWindow
     from qmpserver.dirty.tracking import Tracking
 
 
@@ -32,10 +31,9 @@ class DirtyLimit:
     cancel is in force when the call returns, and who it releases is woken in the loop's next round.
     """
 
-    def __init__(self, accel: Accelerator, tracking: Tracking, window: RateWindow) -> None:
+    def __init__(self, accel: Accelerator, tracking: Tracking) -> None:
         self._accel = accel
         self._tracking = tracking
-        self._window = window
         tracking.on_failure = self.cancel  # or the vCPUs would be held for ever
 
     def _check_index(self, cpu_index: int | None) -> None:
@@ -64,7 +62,6 @@ class DirtyLimit:
         self._accel.engine.limit_set(cpu_index, dirty_rate)
         self._kick_soon(cpu_index)
         self._tracking.acquire(self)
-        self._window.open()
 
     def cancel(self, cpu_index: int | None = None) -> None:
         """End the limit of one vCPU, or of all; without one, nothing happens.
@@ -80,12 +77,11 @@ class DirtyLimit:
         self._accel.engine.limit_cancel(cpu_index)
         self._kick_soon(cpu_index)
         if not self._accel.engine.limit_in_service:
-            self._window.close()
             self._tracking.release(self)
 
     def query(self) -> list[VcpuLimit]:
         """Return the vCPUs that are limited."""
         if not self._accel.engine.limit_in_service:
             return []
-        pairs = zip(self._accel.engine.limits(), self._window.rates(), strict=True)
+        pairs = zip(self._accel.engine.limits(), self._tracking.rates.now(), strict=True)
         return [VcpuLimit(index, limit, rate) for index, (limit, rate) in enumerate(pairs) if limit]

@@ -23,7 +23,7 @@ def mb_per_s(pages: int, seconds: float) -> int:
 
 
 class RateWindow:
-    """Each vCPU's rate over the last second, sampled while somebody keeps it open.
+    """Each vCPU's rate over the last second, sampled while it is open.
 
     A page counts once until its ring is reset, as in QEMU. Belongs to the event loop's thread.
     """
@@ -52,7 +52,7 @@ class RateWindow:
             self._samples.popleft()
         self._timer = asyncio.get_running_loop().call_later(SAMPLE_S, self._sample)
 
-    def rates(self) -> list[int]:
+    def now(self) -> list[int]:
         """MB/s of each vCPU over the last second (or since :meth:`open`), as of now."""
         pages = self._engine.pages()
         if not self._samples:

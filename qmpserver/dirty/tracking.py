@@ -7,6 +7,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from qmpserver.dirty.rate import RateWindow
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,11 +26,14 @@ class Tracking:
     It goes off only after `GRACE_S`: limits are often set again right after they were
     cancelled. Belongs to the event loop's thread.
 
+    While it is on, `rates` holds what each vCPU dirtied in the last second.
+
     `on_failure` is called when it could not be switched.
     """
 
     def __init__(self, accel: Accelerator) -> None:
         self.on_failure: Callable[[], None] = lambda: None
+        self.rates = RateWindow(accel.engine)
         self._accel = accel
         self._users: set[object] = set()
         self._executor = ThreadPoolExecutor(1, "tracking")
@@ -77,8 +82,10 @@ class Tracking:
                 if self._users:
                     await loop.run_in_executor(self._executor, self._accel.log_dirty_pages, True)
                     engine.set_tracking(True)
+                    self.rates.open()
                 else:
                     engine.set_tracking(False)
+                    self.rates.close()
                     await loop.run_in_executor(self._executor, self._switch_off)
         except OSError as error:
             log.error("dirty page tracking could not be switched: %s", error)
@@ -96,4 +103,5 @@ class Tracking:
         self._users.clear()
         if self._task is not None:
             await asyncio.wait([self._task])
+        self.rates.close()
         self._executor.shutdown()

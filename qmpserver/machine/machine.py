@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.accel.engine import VcpuState
 from qmpserver.dirty.limit import DirtyLimit
 from qmpserver.dirty.measurement import DirtyRate
-from qmpserver.dirty.rate import RateWindow
 from qmpserver.dirty.tracking import Tracking
 from qmpserver.machine.runstate import NEEDS_RESET, RunState
 from qmpserver.trace.tracer import Tracer
@@ -49,11 +48,9 @@ class Machine:
         self.emit: Callable[[str, dict[str, Any] | None], None] = lambda _event, _data: None
         self.finished = asyncio.Event()
         self.state: RunState = "prelaunch"
-        engine = accel.engine
         self.tracer = Tracer(trace or LineWriter(sys.stderr))
         self.tracking = Tracking(accel)
-        self.window = RateWindow(engine)
-        self.dirty_limit = DirtyLimit(accel, self.tracking, self.window)
+        self.dirty_limit = DirtyLimit(accel, self.tracking)
         self.dirty_rate = DirtyRate(ram, accel, self.tracking)
         self._moved = asyncio.Event()
         self._changing = asyncio.Lock()  # between running and not; monitors may disagree
@@ -121,7 +118,6 @@ class Machine:
 
     async def close(self) -> None:
         """End all threads and give everything back."""
-        self.window.close()
         await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
