@@ -20,7 +20,7 @@ PATIENCE = 100.0
 SHORT = {
     "cancel": ["--cycles", "1"],
     "limit": ["--seconds", "0.5"],
-    "guest": ["--windows", "1"],
+    "guest": ["--windows", "1", "--limited-windows", "1"],
 }
 
 

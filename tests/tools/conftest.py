@@ -1,6 +1,7 @@
 """qmpctl as a program, beside servers as programs: this one and a real QEMU."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def qmpctl() -> Run:
             timeout=PATIENCE,
             check=False,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
         )
         assert "Traceback" not in ran.stderr
         return ran

@@ -1,19 +1,54 @@
-"""What the machine itself costs: a bare eventfd ping between two processes."""
+"""What the machine itself costs, without any server: the floor under the other figures.
+
+An eventfd's ping is the time from writing it to another process's return from polling it: no kick
+can be faster. A socket's echo is a line to another process and back on a UNIX socket: no command's
+round trip can be. Both on an idle machine, and beside two vCPUs at full speed.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import select
+import socket
 import struct
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.bench.servers import enter, ours
+from qmpserver.tools.address import servers
+from qmpserver.tools.bench.report import Result, Series, add_output, give
+from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
 
 if TYPE_CHECKING:
     import argparse
+
+LINE = b'{"execute": "query-status"}\n'
+IDLE, BUSY = "idle", "beside two busy vCPUs"
+PING, ECHO = "eventfd ping", "socket echo, there and back"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--cycles", type=int, default=200, help="how often (%(default)s)")
+    add_servers(parser)
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as the options say."""
+    series = [
+        Series(IDLE, PING, eventfd_ping(args.cycles)),
+        Series(IDLE, ECHO, socket_echo(args.cycles)),
+    ]
+    with ExitStack() as stack:
+        for vm in enter(stack, launched(args, [ours(args)]), servers(args), 2):
+            name = BUSY if len(args.server) + len(servers(args)) < 2 else f"{BUSY} of {vm.name}"
+            vm.qmp.execute("cont")
+            series.append(Series(name, PING, eventfd_ping(args.cycles)))
+            series.append(Series(name, ECHO, socket_echo(args.cycles)))
+            vm.qmp.execute("stop")
+    return give(args, Result("floor", "ms without any server", "ms", series))
 
 
 def eventfd_ping(rounds: int) -> list[float]:
@@ -38,6 +73,28 @@ def eventfd_ping(rounds: int) -> list[float]:
     os.waitpid(child, 0)
     for fd in (kick, *back):
         os.close(fd)
+    return samples
+
+
+def socket_echo(rounds: int) -> list[float]:
+    """Milliseconds from sending a line on a UNIX socket to its return from another process."""
+    here, there = socket.socketpair()
+    child = os.fork()
+    if not child:
+        here.close()
+        while data := there.recv(4096):
+            there.sendall(data)
+        os._exit(0)
+    there.close()
+    samples = []
+    for _ in range(rounds):
+        time.sleep(random.uniform(0.005, 0.03))
+        start = time.monotonic_ns()
+        here.sendall(LINE)
+        here.recv(4096)
+        samples.append((time.monotonic_ns() - start) / 1e6)
+    here.close()
+    os.waitpid(child, 0)
     return samples
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 BENCHES = {
     "cancel": "what follows a cancel: the ack, the reaper's wake, the guest running again",
     "limit": "how well a limit holds",
-    "guest": "how fast a tracked guest is",
+    "guest": "how fast a guest is free, tracked and limited",
+    "floor": "what the machine itself costs: a bare eventfd ping, a bare socket echo",
+    "compare": "all of it, on this server and QEMU, in one report",
 }
 
 

@@ -1,0 +1,123 @@
+"""Run all measurements, on this server and on QEMU where it is installed, into one report.
+
+The report is DIR/report.md, with a picture and the raw samples of each measurement beside it. It
+takes about ten minutes; leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpserver._version import VERSION
+from qmpserver.tools.bench.report import progress
+from qmpserver.tools.errors import QmpctlError
+from qmpserver.tools.vm import QEMU, has_qemu
+
+if TYPE_CHECKING:
+    import argparse
+
+ROUNDS = "{rounds}"
+WITH_QEMU = "{qemu}"
+
+# What is run, in this order: file name, words after "qmpctl bench".
+PLAN = {
+    "cancel": ["cancel", "--cycles", ROUNDS, WITH_QEMU],
+    "cancel-busy": ["cancel", "--busy", "--cycles", ROUNDS, WITH_QEMU],
+    "limit": ["limit", WITH_QEMU],
+    "guest": ["guest", "--windows", ROUNDS],
+    "floor": ["floor", "--cycles", ROUNDS],
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--output", type=Path, default=Path("compared"), metavar="DIR")
+    parser.add_argument(
+        "--rounds", type=int, default=40, help="cycles or windows of each (%(default)s)"
+    )
+    parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
+    parser.add_argument(
+        "--only", action="append", choices=PLAN, help="this measurement; again for more of them"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and write the report."""
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        with (args.output / "report.md").open("w") as report:
+            print(_heading(), file=report)
+            chosen = [name for name in PLAN if not args.only or name in args.only]
+            failed = []
+            with progress("compare", len(chosen)) as done:
+                for number, name in enumerate(chosen, 1):
+                    section, ok = _section(name, args)
+                    print(section, file=report, flush=True)
+                    failed += [] if ok else [name]
+                    done(number)
+    except OSError as error:
+        raise QmpctlError(f"{error.filename}: {error.strerror}") from None
+    print(args.output / "report.md")
+    if failed:
+        raise QmpctlError(f"not everything could be measured: {', '.join(failed)}")
+    return 0
+
+
+def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
+    """Run one measurement; return its part of the report, and whether it went well."""
+    words = ["bench"]
+    for word in PLAN[name]:
+        if word == WITH_QEMU:
+            words += ["--qemu"] if has_qemu() and args.accel == "kvm" else []
+        else:
+            words.append(str(args.rounds) if word == ROUNDS else word)
+    if PLAN[name][0] == "guest" and not (has_qemu() and args.accel == "kvm"):
+        words += ["--server", "qmpserver"]
+    words += ["--accel", args.accel]
+    shown = f"## {name}\n\n`qmpctl {shlex.join(words)}`\n"
+    files = ["--json", f"{args.output}/{name}.json", "--plot", f"{args.output}/{name}.svg"]
+    # A process of its own: what one measurement does to itself, such as to its priority, does not
+    # reach the next.
+    ran = subprocess.run(
+        [sys.executable, "-m", "qmpserver.tools.qmpctl", *words, *files],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        said = ran.stderr.strip() or f"status {ran.returncode}"
+        print(f"qmpctl bench {name}: {said}", file=sys.stderr)
+        return f"{shown}\nNot measured: {said.splitlines()[-1]}\n", False
+    return f"{shown}\n{ran.stdout}\n![{name}]({name}.svg)\n", True
+
+
+def _heading() -> str:
+    when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(x.partition(": ")[2] for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    qemu = "not installed"
+    if has_qemu():
+        ran = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False)
+        qemu = ran.stdout.splitlines()[0] if ran.stdout else "does not start"
+    return f"""# qmpserver and QEMU, measured side by side
+
+{when}; Linux {platform.release()}, {os.cpu_count()} x {processor}
+
+- qmpserver {VERSION}
+- QEMU: {qemu}
+
+Servers in one table were measured in turn, in one run; a column `A : B` is the median ratio of
+their pairs.
+"""
