@@ -10,12 +10,13 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, get_args
 
 import uvloop
 
 from qmpserver._version import VERSION
 from qmpserver.accel import AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.accel.engine import Controller, ReaperMode
 from qmpserver.commandline import ACCEL, MEMORY, NAME, SMP
 from qmpserver.commands import register_all
 from qmpserver.commands.control import VERSION_INFO
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from qmpserver.accel import Accelerator
     from qmpserver.commands.human import HumanMonitor
     from qmpserver.monitor import Device
+    from qmpserver.options import Options
 
 SCHEMA = Path(__file__).parent / "schema" / "qapi-schema.json"
 DEFAULT_RING_SIZE = 4096
 DEFAULT_RAM = 128 << 20
 MAX_CPUS = 1024
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class CommandLineError(Exception):
@@ -54,7 +58,7 @@ class Help(NamedTuple):
     text: str
 
 
-_ACCEL = "kvm|soft[,dirty-ring-size=N][,reaper=event|poll]"
+_ACCEL = "kvm|soft[,dirty-ring-size=N][,dirty-limit=pacer|qemu][,reaper=event|poll]"
 _GUEST = "dirty[,size=SIZE][,pattern=sequential|random|hotspot][,rate=MB/S]"
 _CHARDEV = "socket,id=ID,path=PATH|host=H,port=P[,server=on][,wait=off][,max-clients=N]"
 
@@ -195,13 +199,23 @@ def _accel(value: str) -> AccelOptions:
         if property_ not in ACCEL:
             raise OptionError(f"Property '{name}-accel.{property_}' not found")
     size = _number(options.string("dirty-ring-size") or "0", "dirty-ring-size", "uint64")
-    match options.string("reaper") or "event":
-        case "event":
-            return AccelOptions(name, size, "event")
-        case "poll":
-            return AccelOptions(name, size, "poll")
-        case other:
-            raise OptionError(f"Parameter 'reaper' does not accept value '{other}'")
+    return AccelOptions(
+        name,
+        size,
+        _choice(options, "reaper", get_args(ReaperMode)),
+        _choice(options, "dirty-limit", get_args(Controller)),
+    )
+
+
+def _choice(options: Options, name: str, choices: tuple[_Choice, ...]) -> _Choice:
+    """Return the one of `choices` that was asked for; the first of them by default."""
+    value = options.string(name)
+    if value is None:
+        return choices[0]
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise OptionError(f"Parameter '{name}' does not accept value '{value}'")
 
 
 def _number(text: str, name: str, expected: str) -> int:

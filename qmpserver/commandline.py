@@ -14,7 +14,7 @@ from qmpserver.options import Kind, kinds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ACCEL = kinds(string="accel reaper", number="dirty-ring-size")
+ACCEL = kinds(string="accel reaper dirty-limit", number="dirty-ring-size")
 MACHINE = kinds(string="type accel")
 SMP = kinds(number="cpus maxcpus sockets dies clusters cores threads")
 MEMORY = {"size": Kind.SIZE_IN_MIB}

@@ -14,7 +14,7 @@ from qmpserver.accel.errors import AcceleratorError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qmpserver.accel.engine import Engine, ReaperMode
+    from qmpserver.accel.engine import Controller, Engine, ReaperMode
     from qmpserver.accel.stats import Statistics
     from qmpserver.machine.memory import Ram
 
@@ -31,6 +31,7 @@ class AccelOptions:
     name: str
     dirty_ring_size: int = 0
     reaper: ReaperMode = "event"
+    dirty_limit: Controller = "pacer"
 
     def __post_init__(self) -> None:
         """Raise AcceleratorError, in QEMU's words where it has them."""

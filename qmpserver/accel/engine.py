@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qmpserver.machine.memory import Ram
 
 ReaperMode = Literal["event", "poll"]
+Controller = Literal["pacer", "qemu"]
 
 
 class VcpuState(IntEnum):
@@ -77,11 +78,14 @@ class Engine:
     :meth:`soft_take_log` and :meth:`set_tracking`, which any thread may call.
     """
 
-    def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode) -> None:
+    def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:
         """Make an engine over `ram`; `vm_fd` is KVM's VM, or -1 for the software accelerator."""
         self._ram = ram  # keeps the mapping that the threads use
         modes = {"event": lib.REAPER_EVENT, "poll": lib.REAPER_POLL}
-        self._ptr = lib.engine_new(vm_fd, ram.address, ram.pages, modes[reaper])
+        controllers = {"pacer": lib.CONTROLLER_PACER, "qemu": lib.CONTROLLER_QEMU}
+        self._ptr = lib.engine_new(
+            vm_fd, ram.address, ram.pages, modes[reaper], controllers[controller]
+        )
         if not self._ptr:
             raise OSError(ffi.errno, "cannot make the dirty-ring engine")
         for slot in ram.slots:

@@ -238,7 +238,7 @@ class KvmAccelerator:
         self._set_regions(0)
         self._vcpu_fds: list[VcpuFd] = []
         self.clock_hz = self._vm.get_tsc_khz() * 1000
-        self.engine = Engine(self._ram, self._vm.fd, options.reaper)
+        self.engine = Engine(self._ram, self._vm.fd, options.reaper, options.dirty_limit)
 
     def _enable_dirty_ring(self) -> None:
         """Before the first vCPU, as KVM wants it."""

@@ -62,7 +62,7 @@ class SoftAccelerator:
     def __init__(self, ram: Ram, options: AccelOptions) -> None:
         self.dirty_ring_size = options.dirty_ring_size
         self.clock_hz = CLOCK_HZ
-        self.engine = Engine(ram, -1, options.reaper)
+        self.engine = Engine(ram, -1, options.reaper, options.dirty_limit)
         self.statistics: Statistics | None = None
 
     def add_vcpus(self, guest: Guest, count: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qmpserver.accel import Accelerator, AccelOptions, open_accelerator
-from qmpserver.accel.engine import Engine, ReaperMode, VcpuState
+from qmpserver.accel.engine import Controller, Engine, ReaperMode, VcpuState
 from qmpserver.machine.guest import DirtyGuest
 from qmpserver.machine.memory import Ram
 
@@ -51,6 +51,7 @@ class Rig:
         *,
         ring: int = 4096,
         reaper: ReaperMode = "event",
+        dirty_limit: Controller = "pacer",
         vcpus: int = 2,
         ram: int = 64 << 20,
         track: bool = True,
@@ -61,7 +62,7 @@ class Rig:
         self.vcpus = vcpus
         self._closed = False
         self.accel: Accelerator
-        self.accel, _ = open_accelerator(self.ram, [AccelOptions(accel, ring, reaper)])
+        self.accel, _ = open_accelerator(self.ram, [AccelOptions(accel, ring, reaper, dirty_limit)])
         self.engine: Engine = self.accel.engine
         self.guest = DirtyGuest(options, self.ram.buffer, vcpus, self.accel.clock_hz)
         self.guest.load()

@@ -59,8 +59,11 @@ def test_one_limited_the_other_free(make_rig: "MakeRig") -> None:
     assert rig.engine.limits() == [0, 10]
 
 
-def test_cancel_wakes_a_throttled_vcpu(make_rig: "MakeRig", until: "Until") -> None:
-    rig = make_rig(vcpus=1)
+@pytest.mark.parametrize("controller", ["pacer", "qemu"])
+def test_cancel_wakes_a_throttled_vcpu(
+    make_rig: "MakeRig", until: "Until", controller: str
+) -> None:
+    rig = make_rig(vcpus=1, dirty_limit=controller)
     rig.engine.cont()
     late = []
     for _ in range(10):
@@ -137,6 +140,32 @@ def test_a_vcpu_waits_for_tracking(make_rig: "MakeRig", until: "Until") -> None:
     until(lambda: rig.engine.vcpu(0).state is VcpuState.HOLDING)
     rig.cancel(None)
     rig.advance(1000)
+
+
+def test_a_limit_in_qemus_manner(make_rig: "MakeRig", until: "Until") -> None:
+    """It only looks for a second, sleeps at full rings, and the next limit finds the sleep."""
+    rig = make_rig(vcpus=1, dirty_limit="qemu")
+    rig.limit(0, 60)
+    rig.engine.cont()
+    rig.advance(20_000)
+    assert rig.engine.vcpu(0).throttle_count == 0
+    until(lambda: throttled(rig))
+    rig.cancel(0)
+    rig.advance(20_000)
+    throttles = rig.engine.vcpu(0).throttle_count
+    start = time.monotonic()
+    rig.limit(0, 60)
+    until(lambda: rig.engine.vcpu(0).throttle_count > throttles)
+    assert time.monotonic() - start < 0.9
+
+
+def test_a_limit_holds_a_running_vcpu_before_any_kick(make_rig: "MakeRig", until: "Until") -> None:
+    """The answer to the client goes between, and the vCPU must not run free meanwhile."""
+    rig = make_rig(vcpus=1, track=False)
+    rig.engine.cont()
+    rig.advance(1000)
+    rig.engine.limit_set(0, 10)
+    until(lambda: rig.engine.vcpu(0).state is VcpuState.HOLDING)
 
 
 @pytest.mark.parametrize("limit", [1, 100])

@@ -56,7 +56,7 @@ int main(int argc, char **argv)
 	uint64_t bitmap[PAGES / 64], pages[VCPUS], missing = 0, changed = 0;
 
 	for (int mode = REAPER_EVENT; mode <= REAPER_POLL; mode++) {
-		struct engine *engine = engine_new(-1, ram, PAGES, mode);
+		struct engine *engine = engine_new(-1, ram, PAGES, mode, mode == REAPER_POLL);
 
 		check(engine && !engine_add_slot(engine, 0, 0, PAGES), "engine_new");
 		for (uint64_t i = 0; i < VCPUS; i++) {

@@ -262,6 +262,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("-accel kvm,foo=1", "Property 'kvm-accel.foo' not found"),
         ("-accel foo", "invalid accelerator foo"),
         ("-accel soft,reaper=x", "Parameter 'reaper' does not accept value 'x'"),
+        ("-accel soft,dirty-limit=", "Parameter 'dirty-limit' does not accept value ''"),
         ("-m 1M -accel soft", "need 3 MiB of RAM, there are 1"),
         ("-m 12Q", "Parameter 'size' expects a non-negative number below 2^64"),
         ("-guest foo", "there is no guest 'foo' here, only 'dirty'"),

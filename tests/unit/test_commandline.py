@@ -16,7 +16,13 @@ FLAGS = {"smp-opts": "smp", "memory": "m"}
 FIRST = {"accel": "kvm", "machine": "pc", "guest": "dirty"}
 VALUES = {Kind.STRING: "x", Kind.BOOL: "on", Kind.NUMBER: "2", Kind.SIZE: "8K"}
 VALUES[Kind.SIZE_IN_MIB] = "8"
-SPECIAL = {"accel": "kvm", "machine.accel": "kvm:soft", "guest": "dirty", "accel.reaper": "poll"}
+SPECIAL = {
+    "accel": "kvm",
+    "machine.accel": "kvm:soft",
+    "guest": "dirty",
+    "accel.reaper": "poll",
+    "accel.dirty-limit": "qemu",
+}
 
 
 def _words(group: str, parameter: str, kind: Kind) -> list[str]:

@@ -8,7 +8,15 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-HEADERS = ["pacer.h", "guest.h", "engine.h", "sample.h", "trace.h"]
+HEADERS = [
+    "pacer.h",
+    "qemu_throttle.h",
+    "controller.h",
+    "guest.h",
+    "engine.h",
+    "sample.h",
+    "trace.h",
+]
 SOURCES = sorted(path.name for path in HERE.glob("[!_]*.c"))
 
 # What the engine's structures hold of the C library, and what Python fills in of KVM's.

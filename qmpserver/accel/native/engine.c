@@ -14,7 +14,7 @@
 
 #define MAX_VCPUS 1024
 
-static struct vcpu *vcpu_new(struct engine *engine)
+static struct vcpu *vcpu_new(struct engine *engine, uint32_t ring_size)
 {
 	struct vcpu *vcpu;
 
@@ -30,11 +30,13 @@ static struct vcpu *vcpu_new(struct engine *engine)
 	vcpu->engine = engine;
 	vcpu->index = engine->nvcpus;
 	vcpu->fd = -1;
+	controller_init(&vcpu->controller, engine->controller_kind, ring_size);
 	engine->vcpus[engine->nvcpus] = vcpu;
 	return vcpu;
 }
 
-struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reaper_mode mode)
+struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reaper_mode mode,
+			  enum controller_kind controller)
 {
 	struct engine *engine = calloc(1, sizeof(*engine));
 
@@ -44,6 +46,7 @@ struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reap
 	engine->ram = ram;
 	engine->ram_pages = ram_pages;
 	engine->reaper.mode = mode;
+	engine->controller_kind = controller;
 	engine->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	engine->reaper.kick_fd = eventfd(0, EFD_CLOEXEC);
 	engine->reaper.quit_fd = eventfd(0, EFD_CLOEXEC);
@@ -74,7 +77,7 @@ int engine_add_slot(struct engine *engine, uint64_t gpa, uint64_t ram_page, uint
 
 int engine_add_kvm_vcpu(struct engine *engine, int fd, void *run, void *ring, uint32_t ring_size)
 {
-	struct vcpu *vcpu = vcpu_new(engine);
+	struct vcpu *vcpu = vcpu_new(engine, ring_size);
 
 	if (!vcpu)
 		return -1;
@@ -88,7 +91,7 @@ int engine_add_kvm_vcpu(struct engine *engine, int fd, void *run, void *ring, ui
 
 int engine_add_soft_vcpu(struct engine *engine, uint64_t control_gpa, uint32_t ring_size)
 {
-	struct vcpu *vcpu = vcpu_new(engine);
+	struct vcpu *vcpu = vcpu_new(engine, ring_size);
 
 	if (!vcpu)
 		return -1;

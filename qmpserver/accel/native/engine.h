@@ -21,7 +21,7 @@
 #include <stdint.h>
 #include <time.h>
 
-#include "pacer.h"
+#include "controller.h"
 #include "ring.h"
 
 /* cdef begin */
@@ -64,7 +64,7 @@ struct vcpu {
 	struct kvm_run *run;
 	struct soft_vcpu *soft;
 	struct ring ring;
-	struct pacer pacer;
+	struct controller controller;
 	pthread_t thread;
 	timer_t look_timer;
 };
@@ -123,13 +123,16 @@ struct engine {
 	int vm_fd;
 	struct soft_vm *soft;
 	uint32_t started;
+	uint32_t controller_kind; /* enum controller_kind */
 };
 
 /*
- * An engine over `ram_pages` pages of RAM, with a reaper of the given mode and no vCPUs yet. Exactly one
- * of vm_fd (KVM) and the software accelerator (vm_fd = -1) executes. NULL and errno on failure.
+ * An engine over `ram_pages` pages of RAM, with a reaper of the given mode, limits held by controllers of the
+ * given kind, and no vCPUs yet. Exactly one of vm_fd (KVM) and the software accelerator (vm_fd = -1) executes.
+ * NULL and errno on failure.
  */
-struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reaper_mode mode);
+struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reaper_mode mode,
+			  enum controller_kind controller);
 
 /* RAM for the guest-physical range at `gpa`; slots are numbered in the order of adding. 0 or -1. */
 int engine_add_slot(struct engine *engine, uint64_t gpa, uint64_t ram_page, uint64_t pages);

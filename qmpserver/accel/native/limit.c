@@ -7,7 +7,9 @@
  * the quit flag was set, the reaper would go back to sleep.
  *
  * Kicks are a call of their own because the answer to the client is best sent between: on a busy machine a
- * woken vCPU may take the processor from who woke it, for milliseconds.
+ * woken vCPU may take the processor from who woke it, for milliseconds. A new limit for a vCPU that runs is
+ * the other way round: it is kicked at once, and gives up its processor. Kicked after the answer, it would run
+ * free until the client has had its turn.
  */
 #include "engine.h"
 
@@ -27,8 +29,11 @@ void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s)
 	store(&engine->limit_quit, 0);
 	store(&engine->limit_in_service, 1);
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
-		if (chosen(engine->vcpus[i], cpu_index))
+		if (chosen(engine->vcpus[i], cpu_index)) {
 			set_one(engine->vcpus[i], mb_per_s);
+			if (load(&engine->vcpus[i]->state) == VCPU_RUNNING)
+				vcpu_kick(engine->vcpus[i]);
+		}
 }
 
 void limit_cancel(struct engine *engine, int64_t cpu_index)

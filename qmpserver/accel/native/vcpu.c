@@ -46,13 +46,13 @@ static void set_state(struct vcpu *vcpu, enum vcpu_state state)
 			;
 }
 
-/* Wait out the debt; also counts it. */
-static void throttle(struct vcpu *vcpu, uint32_t seen)
+/* Wait as the controller wants it; also counts it. */
+static void throttle(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 {
 	uint64_t from = now_ns(), pause;
 
 	set_state(vcpu, VCPU_THROTTLED);
-	vcpu_wait(vcpu, seen, vcpu->pacer.paid_until);
+	vcpu_wait(vcpu, seen, until);
 	pause = now_ns() - from;
 	store(&vcpu->throttle_ns, vcpu->throttle_ns + pause);
 	store(&vcpu->throttle_count, vcpu->throttle_count + 1);
@@ -65,8 +65,9 @@ void *vcpu_thread(void *opaque)
 {
 	struct vcpu *vcpu = opaque;
 	struct engine *engine = vcpu->engine;
-	uint32_t turn = 0; /* of the limit that the pacer works for */
+	uint32_t turn = 0; /* of the limit that the controller works for */
 	uint64_t charged = 0, entered = 0;
+	enum vcpu_exit why = EXIT_KICKED;
 
 	store(&vcpu->tid, (int32_t)syscall(SYS_gettid));
 	prctl(PR_SET_TIMERSLACK, 1UL); /* the default lets a throttle wait run over by 50 us */
@@ -77,7 +78,6 @@ void *vcpu_thread(void *opaque)
 		uint32_t seen = __atomic_load_n(&vcpu->kicks, __ATOMIC_SEQ_CST);
 		uint32_t now_turn;
 		uint64_t until = 0, limit;
-		enum vcpu_exit why;
 
 		if (load(&engine->quit))
 			break;
@@ -93,7 +93,7 @@ void *vcpu_thread(void *opaque)
 		now_turn = load(&vcpu->limit_turn); /* before `limit`: a newer limit is read again, an older never kept */
 		limit = load(&vcpu->limit);
 		if (limit) {
-			uint64_t now = now_ns(), pushed = ring_pushed(&vcpu->ring, charged);
+			uint64_t now = now_ns(), pushed = ring_pushed(&vcpu->ring, charged), wait_until = now;
 
 			if (!load(&engine->tracking)) {
 				/* What it dirtied now would go uncounted; switching takes milliseconds. */
@@ -101,20 +101,23 @@ void *vcpu_thread(void *opaque)
 				vcpu_wait(vcpu, seen, 0);
 				continue;
 			}
-			/* The limit may be seen before its turn; it must never meet a pacer made for another. */
-			if (turn != now_turn || vcpu->pacer.limit != limit) {
+			/* The limit may be seen before its turn; it must never meet the state of another. */
+			if (turn != now_turn || vcpu->controller.limit != limit) {
 				turn = now_turn;
-				pacer_start(&vcpu->pacer, limit, now);
+				controller_start(&vcpu->controller, limit, now);
 			} else {
-				pacer_charge(&vcpu->pacer, pushed - charged, entered ? now - entered : 0, now);
+				wait_until = controller_charge(&vcpu->controller, pushed - charged,
+							       entered ? now - entered : 0,
+							       why == EXIT_RING_FULL, now);
 			}
 			charged = pushed;
 			entered = 0;
-			if (vcpu->pacer.paid_until > now) {
-				throttle(vcpu, seen);
+			why = EXIT_KICKED;
+			if (wait_until > now) {
+				throttle(vcpu, seen, wait_until);
 				continue;
 			}
-			until = pacer_next_look(&vcpu->pacer, now);
+			until = controller_next_look(&vcpu->controller, now);
 			entered = now;
 		}
 		set_state(vcpu, VCPU_RUNNING);

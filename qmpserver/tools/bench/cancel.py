@@ -7,10 +7,9 @@ strace on its thread.
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import servers
@@ -18,11 +17,11 @@ from qmpserver.tools.bench import floor
 from qmpserver.tools.bench.report import STATISTICS, Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
 from qmpserver.tools.strace import trace
-from qmpserver.tools.vm import VmError, encode
+from qmpserver.tools.vm import VmError, encode, real_time
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from qmpserver.tools.vm import Vm
 
@@ -81,7 +80,7 @@ def measure(
     with ExitStack() as stack:
         traces = [stack.enter_context(trace(vm.pid)) if strace else None for vm in vms]
         polls = [vm.polls() for vm in vms]
-        stack.enter_context(_real_time())
+        stack.enter_context(real_time())
         for cycle in range(cycles):
             for vm, into, wake_after, poll in zip(vms, samples, traces, polls, strict=True):
                 vm.qmp.execute("cont")
@@ -153,20 +152,6 @@ def _until(what: str, condition: Callable[[], bool], pause: float) -> None:
         if time.monotonic() > deadline:
             raise VmError(f"waited {NEVER_S:.0f} s for {what}")
         time.sleep(pause)
-
-
-@contextmanager
-def _real_time() -> Iterator[None]:
-    """Where permitted, look without having to wait for a processor that the guest has."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except PermissionError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _beside_a_ping(args: argparse.Namespace, result: Result) -> str:

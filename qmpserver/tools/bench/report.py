@@ -41,6 +41,7 @@ class Result:
     show: tuple[str, ...] = ("median", "p99", "max")  # of `STATISTICS`
     digits: int = 3
     paired: bool = False
+    log: bool = False  # whether a course over time is drawn on a logarithmic scale
     notes: list[str] = field(default_factory=list)
 
 
@@ -110,9 +111,9 @@ def _picture(text: str) -> Path:
     return Path(text)
 
 
-def give(args: argparse.Namespace, result: Result) -> int:
-    """Print the table, and write what `add_output`'s options name; return the exit status."""
-    print(table(result))
+def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
+    """Print the table, or what is `shown` instead, and write what `add_output`'s options name; return the exit status."""
+    print(shown or table(result))
     for note in result.notes:
         print(f"\n{note}")
     try:
@@ -149,7 +150,8 @@ def plot(result: Result, path: Path) -> None:
                 axes.plot(series.seconds, series.samples, label=series.server, linewidth=1)
                 axes.set_xlabel("s")
                 axes.set_ylabel(result.unit)
-                axes.set_ylim(bottom=0)
+                axes.set_yscale("log" if result.log else "linear")
+                axes.set_ylim(bottom=1 if result.log else 0)
             else:
                 axes.ecdf(series.samples, label=series.server)
                 axes.set_xlabel(result.unit)

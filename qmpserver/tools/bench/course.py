@@ -1,0 +1,66 @@
+"""The course that a guest's progress took under a limit, and how well the limit held. No I/O."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+
+PAGES_PER_MB = 256
+SECOND = 1_000_000_000
+STEADY_S = (2.0, 6.0)
+TOLERANCE = 0.05  # a limit has settled when every second from then on is as close as that
+STEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a vCPU's guest had stored to, in pages, at which times: ns from the command on.
+
+    Both go up; there are at least two samples. All results are in seconds, MB/s, and, for errors,
+    parts of the limit.
+    """
+
+    times: list[int]
+    pages: list[int]
+
+    def rate(self, start: float, end: float) -> float:
+        """MB/s from `start` to `end`, each taken as the first sample not before it."""
+        last = len(self.times) - 1
+        i = min(bisect_left(self.times, round(start * SECOND)), last - 1)
+        j = max(min(bisect_left(self.times, round(end * SECOND)), last), i + 1)
+        elapsed = (self.times[j] - self.times[i]) / SECOND
+        return (self.pages[j] - self.pages[i]) / PAGES_PER_MB / elapsed
+
+    def rates(self, step: float) -> list[float]:
+        """MB/s in each `step` seconds, as many as there are."""
+        count = int(self.times[-1] / SECOND / step + 0.01)
+        return [self.rate(i * step, (i + 1) * step) for i in range(count)]
+
+    def longest_pause(self) -> float:
+        """The longest time without progress, as far as the samples tell."""
+        longest, moved = 0, self.times[0]
+        for (_, before), (when, now) in pairwise(zip(self.times, self.pages, strict=True)):
+            if now != before:
+                longest = max(longest, when - moved)
+                moved = when
+        return max(longest, self.times[-1] - moved) / SECOND
+
+    def first_error(self, limit: float) -> float:
+        """The error in the first full second after the command."""
+        return self.rate(0, 1) / limit - 1
+
+    def steady_error(self, limit: float) -> float:
+        """The error from the second to the sixth second after the command."""
+        return self.rate(*STEADY_S) / limit - 1
+
+    def settling_time(self, limit: float) -> float | None:
+        """After how long every full second is within `TOLERANCE`; None: it never is."""
+        steps = int((self.times[-1] / SECOND - 1) / STEP_S)
+        settled = None
+        for step in range(steps, -1, -1):
+            start = step * STEP_S
+            if abs(self.rate(start, start + 1) / limit - 1) > TOLERANCE:
+                break
+            settled = start
+        return settled
