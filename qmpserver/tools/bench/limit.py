@@ -1,4 +1,4 @@
-"""How well a limit holds, by the guests' counters: by default with each of this server's controllers.
+"""How well a limit holds, by the guests' counters; by default with each controller there is.
 
 One limit is set after the other. For each the table shows, with slashes between: the error from the
 second to the sixth second after the command, the error in the first second, after how many seconds
@@ -183,9 +183,8 @@ def timelines(vms: Sequence[Vm]) -> Result:
         seconds = [(index + 0.5) * BIN_S for index in range(len(rates))]
         series.append(Series(vm.name, what, rates, seconds))
         series.append(Series("limit", what, limit_samples, limit_seconds))
-    return Result(
-        "limit", "what a guest dirties under changing limits", "MB/s", series, digits=1, log=True
-    )
+    title = "what a guest dirties under changing limits"
+    return Result("limit", title, "MB/s", series, digits=1, log=True)
 
 
 def _follow(vm: Vm, ends: Sequence[float]) -> Course:

@@ -112,7 +112,10 @@ def _picture(text: str) -> Path:
 
 
 def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
-    """Print the table, or what is `shown` instead, and write what `add_output`'s options name; return the exit status."""
+    """Print the table, or what is `shown` instead, and write what `add_output`'s options name.
+
+    Returns the exit status.
+    """
     print(shown or table(result))
     for note in result.notes:
         print(f"\n{note}")
