@@ -9,7 +9,7 @@ from qmpserver._version import VERSION
 if TYPE_CHECKING:
     from qmpserver.commands.types import CommandInfo, VersionInfo
     from qmpserver.machine.machine import Machine
-    from qmpserver.monitor import Registry
+    from qmpserver.monitor import Client, Registry
 
 # The QEMU release whose vocabulary this server speaks.
 VERSION_INFO: VersionInfo = {
@@ -33,6 +33,8 @@ def register(registry: Registry, machine: Machine) -> None:
     def query_qmp_schema() -> list[dict[str, object]]:
         return registry.schema.introspect()
 
-    @registry.command("quit")
-    def quit_() -> None:
+    @registry.command("quit", client=True)
+    def quit_(client: Client | None) -> None:
+        if client is not None:  # the human monitor's commands come from none
+            client.execute_no_more()
         machine.shutdown("host-qmp-quit")

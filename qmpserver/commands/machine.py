@@ -23,7 +23,7 @@ def register(registry: Registry, machine: Machine) -> None:
         return [
             {
                 "thread-id": thread_id,
-                "props": {"core-id": 0, "thread-id": 0, "socket-id": index},
+                "props": {"core-id": index, "thread-id": 0, "socket-id": 0},
                 "qom-path": qom_path(index),
                 "cpu-index": index,
                 "target": "x86_64",

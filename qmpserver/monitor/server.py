@@ -45,6 +45,7 @@ class Client:
         "_channel",
         "_corked",
         "_ended",
+        "_executes",
         "_server",
         "_session",
         "_task",
@@ -60,11 +61,16 @@ class Client:
         self._session = Session(server.version, pretty=pretty)
         self._corked = False
         self._ended = False
+        self._executes = True
         self._task: asyncio.Task[None] | None = None
 
     def take_fds(self) -> list[int]:
         """Return the file descriptors that came with the command; the caller must close them."""
         return self._channel.take_fds()
+
+    def execute_no_more(self) -> None:
+        """Leave what the client has sent after this command unanswered, as QEMU does after quit."""
+        self._executes = False
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the channel."""
@@ -118,7 +124,7 @@ class Client:
         """Execute what can be executed now, and send all replies together."""
         session, channel, registry = self._session, self._channel, self._server.registry
         self._corked = True
-        while channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
+        while self._executes and channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
             if session.output_size > MAX_UNSENT_REPLIES:
                 # The channel knows how much of it the client takes.
                 self._flush()
@@ -144,7 +150,7 @@ class Client:
         self._flush()
         if self._ended and session.idle and not channel.unsent:
             channel.close()
-        elif session.wants_input and channel.unsent <= MAX_UNSENT_REPLIES:
+        elif self._executes and session.wants_input and channel.unsent <= MAX_UNSENT_REPLIES:
             channel.resume()
         else:
             channel.pause()
