@@ -13,6 +13,7 @@ BENCHES = {
     "cancel": "what follows a cancel: the ack, the reaper's wake, the guest running again",
     "limit": "how well a limit holds",
     "guest": "how fast a guest is free, tracked and limited",
+    "qmp": "how fast commands are answered, by one client and by many at once",
     "floor": "what the machine itself costs: a bare eventfd ping, a bare socket echo",
     "compare": "all of it, on this server and QEMU, in one report",
 }

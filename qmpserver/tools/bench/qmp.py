@@ -1,0 +1,189 @@
+"""How fast commands are answered: one at a time, and pipelined by one client and by many at once.
+
+By default QEMU and this server, in turn. QEMU serves one client a monitor, so it gets as many
+monitors as there are clients; this server gets one with ``max-clients``. The load comes from one
+thread, with bytes that are ready, which only counts the ends of lines. What it can do itself is
+measured too, on a process that answers a chunk with as many lines as it has.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from qmpserver.tools.address import Address
+from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
+from qmpserver.tools.bench.servers import Candidate, ours, qemu
+from qmpserver.tools.vm import QEMU, REPLY_S, Qmp, VmError, encode, has_qemu, launch
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+REQUEST = encode("query-status") + b"\n"
+ANSWER = b'{"return": {"status": "prelaunch", "running": false}}\r\n'
+DEPTH = 200  # commands of a client that are not answered yet
+ROUND_TRIPS = 100  # a window
+
+ROUND_TRIP = "round trip, us"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--windows", type=int, default=10, help="of each (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of a window (%(default)s)")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=[1, 10, 100], help="how many at once (1 10 100)"
+    )
+    parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
+    parser.add_argument("--ring", type=int, default=4096, help="ring size (%(default)s)")
+    parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as the options say."""
+    candidates = [ours(args)] if args.no_qemu else [qemu(args), ours(args)]
+    if not args.no_qemu and not has_qemu():
+        raise VmError(f"{QEMU} is not installed; --no-qemu measures this server alone")
+    with ExitStack() as stack:
+        loads = [stack.enter_context(_load(one, max(args.clients))) for one in candidates]
+        rows = [ROUND_TRIP, *(_row(clients) for clients in args.clients)]
+        series = {(load.name, what): Series(load.name, what) for what in rows for load in loads}
+        done = stack.enter_context(progress("qmp", args.windows))
+        for window in range(args.windows):
+            for load in loads if window % 2 else loads[::-1]:
+                series[load.name, ROUND_TRIP].samples += load.round_trips(ROUND_TRIPS)
+                for clients in args.clients:
+                    rate = flood(load.sockets[:clients], args.seconds) / 1e3
+                    series[load.name, _row(clients)].samples.append(rate)
+            done(window + 1)
+        notes = [
+            f"{one.name}: {one.idle_kib:.0f} KiB for each client that is idle" for one in loads
+        ]
+    notes.append(f"the load by itself: {_by_itself(args.seconds) / 1e3:.0f} thousand commands/s")
+    result = Result(
+        "qmp",
+        "query-status",
+        "",
+        list(series.values()),
+        show=("median", "min", "max"),
+        digits=1,
+        paired=True,
+        notes=["\n".join(notes)],
+    )
+    return give(args, result)
+
+
+def _row(clients: int) -> str:
+    return f"pipelined, {clients} client{'s' * (clients > 1)}, thousand/s"
+
+
+class Load:
+    """A server with its clients: sockets past the negotiation."""
+
+    def __init__(self, name: str, pid: int, clients: Sequence[Qmp], idle_kib: float) -> None:
+        self.name = name
+        self.pid = pid
+        self.sockets = [client.socket for client in clients]
+        self.idle_kib = idle_kib
+
+    def round_trips(self, count: int) -> list[float]:
+        """Microseconds that `count` commands took, one after the other."""
+        client = self.sockets[0]
+        client.settimeout(REPLY_S)
+        took = []
+        for _ in range(count):
+            start = time.monotonic_ns()
+            client.sendall(REQUEST)
+            while not client.recv(4096).endswith(b"\n"):
+                pass
+            took.append((time.monotonic_ns() - start) / 1e3)
+        return took
+
+
+def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
+    """Keep `DEPTH` commands of each client under way; return answers a second, of all together.
+
+    Raises VmError: A client is disconnected, or nothing comes any more.
+    """
+    requests = memoryview(REQUEST * DEPTH)
+    size = len(REQUEST)
+    epoll = select.epoll(len(sockets))
+    clients = {client.fileno(): client for client in sockets}
+    for number, client in clients.items():
+        client.settimeout(REPLY_S)
+        epoll.register(number, select.EPOLLIN)
+        client.sendall(requests)
+    open_commands = DEPTH * len(clients)
+    answered = 0
+    start = time.monotonic()
+    end = start + seconds
+    stopped = start
+    while open_commands:
+        ready = epoll.poll(REPLY_S)
+        if not ready:
+            raise VmError("the server has ceased to answer")
+        going_on = time.monotonic() < end
+        for number, _ in ready:
+            data = clients[number].recv(1 << 16)
+            if not data:
+                raise VmError("the server has hung up")
+            lines = data.count(b"\n")
+            if going_on:
+                answered += lines
+                clients[number].sendall(requests[: lines * size])
+            else:
+                open_commands -= lines
+        if going_on:
+            stopped = time.monotonic()
+    epoll.close()
+    return answered / (stopped - start)
+
+
+@contextmanager
+def _load(server: Candidate, count: int) -> Iterator[Load]:
+    """Run a server with `count` clients; its vCPU does not run."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpctl-"))
+        if "qemu-system" in server.command:
+            paths = [f"{directory}/{number}" for number in range(count)]
+            devices = [f"unix:{path},server=on,wait=off" for path in paths]
+        else:
+            paths = [f"{directory}/qmp"] * count
+            devices = [f"unix:{paths[0]},server=on,wait=off,max-clients={count}"]
+        command = f"{server.command} -S " + " ".join(f"-qmp {device}" for device in devices)
+        vm = stack.enter_context(launch(command, vcpus=1, accel=server.accel, name=server.name))
+        before = _resident_kib(vm.pid)
+        clients = []
+        for path in paths:
+            clients.append(Qmp(Address(path)))
+            stack.callback(clients[-1].close)
+        yield Load(server.name, vm.pid, clients, (_resident_kib(vm.pid) - before) / count)
+
+
+def _resident_kib(pid: int) -> float:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+def _by_itself(seconds: float) -> float:
+    """Answers a second that `flood` can take."""
+    mine, childs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        mine.close()
+        while data := childs.recv(1 << 16):
+            childs.sendall(ANSWER * data.count(b"\n"))
+        os._exit(0)
+    childs.close()
+    try:
+        return flood([mine], seconds)
+    finally:
+        mine.close()
+        os.waitpid(child, 0)
