@@ -25,6 +25,8 @@ def _reaper(engine: Engine) -> Reaper:
         "last-wake-time": reaper.last_wake,
         "last-idle-wake-time": reaper.last_idle_wake,
         "last-cancel-time": engine.last_cancel,
+        "kick-to-wake": reaper.kick_to_wake,
+        "cancel-to-wake": reaper.cancel_to_wake,
     }
 
 

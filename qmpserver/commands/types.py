@@ -578,6 +578,8 @@ Reaper = TypedDict(
         "last-wake-time": int,
         "last-idle-wake-time": int,
         "last-cancel-time": int,
+        "kick-to-wake": list[int],
+        "cancel-to-wake": list[int],
     },
 )
 

@@ -94,6 +94,12 @@ def test_the_event_reaper_wakes_with_the_cancel(make_rig: "MakeRig", until: "Unt
     assert statistics.median(late) < 50 * MS
     assert reaper.wakes + reaper.coalesced_kicks == reaper.kicks
     until(lambda: rig.engine.reaper().turns == reaper.fallback_turns + reaper.wakes)
+    # The histograms tell the same: bucket n is for 2^(n-1) to 2^n - 1 ns.
+    assert sum(reaper.kick_to_wake) == reaper.wakes
+    assert reaper.cancel_to_wake == [
+        sum(wake.bit_length() == bucket for wake in late)
+        for bucket in range(len(reaper.cancel_to_wake))
+    ]
 
 
 def test_a_cancel_that_leaves_a_limit_kicks_nobody(make_rig: "MakeRig") -> None:
@@ -120,6 +126,8 @@ def test_the_polling_reaper_sleeps_its_second_out(make_rig: "MakeRig", until: "U
     after = rig.engine.reaper()
     assert after.mode == "poll"
     assert after.kicks == 0
+    assert sum(after.kick_to_wake) == 0
+    assert sum(after.cancel_to_wake) == 1
     assert after.last_wake - before.last_wake >= 990 * MS
 
 

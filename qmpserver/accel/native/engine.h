@@ -26,6 +26,7 @@
 
 /* cdef begin */
 #define ENGINE_MAX_SLOTS 4
+#define WAKE_BUCKETS 33 /* the last takes all from 2.1 s on */
 
 enum vcpu_state {
 	VCPU_PARKED,    /* the machine is stopped */
@@ -83,7 +84,11 @@ struct reaper {
 	uint64_t last_kick_ns;    /* CLOCK_MONOTONIC, as all times here */
 	uint64_t last_wake_ns;
 	uint64_t last_idle_wake_ns; /* the last wake that found the limit out of service */
+	/* Log2 histograms of ns, as KVM's: bucket 0 is for 0, bucket n for 2^(n-1) to 2^n - 1. */
+	uint64_t kick_to_wake[WAKE_BUCKETS];   /* from the first of the kicks that a wake answers */
+	uint64_t cancel_to_wake[WAKE_BUCKETS]; /* from the limit's going out of service */
 
+	uint64_t first_kick_ns; /* of those not answered yet; 0: none */
 	pthread_t thread;
 };
 

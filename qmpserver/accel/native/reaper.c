@@ -113,14 +113,43 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 void reaper_kick(struct engine *engine)
 {
 	struct reaper *reaper = &engine->reaper;
-	uint64_t one = 1;
+	uint64_t one = 1, none = 0, now = now_ns();
 
 	if (reaper->mode != REAPER_EVENT)
 		return;
 	add(&reaper->kicks, 1);
-	store(&reaper->last_kick_ns, now_ns());
+	store(&reaper->last_kick_ns, now);
+	__atomic_compare_exchange_n(&reaper->first_kick_ns, &none, now, false, __ATOMIC_RELEASE,
+				    __ATOMIC_RELAXED);
 	while (write(reaper->kick_fd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
+}
+
+static void count_time(uint64_t *histogram, uint64_t from, uint64_t to)
+{
+	uint64_t ns = to > from ? to - from : 0;
+	int bucket = ns ? 64 - __builtin_clzll(ns) : 0;
+
+	if (bucket >= WAKE_BUCKETS)
+		bucket = WAKE_BUCKETS - 1;
+	store(&histogram[bucket], histogram[bucket] + 1);
+}
+
+static void count_wake(struct engine *engine, uint64_t now)
+{
+	struct reaper *reaper = &engine->reaper;
+	uint64_t kicked = __atomic_exchange_n(&reaper->first_kick_ns, 0, __ATOMIC_ACQUIRE);
+	uint64_t cancelled = load(&engine->last_cancel_ns);
+
+	store(&reaper->wakes, reaper->wakes + 1);
+	store(&reaper->last_wake_ns, now);
+	if (kicked)
+		count_time(reaper->kick_to_wake, kicked, now);
+	if (load(&engine->limit_in_service))
+		return;
+	if (cancelled > reaper->last_idle_wake_ns)
+		count_time(reaper->cancel_to_wake, cancelled, now);
+	store(&reaper->last_idle_wake_ns, now);
 }
 
 void *reaper_thread(void *opaque)
@@ -145,12 +174,8 @@ void *reaper_thread(void *opaque)
 			count = 0;
 		if (count > 1)
 			store(&reaper->coalesced_kicks, reaper->coalesced_kicks + count - 1);
-		if (count || reaper->mode == REAPER_POLL) {
-			store(&reaper->wakes, reaper->wakes + 1);
-			store(&reaper->last_wake_ns, now);
-			if (!load(&engine->limit_in_service))
-				store(&reaper->last_idle_wake_ns, now);
-		}
+		if (count || reaper->mode == REAPER_POLL)
+			count_wake(engine, now);
 		if (!count)
 			store(&reaper->fallback_turns, reaper->fallback_turns + 1);
 		store(&reaper->reaping, 1);
