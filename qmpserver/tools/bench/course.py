@@ -17,20 +17,24 @@ STEP_S = 0.1
 class Course:
     """What a vCPU's guest had stored to, in pages, at which times: ns from the command on.
 
-    Both go up; there are at least two samples. All results are in seconds, MB/s, and, for errors,
-    parts of the limit.
+    Both go up, times strictly; there are at least two samples. All results are in seconds, MB/s,
+    and, for errors, parts of the limit.
     """
 
     times: list[int]
     pages: list[int]
 
+    def _pages_at(self, seconds: float) -> float:
+        """Pages until then, in proportion between two samples."""
+        moment = min(max(seconds * SECOND, self.times[0]), self.times[-1])
+        j = max(bisect_left(self.times, moment), 1)
+        i = j - 1
+        part = (moment - self.times[i]) / (self.times[j] - self.times[i])
+        return self.pages[i] + part * (self.pages[j] - self.pages[i])
+
     def rate(self, start: float, end: float) -> float:
-        """MB/s from `start` to `end`, each taken as the first sample not before it."""
-        last = len(self.times) - 1
-        i = min(bisect_left(self.times, round(start * SECOND)), last - 1)
-        j = max(min(bisect_left(self.times, round(end * SECOND)), last), i + 1)
-        elapsed = (self.times[j] - self.times[i]) / SECOND
-        return (self.pages[j] - self.pages[i]) / PAGES_PER_MB / elapsed
+        """MB/s from `start` to `end`, both within the course."""
+        return (self._pages_at(end) - self._pages_at(start)) / PAGES_PER_MB / (end - start)
 
     def rates(self, step: float) -> list[float]:
         """MB/s in each `step` seconds, as many as there are."""

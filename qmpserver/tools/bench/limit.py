@@ -153,7 +153,9 @@ def table(held: Sequence[Held]) -> str:
     }
     rows = [["limit: steady / first second / settled / longest pause", *names]]
     for limit, index in sorted({(limit, index) for _, limit, index, _ in held}):
-        rows.append([_what(limit, index), *(cells[limit, index, name] for name in names)])
+        rows.append(
+            [_what(limit, index), *(cells.get((limit, index, name), "-") for name in names)]
+        )
     return markdown(rows)
 
 
