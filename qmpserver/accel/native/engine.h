@@ -23,6 +23,7 @@
 
 #include "controller.h"
 #include "ring.h"
+#include "trace.h"
 
 /* cdef begin */
 #define ENGINE_MAX_SLOTS 4
@@ -221,6 +222,19 @@ static inline uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* Record an event that happens now, or that has lasted since `from`, if it is asked for. */
+static inline void trace_now(enum trace_event event, uint64_t arg0, uint64_t arg1, uint64_t arg2)
+{
+	if (tracing(event))
+		trace_write(event, now_ns(), 0, arg0, arg1, arg2);
+}
+
+static inline void trace_since(enum trace_event event, uint64_t from, uint64_t arg0, uint64_t arg1)
+{
+	if (tracing(event))
+		trace_write(event, from, now_ns() - from, arg0, arg1, 0);
 }
 
 #define load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)

@@ -17,6 +17,7 @@ static void set_one(struct vcpu *vcpu, uint64_t mb_per_s)
 {
 	store(&vcpu->limit, mb_per_s);
 	__atomic_fetch_add(&vcpu->limit_turn, 1, __ATOMIC_RELEASE);
+	trace_now(TRACE_DIRTYLIMIT_SET_VCPU, vcpu->index, mb_per_s, 0);
 }
 
 static bool chosen(const struct vcpu *vcpu, int64_t cpu_index)
@@ -26,6 +27,8 @@ static bool chosen(const struct vcpu *vcpu, int64_t cpu_index)
 
 void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s)
 {
+	if (!load(&engine->limit_in_service))
+		trace_now(TRACE_DIRTYLIMIT_STATE_INITIALIZE, engine->nvcpus, 0, 0);
 	store(&engine->limit_quit, 0);
 	store(&engine->limit_in_service, 1);
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
@@ -50,8 +53,10 @@ void limit_cancel(struct engine *engine, int64_t cpu_index)
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		if (chosen(engine->vcpus[i], cpu_index) && load(&engine->vcpus[i]->limit))
 			set_one(engine->vcpus[i], 0);
-	if (last)
+	if (last) {
 		store(&engine->limit_in_service, 0);
+		trace_now(TRACE_DIRTYLIMIT_STATE_FINALIZE, 0, 0, 0);
+	}
 }
 
 void limit_kick(struct engine *engine, int64_t cpu_index)

@@ -59,6 +59,7 @@ static void throttle(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 	if (pause > vcpu->longest_pause_ns)
 		store(&vcpu->longest_pause_ns, pause);
 	store(&vcpu->last_resume_ns, from + pause);
+	trace_since(TRACE_DIRTYLIMIT_VCPU_EXECUTE, from, vcpu->index, pause / 1000);
 }
 
 void *vcpu_thread(void *opaque)
@@ -77,7 +78,7 @@ void *vcpu_thread(void *opaque)
 	for (;;) {
 		uint32_t seen = __atomic_load_n(&vcpu->kicks, __ATOMIC_SEQ_CST);
 		uint32_t now_turn;
-		uint64_t until = 0, limit;
+		uint64_t until = 0, limit, started;
 
 		if (load(&engine->quit))
 			break;
@@ -94,6 +95,7 @@ void *vcpu_thread(void *opaque)
 		limit = load(&vcpu->limit);
 		if (limit) {
 			uint64_t now = now_ns(), pushed = ring_pushed(&vcpu->ring, charged), wait_until = now;
+			uint64_t ran = entered ? now - entered : 0;
 
 			if (!load(&engine->tracking)) {
 				/* What it dirtied now would go uncounted; switching takes milliseconds. */
@@ -106,14 +108,17 @@ void *vcpu_thread(void *opaque)
 				turn = now_turn;
 				controller_start(&vcpu->controller, limit, now);
 			} else {
-				wait_until = controller_charge(&vcpu->controller, pushed - charged,
-							       entered ? now - entered : 0,
+				wait_until = controller_charge(&vcpu->controller, pushed - charged, ran,
 							       why == EXIT_RING_FULL, now);
 			}
 			charged = pushed;
 			entered = 0;
 			why = EXIT_KICKED;
 			if (wait_until > now) {
+				uint64_t wait = wait_until - now;
+
+				trace_now(TRACE_DIRTYLIMIT_THROTTLE_PCT, vcpu->index,
+					  100 * wait / (wait + ran), wait / 1000);
 				throttle(vcpu, seen, wait_until);
 				continue;
 			}
@@ -121,12 +126,17 @@ void *vcpu_thread(void *opaque)
 			entered = now;
 		}
 		set_state(vcpu, VCPU_RUNNING);
+		started = tracing(TRACE_KVM_RUN_EXIT) ? now_ns() : 0;
 		why = vcpu->soft ? soft_run(vcpu, seen, until) : kvm_run(vcpu, seen, until);
+		if (started)
+			trace_since(TRACE_KVM_RUN_EXIT, started, vcpu->index,
+				    vcpu->run ? vcpu->run->exit_reason : 0);
 		switch (why) {
 		case EXIT_KICKED:
 			break;
 		case EXIT_RING_FULL:
 			store(&vcpu->full_exits, vcpu->full_exits + 1);
+			trace_now(TRACE_KVM_DIRTY_RING_FULL, vcpu->index, 0, 0);
 			reap_vcpu(vcpu);
 			break;
 		case EXIT_HALTED:
