@@ -11,7 +11,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient
+from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, StateError
 from qemu.qmp.error import ProtocolError
 
 from qmpserver.tools.errors import ServerError
@@ -70,7 +70,7 @@ async def execute(
             return await client.execute(command, dict(arguments) if arguments else None)
     except TimeoutError:
         raise ServerError(f"{address}: no answer to {command} within {patience:g} s") from None
-    except ExecInterruptedError:
+    except (ExecInterruptedError, StateError):  # it went now, or since the last command
         why = "the server has hung up"
         try:
             async with asyncio.timeout(HANG_UP_S):
@@ -94,7 +94,7 @@ def _why(error: BaseException) -> str:
     """The innermost cause, in one line."""
     while isinstance(inner := getattr(error, "exc", None), BaseException):
         error = inner
-    if isinstance(error, EOFError):
+    if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
         return "the server has hung up"
     if isinstance(error, OSError) and error.errno:  # asyncio words it its own way
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)

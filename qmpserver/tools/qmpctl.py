@@ -21,6 +21,7 @@ from qmpserver.tools.menu import add_commands
 COMMANDS = {
     "exec": "execute a command",
     "schema": "explain a command's arguments",
+    "top": "watch vCPUs: rates, limits, throttling",
     "record": "write what a client and a server say to a transcript",
     "replay": "play a transcript to a server and report differences",
     "completion": "print what makes a shell complete",

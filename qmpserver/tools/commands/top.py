@@ -1,0 +1,118 @@
+"""Watch the vCPUs of servers: rates, limits, how much a limit holds them.
+
+  qmpctl --qmp unix:/tmp/a.sock --qmp unix:/tmp/b.sock top
+
+Where a rate is from is told with it: 'limit' is the server's own while a limit is in force, 'ring'
+what passed through the dirty ring since the last look (this server, while it tracks), 'measured'
+the last measurement that somebody has asked for. None is started but by the key m. What a server
+does not tell is '-': QEMU tells neither throttling nor its ring.
+
+Keys: l and L limit the selected vCPU or all of its server, c and C cancel, m measures for a second,
+s sorts by the next column, / filters, q quits. It ends when the last server has gone (status 3).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from qmpserver.tools.address import add_qmp, servers
+from qmpserver.tools.errors import QmpctlError, ServerError, UsageError
+from qmpserver.tools.watching import COLUMNS, SORTS, Vcpu, Watcher, cells, chosen, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERVAL_S = 1.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_qmp(parser)
+    parser.add_argument(
+        "--interval", type=_seconds, default=INTERVAL_S, metavar="S", help="(%(default)g)"
+    )
+    parser.add_argument("--once", action="store_true", help="look once, print, and end")
+    parser.add_argument("--csv", action="store_true", help="print lines for scripts instead")
+    parser.add_argument("--sort", choices=SORTS, default="server")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only rows that contain it")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("between 0.1 and 3600 seconds")
+    return seconds
+
+
+def run(args: argparse.Namespace) -> int:
+    """Watch."""
+    addresses = servers(args)
+    if not addresses:
+        raise UsageError("give at least one --qmp unix:PATH or --qmp tcp:HOST:PORT")
+    asyncio.run(_watch(args, [Watcher(address) for address in addresses]))
+    return 0
+
+
+async def _watch(args: argparse.Namespace, watchers: Sequence[Watcher]) -> None:
+    async with AsyncExitStack() as stack:
+        for watcher in watchers:
+            await stack.enter_async_context(watcher)
+        if args.once or args.csv:
+            await _print(args, watchers)
+            return
+        # textual draws on stderr, so that stdout may go elsewhere
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("this is no terminal: use --once or --csv")
+        try:
+            from qmpserver.tools.top import Top
+        except ImportError:
+            raise QmpctlError("top needs textual: pip install textual") from None
+        ended = await Top(watchers, args.interval, args.sort, args.filter).run_async()
+    if ended:
+        raise ServerError(ended)
+
+
+async def _print(args: argparse.Namespace, watchers: Sequence[Watcher]) -> None:
+    await asyncio.gather(*(watcher.look() for watcher in watchers))  # from where to count
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    if args.csv:
+        heads = ("time", "server", "vcpu", "rate", "source", "age", "limit", "throttled")
+        lines.writerow(heads)
+    while True:
+        await asyncio.sleep(args.interval)
+        views = await asyncio.gather(*(watcher.look() for watcher in watchers))
+        vcpus = chosen([v for view in views for v in view.vcpus], args.sort, args.filter)
+        if args.csv:
+            lines.writerows(map(_line, vcpus))
+        else:
+            for watcher, view in zip(watchers, views, strict=True):
+                print(summary(watcher.name, view))
+            rows = [COLUMNS[:-1], *map(cells, vcpus)]
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for row in rows:
+                print("  ".join(map(str.ljust, row, widths)).rstrip())
+        sys.stdout.flush()
+        if args.once:
+            return
+
+
+def _line(vcpu: Vcpu) -> list[str]:
+    def text(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    return [
+        f"{time.time():.3f}",
+        vcpu.server,
+        str(vcpu.index),
+        text(vcpu.rate, 1),
+        vcpu.source,
+        text(vcpu.age, 1),
+        text(vcpu.limit, 0),
+        text(vcpu.throttled, 3),
+    ]
