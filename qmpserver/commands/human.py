@@ -51,7 +51,7 @@ class HumanMonitor:
         """Return the last word of *line*, and what it could become."""
         return complete(COMMANDS, line)
 
-    async def qmp(self, name: str, **arguments: object) -> Any:
+    async def qmp(self, name: str, /, **arguments: object) -> Any:
         """Execute a QMP command; arguments that are None are left out.
 
         Raises:
@@ -212,6 +212,23 @@ async def _info_status(monitor: HumanMonitor) -> str:
     return f"VM status: {'running' if running else 'paused'}{detail}\n"
 
 
+async def _trace_event(monitor: HumanMonitor, name: str, option: bool) -> str:
+    try:
+        await monitor.qmp("trace-event-set-state", name=name, enable=option)
+    except QMPError as error:
+        return f"{error.desc}\n"  # QEMU puts no "Error:" before these
+    return ""
+
+
+async def _info_trace_events(monitor: HumanMonitor, name: str = "*") -> str:
+    try:
+        events: list[types.TraceEventInfo]
+        events = await monitor.qmp("trace-event-get-state", name=name)
+    except QMPError as error:
+        return f"{error.desc}\n"
+    return "".join(f"{one['name']} : state {int(one['state'] == 'enabled')}\n" for one in events)
+
+
 async def _info_vcpu_dirty_limit(monitor: HumanMonitor) -> str:
     limits: list[types.DirtyLimitInfo] = await monitor.qmp("query-vcpu-dirty-limit")
     if not limits:
@@ -243,6 +260,13 @@ INFO = table(
     Command("kvm", "", "", "show KVM information", _info_kvm),
     Command("name", "", "", "show the current VM name", _info_name),
     Command("status", "", "", "show the current VM status (running|paused)", _info_status),
+    Command(
+        "trace-events",
+        "name:s?",
+        "[name]",
+        "show available trace-events & their state (name: event name pattern)",
+        _info_trace_events,
+    ),
     Command(
         "vcpu_dirty_limit",
         "",
@@ -292,4 +316,11 @@ COMMANDS = table(
         _set_vcpu_dirty_limit,
     ),
     Command("stop|s", "", "", "stop emulation", _silent("stop")),
+    Command(
+        "trace-event",
+        "name:s,option:b",
+        "name on|off",
+        "changes status of a specific trace event",
+        _trace_event,
+    ),
 )
