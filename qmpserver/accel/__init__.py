@@ -76,6 +76,9 @@ class Accelerator(Protocol):
     def add_vcpus(self, guest: Guest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""
 
+    def reset_vcpus(self) -> None:
+        """Have every vCPU begin anew, at its guest's entry. All must have stopped."""
+
     def log_dirty_pages(self, on: bool) -> None:
         """Switch dirty logging of all RAM. Blocks. Any thread."""
 

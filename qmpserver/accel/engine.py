@@ -135,6 +135,26 @@ class Engine:
         """Let all vCPUs run."""
         lib.engine_cont(self._ptr)
 
+    def reset(self) -> None:
+        """Park what has halted or failed; the software accelerator's vCPUs begin anew.
+
+        All vCPUs must have stopped.
+        """
+        lib.engine_reset(self._ptr)
+
+    def mark_dirty(self, pages: range) -> None:
+        """Tell of RAM pages that the host has written to: dirty, if dirty pages are logged."""
+        lib.engine_mark_dirty(self._ptr, pages.start, len(pages))
+
+    @property
+    def shut_down(self) -> bool:
+        """Whether a vCPU met a triple fault."""
+        return any(
+            self._ptr.vcpus[i].state == lib.VCPU_FAILED
+            and self._ptr.vcpus[i].exit_reason == lib.KVM_EXIT_SHUTDOWN
+            for i in range(self.vcpus)
+        )
+
     def count(self, state: VcpuState) -> int:
         """How many vCPUs are in `state`."""
         return int(lib.engine_count(self._ptr, state))

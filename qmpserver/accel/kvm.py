@@ -16,6 +16,7 @@ from qmpserver.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
     from qmpserver.accel import AccelOptions, Guest
+    from qmpserver.machine.guest import Entry
     from qmpserver.machine.memory import Ram
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
@@ -163,22 +164,31 @@ class VcpuFd(_Descriptor):
         """KVM_SET_SREGS."""
         self._ioctl(lib.KVM_SET_SREGS, sregs)
 
+    def set_vcpu_events(self, events: Any) -> None:
+        """KVM_SET_VCPU_EVENTS."""
+        self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
+
     def set_regs(self, regs: Any) -> None:
         """KVM_SET_REGS."""
         self._ioctl(lib.KVM_SET_REGS, regs)
 
 
-def _enter_user_mode(vcpu: VcpuFd, rip: int, rdi: int, cr3: int) -> None:
-    """Have the vCPU begin in 64-bit mode at CPL 3: code that runs at full speed on any KVM."""
+def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
+    """Return registers to begin with in 64-bit mode at CPL 3: full speed on any KVM."""
     sregs = vcpu.get_sregs()
-    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, cr3, 0x20, 0x500
+    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, entry.cr3, 0x20, 0x500
     code = {"limit": 0xFFFFFFFF, "selector": 0x33, "type": 11, "present": 1, "dpl": 3, "s": 1}
     sregs.cs = code | {"l": 1, "g": 1}
     data = code | {"selector": 0x2B, "type": 3, "db": 1, "g": 1}
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
-    vcpu.set_sregs(sregs)
     # IOPL 3: `out` reaches us as KVM_EXIT_IO instead of faulting
-    vcpu.set_regs(ffi.new("struct kvm_regs *", {"rip": rip, "rdi": rdi, "rflags": 0x3002}))
+    regs = {"rip": entry.rip, "rdi": entry.rdi, "rflags": 0x3002}
+    return sregs, ffi.new("struct kvm_regs *", regs)
+
+
+def _begin(vcpu: VcpuFd, sregs: Any, regs: Any) -> None:
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(regs)
 
 
 def _set_apic_id(cpuid: Any, number: int) -> None:
@@ -200,6 +210,7 @@ class KvmAccelerator:
         self.dirty_ring_size = options.dirty_ring_size
         self._ram = ram
         self.statistics: Statistics | None = None
+        self._first: list[tuple[Any, Any]] = []  # each vCPU's registers when it begins
         self._open: list[Any] = []  # what close() closes, last first
         self.engine: Engine
         try:
@@ -291,7 +302,8 @@ class KvmAccelerator:
             vcpu.set_cpuid2(cpuid)
             entry = guest.entry(index)
             if entry is not None:
-                _enter_user_mode(vcpu, entry.rip, entry.rdi, entry.cr3)
+                self._first.append(_user_mode(vcpu, entry))
+                _begin(vcpu, *self._first[index])
             run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
             ring = (
                 self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
@@ -329,6 +341,14 @@ class KvmAccelerator:
         self.statistics = Statistics(
             "kvm", KvmStats(vm, KvmLayout(vm)), [KvmStats(fd, layout) for fd in vcpus]
         )
+
+    def reset_vcpus(self) -> None:
+        """Give every vCPU the registers that it began with. All must have stopped."""
+        nothing_pending = ffi.new("struct kvm_vcpu_events *")
+        for vcpu, (sregs, regs) in zip(self._vcpu_fds, self._first, strict=True):
+            vcpu.set_vcpu_events(nothing_pending)
+            _begin(vcpu, sregs, regs)
+        self.engine.reset()
 
     def _keep_pointer(self, mapping: mmap.mmap) -> Any:
         pointer = ffi.from_buffer(mapping)

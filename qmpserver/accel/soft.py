@@ -80,6 +80,10 @@ class SoftAccelerator:
             [VcpuStats(self.engine, index) for index in range(count)],
         )
 
+    def reset_vcpus(self) -> None:
+        """Have every vCPU begin anew. All must have stopped."""
+        self.engine.reset()
+
     def log_dirty_pages(self, on: bool) -> None:
         """Switch logging. Blocks for the end of stores under way. Any thread."""
         self.engine.soft_set_tracking(on)

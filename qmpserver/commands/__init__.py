@@ -15,6 +15,7 @@ from qmpserver.commands import (
     migration,
     misc,
     qmpserver,
+    qom,
     run_state,
     stats,
     trace,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
 
-MODULES = (accelerator, control, machine, migration, misc, qmpserver, run_state, stats, trace)
+MODULES = (accelerator, control, machine, migration, misc, qmpserver, qom, run_state, stats, trace)
 
 
 def register_all(registry: Registry, controlled: Machine) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.machine.guest import MAX_VCPUS
+from qmpserver.machine.qom import MACHINE_TYPE, RAM_ID, cpu_type, place, vcpu_path
+
 if TYPE_CHECKING:
-    from qmpserver.commands.types import CpuInfoFast
+    from qmpserver.commands.types import (
+        CpuInfoFast,
+        MachineInfo,
+        MemoryInfo,
+        TargetInfo,
+        UuidInfo,
+    )
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
-
-
-def qom_path(cpu_index: int) -> str:
-    """Return the path by which QMP names a vCPU."""
-    return f"/machine/unattached/device[{cpu_index}]"
 
 
 def register(registry: Registry, machine: Machine) -> None:
@@ -23,10 +27,47 @@ def register(registry: Registry, machine: Machine) -> None:
         return [
             {
                 "thread-id": thread_id,
-                "props": {"core-id": index, "thread-id": 0, "socket-id": 0},
-                "qom-path": qom_path(index),
+                "props": place(index),
+                "qom-path": vcpu_path(index),
                 "cpu-index": index,
                 "target": "x86_64",
             }
             for index, thread_id in enumerate(machine.accel.engine.thread_ids())
         ]
+
+    @registry.command("query-machines")
+    def query_machines(compat_props: bool = False) -> list[MachineInfo]:
+        info: MachineInfo = {
+            "hotpluggable-cpus": False,
+            "name": MACHINE_TYPE,
+            "numa-mem-supported": False,
+            "default-cpu-type": cpu_type(machine.accel.name),
+            "cpu-max": MAX_VCPUS,
+            "deprecated": False,
+            "is-default": True,
+            "default-ram-id": RAM_ID,
+            "acpi": False,
+        }
+        if compat_props:
+            info["compat-props"] = []
+        return [info]
+
+    @registry.command("query-target")
+    def query_target() -> TargetInfo:
+        return {"arch": "x86_64"}
+
+    @registry.command("query-uuid")
+    def query_uuid() -> UuidInfo:
+        return {"UUID": str(machine.uuid)}
+
+    @registry.command("query-memory-size-summary")
+    def query_memory_size_summary() -> MemoryInfo:
+        return {"base-memory": machine.ram.size, "plugged-memory": 0}
+
+    @registry.command("system_reset")
+    async def system_reset() -> None:
+        await machine.reset()
+
+    @registry.command("system_powerdown")
+    def system_powerdown() -> None:
+        machine.powerdown()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from qmpserver.commands.types import (
         CommandLineOptionInfo,
         CommandLineParameterType,
+        IOThreadInfo,
         NameInfo,
     )
     from qmpserver.machine.machine import Machine
@@ -53,6 +54,10 @@ def register(registry: Registry, machine: Machine) -> None:
             raise QMPError("Parameter 'cpu-index' expects a CPU number")
         shown = await monitor.execute(command_line)
         return (shown or "").replace("\n", "\r\n")
+
+    @registry.command("query-iothreads")
+    def query_iothreads() -> list[IOThreadInfo]:
+        return []
 
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:

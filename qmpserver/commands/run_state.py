@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qmpserver.commands.types import StatusInfo
+    from qmpserver.commands.types import StatusInfo, WatchdogAction
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
 
@@ -16,3 +16,12 @@ def register(registry: Registry, machine: Machine) -> None:
     @registry.command("query-status")
     def query_status() -> StatusInfo:
         return {"status": machine.state, "running": machine.running}
+
+    @registry.command("set-action")
+    def set_action(**actions: Any) -> None:
+        for event, action in actions.items():
+            setattr(machine.actions, event, action)
+
+    @registry.command("watchdog-set-action")
+    def watchdog_set_action(action: WatchdogAction) -> None:
+        machine.actions.watchdog = action

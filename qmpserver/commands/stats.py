@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.commands.machine import qom_path
+from qmpserver.machine.qom import vcpu_path
 
 if TYPE_CHECKING:
     from qmpserver.accel.stats import Stat, StatsSource
@@ -70,7 +70,7 @@ def register(registry: Registry, machine: Machine) -> None:
                 results.append({"provider": statistics.provider, "stats": stats})
             elif target == "vcpu":
                 for index, source in enumerate(statistics.vcpus):
-                    path = qom_path(index)
+                    path = vcpu_path(index)
                     if vcpus is not None and path not in vcpus:
                         continue
                     if stats := _values(source, names):

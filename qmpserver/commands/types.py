@@ -3,7 +3,7 @@
 Made by ``python -m qmpserver.qapi types``.
 """
 
-# ruff: noqa: D102 -- the schema decides names, and tells what each handler does
+# ruff: noqa: A002, D102 -- the schema decides names, and tells what each handler does
 
 from collections.abc import Awaitable
 from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict, TypeVar
@@ -53,6 +53,14 @@ class StatusInfo(TypedDict):
     running: bool
     status: RunState
 
+
+WatchdogAction = Literal["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"]
+
+RebootAction = Literal["reset", "shutdown"]
+
+ShutdownAction = Literal["poweroff", "pause"]
+
+PanicAction = Literal["pause", "shutdown", "exit-failure", "none"]
 
 # The dirty rate of one virtual CPU.
 DirtyRateVcpu = TypedDict(
@@ -422,6 +430,56 @@ CpuInfoFastPlain = TypedDict(
 
 CpuInfoFast: TypeAlias = CpuInfoFastS390x | CpuInfoFastPlain
 
+# A default that a machine type changes in a driver.
+CompatProperty = TypedDict(
+    "CompatProperty",
+    {
+        "qom-type": str,
+        "property": str,
+        "value": str,
+    },
+)
+
+# A type of machine.
+MachineInfo = TypedDict(
+    "MachineInfo",
+    {
+        "name": str,
+        "alias": NotRequired[str],
+        "is-default": NotRequired[bool],
+        "cpu-max": int,
+        "hotpluggable-cpus": bool,
+        "numa-mem-supported": bool,
+        "deprecated": bool,
+        "default-cpu-type": NotRequired[str],
+        "default-ram-id": NotRequired[str],
+        "acpi": bool,
+        "compat-props": NotRequired[list[CompatProperty]],
+    },
+)
+
+
+class TargetInfo(TypedDict):
+    """What is emulated."""
+
+    arch: SysEmuTarget
+
+
+class UuidInfo(TypedDict):
+    """The virtual machine's unique identifier."""
+
+    UUID: str
+
+
+# How much memory the guest has, in bytes.
+MemoryInfo = TypedDict(
+    "MemoryInfo",
+    {
+        "base-memory": int,
+        "plugged-memory": NotRequired[int],
+    },
+)
+
 
 class KvmInfo(TypedDict):
     """Whether KVM is used."""
@@ -464,6 +522,30 @@ class CommandLineOptionInfo(TypedDict):
     option: str
     parameters: list[CommandLineParameterInfo]
 
+
+# A thread of the server's that does input and output for devices.
+IOThreadInfo = TypedDict(
+    "IOThreadInfo",
+    {
+        "id": str,
+        "thread-id": int,
+        "poll-max-ns": int,
+        "poll-grow": int,
+        "poll-shrink": int,
+        "aio-max-batch": int,
+    },
+)
+
+# A property of an object.
+ObjectPropertyInfo = TypedDict(
+    "ObjectPropertyInfo",
+    {
+        "name": str,
+        "type": str,
+        "description": NotRequired[str],
+        "default-value": NotRequired[object],
+    },
+)
 
 StatsType = Literal["cumulative", "instant", "peak", "linear-histogram", "log2-histogram"]
 
@@ -622,10 +704,40 @@ class ShutdownData(TypedDict):
     reason: ShutdownCause
 
 
+class ResetData(TypedDict):
+    """The data of event ``RESET``."""
+
+    guest: bool
+    reason: ShutdownCause
+
+
 class QueryStatusHandler(Protocol):
     """Handles ``query-status``."""
 
     def __call__(self) -> Answer[StatusInfo]: ...
+
+
+class WatchdogSetActionHandler(Protocol):
+    """Handles ``watchdog-set-action``."""
+
+    def __call__(
+        self,
+        *,
+        action: WatchdogAction,
+    ) -> Answer[None]: ...
+
+
+class SetActionHandler(Protocol):
+    """Handles ``set-action``."""
+
+    def __call__(
+        self,
+        *,
+        reboot: RebootAction = ...,
+        shutdown: ShutdownAction = ...,
+        panic: PanicAction = ...,
+        watchdog: WatchdogAction = ...,
+    ) -> Answer[None]: ...
 
 
 class CalcDirtyRateHandler(Protocol):
@@ -718,6 +830,46 @@ class QueryCpusFastHandler(Protocol):
     def __call__(self) -> Answer[list[CpuInfoFast]]: ...
 
 
+class QueryMachinesHandler(Protocol):
+    """Handles ``query-machines``."""
+
+    def __call__(
+        self,
+        *,
+        compat_props: bool = ...,
+    ) -> Answer[list[MachineInfo]]: ...
+
+
+class QueryTargetHandler(Protocol):
+    """Handles ``query-target``."""
+
+    def __call__(self) -> Answer[TargetInfo]: ...
+
+
+class QueryUuidHandler(Protocol):
+    """Handles ``query-uuid``."""
+
+    def __call__(self) -> Answer[UuidInfo]: ...
+
+
+class SystemResetHandler(Protocol):
+    """Handles ``system_reset``."""
+
+    def __call__(self) -> Answer[None]: ...
+
+
+class SystemPowerdownHandler(Protocol):
+    """Handles ``system_powerdown``."""
+
+    def __call__(self) -> Answer[None]: ...
+
+
+class QueryMemorySizeSummaryHandler(Protocol):
+    """Handles ``query-memory-size-summary``."""
+
+    def __call__(self) -> Answer[MemoryInfo]: ...
+
+
 class QueryKvmHandler(Protocol):
     """Handles ``query-kvm``."""
 
@@ -769,6 +921,33 @@ class QueryCommandLineOptionsHandler(Protocol):
     ) -> Answer[list[CommandLineOptionInfo]]: ...
 
 
+class QueryIothreadsHandler(Protocol):
+    """Handles ``query-iothreads``."""
+
+    def __call__(self) -> Answer[list[IOThreadInfo]]: ...
+
+
+class QomListHandler(Protocol):
+    """Handles ``qom-list``."""
+
+    def __call__(
+        self,
+        *,
+        path: str,
+    ) -> Answer[list[ObjectPropertyInfo]]: ...
+
+
+class QomGetHandler(Protocol):
+    """Handles ``qom-get``."""
+
+    def __call__(
+        self,
+        *,
+        path: str,
+        property: str,
+    ) -> Answer[object]: ...
+
+
 class QueryStatsHandler(Protocol):
     """Handles ``query-stats``."""
 
@@ -818,6 +997,8 @@ Handlers = TypedDict(
     "Handlers",
     {
         "query-status": QueryStatusHandler,
+        "watchdog-set-action": WatchdogSetActionHandler,
+        "set-action": SetActionHandler,
         "calc-dirty-rate": CalcDirtyRateHandler,
         "query-dirty-rate": QueryDirtyRateHandler,
         "set-vcpu-dirty-limit": SetVcpuDirtyLimitHandler,
@@ -829,6 +1010,12 @@ Handlers = TypedDict(
         "quit": QuitHandler,
         "query-qmp-schema": QueryQmpSchemaHandler,
         "query-cpus-fast": QueryCpusFastHandler,
+        "query-machines": QueryMachinesHandler,
+        "query-target": QueryTargetHandler,
+        "query-uuid": QueryUuidHandler,
+        "system_reset": SystemResetHandler,
+        "system_powerdown": SystemPowerdownHandler,
+        "query-memory-size-summary": QueryMemorySizeSummaryHandler,
         "query-kvm": QueryKvmHandler,
         "query-accelerators": QueryAcceleratorsHandler,
         "query-name": QueryNameHandler,
@@ -836,6 +1023,9 @@ Handlers = TypedDict(
         "cont": ContHandler,
         "human-monitor-command": HumanMonitorCommandHandler,
         "query-command-line-options": QueryCommandLineOptionsHandler,
+        "query-iothreads": QueryIothreadsHandler,
+        "qom-list": QomListHandler,
+        "qom-get": QomGetHandler,
         "query-stats": QueryStatsHandler,
         "query-stats-schemas": QueryStatsSchemasHandler,
         "trace-event-get-state": TraceEventGetStateHandler,

@@ -111,10 +111,14 @@ class DirtyGuest:
         self.rom = b""
         self._ram = ram
 
-    def load(self) -> None:
-        """Write the guest to memory, in its first state. No vCPU may be running."""
+    def load(self) -> range:
+        """Write the guest to memory, in its first state; return the pages written to.
+
+        No vCPU may be running. The working sets stay as they are.
+        """
         image = self.layout.image()
         self._ram[IMAGE_ADDRESS : IMAGE_ADDRESS + len(image)] = image
+        return range(IMAGE_ADDRESS // PAGE_SIZE, (IMAGE_ADDRESS + len(image)) // PAGE_SIZE)
 
     def entry(self, cpu_index: int) -> Entry:
         """Return where a vCPU starts; it needs no stack."""
@@ -129,8 +133,8 @@ class DirtyGuest:
     def page_counters(self, cpu_index: int) -> memoryview:
         """Return the counters in a vCPU's pages, one item a page: how often each was stored to.
 
-        Their sum is `progress`, or one more, while the vCPU is stopped. The view is of live memory:
-        let go of it before the RAM is closed.
+        Until a reset their sum is `progress`, or one more, while the vCPU is stopped. The view is
+        of live memory: let go of it before the RAM is closed.
         """
         base = self.layout.base(cpu_index)
         size = self.layout.pages * PAGE_SIZE

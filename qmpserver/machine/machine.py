@@ -6,12 +6,13 @@ import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from qmpserver.accel.engine import VcpuState
 from qmpserver.dirty.limit import DirtyLimit
 from qmpserver.dirty.measurement import DirtyRate
 from qmpserver.dirty.tracking import Tracking
-from qmpserver.machine.runstate import NEEDS_RESET, RunState
+from qmpserver.machine.runstate import NEEDS_RESET, Actions, RunState
 from qmpserver.trace.tracer import Tracer
 from qmpserver.trace.writers import LineWriter
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from qmpserver.machine.guest import DirtyGuest
     from qmpserver.machine.memory import Ram
     from qmpserver.trace.tracer import Writer
+
+NO_UUID = UUID(int=0)
+STOPPED = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
 
 
 class Machine:
@@ -39,9 +43,13 @@ class Machine:
         guest: DirtyGuest,
         *,
         name: str | None = None,
+        uuid: UUID = NO_UUID,
+        actions: Actions | None = None,
         trace: Writer | None = None,
     ) -> None:
         self.name = name
+        self.uuid = uuid
+        self.actions = actions or Actions()
         self.ram = ram
         self.accel = accel
         self.guest = guest
@@ -53,6 +61,7 @@ class Machine:
         self.dirty_limit = DirtyLimit(accel, self.tracking)
         self.dirty_rate = DirtyRate(ram, accel, self.tracking)
         self._moved = asyncio.Event()
+        self._guest_reset: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()  # between running and not; monitors may disagree
 
     @property
@@ -64,35 +73,53 @@ class Machine:
         """Start the vCPUs; `stopped` leaves the machine in prelaunch, for :meth:`cont`."""
         engine = self.accel.engine
         asyncio.get_running_loop().add_reader(engine.notify_fd, self._notified)
-        engine.start(stopped=stopped)
         if not stopped:
             self.state = "running"
+        engine.start(stopped=not self.running)  # a client may have been faster
 
     def _notified(self) -> None:
         """A vCPU parked, halted or failed."""
         os.eventfd_read(self.accel.engine.notify_fd)
-        if self.running and self.accel.engine.count(VcpuState.FAILED):
-            self._stop_vcpus("internal-error")
         self._moved.set()
+        self._look_for_failures()
 
-    def _stop_vcpus(self, state: RunState) -> None:
-        self.state = state
-        self.accel.engine.stop()
-        self.emit("STOP", None)
+    def _look_for_failures(self) -> None:
+        """Reset after a triple fault, as a PC does; from anything else there is no going on."""
+        engine = self.accel.engine
+        if not self.running or self.finished.is_set() or not engine.count(VcpuState.FAILED):
+            return
+        if not engine.shut_down:
+            self.state = "internal-error"
+            engine.stop()
+            self.emit("STOP", None)
+        elif self._guest_reset is None:
+            self._guest_reset = asyncio.get_running_loop().create_task(self._reset_by_guest())
+
+    async def _reset_by_guest(self) -> None:
+        try:
+            await self._reset("guest-reset", guest=True)
+        finally:
+            self._guest_reset = None
+        self._look_for_failures()  # it may have met the next fault already
+
+    async def _wait_stopped(self) -> None:
+        """Have no vCPU execute guest code any more."""
+        engine = self.accel.engine
+        engine.stop()
+        while sum(engine.count(state) for state in STOPPED) < engine.vcpus:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _stop(self, state: RunState) -> None:
+        if self.running:
+            self.state = state
+            await self._wait_stopped()
+            self.emit("STOP", None)
 
     async def stop(self) -> None:
         """Stop all vCPUs; returns when none executes guest code any more."""
         async with self._changing:
-            if not self.running:
-                return
-            engine = self.accel.engine
-            self.state = "paused"
-            engine.stop()
-            out = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
-            while sum(engine.count(state) for state in out) < engine.vcpus:
-                self._moved.clear()
-                await self._moved.wait()
-            self.emit("STOP", None)
+            await self._stop("paused")
 
     async def cont(self) -> None:
         """Let the vCPUs run; waits for a stop under way.
@@ -108,6 +135,43 @@ class Machine:
             self.state = "running"
             self.emit("RESUME", None)
             self.accel.engine.cont()
+            self._look_for_failures()  # one that failed while it was being stopped
+
+    async def reset(self) -> None:
+        """Have all vCPUs begin anew, as the client wishes; RAM keeps what the guest has stored.
+
+        As in QEMU a machine that does not run is in prelaunch afterwards.
+        """
+        await self._reset("host-qmp-system-reset", guest=False)
+
+    async def _reset(self, reason: str, *, guest: bool) -> None:
+        async with self._changing:
+            if guest and not self.accel.engine.shut_down:
+                return  # somebody has reset the machine already
+            if self.actions.reboot == "shutdown":
+                await self._shut_down(reason, guest=guest)
+                return
+            await self._wait_stopped()
+            if not self.running:
+                self.state = "prelaunch"
+            written = self.guest.load()
+            self.accel.reset_vcpus()
+            self.accel.engine.mark_dirty(written)
+            self.emit("RESET", {"guest": guest, "reason": reason})
+            if self.running:
+                self.accel.engine.cont()
+
+    def powerdown(self) -> None:
+        """Press the power button, which no guest here listens to."""
+        self.emit("POWERDOWN", None)
+
+    async def _shut_down(self, reason: str, *, guest: bool) -> None:
+        """End, or only stop, as the action set for a shutdown says."""
+        if self.actions.shutdown == "poweroff":
+            self.shutdown(reason, guest=guest)
+        else:
+            self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
+            await self._stop("shutdown")
 
     def shutdown(self, reason: str, *, guest: bool = False) -> None:
         """Announce the end and ask for it, once; who waits for `finished` calls :meth:`close`."""
@@ -118,6 +182,9 @@ class Machine:
 
     async def close(self) -> None:
         """End all threads and give everything back."""
+        if self._guest_reset is not None:
+            self._guest_reset.cancel()
+            await asyncio.wait([self._guest_reset])
         await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)

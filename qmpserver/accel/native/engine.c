@@ -184,6 +184,21 @@ void engine_cont(struct engine *engine)
 	kick_all(engine);
 }
 
+void engine_reset(struct engine *engine)
+{
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+
+		if (vcpu->soft)
+			soft_vcpu_reset(vcpu);
+		else if (load(&vcpu->state) == VCPU_FAILED && !load(&vcpu->exit_reason))
+			continue; /* its thread could not be set up */
+		store(&vcpu->exit_reason, 0);
+		store(&vcpu->state, VCPU_PARKED); /* its thread waits, and only reads it */
+	}
+	kick_all(engine);
+}
+
 void engine_set_tracking(struct engine *engine, bool on)
 {
 	store(&engine->tracking, on);

@@ -155,6 +155,15 @@ void engine_stop(struct engine *engine);
 void engine_cont(struct engine *engine);
 uint32_t engine_count(struct engine *engine, enum vcpu_state state);
 
+/*
+ * After a reset of what the accelerator keeps of each vCPU: those that had halted or failed are parked
+ * again, and the software accelerator's begin their guest anew. All vCPUs must be parked, halted or failed.
+ */
+void engine_reset(struct engine *engine);
+
+/* The host has written to these pages of RAM: they are dirty, if dirty pages are logged. Any thread. */
+void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages);
+
 /* End all threads and free everything. Blocks until they have ended. */
 void engine_free(struct engine *engine);
 
@@ -198,6 +207,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until);
 int kvm_thread_init(struct vcpu *vcpu);
 void kvm_thread_exit(struct vcpu *vcpu);
 int kvm_install_kick(void);
+void kvm_complete_io(struct vcpu *vcpu);
 void kvm_signal(struct vcpu *vcpu);
 
 /* Give harvested entries back. Returns how many pages were reset, or -1 and errno. */
@@ -208,6 +218,7 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size);
 int soft_new(struct engine *engine);
 void soft_free(struct engine *engine);
 void soft_vcpu_free(struct vcpu *vcpu);
+void soft_vcpu_reset(struct vcpu *vcpu);
 
 void ask_short_slice(void);
 void ask_real_time(void);

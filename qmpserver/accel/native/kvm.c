@@ -75,6 +75,35 @@ static void set_timer(struct vcpu *vcpu, uint64_t until)
 	timer_settime(vcpu->look_timer, TIMER_ABSTIME, &when, NULL);
 }
 
+/* No device is there: writes go nowhere, reads float high, as on an empty bus. */
+static void answer_io(struct kvm_run *run)
+{
+	if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_IN)
+		memset((uint8_t *)run + run->io.data_offset, 0xff, (size_t)run->io.size * run->io.count);
+	else if (run->exit_reason == KVM_EXIT_MMIO && !run->mmio.is_write)
+		memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
+}
+
+/*
+ * An instruction that left for the sake of a device ends in the next KVM_RUN: have it end now, or that would
+ * happen to registers that were set meanwhile.
+ */
+void kvm_complete_io(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	while (run->exit_reason == KVM_EXIT_IO || run->exit_reason == KVM_EXIT_MMIO) {
+		int ret;
+
+		__atomic_store_n(&run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		ret = ioctl(vcpu->fd, KVM_RUN, 0);
+		__atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		if (ret < 0)
+			break;
+		answer_io(run);
+	}
+}
+
 enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 {
 	struct kvm_run *run = vcpu->run;
@@ -109,14 +138,8 @@ enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 	case KVM_EXIT_INTR:
 		return EXIT_KICKED;
 	case KVM_EXIT_IO:
-		/* No device is there: writes go nowhere, reads float high, as on an empty bus. */
-		if (run->io.direction == KVM_EXIT_IO_IN)
-			memset((uint8_t *)run + run->io.data_offset, 0xff,
-			       (size_t)run->io.size * run->io.count);
-		return EXIT_KICKED;
 	case KVM_EXIT_MMIO:
-		if (!run->mmio.is_write)
-			memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
+		answer_io(run);
 		return EXIT_KICKED;
 	case KVM_EXIT_HLT:
 		why = EXIT_HALTED;

@@ -28,6 +28,15 @@ static void mark_dirty(struct engine *engine, uint32_t slot, uint64_t offset)
 	engine->bitmap[page / 64] |= 1ull << (page % 64);
 }
 
+void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages)
+{
+	pthread_mutex_lock(&engine->reap_lock);
+	if (load(&engine->tracking))
+		for (uint64_t page = ram_page; page < ram_page + pages; page++)
+			engine->bitmap[page / 64] |= 1ull << (page % 64);
+	pthread_mutex_unlock(&engine->reap_lock);
+}
+
 static void mark_all(struct engine *engine)
 {
 	memset(engine->bitmap, 0xff, (engine->ram_pages + 63) / 64 * 8);

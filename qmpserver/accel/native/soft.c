@@ -115,6 +115,12 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size)
 	return 0;
 }
 
+void soft_vcpu_reset(struct vcpu *vcpu)
+{
+	guest_dirty_start(&vcpu->soft->state, vcpu->soft->control);
+	vcpu->soft->deadline = 0;
+}
+
 /* A write fault: allow the page, and log it, exactly once. */
 static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_t page)
 {

@@ -87,6 +87,8 @@ void *vcpu_thread(void *opaque)
 			continue;
 		}
 		if (load(&engine->stopped)) {
+			if (!vcpu->soft)
+				kvm_complete_io(vcpu);
 			set_state(vcpu, VCPU_PARKED);
 			vcpu_wait(vcpu, seen, 0);
 			continue;
