@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         UuidInfo,
     )
     from qmpserver.machine.machine import Machine
-    from qmpserver.monitor import Registry
+    from qmpserver.monitor import Client, Registry
 
 
 def register(registry: Registry, machine: Machine) -> None:
@@ -64,9 +64,11 @@ def register(registry: Registry, machine: Machine) -> None:
     def query_memory_size_summary() -> MemoryInfo:
         return {"base-memory": machine.ram.size, "plugged-memory": 0}
 
-    @registry.command("system_reset")
-    async def system_reset() -> None:
+    @registry.command("system_reset", client=True)
+    async def system_reset(client: Client | None) -> None:
         await machine.reset()
+        if machine.finished.is_set() and client is not None:  # as with `quit`
+            client.execute_no_more()
 
     @registry.command("system_powerdown")
     def system_powerdown() -> None:
