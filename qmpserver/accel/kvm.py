@@ -15,8 +15,7 @@ from qmpserver.accel.native._native import ffi, lib
 from qmpserver.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
-    from qmpserver.accel import AccelOptions, Guest
-    from qmpserver.machine.guest import Entry
+    from qmpserver.accel import AccelOptions, Entry, Guest
     from qmpserver.machine.memory import Ram
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
