@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
 from qemu.qmp import EventListener, ExecuteError, QMPClient
 
+from qmpserver.accel.native._native import lib
 from tests.program.conftest import PATIENCE, Program, Start, event, execute, hang_up
 
 RESET = {"guest": False, "reason": "host-qmp-system-reset"}
@@ -132,4 +134,38 @@ async def test_a_storm_from_two_monitors(start: Start, machine: list[str]) -> No
         assert task.done()
         assert task.exception()
         await hang_up(other)
+        await hang_up(client)
+
+
+def spoil_code(pid: int) -> None:
+    """Overwrite the guest's code with HLT, which is not for user mode."""
+    files = Path(f"/proc/{pid}/fd").iterdir()
+    ram = next(file for file in files if "qmpserver-ram" in str(file.readlink()))
+    with ram.open("r+b") as memory:
+        memory.seek(lib.GUEST_CODE)
+        memory.write(b"\xf4" * (lib.guest_dirty_code_end - lib.guest_dirty_code))
+
+
+@pytest.mark.parametrize("accel", ["kvm"], indirect=True)
+async def test_a_triple_fault_resets(start: Start, machine: list[str]) -> None:
+    """The guest's code is overwritten from outside; the reset brings it back."""
+    async with start(*machine) as program:
+        client, events = await listen(program)
+        for reboot in ("reset", "shutdown"):
+            await execute(client, "set-action", reboot=reboot, shutdown="pause")
+            spoil_code(program.process.pid)
+            fault = {"guest": True, "reason": "guest-reset"}
+            if reboot == "reset":
+                assert await event(events, "RESET") == fault
+                assert await status(client) == "running"
+            else:
+                assert await event(events, "SHUTDOWN") == fault
+                await event(events, "STOP")
+                assert await status(client) == "shutdown"
+        await execute(client, "set-action", reboot="reset")
+        await execute(client, "system_reset")
+        assert await event(events, "RESET") == RESET
+        await execute(client, "cont")
+        await event(events, "RESUME")
+        assert await status(client) == "running"
         await hang_up(client)
