@@ -32,6 +32,7 @@ PLAN = {
     "cancel-busy": ["cancel", "--busy", "--cycles", ROUNDS, WITH_QEMU],
     "limit": ["limit", WITH_QEMU],
     "guest": ["guest", "--windows", ROUNDS],
+    "qmp": ["qmp"],
     "floor": ["floor", "--cycles", ROUNDS],
 }
 
@@ -80,6 +81,8 @@ def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
             words.append(str(args.rounds) if word == ROUNDS else word)
     if PLAN[name][0] == "guest" and not (has_qemu() and args.accel == "kvm"):
         words += ["--server", "qmpserver"]
+    if PLAN[name][0] == "qmp" and not has_qemu():
+        words.append("--no-qemu")
     words += ["--accel", args.accel]
     shown = f"## {name}\n\n`qmpctl {shlex.join(words)}`\n"
     files = ["--json", f"{args.output}/{name}.json", "--plot", f"{args.output}/{name}.svg"]
