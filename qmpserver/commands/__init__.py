@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.commands import (
     accelerator,
+    char,
     control,
     machine,
     migration,
@@ -19,13 +20,27 @@ from qmpserver.commands import (
     run_state,
     stats,
     trace,
+    yank,
 )
 
 if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Registry
 
-MODULES = (accelerator, control, machine, migration, misc, qmpserver, qom, run_state, stats, trace)
+MODULES = (
+    accelerator,
+    char,
+    control,
+    machine,
+    migration,
+    misc,
+    qmpserver,
+    qom,
+    run_state,
+    stats,
+    trace,
+    yank,
+)
 
 
 def register_all(registry: Registry, controlled: Machine) -> None:

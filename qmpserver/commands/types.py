@@ -536,6 +536,32 @@ IOThreadInfo = TypedDict(
     },
 )
 
+# Where a file descriptor was put.
+AddfdInfo = TypedDict(
+    "AddfdInfo",
+    {
+        "fdset-id": int,
+        "fd": int,
+    },
+)
+
+
+class FdsetFdInfo(TypedDict):
+    """A file descriptor in a set."""
+
+    fd: int
+    opaque: NotRequired[str]
+
+
+# A set of file descriptors.
+FdsetInfo = TypedDict(
+    "FdsetInfo",
+    {
+        "fdset-id": int,
+        "fds": list[FdsetFdInfo],
+    },
+)
+
 # A property of an object.
 ObjectPropertyInfo = TypedDict(
     "ObjectPropertyInfo",
@@ -546,6 +572,60 @@ ObjectPropertyInfo = TypedDict(
         "default-value": NotRequired[object],
     },
 )
+
+# A character device.
+ChardevInfo = TypedDict(
+    "ChardevInfo",
+    {
+        "label": str,
+        "filename": str,
+        "frontend-open": bool,
+    },
+)
+
+YankInstanceType = Literal["block-node", "chardev", "migration"]
+
+# Names a block device.
+YankInstanceBlockNode = TypedDict(
+    "YankInstanceBlockNode",
+    {
+        "node-name": str,
+    },
+)
+
+
+class YankInstanceChardev(TypedDict):
+    """Names a character device."""
+
+    id: str
+
+
+YankInstanceTag = Literal["migration"]
+
+# One kind of ``YankInstance``.
+YankInstanceBlockNode_ = TypedDict(
+    "YankInstanceBlockNode_",
+    {
+        "type": Literal["block-node"],
+        "node-name": str,
+    },
+)
+
+
+class YankInstanceChardev_(TypedDict):
+    """One kind of ``YankInstance``."""
+
+    type: Literal["chardev"]
+    id: str
+
+
+class YankInstancePlain(TypedDict):
+    """One kind of ``YankInstance``."""
+
+    type: YankInstanceTag
+
+
+YankInstance: TypeAlias = YankInstanceBlockNode_ | YankInstanceChardev_ | YankInstancePlain
 
 StatsType = Literal["cumulative", "instant", "peak", "linear-histogram", "log2-histogram"]
 
@@ -927,6 +1007,54 @@ class QueryIothreadsHandler(Protocol):
     def __call__(self) -> Answer[list[IOThreadInfo]]: ...
 
 
+class GetfdHandler(Protocol):
+    """Handles ``getfd``."""
+
+    def __call__(
+        self,
+        *,
+        fdname: str,
+    ) -> Answer[None]: ...
+
+
+class ClosefdHandler(Protocol):
+    """Handles ``closefd``."""
+
+    def __call__(
+        self,
+        *,
+        fdname: str,
+    ) -> Answer[None]: ...
+
+
+class AddFdHandler(Protocol):
+    """Handles ``add-fd``."""
+
+    def __call__(
+        self,
+        *,
+        fdset_id: int = ...,
+        opaque: str = ...,
+    ) -> Answer[AddfdInfo]: ...
+
+
+class RemoveFdHandler(Protocol):
+    """Handles ``remove-fd``."""
+
+    def __call__(
+        self,
+        *,
+        fdset_id: int,
+        fd: int = ...,
+    ) -> Answer[None]: ...
+
+
+class QueryFdsetsHandler(Protocol):
+    """Handles ``query-fdsets``."""
+
+    def __call__(self) -> Answer[list[FdsetInfo]]: ...
+
+
 class QomListHandler(Protocol):
     """Handles ``qom-list``."""
 
@@ -946,6 +1074,28 @@ class QomGetHandler(Protocol):
         path: str,
         property: str,
     ) -> Answer[object]: ...
+
+
+class QueryChardevHandler(Protocol):
+    """Handles ``query-chardev``."""
+
+    def __call__(self) -> Answer[list[ChardevInfo]]: ...
+
+
+class YankHandler(Protocol):
+    """Handles ``yank``."""
+
+    def __call__(
+        self,
+        *,
+        instances: list[YankInstance],
+    ) -> Answer[None]: ...
+
+
+class QueryYankHandler(Protocol):
+    """Handles ``query-yank``."""
+
+    def __call__(self) -> Answer[list[YankInstance]]: ...
 
 
 class QueryStatsHandler(Protocol):
@@ -1024,8 +1174,16 @@ Handlers = TypedDict(
         "human-monitor-command": HumanMonitorCommandHandler,
         "query-command-line-options": QueryCommandLineOptionsHandler,
         "query-iothreads": QueryIothreadsHandler,
+        "getfd": GetfdHandler,
+        "closefd": ClosefdHandler,
+        "add-fd": AddFdHandler,
+        "remove-fd": RemoveFdHandler,
+        "query-fdsets": QueryFdsetsHandler,
         "qom-list": QomListHandler,
         "qom-get": QomGetHandler,
+        "query-chardev": QueryChardevHandler,
+        "yank": YankHandler,
+        "query-yank": QueryYankHandler,
         "query-stats": QueryStatsHandler,
         "query-stats-schemas": QueryStatsSchemasHandler,
         "trace-event-get-state": TraceEventGetStateHandler,

@@ -19,7 +19,7 @@ from qmpserver.monitor.chardev import (
     parse_chardev,
     parse_device,
 )
-from qmpserver.monitor.device import Device
+from qmpserver.monitor.device import Device, SocketDevice
 from qmpserver.monitor.human import HumanCommands
 from qmpserver.monitor.registry import Registry, RegistryError
 from qmpserver.monitor.server import MONITOR_OPTIONS, Client, Server
@@ -42,6 +42,7 @@ __all__ = [
     "RegistryError",
     "Server",
     "SocketChardev",
+    "SocketDevice",
     "StdioChardev",
     "UnixAddress",
     "parse_chardev",

@@ -200,6 +200,13 @@ class Channel:
         if self.on_close is not None:
             self.on_close()
 
+    def shut_down(self) -> None:
+        """Close, and end the connection even where another process has a hand on the socket."""
+        if self._sock is not None and not self._closed:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
     def _send(self, data: bytes | bytearray) -> int:
         if self._sock is not None:
             return self._sock.send(data)

@@ -60,7 +60,7 @@ class SocketChardev(NamedTuple):
         address: where.
         server: listen instead of connecting.
         wait: with *server*: nothing should start before a client has connected.
-        reconnect: without *server*: seconds before the next attempt, 0 for only one.
+        reconnect_ms: without *server*: milliseconds before the next attempt, 0 for only one.
         nodelay: send small TCP packets at once.
         max_clients: how many are served at a time; more than one is this
             program's own extension.
@@ -71,7 +71,7 @@ class SocketChardev(NamedTuple):
     address: Address
     server: bool = False
     wait: bool = False
-    reconnect: int = 0
+    reconnect_ms: int = 0
     nodelay: bool = False
     max_clients: int = 1
     id: str = ""
@@ -110,7 +110,7 @@ Chardev = SocketChardev | StdioChardev | FileChardev | PipeChardev | NullChardev
 CHARDEV_OPTIONS = kinds(
     string="backend path host port fd",
     boolean="ipv4 ipv6 wait server delay nodelay signal append tight abstract",
-    number="to reconnect max-clients",
+    number="to reconnect reconnect-ms max-clients",
 )
 # What QEMU accepts besides, whatever the backend.
 _KINDS = CHARDEV_OPTIONS | kinds(
@@ -229,10 +229,14 @@ def _socket(options: Options, name: str) -> SocketChardev:
     address = _address(options)
     server = options.bool("server")
     # Each of these means nothing in the other direction, and QEMU says so.
-    if isinstance(address, FdAddress) and "reconnect" in options:
-        raise OptionError("'reconnect' option is incompatible with 'fd' address type")
-    if server and "reconnect" in options:
-        raise OptionError("'reconnect' option is incompatible with socket in server listen mode")
+    for reconnect in ("reconnect", "reconnect-ms"):
+        if reconnect in options and isinstance(address, FdAddress):
+            raise OptionError(f"'{reconnect}' option is incompatible with 'fd' address type")
+        if reconnect in options and server:
+            words = "option is incompatible with socket in server listen mode"
+            raise OptionError(f"'{reconnect}' {words}")
+    if "reconnect" in options and "reconnect-ms" in options:
+        raise OptionError("'reconnect' and 'reconnect-ms' are mutually exclusive")
     if not server and "wait" in options:
         raise OptionError("'wait' option is incompatible with socket in client connect mode")
     if not server and "max-clients" in options:
@@ -244,7 +248,7 @@ def _socket(options: Options, name: str) -> SocketChardev:
         address,
         server=server,
         wait=server and options.bool("wait", True),
-        reconnect=options.number("reconnect"),
+        reconnect_ms=options.number("reconnect-ms", options.number("reconnect") * 1000),
         nodelay=options.bool("nodelay") or not options.bool("delay", True),
         max_clients=max_clients,
         id=name,

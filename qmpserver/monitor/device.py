@@ -6,11 +6,13 @@ knows nothing of what is spoken there.
 
 import asyncio
 import contextlib
-import errno
+import functools
+import logging
 import os
 import signal
 import socket
 import termios
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -19,19 +21,27 @@ from qmpserver.monitor.channel import Channel
 from qmpserver.monitor.chardev import (
     Chardev,
     FileChardev,
-    InetAddress,
     NullChardev,
     PipeChardev,
     SocketChardev,
     StdioChardev,
 )
-from qmpserver.monitor.sockets import DeviceError, connect, describe, file_identity, listen, remove
+from qmpserver.monitor.sockets import (
+    DeviceError,
+    connect,
+    describe,
+    describe_connected,
+    describe_listening,
+    file_identity,
+    listen,
+    remove,
+)
 
-__all__ = ["Device", "open_device"]
+__all__ = ["Device", "SocketDevice", "open_device"]
+
+_log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-# Out of descriptors: who waits to be accepted can wait until there is one again.
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_AGAIN = 1.0
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6  # what termios.tcgetattr has where
 _COOKED_INPUT = (
@@ -143,21 +153,65 @@ def open_device(chardev: Chardev, loop: asyncio.AbstractEventLoop) -> Device:
             return _Descriptors(loop, chardev.id, "null", -1, -1)
 
 
-class _Listener(Device):
+class SocketDevice(Device):
+    """A device whose clients are connections."""
+
+    def __init__(self, chardev: SocketChardev, loop: asyncio.AbstractEventLoop, where: str) -> None:
+        super().__init__(loop, chardev.id, f"disconnected:{where}")
+        self._chardev = chardev
+        self._where = where
+        self._channels: set[Channel] = set()
+        self._closed = False
+
+    def yank(self) -> None:
+        """Shut all connections, whatever is going on there."""
+        for channel in tuple(self._channels):
+            channel.shut_down()
+
+    def close(self) -> None:
+        """Close also the connections that nothing was ever attached to."""
+        super().close()
+        for channel in tuple(self._channels):
+            channel.close()
+
+    def _start(self) -> None:
+        for channel in tuple(self._channels):
+            self._hand_out(channel)
+
+    @abstractmethod
+    def _lost(self) -> None:
+        """Look for another client: one has left."""
+
+    def _use(self, sock: socket.socket) -> None:
+        if self._chardev.nodelay and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.filename = describe_connected(sock, self._chardev.server)
+        channel = Channel(self._loop, sock)
+        self._channels.add(channel)
+        channel.on_close = functools.partial(self._left, channel)
+        self._connected.set()
+        if self.attached:
+            self._hand_out(channel)
+
+    def _left(self, channel: Channel) -> None:
+        self._channels.discard(channel)
+        if not self._channels:
+            self.filename = f"disconnected:{self._where}"
+        if not self._closed:
+            self._lost()
+
+
+class _Listener(SocketDevice):
     """Accepts clients, as many as may be served; the others wait in the system's queue."""
 
     def __init__(self, chardev: SocketChardev, loop: asyncio.AbstractEventLoop) -> None:
-        self._chardev = chardev
         # QEMU lets one client wait. An asyncio client that finds no place left takes the UNIX
         # socket's EAGAIN for a connection in progress, and fails in odd ways.
         self._sock = listen(chardev.address, _BACKLOG)
         self._file = file_identity(chardev.address)
-        where = describe(chardev.address, True, self._sock)
-        super().__init__(loop, chardev.id, f"disconnected:{where}")
-        self._where = where
-        self._clients = 0
         self._accepting = False
-        self._closed = False
+        super().__init__(chardev, loop, describe_listening(self._sock))
+        self._resume()
 
     @property
     def address(self) -> Any:
@@ -174,8 +228,12 @@ class _Listener(Device):
             self._closed = True
             remove(self._chardev.address, self._sock, self._file)
 
-    def _start(self) -> None:
-        if not self._accepting and not self._closed:
+    @property
+    def _full(self) -> bool:
+        return len(self._channels) >= self._chardev.max_clients
+
+    def _resume(self) -> None:
+        if not (self._accepting or self._closed or self._full):
             self._accepting = True
             self._loop.add_reader(self._sock.fileno(), self._accept)
 
@@ -191,86 +249,69 @@ class _Listener(Device):
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    raise
+                # Most likely out of descriptors: who knocks can wait until there is one again.
+                # The socket stays readable meanwhile, so it must not be listened to.
+                _log.warning("%s: cannot accept a client: %s", self.id, error.strerror)
                 self._pause()
-                self._loop.call_later(_ACCEPT_AGAIN, self._start)
+                self._loop.call_later(_ACCEPT_AGAIN, self._resume)
                 return
             sock.setblocking(False)
-            if self._chardev.nodelay:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._clients += 1
-            if self._clients >= self._chardev.max_clients:
+            self._use(sock)
+            if self._full:
                 self._pause()
-            self.filename = _connected_filename(self._where, sock)
-            channel = Channel(self._loop, sock)
-            channel.on_close = self._left
-            self._hand_out(channel)
 
-    def _left(self) -> None:
-        self._clients -= 1
-        if self._clients == 0:
-            self.filename = f"disconnected:{self._where}"
-        self._start()
+    def _lost(self) -> None:
+        self._resume()
 
 
-class _Connector(Device):
+class _Connector(SocketDevice):
     """Connects to somebody who listens, and again when the connection is lost."""
 
     def __init__(self, chardev: SocketChardev, loop: asyncio.AbstractEventLoop) -> None:
-        where = describe(chardev.address, False)
-        super().__init__(loop, chardev.id, f"disconnected:{where}")
-        self._chardev = chardev
-        self._where = where
+        super().__init__(chardev, loop, describe(chardev.address))
         self._retry: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
-        # With one attempt only, its failure is the caller's to know.
-        self._sock = None if chardev.reconnect else connect(chardev.address)
+        self._complained = False
+        if chardev.reconnect_ms:
+            self._try()
+        else:
+            # With one attempt only, its failure is the caller's to know.
+            self._use(connect(chardev.address))
 
     def stop(self) -> None:
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
-
-    def _start(self) -> None:
-        if self._sock is not None:
-            sock, self._sock = self._sock, None
-            self._use(sock)
-        else:
-            self._try()
 
     def _try(self) -> None:
-        self._retry = None
-        self._task = self._loop.create_task(self._connect())
+        # Names may take long to resolve and hosts to answer: nothing waits for such a thread, not
+        # even the end of the program.
+        threading.Thread(target=self._connect, name=f"connect-{self.id}", daemon=True).start()
 
-    async def _connect(self) -> None:
-        # Names may take long to resolve, and hosts to answer.
+    def _connect(self) -> None:
+        result: socket.socket | DeviceError
         try:
-            sock = await asyncio.to_thread(connect, self._chardev.address)
-        except DeviceError:
-            self._lost()
-            return
-        if self._closed:
-            sock.close()
-        else:
-            self._use(sock)
+            result = connect(self._chardev.address)
+        except DeviceError as error:
+            result = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._tried, result)
 
-    def _use(self, sock: socket.socket) -> None:
-        if self._chardev.nodelay:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.filename = _connected_filename(self._where, sock)
-        channel = Channel(self._loop, sock)
-        channel.on_close = self._lost
-        self._hand_out(channel)
+    def _tried(self, result: socket.socket | DeviceError) -> None:
+        if isinstance(result, socket.socket):
+            if self._closed:
+                result.close()
+                return
+            self._complained = False
+            self._use(result)
+        elif not self._closed:
+            if not self._complained:
+                self._complained = True
+                _log.warning("Unable to connect character device %s: %s", self.id, result)
+            self._lost()
 
     def _lost(self) -> None:
-        self.filename = f"disconnected:{self._where}"
-        if self._chardev.reconnect and not self._closed:
-            self._retry = self._loop.call_later(self._chardev.reconnect, self._try)
+        if self._chardev.reconnect_ms:
+            self._retry = self._loop.call_later(self._chardev.reconnect_ms / 1000, self._try)
 
 
 class _Descriptors(Device):
@@ -350,16 +391,6 @@ class _Stdio(Device):
             mode[_LFLAG] &= ~termios.ISIG
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self._source, termios.TCSANOW, mode)
-
-
-def _connected_filename(where: str, sock: socket.socket) -> str:
-    if sock.family == socket.AF_UNIX:
-        return where
-    (host, port, *_), (peer, peer_port, *_) = sock.getsockname(), sock.getpeername()
-    server = ",server=on" if where.endswith(",server=on") else ""
-    here = describe(InetAddress(host, str(port)), False)
-    there = describe(InetAddress(peer, str(peer_port)), False).removeprefix("tcp:")
-    return f"{here}{server} <-> {there}"
 
 
 def _open(path: str, flags: int) -> int:

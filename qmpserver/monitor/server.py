@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from qmpserver.monitor.chardev import (
 )
 from qmpserver.monitor.device import Device, open_device
 from qmpserver.monitor.events import Limiter
+from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.monitor.human import HumanClient, HumanCommands
 from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.options import OptionError, kinds, parse_options
@@ -46,16 +48,16 @@ class Client:
         "_corked",
         "_ended",
         "_executes",
-        "_server",
         "_session",
         "_task",
         "monitor",
         "pretty",
+        "server",
     )
 
     def __init__(self, server: "Server", monitor: str, channel: Channel, pretty: bool) -> None:
         self.monitor = monitor
-        self._server = server
+        self.server = server
         self._channel = channel
         self.pretty = pretty
         self._session = Session(server.version, pretty=pretty)
@@ -64,9 +66,19 @@ class Client:
         self._executes = True
         self._task: asyncio.Task[None] | None = None
 
-    def take_fds(self) -> list[int]:
-        """Return the file descriptors that came with the command; the caller must close them."""
-        return self._channel.take_fds()
+    def take_fd(self) -> int:
+        """Return the file descriptor that came with the command; the caller must close it.
+
+        Raises:
+            QMPError: there came none.
+
+        """
+        fds = self._channel.take_fds()
+        if not fds:
+            raise QMPError("No file descriptor supplied via SCM_RIGHTS")
+        for fd in fds[1:]:
+            os.close(fd)
+        return fds[0]
 
     def execute_no_more(self) -> None:
         """Leave what the client has sent after this command unanswered, as QEMU does after quit."""
@@ -88,7 +100,7 @@ class Client:
 
     def channel_closed(self) -> None:
         """Forget the client.  A command that it has started goes on; nobody hears of its end."""
-        self._server._clients.discard(self)
+        self.server._forget(self)
 
     def start(self) -> None:
         """Greet the client and begin to read."""
@@ -122,7 +134,7 @@ class Client:
 
     def _run(self) -> None:
         """Execute what can be executed now, and send all replies together."""
-        session, channel, registry = self._session, self._channel, self._server.registry
+        session, channel, registry = self._session, self._channel, self.server.registry
         self._corked = True
         while self._executes and channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
             if session.output_size > MAX_UNSENT_REPLIES:
@@ -214,6 +226,7 @@ class Server:
         self._people: set[HumanClient] = set()
         self._check_events = check_events
         self._loop = asyncio.get_running_loop()
+        self.fds = FileDescriptors()
         self._clients: set[Client] = set()
         self._devices: dict[str, Device] = {}
         self._limiter = Limiter(self._loop.call_later, self._broadcast)
@@ -324,7 +337,7 @@ class Server:
 
         def welcome(channel: Channel) -> None:
             banner = f"QEMU {self._release} monitor - type 'help' for more information\n"
-            self._people.add(HumanClient(channel, human, banner, self._people.discard))
+            self._people.add(HumanClient(channel, human, banner, self._forget))
 
         device.attach(welcome, raw=True)
         return device
@@ -357,6 +370,15 @@ class Server:
         for device in self._devices.values():
             device.close()
         self._devices.clear()
+        self.fds.close()
+
+    def _forget(self, client: "Client | HumanClient") -> None:
+        if isinstance(client, Client):
+            self._clients.discard(client)
+        else:
+            self._people.discard(client)
+        if not self._clients and not self._people:
+            self.fds.remove_sets()
 
     def _broadcast(self, event: tuple[str, Mapping[str, Any] | None, int]) -> None:
         name, data, nanoseconds = event

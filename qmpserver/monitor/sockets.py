@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from qmpserver.monitor.chardev import Address, FdAddress, InetAddress, UnixAddress
 from qmpserver.options import OptionError
 
-__all__ = ["DeviceError", "connect", "describe", "file_identity", "listen", "remove"]
+__all__ = [
+    "DeviceError",
+    "connect",
+    "describe",
+    "describe_connected",
+    "describe_listening",
+    "file_identity",
+    "listen",
+    "remove",
+]
 
 _PATH_ROOM = 108
 
@@ -85,18 +94,45 @@ def remove(address: Address, sock: socket.socket, identity: tuple[int, int] | No
     sock.close()
 
 
-def describe(address: Address, server: bool, sock: socket.socket | None = None) -> str:
-    """Return the address as QEMU shows it, with the port that *sock* really has."""
-    suffix = ",server=on" if server else ""
+def describe(address: Address) -> str:
+    """Return an address to connect to as QEMU shows it."""
     match address:
-        case UnixAddress(path, abstract):
-            return f"unix:{path}{',abstract=on' if abstract else ''}{suffix}"
+        case UnixAddress(path, abstract, tight):
+            return f"unix:{path}{_namespace(abstract, tight)}"
         case InetAddress(host, port):
-            if sock is not None:
-                host, port, *_ = map(str, sock.getsockname())
-            return f"tcp:{f'[{host}]' if ':' in host else host}:{port}{suffix}"
+            return f"tcp:{host}:{port}"
         case FdAddress(fd):
-            return f"fd:{fd}{suffix}"
+            return f"fd:{fd}"
+
+
+def describe_listening(sock: socket.socket) -> str:
+    """Return where *sock* really listens, as QEMU shows it."""
+    name = sock.getsockname()
+    if sock.family != socket.AF_UNIX:
+        return f"tcp:{name[0]}:{name[1]},server=on"
+    if isinstance(name, str):
+        return f"unix:{name},server=on"
+    path = os.fsdecode(name[1:].rstrip(b"\0"))
+    return f"unix:{path}{_namespace(True, len(name) < _PATH_ROOM)},server=on"
+
+
+def describe_connected(sock: socket.socket, server: bool) -> str:
+    """Return both ends of a connection as QEMU shows them."""
+    suffix = ",server=on" if server else ""
+    here = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        # As in QEMU: names that are not in the file system do not show.
+        return f"unix:{here if isinstance(here, str) else ''}{suffix}"
+    try:
+        there = sock.getpeername()
+    except OSError:  # it has left already
+        there = ("", 0)
+    left, right = (f"[{host}]" if ":" in host else host for host in (here[0], there[0]))
+    return f"tcp:{left}:{here[1]}{suffix} <-> {right}:{there[1]}"
+
+
+def _namespace(abstract: bool, tight: bool) -> str:
+    return f",abstract=on{',tight=on' if tight else ''}" if abstract else ""
 
 
 @contextlib.contextmanager

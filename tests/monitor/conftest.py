@@ -79,10 +79,9 @@ class Commands:
             assert self.server is not None
             self.server.emit("STOP")
 
-        @command("take-fds", client=True)
-        def take_fds(client: Client) -> int:
-            self.fds = client.take_fds()
-            return len(self.fds)
+        @command("take-fd", client=True)
+        def take_fd(client: Client) -> None:
+            self.fds.append(client.take_fd())
 
 
 class Peer:

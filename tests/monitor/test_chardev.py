@@ -37,7 +37,11 @@ from qmpserver.options import OptionError
             "tcp::4444,server=on,wait=off,ipv4=on,to=4450",
             SocketChardev(InetAddress("", "4444", to=4450, ipv4=True), server=True),
         ),
-        ("tcp:[::1]:4444,reconnect=3", SocketChardev(InetAddress("::1", "4444"), reconnect=3)),
+        (
+            "tcp:[::1]:4444,reconnect=3",
+            SocketChardev(InetAddress("::1", "4444"), reconnect_ms=3000),
+        ),
+        ("unix:/a,reconnect-ms=50", SocketChardev(UnixAddress("/a"), reconnect_ms=50)),
         ("fd:3,server=on,wait=off", SocketChardev(FdAddress(3), server=True)),
         ("stdio", StdioChardev()),
         ("null", NullChardev()),
@@ -97,6 +101,14 @@ def test_chardev(text: str, chardev: Chardev) -> None:
             "socket,id=c,fd=3,reconnect=1",
             "'reconnect' option is incompatible with 'fd' address type",
         ),
+        (
+            "socket,id=c,path=/a,reconnect=1,reconnect-ms=1000",
+            "'reconnect' and 'reconnect-ms' are mutually exclusive",
+        ),
+        (
+            "socket,id=c,path=/a,server=on,reconnect-ms=1",
+            "'reconnect-ms' option is incompatible with socket in server listen mode",
+        ),
         ("socket,id=c,fd=x", "Unable to parse FD number x"),
         (
             "socket,id=c,path=/a,delay=on,nodelay=on",
@@ -105,6 +117,14 @@ def test_chardev(text: str, chardev: Chardev) -> None:
         (
             "socket,id=c,path=/a,telnet=on",
             "chardev: option 'telnet' is not supported by this program",
+        ),
+        (
+            "socket,id=c,path=/a,websocket=on",
+            "chardev: option 'websocket' is not supported by this program",
+        ),
+        (
+            "socket,id=c,path=/a,tls-creds=t",
+            "chardev: option 'tls-creds' is not supported by this program",
         ),
     ],
 )

@@ -72,7 +72,7 @@ async def test_connecting_out_and_again(server: Server, directory: Path) -> None
                 connection, _ = await loop.sock_accept(manager)
                 with connection:
                     assert b"QMP" in await loop.sock_recv(connection, 4096)
-                    assert device.filename == f"unix:{path}"
+                    assert device.filename == "unix:"  # its own end has no name, as in QEMU
 
 
 async def test_connecting_out_where_nobody_is(server: Server, directory: Path) -> None:

@@ -325,8 +325,8 @@ async def test_file_descriptors(
     os.set_blocking(writer, False)
     with socket.socket(fileno=os.dup(sock.fileno())) as raw:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [writer]))]
-        raw.sendmsg([b'{"execute": "take-fds"}'], rights)
-    assert await peer.receive() == {"return": 1}
+        raw.sendmsg([b'{"execute": "take-fd"}'], rights)
+    assert await peer.receive() == {"return": {}}
     [received] = commands.fds
     assert os.get_blocking(received)
     assert not os.get_inheritable(received)
@@ -334,7 +334,8 @@ async def test_file_descriptors(
     assert os.read(reader, 10) == b"through"
     for fd in (received, reader, writer):
         os.close(fd)
-    assert await peer.execute(b'{"execute": "take-fds"}') == {"return": 0}
+    refusal = await peer.execute(b'{"execute": "take-fd"}')
+    assert refusal["error"]["desc"] == "No file descriptor supplied via SCM_RIGHTS"
 
 
 async def test_close_lets_commands_end_and_sends_their_replies(

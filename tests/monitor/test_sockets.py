@@ -10,7 +10,14 @@ import pytest
 
 from qmpserver.monitor import DeviceError, FdAddress, InetAddress, UnixAddress
 from qmpserver.monitor.chardev import Address
-from qmpserver.monitor.sockets import connect, describe, file_identity, listen, remove
+from qmpserver.monitor.sockets import (
+    connect,
+    describe,
+    describe_listening,
+    file_identity,
+    listen,
+    remove,
+)
 
 
 @pytest.fixture
@@ -90,16 +97,16 @@ def test_the_abstract_namespace(tight: bool) -> None:
         assert name.rstrip(b"\0") == b"\0" + address.path.encode()
         assert (len(name) == 108) is not tight
         connect(address).close()
-        assert describe(address, True) == f"unix:{address.path},abstract=on,server=on"
+        shown = f"unix:{address.path},abstract=on{',tight=on' if tight else ''}"
+        assert describe(address) == shown
+        assert describe_listening(sock) == f"{shown},server=on"
 
 
 def test_tcp_listens_where_it_is_told_only() -> None:
     with listen(InetAddress("127.0.0.1", "0"), 1) as sock:
         host, port = sock.getsockname()
         assert host == "127.0.0.1"
-        assert describe(InetAddress("127.0.0.1", "0"), True, sock) == (
-            f"tcp:127.0.0.1:{port},server=on"
-        )
+        assert describe_listening(sock) == f"tcp:127.0.0.1:{port},server=on"
         connect(InetAddress("127.0.0.1", str(port))).close()
         taken = refusal(InetAddress("127.0.0.1", str(port)))
         assert str(taken) == "Failed to find an available port: Address already in use"
@@ -112,7 +119,7 @@ def test_tcp_listens_where_it_is_told_only() -> None:
 def test_ipv6() -> None:
     with listen(InetAddress("::1", "0"), 1) as sock:
         port = sock.getsockname()[1]
-        assert describe(InetAddress("::1", "0"), True, sock) == f"tcp:[::1]:{port},server=on"
+        assert describe_listening(sock) == f"tcp:::1:{port},server=on"
         connect(InetAddress("::1", str(port), ipv6=True)).close()
 
 

@@ -28,6 +28,14 @@ CALLS: list[tuple[str, dict[str, object]]] = [
     ("query-command-line-options", {"option": "chardev"}),
     ("query-name", {}),
     ("human-monitor-command", {"command-line": "info cpus", "cpu-index": 0}),
+    ("query-chardev", {}),
+    ("query-yank", {}),
+    ("yank", {"instances": []}),
+    ("getfd", {"fdname": "a"}),
+    ("closefd", {"fdname": "a"}),
+    ("add-fd", {"opaque": "b"}),
+    ("query-fdsets", {}),
+    ("remove-fd", {"fdset-id": 0}),
     ("query-kvm", {}),
     ("query-accelerators", {}),
     ("query-cpus-fast", {}),
@@ -85,6 +93,8 @@ async def test_results_are_as_declared(start: Start) -> None:
                 )
                 SCHEMA.commands["query-dirty-rate"].validate_result(info)
                 assert len(info["vcpu-dirty-rate"]) == 2
+            if name in ("getfd", "add-fd"):
+                client.send_fd_scm(0)
             async with asyncio.timeout(PATIENCE):
                 results[name] = await client.execute(name, arguments)
             SCHEMA.commands[name].validate_result(results[name])
@@ -92,6 +102,8 @@ async def test_results_are_as_declared(start: Start) -> None:
         assert len(results["query-cpus-fast"]) == 2
         assert len(results["query-vcpu-dirty-limit"]) == 2
         assert len(results[RING_QUERY]["vcpus"]) == 2
+        assert len(results["query-fdsets"]) == len(results["query-chardev"]) == 1
+        assert len(results["query-yank"]) == 1
         assert results["query-qmp-schema"] == SCHEMA.introspect()
         assert {command["name"] for command in results["query-commands"]} == SCHEMA.commands.keys()
         assert await program.wait() == 0
