@@ -11,6 +11,7 @@ import mmap
 import os
 import shlex
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -124,6 +125,7 @@ class Vm:
         self.name = name
         self.qmp = qmp
         self.pid = _peer(qmp.socket)
+        self.load = 0  # a process that loads it, and is stopped
         self.commands = {command["name"] for command in qmp.execute("query-commands")}
         with open(_ram_file(self.pid), "rb") as file:
             self._ram = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
@@ -149,6 +151,19 @@ class Vm:
         if EXTENSION not in self.commands:
             return None
         return self.qmp.execute(EXTENSION)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Have its guest run, and what loads it, for as long as the context lasts."""
+        self.qmp.execute("cont")
+        if self.load:
+            os.kill(self.load, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            if self.load:
+                os.kill(self.load, signal.SIGSTOP)
+            self.qmp.execute("stop")
 
     def polls(self) -> bool:
         """Whether its reaper sleeps a second whatever happens, as QEMU's does."""

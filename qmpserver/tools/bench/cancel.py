@@ -8,12 +8,15 @@ strace on its thread.
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import servers
 from qmpserver.tools.bench import floor
+from qmpserver.tools.bench.qmp import flooding
 from qmpserver.tools.bench.report import STATISTICS, Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
 from qmpserver.tools.strace import trace
@@ -43,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--cycles", type=int, default=200, help="how often (%(default)s)")
     parser.add_argument("--busy", action="store_true", help="beside a second vCPU at full speed")
+    parser.add_argument(
+        "--flood", type=int, default=0, metavar="N", help="while N clients send all they can"
+    )
     parser.add_argument("--strace", action="store_true", help="see the reaper wake from outside")
     add_servers(parser)
     add_output(parser)
@@ -56,7 +62,18 @@ def run(args: argparse.Namespace) -> int:
     ]
     vcpus = 2 if args.busy else 1
     with ExitStack() as stack:
-        vms = enter(stack, launched(args, usual), servers(args), vcpus)
+        candidates = launched(args, usual)
+        floods: list[list[str]] = [[] for _ in candidates]
+        if args.flood:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpctl-"))
+            for index, candidate in enumerate(candidates):
+                floods[index] = [f"{directory}/{index}.{n}" for n in range(args.flood)]
+                more = " ".join(f"-qmp unix:{path},server=on,wait=off" for path in floods[index])
+                candidates[index] = replace(candidate, command=f"{candidate.command} {more}")
+        vms = enter(stack, candidates, servers(args), vcpus)
+        for vm, paths in zip(vms, floods, strict=False):
+            if paths:
+                vm.load = stack.enter_context(flooding(paths))
         done = stack.enter_context(progress("cancel", args.cycles))
         result = measure(vms, args.cycles, strace=args.strace, progress=done)
     if args.busy:
@@ -83,9 +100,8 @@ def measure(
         stack.enter_context(real_time())
         for cycle in range(cycles):
             for vm, into, wake_after, poll in zip(vms, samples, traces, polls, strict=True):
-                vm.qmp.execute("cont")
-                took = _cycle(vm, POLL_S if poll else SPREAD_S, wake_after)
-                vm.qmp.execute("stop")
+                with vm.running():
+                    took = _cycle(vm, POLL_S if poll else SPREAD_S, wake_after)
                 for what, ms in took.items():
                     into[what].samples.append(ms)
             progress(cycle + 1)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import Address
@@ -165,6 +166,25 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
             clients.append(Qmp(Address(path)))
             stack.callback(clients[-1].close)
         yield Load(server.name, vm.pid, clients, (_resident_kib(vm.pid) - before) / count)
+
+
+@contextmanager
+def flooding(paths: Sequence[str]) -> Iterator[int]:
+    """Have another process flood the monitors at `paths`; it begins stopped. Gives its pid."""
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            sockets = [Qmp(Address(path)).socket for path in paths]
+            os.kill(os.getpid(), signal.SIGSTOP)
+            while True:
+                flood(sockets, 1.0)
+        os._exit(0)
+    try:
+        os.waitpid(child, os.WUNTRACED)
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _resident_kib(pid: int) -> float:
