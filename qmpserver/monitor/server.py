@@ -31,6 +31,9 @@ MAX_UNSENT_REPLIES = 256 * 1024
 MAX_UNSENT_EVENTS = 4 * 1024 * 1024
 """A client that lets events pile up to this is disconnected."""
 
+MAX_TURN = 8
+"""Commands that a client has executed before others get their turn: about 50 us."""
+
 _log = logging.getLogger(__name__)
 
 MONITOR_OPTIONS = kinds(string="chardev mode", boolean="pretty")
@@ -50,6 +53,7 @@ class Client:
         "_executes",
         "_session",
         "_task",
+        "_waits_its_turn",
         "monitor",
         "pretty",
         "server",
@@ -63,6 +67,7 @@ class Client:
         self._session = Session(server.version, pretty=pretty)
         self._corked = False
         self._ended = False
+        self._waits_its_turn = False
         self._executes = True
         self._task: asyncio.Task[None] | None = None
 
@@ -133,17 +138,27 @@ class Client:
         self._channel.close()
 
     def _run(self) -> None:
-        """Execute what can be executed now, and send all replies together."""
+        """Execute what can be executed now, a turn's worth, and send all replies together."""
+        if self._waits_its_turn:
+            return
         session, channel, registry = self._session, self._channel, self.server.registry
+        left = MAX_TURN
         self._corked = True
         while self._executes and channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
             if session.output_size > MAX_UNSENT_REPLIES:
                 # The channel knows how much of it the client takes.
                 self._flush()
                 continue
+            if not left:
+                self._waits_its_turn = True
+                self._corked = False
+                channel.pause()
+                self.server._loop.call_soon(self._next_turn)
+                return
             command = session.next_command()
             if command is None:
                 break
+            left -= 1
             try:
                 bound = registry.find(command.name, command.oob)
                 result = registry.call(bound, command.arguments, self)
@@ -166,6 +181,10 @@ class Client:
             channel.resume()
         else:
             channel.pause()
+
+    def _next_turn(self) -> None:
+        self._waits_its_turn = False
+        self._run()
 
     def _await(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
         self._task = asyncio.get_running_loop().create_task(

@@ -72,6 +72,25 @@ async def test_more_clients_where_that_is_asked_for(
     assert (await third.receive())["event"] == "STOP"
 
 
+async def test_clients_take_turns(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    """One that sends a great many commands at once keeps nobody waiting for all of them."""
+    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    greedy, modest = [await connect(path) for _ in range(2)]
+    await greedy.negotiate()
+    await modest.negotiate()
+    many = 500
+    greedy.send(b'{"execute": "echo"}' * many)
+    modest.send(b'{"execute": "silent"}{"execute": "echo", "id": 1}')
+    while (await modest.receive()) != {"return": {}, "id": 1}:
+        pass
+    assert commands.executed.index("silent") < many / 2
+    for _ in range(many):
+        assert await greedy.receive() == {"return": {}}
+    assert commands.executed.count("echo") == many + 1
+
+
 async def test_a_new_client_begins_anew(server: Server, path: str, connect: "Connect") -> None:
     await listen(server, path)
     first = await connect(path)
