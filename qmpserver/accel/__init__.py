@@ -79,9 +79,6 @@ class Accelerator(Protocol):
     def reset_vcpus(self) -> None:
         """Have every vCPU begin anew, at its guest's entry. All must have stopped."""
 
-    def log_dirty_pages(self, on: bool) -> None:
-        """Switch dirty logging of all RAM. Blocks. Any thread."""
-
     def get_dirty_log(self) -> bytearray:
         """Take the pages logged since the last call: a bit each, lowest first.
 

@@ -5,6 +5,7 @@ Nothing here blocks but what says so.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -169,19 +170,21 @@ class Engine:
     def take_bitmap(self) -> bytearray:
         """Take the pages found dirty since the last call: a bit each, lowest first.
 
-        Harvests first. To have *all* dirty pages, stop the vCPUs before. Blocks.
+        While dirty pages are tracked, each page stored to before the call is in this bitmap or an
+        earlier one, also when the guest runs. Blocks until each vCPU has left the guest once.
         """
         bitmap = bytearray((self._ram.pages + 63) // 64 * 8)
         lib.engine_take_bitmap(self._ptr, ffi.from_buffer("uint64_t[]", bitmap))
         return bitmap
 
     def set_tracking(self, on: bool) -> None:
-        """Tell vCPUs that wait for it that dirty pages are logged now, or are no longer."""
-        lib.engine_set_tracking(self._ptr, on)
+        """Switch the log of dirty pages, of all RAM. Blocks for milliseconds, without the GIL.
 
-    def soft_set_tracking(self, on: bool) -> None:
-        """Switch the software accelerator's log. Blocks for the end of stores under way."""
-        lib.soft_set_tracking(self._ptr, on)
+        Raises:
+            OSError: The accelerator could not switch it.
+        """
+        if lib.engine_set_tracking(self._ptr, on) < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     def soft_take_log(self) -> bytearray:
         """Take the software accelerator's log, which it keeps where vCPUs have no rings.

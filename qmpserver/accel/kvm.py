@@ -245,7 +245,7 @@ class KvmAccelerator:
             self._enable_dirty_ring()
         self._vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)
         self._vm.set_tss_addr(TSS_ADDRESS)
-        self._set_regions(0)
+        self._set_regions()
         self._vcpu_fds: list[VcpuFd] = []
         self.clock_hz = self._vm.get_tsc_khz() * 1000
         self.engine = Engine(self._ram, self._vm.fd, options.reaper, options.dirty_limit)
@@ -275,11 +275,11 @@ class KvmAccelerator:
                 f"Suggested minimum value is {SUGGESTED_RING_SIZE}."
             ) from error
 
-    def _set_regions(self, flags: int) -> None:
+    def _set_regions(self) -> None:
         base = int(ffi.cast("uintptr_t", self._ram.address))
         for number, slot in enumerate(self._ram.slots):
             self._vm.set_user_memory_region(
-                number, flags, slot.gpa, slot.pages * 4096, base + slot.ram_page * 4096
+                number, 0, slot.gpa, slot.pages * 4096, base + slot.ram_page * 4096
             )
 
     def add_vcpus(self, guest: Guest, count: int) -> None:
@@ -353,10 +353,6 @@ class KvmAccelerator:
         pointer = ffi.from_buffer(mapping)
         self._open.append(_Exported(pointer))
         return pointer
-
-    def log_dirty_pages(self, on: bool) -> None:
-        """Switch KVM_MEM_LOG_DIRTY_PAGES on all RAM. Blocks for milliseconds. Any thread."""
-        self._set_regions(lib.KVM_MEM_LOG_DIRTY_PAGES if on else 0)
 
     def get_dirty_log(self) -> bytearray:
         """Take the log of dirty pages. Blocks. Any thread."""

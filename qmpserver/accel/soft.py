@@ -84,10 +84,6 @@ class SoftAccelerator:
         """Have every vCPU begin anew. All must have stopped."""
         self.engine.reset()
 
-    def log_dirty_pages(self, on: bool) -> None:
-        """Switch logging. Blocks for the end of stores under way. Any thread."""
-        self.engine.soft_set_tracking(on)
-
     def get_dirty_log(self) -> bytearray:
         """Take the log of dirty pages. Blocks. Any thread."""
         return self.engine.soft_take_log()

@@ -80,22 +80,16 @@ class Tracking:
         try:
             while bool(self._users) != engine.tracking:
                 if self._users:
-                    await loop.run_in_executor(self._executor, self._accel.log_dirty_pages, True)
-                    engine.set_tracking(True)
+                    await loop.run_in_executor(self._executor, engine.set_tracking, True)
                     self.rates.open()
                 else:
-                    engine.set_tracking(False)
                     self.rates.close()
-                    await loop.run_in_executor(self._executor, self._switch_off)
+                    await loop.run_in_executor(self._executor, engine.set_tracking, False)
         except OSError as error:
             log.error("dirty page tracking could not be switched: %s", error)
             self.on_failure()
         finally:
             self._task = None
-
-    def _switch_off(self) -> None:
-        self._accel.log_dirty_pages(False)
-        self._accel.engine.reap()  # what is left in the rings
 
     async def close(self) -> None:
         """Wait for a switch under way, and end the thread."""

@@ -12,6 +12,7 @@ import pytest
 
 from qmpserver.accel import Accelerator, AccelOptions, open_accelerator
 from qmpserver.accel.engine import Controller, Engine, ReaperMode, VcpuState
+from qmpserver.accel.native._native import lib
 from qmpserver.machine.guest import DirtyGuest
 from qmpserver.machine.memory import Ram
 
@@ -74,11 +75,7 @@ class Rig:
         self.wait_out()
 
     def track(self, on: bool) -> None:
-        if not on:
-            self.engine.set_tracking(False)
-        self.accel.log_dirty_pages(on)
-        if on:
-            self.engine.set_tracking(True)
+        self.engine.set_tracking(on)
 
     def wait_out(self, *states: VcpuState) -> None:
         """Wait until each vCPU is in one of these states, or out; the engine's descriptor tells."""
@@ -88,6 +85,17 @@ class Rig:
             assert ready
             assert time.monotonic() < deadline, [self.engine.vcpu(i) for i in range(self.vcpus)]
             os.eventfd_read(self.engine.notify_fd)
+
+    # What only tests ask of the software accelerator: see engine.h.
+
+    def soft_overrun(self, stores: int) -> None:
+        lib.soft_overrun(self.engine._ptr, stores)
+
+    def soft_interrupt_reset(self) -> None:
+        lib.soft_interrupt_reset(self.engine._ptr)
+
+    def soft_buffer_log(self) -> None:
+        lib.soft_buffer_log(self.engine._ptr)
 
     def park(self) -> None:
         self.engine.stop()

@@ -4,20 +4,22 @@
  *
  *     cc -g -fsanitize=thread -I qmpserver/accel/native tests/native/harness.c qmpserver/accel/native/[a-z]*.c
  *
- * Prints one line, and exits with 0 only if no page was lost: at each pause, every page whose content
- * changed since the last one must be in the bitmap.
+ * While limits come and go, vCPUs are stopped and continued, the log is switched, rings are overrun and resets
+ * interrupted, another thread copies what is marked, as a migration does. Prints one line, and exits with 0 only if
+ * no page was lost: at each pause the copy must equal the memory.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "engine.h"
 #include "guest.h"
 
-#define PAGES 4096ull
+#define PAGES 4099ull
 #define VCPUS 2
 #define RING 1024
 #define SET_PAGES 1500ull
@@ -36,29 +38,102 @@ static void wait_parked(struct engine *engine)
 		usleep(100);
 }
 
-/* Pages that changed and are not marked. */
-static uint64_t lost(const uint8_t *ram, const uint8_t *copy, const uint64_t *bitmap)
+/* A page's content: all that its vCPU writes there. */
+static uint64_t content(const uint8_t *ram, uint64_t page)
 {
-	uint64_t count = 0;
+	const uint64_t *words = (const uint64_t *)(ram + page * 4096);
 
+	return __atomic_load_n(&words[0], __ATOMIC_RELAXED) +
+	       __atomic_load_n(&words[offsetof(struct dirty_guest, progress) / 8], __ATOMIC_RELAXED);
+}
+
+struct migration {
+	struct engine *engine;
+	const uint8_t *ram;
+	uint64_t copy[PAGES];
+	uint64_t copied;
+	uint32_t done;
+};
+
+static void copy_marked(struct migration *m)
+{
+	uint64_t bitmap[(PAGES + 63) / 64];
+
+	engine_take_bitmap(m->engine, bitmap);
 	for (uint64_t page = 0; page < PAGES; page++)
-		if (memcmp(ram + page * 4096, copy + page * 4096, 4096) &&
-		    !(bitmap[page / 64] >> (page % 64) & 1))
-			count++;
-	return count;
+		if (bitmap[page / 64] >> (page % 64) & 1) {
+			m->copy[page] = content(m->ram, page);
+			m->copied++;
+		}
+	check(!(bitmap[PAGES / 64] >> (PAGES % 64)), "bits of RAM alone");
+}
+
+static void *migrate(void *opaque)
+{
+	struct migration *m = opaque;
+
+	while (!load(&m->done)) {
+		copy_marked(m);
+		usleep(700);
+	}
+	return NULL;
+}
+
+static void *switch_log(void *opaque)
+{
+	struct migration *m = opaque;
+
+	while (!load(&m->done)) {
+		check(!engine_set_tracking(m->engine, true), "engine_set_tracking");
+		usleep(1500);
+	}
+	return NULL;
+}
+
+/* What the event loop's thread does. */
+static void steer(struct engine *engine, int round)
+{
+	uint64_t pages[VCPUS];
+
+	for (int i = 0; i < 6; i++) {
+		limit_set(engine, i % 3 - 1, 1 + (uint64_t)(round * 37 % 800));
+		limit_kick(engine, i % 3 - 1);
+		if (round % 3 == 1)
+			soft_overrun(engine, 64 + (uint32_t)(round * 97 % 2000));
+		if (round % 4 == 2)
+			soft_interrupt_reset(engine);
+		usleep(500);
+		reaper_kick(engine);
+		engine_pages(engine, pages);
+		if (i == 3) {
+			engine_stop(engine);
+			engine_cont(engine);
+		}
+		usleep(500);
+		limit_cancel(engine, i % 2 ? -1 : i % 3 - 1);
+		limit_kick(engine, i % 2 ? -1 : i % 3 - 1);
+	}
+	limit_cancel(engine, -1);
+	limit_kick(engine, -1);
+	usleep(1000);
 }
 
 int main(int argc, char **argv)
 {
 	int rounds = argc > 1 ? atoi(argv[1]) : 50;
 	uint8_t *ram = mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	uint8_t *copy = malloc(PAGES * 4096);
-	uint64_t bitmap[PAGES / 64], pages[VCPUS], missing = 0, changed = 0;
+	struct migration *m = calloc(1, sizeof(*m));
+	uint64_t missing = 0, overflows = 0, shortfalls = 0;
 
+	check(m && ram != MAP_FAILED, "memory");
+	m->ram = ram;
 	for (int mode = REAPER_EVENT; mode <= REAPER_POLL; mode++) {
 		struct engine *engine = engine_new(-1, ram, PAGES, mode, mode == REAPER_POLL);
 
 		check(engine && !engine_add_slot(engine, 0, 0, PAGES), "engine_new");
+		m->engine = engine;
+		if (mode == REAPER_POLL)
+			soft_buffer_log(engine);
 		for (uint64_t i = 0; i < VCPUS; i++) {
 			struct dirty_guest *control = (struct dirty_guest *)(ram + i * 4096);
 
@@ -69,36 +144,37 @@ int main(int argc, char **argv)
 			check(!engine_add_soft_vcpu(engine, i * 4096, RING), "engine_add_soft_vcpu");
 		}
 		check(!engine_start(engine, true), "engine_start");
-		soft_set_tracking(engine, true);
-		engine_set_tracking(engine, true);
 		for (int round = 0; round < rounds; round++) {
-			wait_parked(engine);
-			engine_take_bitmap(engine, bitmap);
-			memcpy(copy, ram, PAGES * 4096);
+			pthread_t copier, switcher;
+
+			check(!engine_set_tracking(engine, true), "tracking on");
+			copy_marked(m);
+			store(&m->done, 0);
 			engine_cont(engine);
-			for (int i = 0; i < 5; i++) {
-				limit_set(engine, i % 3 - 1, 1 + (uint64_t)(round * 37 % 800));
-				limit_kick(engine, i % 3 - 1);
-				usleep(500);
-				reaper_kick(engine);
-				engine_pages(engine, pages);
-				usleep(500);
-				limit_cancel(engine, i % 2 ? -1 : i % 3 - 1);
-				limit_kick(engine, i % 2 ? -1 : i % 3 - 1);
-			}
+			for (uint64_t page = 0; page < PAGES; page++)
+				m->copy[page] = content(ram, page);
+			check(!pthread_create(&copier, NULL, migrate, m) &&
+				      !pthread_create(&switcher, NULL, switch_log, m), "pthread_create");
+			steer(engine, round);
+			store(&m->done, 1);
+			pthread_join(copier, NULL);
+			pthread_join(switcher, NULL);
 			engine_stop(engine);
 			wait_parked(engine);
-			engine_take_bitmap(engine, bitmap);
-			missing += lost(ram, copy, bitmap);
-			for (uint64_t i = 0; i < PAGES / 64; i++)
-				changed += (uint64_t)__builtin_popcountll(bitmap[i]);
+			copy_marked(m);
+			for (uint64_t page = 0; page < PAGES; page++)
+				missing += m->copy[page] != content(ram, page);
+			check(!engine_set_tracking(engine, false), "tracking off");
 		}
-		check(!engine->reset_shortfalls, "every reset");
+		for (int i = 0; i < VCPUS; i++)
+			overflows += engine->vcpus[i]->overflows;
+		shortfalls += engine->reset_shortfalls;
 		engine_free(engine);
 	}
-	printf("harness: %d rounds, %llu pages marked, %llu lost\n", 2 * rounds,
-	       (unsigned long long)changed, (unsigned long long)missing);
-	free(copy);
+	printf("harness: %d rounds, %llu pages copied, %llu overflows, %llu short resets, %llu lost\n", 2 * rounds,
+	       (unsigned long long)m->copied, (unsigned long long)overflows, (unsigned long long)shortfalls,
+	       (unsigned long long)missing);
+	free(m);
 	munmap(ram, PAGES * 4096);
-	return missing ? 1 : 0;
+	return missing || !overflows || !shortfalls ? 1 : 0;
 }

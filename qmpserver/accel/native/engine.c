@@ -31,6 +31,7 @@ static struct vcpu *vcpu_new(struct engine *engine, uint32_t ring_size)
 	vcpu->index = engine->nvcpus;
 	vcpu->fd = -1;
 	controller_init(&vcpu->controller, engine->controller_kind, ring_size);
+	vcpu->full_fetch = UINT64_MAX; /* never */
 	engine->vcpus[engine->nvcpus] = vcpu;
 	return vcpu;
 }
@@ -39,6 +40,7 @@ struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reap
 			  enum controller_kind controller)
 {
 	struct engine *engine = calloc(1, sizeof(*engine));
+	pthread_mutexattr_t inherit;
 
 	if (!engine)
 		return NULL;
@@ -52,7 +54,11 @@ struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reap
 	engine->reaper.quit_fd = eventfd(0, EFD_CLOEXEC);
 	engine->vcpus = calloc(MAX_VCPUS, sizeof(*engine->vcpus));
 	engine->bitmap = calloc((ram_pages + 63) / 64, sizeof(uint64_t));
-	pthread_mutex_init(&engine->reap_lock, NULL);
+	/* The reaper has a real-time priority: who holds the lock that it waits for must not be kept from running. */
+	pthread_mutexattr_init(&inherit);
+	pthread_mutexattr_setprotocol(&inherit, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(&engine->reap_lock, &inherit);
+	pthread_mutexattr_destroy(&inherit);
 	if (engine->notify_fd < 0 || engine->reaper.kick_fd < 0 || engine->reaper.quit_fd < 0 ||
 	    !engine->vcpus || !engine->bitmap || (vm_fd < 0 ? soft_new(engine) : kvm_install_kick()) < 0) {
 		int error = errno;
@@ -166,7 +172,7 @@ int engine_start(struct engine *engine, bool stopped)
 	return error;
 }
 
-static void kick_all(struct engine *engine)
+void kick_all(struct engine *engine)
 {
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		vcpu_kick(engine->vcpus[i]);
@@ -197,13 +203,6 @@ void engine_reset(struct engine *engine)
 		store(&vcpu->state, VCPU_PARKED); /* its thread waits, and only reads it */
 	}
 	kick_all(engine);
-}
-
-void engine_set_tracking(struct engine *engine, bool on)
-{
-	store(&engine->tracking, on);
-	if (on)
-		kick_all(engine);
 }
 
 uint32_t engine_count(struct engine *engine, enum vcpu_state state)

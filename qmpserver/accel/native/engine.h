@@ -47,7 +47,7 @@ struct vcpu {
 	uint64_t limit;      /* MB/s; 0: none */
 
 	/* what the thread says of itself */
-	uint32_t in_guest;
+	uint32_t in_guest; /* odd: in the guest; moves with each entry and exit */
 	uint32_t state; /* enum vcpu_state */
 	uint32_t exit_reason;
 	int32_t tid;
@@ -57,7 +57,11 @@ struct vcpu {
 	uint64_t longest_pause_ns;
 	uint64_t last_resume_ns; /* CLOCK_MONOTONIC at the end of the last throttle wait */
 
-	uint64_t overflows; /* harvests that found the whole ring used: entries were lost */
+	uint64_t overflows; /* how often entries were found to be overwritten before their harvest */
+
+	/* under reap_lock */
+	uint32_t lost;      /* after an overflow: where the next entry is pushed to is not known */
+	uint64_t full_fetch; /* ring.fetch when this vCPU last had its full ring reaped */
 
 	/* private to the engine */
 	int fd;
@@ -124,7 +128,9 @@ struct engine {
 	uint64_t *bitmap;
 	uint64_t harvested;        /* since the rings were last reset */
 	uint64_t reset_shortfalls; /* resets that freed fewer entries than were harvested */
+	uint32_t distrusted;       /* some pages may be writable and not logged */
 	pthread_mutex_t reap_lock;
+	uint32_t waiting_for_exits; /* how many threads */
 
 	int vm_fd;
 	struct soft_vm *soft;
@@ -171,16 +177,20 @@ void engine_free(struct engine *engine);
 uint64_t engine_reap(struct engine *engine);
 
 /*
- * Move the bits of all pages found dirty since the last call to `bitmap` (ram_pages bits, 64 to a word),
- * after harvesting what the rings hold. To see all of them stop the vCPUs first. Any thread.
+ * Move the bits of all pages found dirty since the last call to `bitmap` (ram_pages bits, 64 to a word). While
+ * tracking is on, every page stored to before the call is in this bitmap or in an earlier one, also when the
+ * guest runs: hardware may keep what it logged to itself until the vCPU leaves the guest, so each is made to
+ * leave it once. Read a page's content after the call that reported it. Any thread; blocks until the vCPUs left.
  */
 void engine_take_bitmap(struct engine *engine, uint64_t *bitmap);
 
-/* Tracking has been switched on or off; vCPUs that waited for it go on. */
-void engine_set_tracking(struct engine *engine, bool on);
-/* The software accelerator's own switch; blocks for a moment. */
-void soft_set_tracking(struct engine *engine, bool on);
-/* Its log where vCPUs have no rings: what KVM_GET_DIRTY_LOG does, for all RAM (ram_pages bits). */
+/*
+ * Switch the log of dirty pages for all RAM; vCPUs that waited for it go on. Blocks for milliseconds, and
+ * nobody reaps meanwhile. Any thread. 0, or -1 and errno.
+ */
+int engine_set_tracking(struct engine *engine, bool on);
+
+/* The software accelerator's log where vCPUs have no rings: what KVM_GET_DIRTY_LOG does, for all RAM. */
 void soft_take_log(struct engine *engine, uint64_t *bitmap);
 
 /* Pages found dirty by each vCPU since it was made, with those that still wait in its ring. Any thread. */
@@ -195,6 +205,15 @@ void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s);
 void limit_cancel(struct engine *engine, int64_t cpu_index);
 /* To follow each of them: wake who waits for what has changed. */
 void limit_kick(struct engine *engine, int64_t cpu_index);
+/*
+ * What real hardware and kernels do to rings at times, for tests, on the software accelerator. Any thread.
+ * The next so many stores are made although the ring is full, as when KVM emulates a guest's ring-0 code.
+ */
+void soft_overrun(struct engine *engine, uint32_t stores);
+/* The next reset ends early and drops the pages that it was gathering, as when a signal is pending. */
+void soft_interrupt_reset(struct engine *engine);
+/* Before the start: log pages in a buffer first, which is emptied when it is full or the vCPU exits (Intel PML). */
+void soft_buffer_log(struct engine *engine);
 /* cdef end */
 
 /* How a stay in the guest ended. */
@@ -214,6 +233,10 @@ void kvm_signal(struct vcpu *vcpu);
 int64_t kvm_reset_rings(struct engine *engine);
 int64_t soft_reset_rings(struct engine *engine);
 
+/* Log dirty pages of all RAM, protecting all of it, or do not. 0, or -1 and errno. */
+int kvm_log_dirty_pages(struct engine *engine, bool on);
+int soft_log_dirty_pages(struct engine *engine, bool on);
+
 int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size);
 int soft_new(struct engine *engine);
 void soft_free(struct engine *engine);
@@ -226,6 +249,8 @@ void ask_real_time(void);
 void *vcpu_thread(void *opaque);
 void *reaper_thread(void *opaque);
 void reap_vcpu(struct vcpu *vcpu);
+void vcpu_left_guest(struct vcpu *vcpu);
+void kick_all(struct engine *engine);
 
 static inline uint64_t now_ns(void)
 {

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -112,7 +113,7 @@ enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 
 	if (until)
 		set_timer(vcpu, until);
-	__atomic_store_n(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&vcpu->kicks, __ATOMIC_SEQ_CST) == seen) {
 		ret = ioctl(vcpu->fd, KVM_RUN, 0);
 		error = errno;
@@ -120,7 +121,7 @@ enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 		ret = -1;
 		error = EINTR;
 	}
-	__atomic_store_n(&vcpu->in_guest, 0, __ATOMIC_SEQ_CST);
+	vcpu_left_guest(vcpu);
 	/* After this a kick's signal may still come, and costs one round at most; its wish is read anyway. */
 	__atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	if (until)
@@ -152,15 +153,50 @@ enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 	return why;
 }
 
+/* How often this thread has gone to sleep. */
+static long sleeps(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return usage.ru_nvcsw;
+}
+
 int64_t kvm_reset_rings(struct engine *engine)
 {
 	sigset_t all, old;
 	int64_t ret;
+	long before;
 
-	/* A pending signal would make the kernel end early and drop the pages it was just gathering. */
+	/*
+	 * A pending signal would make the kernel end early and drop the pages it was just gathering, which the
+	 * number that it returns does not always tell. SIGSTOP and the freezer of control groups can't be
+	 * blocked; but who was stopped has slept, and this call does not otherwise.
+	 */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	before = sleeps();
 	ret = ioctl(engine->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+	if (sleeps() != before)
+		ret = -1;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return ret;
+}
+
+int kvm_log_dirty_pages(struct engine *engine, bool on)
+{
+	for (uint32_t i = 0; i < engine->nslots; i++) {
+		const struct memslot *slot = &engine->slots[i];
+		struct kvm_userspace_memory_region region = {
+			.slot = i,
+			.flags = on ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+			.guest_phys_addr = slot->gpa,
+			.memory_size = slot->pages * 4096,
+			.userspace_addr = (uintptr_t)(engine->ram + slot->ram_page * 4096),
+		};
+
+		if (ioctl(engine->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+			return -1;
+	}
+	return 0;
 }

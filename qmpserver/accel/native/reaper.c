@@ -1,14 +1,26 @@
 /*
- * Harvest and reset, and the reaper thread that does it when nobody else has.
+ * Harvest and reset, what to do when a ring was overrun, and the reaper thread.
  *
  * The order of one turn: set the page's bit, release the entry's flag, and when all rings are harvested
  * reset them; bits are published only after that, under reap_lock, because the guest's stores before the
  * reset are covered by the bit and those after it push a new entry.
+ *
+ * reap_lock is taken before any of the accelerator's locks, and held from the harvest to the end of its reset:
+ * whoever holds it finds no entry that was harvested and not reset. Nothing waits for a vCPU under it.
+ *
+ * Overruns. KVM can push more than a ring holds when it emulates the guest. Three indexes then fall out of step:
+ * ours (ring.fetch), the one that is pushed to, and the one that is reset up to; the kernel tells neither. Entries
+ * are gone, so every page counts as dirty; and their pages stay writable and unlogged, so all RAM is protected
+ * anew before the next bitmap is published (see trust_again). The push index shows at the next push: it
+ * is where a run of dirty entries begins. The reset index waits at an entry that nobody will harvest again, a ghost:
+ * see pass_ghosts.
  */
 #define _GNU_SOURCE
 #include "engine.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -16,6 +28,11 @@
 
 #define FALLBACK_MS 1000 /* QEMU's reaper sleeps as long between its turns */
 #define GIVE_WAY_MS 1
+
+static size_t bitmap_words(const struct engine *engine)
+{
+	return (engine->ram_pages + 63) / 64;
+}
 
 static void mark_dirty(struct engine *engine, uint32_t slot, uint64_t offset)
 {
@@ -39,27 +56,61 @@ void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages)
 
 static void mark_all(struct engine *engine)
 {
-	memset(engine->bitmap, 0xff, (engine->ram_pages + 63) / 64 * 8);
+	memset(engine->bitmap, 0xff, bitmap_words(engine) * 8);
+	if (engine->ram_pages % 64)
+		engine->bitmap[engine->ram_pages / 64] = (1ull << (engine->ram_pages % 64)) - 1;
 }
 
-static void harvest(struct vcpu *vcpu)
+static int log_dirty_pages(struct engine *engine, bool on)
+{
+	return engine->soft ? soft_log_dirty_pages(engine, on) : kvm_log_dirty_pages(engine, on);
+}
+
+/*
+ * Pages may be writable and unlogged. Switching the log off and on protects all of them; what was stored before, or
+ * while it was off, is covered by marking everything after that. Should it fail, every bitmap is full from now on.
+ */
+static void trust_again(struct engine *engine)
+{
+	if (!engine->distrusted)
+		return;
+	if (!engine->tracking || (!log_dirty_pages(engine, false) && !log_dirty_pages(engine, true)))
+		engine->distrusted = false;
+	mark_all(engine);
+}
+
+static int64_t reset_rings(struct engine *engine)
+{
+	return engine->soft ? soft_reset_rings(engine) : kvm_reset_rings(engine);
+}
+
+/*
+ * Have the kernel's reset index move on over ghosts, to the next multiple of `every` from `stop` on, or to the first
+ * entry that is dirty. We do not know where it is; so all entries that are not dirty offer themselves for the reset
+ * but those where it shall stop, and afterwards none does. A vCPU may push meanwhile: its flag goes before ours.
+ * With no entry harvested and not reset. How far it went, or -1.
+ */
+static int64_t pass_ghosts(struct vcpu *vcpu, uint64_t stop, uint32_t every)
 {
 	struct ring *ring = &vcpu->ring;
-	uint64_t from = ring->fetch, index;
+	int64_t passed;
 
-	for (index = from; index - from < ring->size && ring_is_dirty(ring, index); index++) {
-		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
+	for (uint64_t i = 0; i < ring->size; i++) {
+		uint32_t expected = 0;
 
-		mark_dirty(vcpu->engine, entry->slot, entry->offset);
-		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+		if (i % every)
+			__atomic_compare_exchange_n(&ring_entry(ring, stop + i)->flags, &expected,
+						    KVM_DIRTY_GFN_F_RESET, false, __ATOMIC_ACQ_REL,
+						    __ATOMIC_RELAXED);
 	}
-	if (index - from == ring->size) {
-		/* Nobody stops a ring before its last entry is used but an overflow: entries are missing. */
-		store(&vcpu->overflows, vcpu->overflows + 1);
-		mark_all(vcpu->engine);
+	passed = reset_rings(vcpu->engine);
+	for (uint64_t i = 0; i < ring->size; i++) {
+		uint32_t expected = KVM_DIRTY_GFN_F_RESET;
+
+		__atomic_compare_exchange_n(&ring_entry(ring, i)->flags, &expected, 0, false,
+					    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	}
-	vcpu->engine->harvested += index - from;
-	store(&ring->fetch, index);
+	return passed;
 }
 
 static void reset(struct engine *engine)
@@ -68,32 +119,108 @@ static void reset(struct engine *engine)
 
 	if (!engine->harvested)
 		return;
-	freed = engine->soft ? soft_reset_rings(engine) : kvm_reset_rings(engine);
+	freed = reset_rings(engine);
 	if (freed < 0 || (uint64_t)freed < engine->harvested) {
-		/* Some pages may be writable and unlogged: trust no bit until all were copied again. */
 		store(&engine->reset_shortfalls, engine->reset_shortfalls + 1);
-		mark_all(engine);
+		engine->distrusted = true;
+		for (uint32_t i = 0; i < engine->nvcpus; i++) {
+			struct vcpu *vcpu = engine->vcpus[i];
+
+			if (vcpu->ring.size && !vcpu->lost)
+				pass_ghosts(vcpu, vcpu->ring.fetch, vcpu->ring.size);
+		}
 	}
 	engine->harvested = 0;
 }
 
+static void overflowed(struct vcpu *vcpu)
+{
+	store(&vcpu->overflows, vcpu->overflows + 1);
+	vcpu->lost = true;
+	vcpu->engine->distrusted = true;
+}
+
+/*
+ * After an overflow: go to where the pushed entries begin, if any were pushed since, and have the reset index follow.
+ * Forward to any dirty entry, and then back to the first of its run, which a vCPU lengthens at its end only.
+ */
+static bool find_place(struct vcpu *vcpu)
+{
+	struct ring *ring = &vcpu->ring;
+	uint64_t size = ring->size, ahead = 0, back = 0;
+
+	while (ahead < size && !ring_is_dirty(ring, ring->fetch + ahead))
+		ahead++;
+	if (ahead == size)
+		return false;
+	while (back < size - 1 && ring_is_dirty(ring, ring->fetch + ahead + size - 1 - back))
+		back++;
+	reset(vcpu->engine); /* other rings' */
+	store(&ring->fetch, ring->fetch + (ahead + size - back) % size);
+	pass_ghosts(vcpu, ring->fetch, ring->size);
+	vcpu->lost = false;
+	return true;
+}
+
+/* Entries are pushed in order: one that is dirty behind one that is not was pushed somewhere else than we look. */
+static bool out_of_step(const struct ring *ring)
+{
+	return !ring_is_dirty(ring, ring->fetch) && ring_is_dirty(ring, ring->fetch + 1) &&
+	       !ring_is_dirty(ring, ring->fetch);
+}
+
+static uint64_t harvest(struct vcpu *vcpu)
+{
+	struct ring *ring = &vcpu->ring;
+	uint64_t from, index;
+
+	if (vcpu->lost && !find_place(vcpu))
+		return 0;
+	from = ring->fetch;
+	for (index = from; index - from < ring->size && ring_is_dirty(ring, index); index++) {
+		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
+
+		mark_dirty(vcpu->engine, entry->slot, entry->offset);
+		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+		store(&ring->fetch, index + 1);
+	}
+	/* Nobody stops a ring before its last entry is used but an overflow. */
+	if (index - from == ring->size || out_of_step(ring))
+		overflowed(vcpu);
+	vcpu->engine->harvested += index - from;
+	return index - from;
+}
+
+/* By the vCPU's own thread, when it was told that its ring is full. */
 void reap_vcpu(struct vcpu *vcpu)
 {
+	struct ring *ring = &vcpu->ring;
+
 	pthread_mutex_lock(&vcpu->engine->reap_lock);
-	harvest(vcpu);
+	if (!harvest(vcpu) && ring->fetch == vcpu->full_fetch) {
+		/*
+		 * Full, and nothing in it, and nobody has harvested since this was so the last time: the kernel
+		 * counts ghosts. At least as many as make a ring full; a quarter is less than that with any
+		 * reserve that it keeps. The second try is for an index that was at a stop.
+		 */
+		overflowed(vcpu);
+		if (!pass_ghosts(vcpu, 0, ring->size / 4))
+			pass_ghosts(vcpu, 1, ring->size / 4);
+	}
 	reset(vcpu->engine);
+	vcpu->full_fetch = ring->fetch;
 	pthread_mutex_unlock(&vcpu->engine->reap_lock);
 }
 
 static uint64_t reap_locked(struct engine *engine)
 {
-	uint64_t pages;
+	uint64_t pages = 0;
 
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		if (engine->vcpus[i]->ring.size)
-			harvest(engine->vcpus[i]);
-	pages = engine->harvested;
+			pages += harvest(engine->vcpus[i]);
 	reset(engine);
+	trust_again(engine);
 	return pages;
 }
 
@@ -107,17 +234,73 @@ uint64_t engine_reap(struct engine *engine)
 	return pages;
 }
 
+/* The vCPU's side of wait_for_exits. */
+void vcpu_left_guest(struct vcpu *vcpu)
+{
+	__atomic_fetch_add(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&vcpu->engine->waiting_for_exits, __ATOMIC_SEQ_CST))
+		syscall(SYS_futex, &vcpu->in_guest, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/*
+ * Have each vCPU that is in the guest leave it once. All sequentially consistent: either a vCPU sees that it is
+ * waited for, or it is seen to have left. Not under reap_lock, which a vCPU may want after it left.
+ */
+static void wait_for_exits(struct engine *engine)
+{
+	uint32_t seen[engine->nvcpus + 1];
+
+	__atomic_fetch_add(&engine->waiting_for_exits, 1, __ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		seen[i] = __atomic_load_n(&engine->vcpus[i]->in_guest, __ATOMIC_SEQ_CST);
+		if (seen[i] % 2)
+			vcpu_kick(engine->vcpus[i]);
+	}
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		while (seen[i] % 2 &&
+		       __atomic_load_n(&engine->vcpus[i]->in_guest, __ATOMIC_SEQ_CST) == seen[i])
+			syscall(SYS_futex, &engine->vcpus[i]->in_guest, FUTEX_WAIT_PRIVATE, seen[i], NULL,
+				NULL, 0);
+	__atomic_fetch_sub(&engine->waiting_for_exits, 1, __ATOMIC_SEQ_CST);
+}
+
 void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 {
-	size_t bytes = (engine->ram_pages + 63) / 64 * 8;
+	size_t bytes = bitmap_words(engine) * 8;
 
+	wait_for_exits(engine);
 	pthread_mutex_lock(&engine->reap_lock);
 	reap_locked(engine);
 	memcpy(bitmap, engine->bitmap, bytes);
 	memset(engine->bitmap, 0, bytes);
 	pthread_mutex_unlock(&engine->reap_lock);
-	if (engine->ram_pages % 64) /* mark_all sets whole words */
-		bitmap[engine->ram_pages / 64] &= (1ull << (engine->ram_pages % 64)) - 1;
+}
+
+int engine_set_tracking(struct engine *engine, bool on)
+{
+	int ret;
+
+	pthread_mutex_lock(&engine->reap_lock);
+	if (!on)
+		store(&engine->tracking, 0); /* first, so that limited vCPUs hold: what they do goes uncounted */
+	ret = log_dirty_pages(engine, on);
+	if (!ret && on) {
+		store(&engine->tracking, 1);
+		if (engine->distrusted)
+			mark_all(engine);
+		engine->distrusted = false; /* nothing is writable now */
+	} else if (ret && on) {
+		int error = errno;
+
+		log_dirty_pages(engine, false);
+		errno = error;
+	} else {
+		reap_locked(engine); /* what is left in the rings */
+	}
+	pthread_mutex_unlock(&engine->reap_lock);
+	if (on)
+		kick_all(engine);
+	return ret;
 }
 
 void reaper_kick(struct engine *engine)

@@ -30,17 +30,9 @@ static inline bool ring_is_dirty(const struct ring *ring, uint64_t index)
 	return flags & KVM_DIRTY_GFN_F_DIRTY;
 }
 
-/*
- * How many entries were ever pushed: the first index that is not dirty, searched for from `from` (what
- * the caller saw last) or the fetch index, whichever is further. Entries are pushed in order, so doubling
- * steps and then halving ones find it in 2 log2(n) reads, and nothing is harvested.
- *
- * Any thread may ask while another harvests; what is being harvested at that moment may be missed, and is
- * counted by the next look. Never more than was pushed.
- */
-static inline uint64_t ring_pushed(const struct ring *ring, uint64_t from)
+/* As below, while the fetch index stays where it is. */
+static inline uint64_t ring_search(const struct ring *ring, uint64_t fetch, uint64_t from)
 {
-	uint64_t fetch = __atomic_load_n(&ring->fetch, __ATOMIC_ACQUIRE);
 	uint64_t low = from > fetch ? from : fetch; /* everything below was pushed */
 	uint64_t limit = fetch + ring->size;
 	uint64_t step = 1;
@@ -55,6 +47,28 @@ static inline uint64_t ring_pushed(const struct ring *ring, uint64_t from)
 			low += step;
 	}
 	return low;
+}
+
+/*
+ * How many entries were ever pushed: the first index that is not dirty, searched for from `from` (what
+ * the caller saw last) or the fetch index, whichever is further. Entries are pushed in order, so doubling
+ * steps and then halving ones find it in 2 log2(n) reads, and nothing is harvested.
+ *
+ * Any thread may ask while another harvests: that moves the fetch index with each entry, so a search that
+ * missed entries because they were just harvested sees it moved, and is made again. Never more than was pushed:
+ * an entry that is dirty for its next turn of the ring proves that all of this turn were pushed.
+ */
+static inline uint64_t ring_pushed(const struct ring *ring, uint64_t from)
+{
+	uint64_t fetch = __atomic_load_n(&ring->fetch, __ATOMIC_ACQUIRE), before, pushed;
+
+	do {
+		before = fetch;
+		pushed = ring_search(ring, fetch, from);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		fetch = __atomic_load_n(&ring->fetch, __ATOMIC_ACQUIRE);
+	} while (fetch != before);
+	return pushed;
 }
 
 #endif

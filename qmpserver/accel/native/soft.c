@@ -14,7 +14,6 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -22,6 +21,8 @@
 
 #define RESERVED 64 /* KVM_DIRTY_RING_RSVD_ENTRIES */
 #define FAULT_NS 2500 /* what a write fault and its log entry cost a guest on KVM, or rates would be absurd */
+#define BUFFER 512  /* entries in Intel's page modification log */
+#define GATHERED 64 /* pages that a reset protects at a time */
 #define BATCH 32    /* stores between two looks; less than RESERVED, so that a batch never overruns */
 
 struct soft_vcpu {
@@ -33,6 +34,8 @@ struct soft_vcpu {
 	uint32_t dirty_index; /* next entry to push */
 	uint32_t reset_index; /* next entry to reset; under slots_lock */
 	uint32_t batch;       /* odd while storing */
+	uint32_t buffered;    /* pages that wait in the buffer */
+	struct kvm_dirty_gfn buffer[BUFFER];
 };
 
 struct soft_vm {
@@ -40,6 +43,11 @@ struct soft_vm {
 	uint64_t *log;      /* where there are no rings: a bit per RAM page logged */
 	uint32_t logging;
 	pthread_mutex_t slots_lock;
+
+	/* faults, for tests */
+	uint32_t overrun;
+	uint32_t interrupt;
+	uint32_t buffering;
 };
 
 int soft_new(struct engine *engine)
@@ -121,12 +129,42 @@ void soft_vcpu_reset(struct vcpu *vcpu)
 	vcpu->soft->deadline = 0;
 }
 
+static void push(struct vcpu *vcpu, uint32_t slot, uint64_t offset)
+{
+	struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, vcpu->soft->dirty_index++);
+
+	entry->slot = slot;
+	entry->offset = offset;
+	__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
+}
+
+static void empty_buffer(struct vcpu *vcpu)
+{
+	struct soft_vcpu *soft = vcpu->soft;
+
+	for (uint32_t i = 0; i < soft->buffered; i++)
+		push(vcpu, soft->buffer[i].slot, soft->buffer[i].offset);
+	soft->buffered = 0;
+}
+
+static void log_page(struct vcpu *vcpu, uint32_t slot, uint64_t offset)
+{
+	struct soft_vcpu *soft = vcpu->soft;
+
+	if (!vcpu->engine->soft->buffering) {
+		push(vcpu, slot, offset);
+		return;
+	}
+	soft->buffer[soft->buffered].slot = slot;
+	soft->buffer[soft->buffered].offset = offset;
+	if (++soft->buffered == BUFFER)
+		empty_buffer(vcpu);
+}
+
 /* A write fault: allow the page, and log it, exactly once. */
 static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_t page)
 {
-	struct soft_vcpu *soft = vcpu->soft;
 	uint64_t bit = 1ull << (page % 64), *word = &vcpu->engine->soft->writable[page / 64];
-	struct kvm_dirty_gfn *entry;
 	uint64_t from;
 
 	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit)
@@ -134,10 +172,7 @@ static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_
 	if (__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST) & bit)
 		return;
 	if (vcpu->ring.size) {
-		entry = ring_entry(&vcpu->ring, soft->dirty_index++);
-		entry->slot = (uint32_t)(slot - vcpu->engine->slots);
-		entry->offset = page - slot->ram_page;
-		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
+		log_page(vcpu, (uint32_t)(slot - vcpu->engine->slots), page - slot->ram_page);
 	} else {
 		__atomic_fetch_or(&vcpu->engine->soft->log[page / 64], bit, __ATOMIC_SEQ_CST);
 	}
@@ -148,8 +183,15 @@ static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_
 static bool ring_soft_full(const struct vcpu *vcpu)
 {
 	uint32_t used = vcpu->soft->dirty_index - load(&vcpu->soft->reset_index);
+	uint32_t *overrun = &vcpu->engine->soft->overrun, left = load(overrun);
 
-	return used >= vcpu->ring.size - RESERVED;
+	if (used < vcpu->ring.size - RESERVED - (vcpu->engine->soft->buffering ? BUFFER : 0))
+		return false;
+	while (left)
+		if (__atomic_compare_exchange_n(overrun, &left, left < BATCH ? 0 : left - BATCH, false,
+						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			return false;
+	return true;
 }
 
 static uint64_t *page_at(const struct engine *engine, uint64_t page)
@@ -163,7 +205,7 @@ static void increment(uint64_t *word, uint64_t by)
 	__atomic_store_n(word, __atomic_load_n(word, __ATOMIC_RELAXED) + by, __ATOMIC_RELAXED);
 }
 
-enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
+static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 {
 	struct engine *engine = vcpu->engine;
 	struct soft_vcpu *soft = vcpu->soft;
@@ -223,15 +265,29 @@ enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 	}
 }
 
+enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
+{
+	enum vcpu_exit why;
+
+	__atomic_fetch_add(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
+	why = run_guest(vcpu, seen, until);
+	empty_buffer(vcpu);
+	vcpu_left_guest(vcpu);
+	return why;
+}
+
 /* Wait until every store that was under way at the time of the call is done. */
 static void quiesce(struct engine *engine)
 {
+	/* Sleeping, for a thread of real-time priority would keep whom it waits for from the processor. */
+	const struct timespec moment = { .tv_nsec = 1000 };
+
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		struct soft_vcpu *soft = engine->vcpus[i]->soft;
 		uint32_t batch = __atomic_load_n(&soft->batch, __ATOMIC_SEQ_CST);
 
 		while (batch % 2 && __atomic_load_n(&soft->batch, __ATOMIC_ACQUIRE) == batch)
-			sched_yield();
+			nanosleep(&moment, NULL);
 	}
 }
 
@@ -239,6 +295,7 @@ int64_t soft_reset_rings(struct engine *engine)
 {
 	struct soft_vm *vm = engine->soft;
 	int64_t freed = 0;
+	bool interrupted = __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL);
 
 	pthread_mutex_lock(&vm->slots_lock);
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
@@ -254,10 +311,15 @@ int64_t soft_reset_rings(struct engine *engine)
 				break;
 			page = engine->slots[entry->slot].ram_page + entry->offset;
 			__atomic_store_n(&entry->flags, 0, __ATOMIC_RELEASE);
-			__atomic_fetch_and(&vm->writable[page / 64], ~(1ull << (page % 64)),
-					   __ATOMIC_SEQ_CST);
+			if (!interrupted)
+				__atomic_fetch_and(&vm->writable[page / 64], ~(1ull << (page % 64)),
+						   __ATOMIC_SEQ_CST);
+			else if (freed == GATHERED)
+				break;
 		}
 		store(&vcpu->soft->reset_index, index);
+		if (interrupted && freed)
+			break;
 	}
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
@@ -277,7 +339,7 @@ void soft_take_log(struct engine *engine, uint64_t *bitmap)
 	pthread_mutex_unlock(&vm->slots_lock);
 }
 
-void soft_set_tracking(struct engine *engine, bool on)
+int soft_log_dirty_pages(struct engine *engine, bool on)
 {
 	struct soft_vm *vm = engine->soft;
 
@@ -287,4 +349,20 @@ void soft_set_tracking(struct engine *engine, bool on)
 	__atomic_store_n(&vm->logging, on, __ATOMIC_SEQ_CST);
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
+	return 0;
+}
+
+void soft_overrun(struct engine *engine, uint32_t stores)
+{
+	store(&engine->soft->overrun, stores);
+}
+
+void soft_interrupt_reset(struct engine *engine)
+{
+	store(&engine->soft->interrupt, 1);
+}
+
+void soft_buffer_log(struct engine *engine)
+{
+	engine->soft->buffering = 1;
 }

@@ -30,7 +30,7 @@ void vcpu_kick(struct vcpu *vcpu)
 	/* Sequentially consistent, as are the vCPU's store to in_guest and load of kicks: one sees the other. */
 	__atomic_fetch_add(&vcpu->kicks, 1, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &vcpu->kicks, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-	if (__atomic_load_n(&vcpu->in_guest, __ATOMIC_SEQ_CST) && !vcpu->soft)
+	if (__atomic_load_n(&vcpu->in_guest, __ATOMIC_SEQ_CST) % 2 && !vcpu->soft)
 		kvm_signal(vcpu);
 }
 
