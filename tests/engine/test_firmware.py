@@ -46,7 +46,6 @@ def test_boots_to_the_guest(
     engine = accelerator.engine
     engine.start(stopped=False)
     until(lambda: all(guest.progress(index) for index in range(vcpus)))
-    accelerator.log_dirty_pages(True)
     engine.set_tracking(True)
     until(lambda: all(guest.progress(index) > 200_000 for index in range(vcpus)))
     # Its rings and limits are as another's.

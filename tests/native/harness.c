@@ -153,8 +153,8 @@ int main(int argc, char **argv)
 			engine_cont(engine);
 			for (uint64_t page = 0; page < PAGES; page++)
 				m->copy[page] = content(ram, page);
-			check(!pthread_create(&copier, NULL, migrate, m) &&
-				      !pthread_create(&switcher, NULL, switch_log, m), "pthread_create");
+			check(!pthread_create(&copier, NULL, migrate, m), "pthread_create");
+			check(!pthread_create(&switcher, NULL, switch_log, m), "pthread_create");
 			steer(engine, round);
 			store(&m->done, 1);
 			pthread_join(copier, NULL);

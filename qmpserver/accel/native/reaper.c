@@ -180,7 +180,9 @@ static uint64_t harvest(struct vcpu *vcpu)
 	for (index = from; index - from < ring->size && ring_is_dirty(ring, index); index++) {
 		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
 
-		mark_dirty(vcpu->engine, entry->slot, entry->offset);
+		/* Atomic, for a ring that is being overrun. */
+		mark_dirty(vcpu->engine, __atomic_load_n(&entry->slot, __ATOMIC_RELAXED),
+			   __atomic_load_n(&entry->offset, __ATOMIC_RELAXED));
 		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
 		store(&ring->fetch, index + 1);
 	}

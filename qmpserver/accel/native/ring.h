@@ -65,7 +65,6 @@ static inline uint64_t ring_pushed(const struct ring *ring, uint64_t from)
 	do {
 		before = fetch;
 		pushed = ring_search(ring, fetch, from);
-		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		fetch = __atomic_load_n(&ring->fetch, __ATOMIC_ACQUIRE);
 	} while (fetch != before);
 	return pushed;

@@ -133,8 +133,9 @@ static void push(struct vcpu *vcpu, uint32_t slot, uint64_t offset)
 {
 	struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, vcpu->soft->dirty_index++);
 
-	entry->slot = slot;
-	entry->offset = offset;
+	/* Atomic, for an entry that is overrun may be read at this moment. */
+	__atomic_store_n(&entry->slot, slot, __ATOMIC_RELAXED);
+	__atomic_store_n(&entry->offset, offset, __ATOMIC_RELAXED);
 	__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
 }
 
@@ -304,13 +305,18 @@ int64_t soft_reset_rings(struct engine *engine)
 
 		for (;; index++, freed++) {
 			struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, index);
-			uint64_t page;
+			const struct memslot *slot;
+			uint64_t offset, page;
 
 			if (!vcpu->ring.size ||
 			    !(__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET))
 				break;
-			page = engine->slots[entry->slot].ram_page + entry->offset;
+			slot = &engine->slots[__atomic_load_n(&entry->slot, __ATOMIC_RELAXED)];
+			offset = __atomic_load_n(&entry->offset, __ATOMIC_RELAXED);
+			page = slot->ram_page + offset;
 			__atomic_store_n(&entry->flags, 0, __ATOMIC_RELEASE);
+			if (offset >= slot->pages) /* written to by two at once */
+				continue;
 			if (!interrupted)
 				__atomic_fetch_and(&vm->writable[page / 64], ~(1ull << (page % 64)),
 						   __ATOMIC_SEQ_CST);
