@@ -131,7 +131,7 @@ def test_a_buffer_of_the_hardware_is_emptied_first(make_rig: "MakeRig") -> None:
 def test_an_overrun_ring_is_survived(make_rig: "MakeRig", pattern: str, extra: int) -> None:
     """More is pushed than the ring holds: `extra` is some entries, and more than a whole turn."""
     rng = random.Random(extra)
-    rig = make_rig(pattern=pattern, ring=1024, ram=64 << 20)
+    rig = make_rig(pattern=pattern, ring=1024, ram=24 << 20)
     for number in range(3):
         for _ in range(2):
             rig.soft_overrun(extra * rig.vcpus)
