@@ -86,8 +86,9 @@ def _operand(text: str, position: int) -> tuple[int, int]:
         raise ExpressionError(f"invalid char '{head}' in expression")
     digits = number[0]
     octal = digits.startswith("0") and digits.isdigit()
-    # So long a number is too large in any base, and Python refuses to read it.
-    value = 1 << 64 if len(digits) > 4000 else int(digits, 8 if octal else 0)
+    # Python refuses to read so long a decimal number; it is too large anyway.
+    huge = len(digits) > 4000 and not digits.startswith("0")
+    value = 1 << 64 if huge else int(digits, 8 if octal else 0)
     if value >= 1 << 64:
         raise ExpressionError("number too large")
     return _wrap(value), skip_space(text, number.end())

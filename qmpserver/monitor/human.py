@@ -13,8 +13,6 @@ __all__ = ["HumanClient", "HumanCommands"]
 _log = logging.getLogger(__name__)
 _PROMPT = "(qemu) "
 _MAX_WAITING = 65536
-# A key may show all of a long line anew: so many at a time, then see whether anybody reads.
-_KEYS = 512
 
 
 class HumanCommands(Protocol):
@@ -98,9 +96,7 @@ class HumanClient:
 
     def _run(self) -> None:
         while self._waiting and self._task is None and not self._channel.unsent:
-            keys, rest = self._waiting[:_KEYS], self._waiting[_KEYS:]
-            line, left = self._editor.feed(keys)
-            self._waiting = left + rest
+            line, self._waiting = self._editor.feed(self._waiting)
             self._flush()
             if line is not None:
                 self._task = asyncio.get_running_loop().create_task(self._execute(line))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 __all__ = ["LineEditor"]
 
 _MAX_LINE = 4095
+_ENOUGH = 16384  # a key may show a line of 4095 letters anew
 _MAX_HISTORY = 64
 _SCREEN_WIDTH = 80
 _LEFT, _RIGHT, _ERASE_TO_END = b"\x1b[D", b"\x1b[C", b"\x1b[K"
@@ -71,11 +72,11 @@ class LineEditor:
         return output
 
     def feed(self, data: bytes) -> tuple[str | None, bytes]:
-        """Take bytes up to the end of a line.
+        """Take bytes up to the end of a line, or until there is much to show.
 
         Returns:
             The line that was entered, or None if there is none yet, and the
-            bytes after it, which are to be fed when it is dealt with.
+            bytes after it, which are to be fed when that is dealt with.
 
         """
         for index, byte in enumerate(data):
@@ -83,6 +84,8 @@ class LineEditor:
                 return self._enter(), data[index + 1 :]
             self._key(byte)
             self._update()
+            if len(self._output) > _ENOUGH:
+                return None, data[index + 1 :]
         return None, b""
 
     def _enter(self) -> str:
