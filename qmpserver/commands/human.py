@@ -229,6 +229,11 @@ async def _info_trace_events(monitor: HumanMonitor, name: str = "*") -> str:
     return "".join(f"{one['name']} : state {int(one['state'] == 'enabled')}\n" for one in events)
 
 
+async def _info_uuid(monitor: HumanMonitor) -> str:
+    info: types.UuidInfo = await monitor.qmp("query-uuid")
+    return f"{info['UUID']}\n"
+
+
 async def _info_vcpu_dirty_limit(monitor: HumanMonitor) -> str:
     limits: list[types.DirtyLimitInfo] = await monitor.qmp("query-vcpu-dirty-limit")
     if not limits:
@@ -267,6 +272,7 @@ INFO = table(
         "show available trace-events & their state (name: event name pattern)",
         _info_trace_events,
     ),
+    Command("uuid", "", "", "show the current VM UUID", _info_uuid),
     Command(
         "vcpu_dirty_limit",
         "",
@@ -316,6 +322,14 @@ COMMANDS = table(
         _set_vcpu_dirty_limit,
     ),
     Command("stop|s", "", "", "stop emulation", _silent("stop")),
+    Command(
+        "system_powerdown",
+        "",
+        "",
+        "send system power down event",
+        _silent("system_powerdown"),
+    ),
+    Command("system_reset", "", "", "reset the system", _silent("system_reset")),
     Command(
         "trace-event",
         "name:s,option:b",

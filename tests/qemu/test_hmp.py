@@ -90,6 +90,7 @@ LINES = [
     *["calc_dirty_rate -r 1"],
     # Run states
     *["stop", "info status", "cont", "c", "info status", "s", "info status"],
+    *["info uuid", "system_powerdown", "system_reset", "info status", "system_reset x"],
     # Help
     *(f"help {name}" for name in NAMES if name not in OURS_ALONE | WITH_VCPU),
     *["? stop", "help foo", "help foo bar", "help info foo", "help stop cont", 'help "stop'],
