@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.conftest import Until, listens
 
 OURS = [sys.executable, "-m", "qmpserver.cli", "-accel", "soft", "-m", "8M"]
@@ -171,11 +169,9 @@ def test_devices_and_yank(tmp_path: Path, qemu: None, until: Until) -> None:
     assert ours.replace("/ours/", "/qemu/") == theirs
 
 
-@pytest.mark.parametrize("argv", [OURS, QEMU], ids=["ours", "qemu"])
-def test_what_was_sent_before_half_closing_is_answered(
-    tmp_path: Path, qemu: None, until: Until, argv: list[str]
-) -> None:
-    with running(argv, tmp_path, until) as path:
+def test_what_was_sent_before_half_closing_is_answered(tmp_path: Path, until: Until) -> None:
+    """QEMU does so too, but for the last answer now and then."""
+    with running(OURS, tmp_path, until) as path:
         ask = Monitor(path)
         ask.socket.sendall(b'{"execute": "query-name"}' * 200)
         ask.socket.shutdown(socket.SHUT_WR)

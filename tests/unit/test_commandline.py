@@ -49,6 +49,7 @@ def test_listed_parameters_of_chardevs_are_taken() -> None:
         "backend=socket,path=x,server=on,wait=off,max-clients=2,abstract=on,tight=off",
         "backend=socket,host=h,port=1,to=2,ipv4=on,ipv6=on,server=on,nodelay=on",
         "backend=socket,host=h,port=1,delay=off,reconnect=1",
+        "backend=socket,path=x,reconnect-ms=1500",
         "backend=socket,fd=3",
         "backend=stdio,signal=off",
         "backend=file,path=x,append=on",
@@ -138,5 +139,6 @@ def test_types_are_qemus() -> None:
     # The groups have QEMU's names; what is beyond them is our own.
     assert PARAMETERS.keys() - {option["option"] for option in options} == {"guest"}
     assert {key for key in ours.keys() - theirs.keys() if key[0] not in ("guest", "accel")} == {
-        ("chardev", "max-clients")
+        ("chardev", "max-clients"),
+        ("chardev", "reconnect-ms"),  # QEMU's since 9.2
     }

@@ -51,6 +51,8 @@ SINCE_7_2 = {
         "-ret[].target:cris",
         "-ret[].target:nios2",
     },
+    "query-machines": {"+arg.compat-props", "+ret[].acpi", "+ret[].compat-props"},
+    "query-target": {"-ret.arch:cris", "-ret.arch:nios2"},
     "trace-event-get-state": {"-arg.vcpu", "-ret[].vcpu"},
     "trace-event-set-state": {"-arg.vcpu"},
     "query-stats": {
