@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from qmpserver.accel.native._native import ffi, lib
-from qmpserver.machine.guest import MAX_VCPUS, PAGE_SIZE, DirtyLayout, GuestError
+from qmpserver.machine.guest import PAGE_SIZE, DirtyLayout, GuestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,9 +34,11 @@ def firmware_image(
     options = options or {}
     if options.get("rate", "0") != "0" and clock_hz <= 0:
         raise GuestError("firmware: a rate needs the frequency of the time stamp counter")
+    if vcpus > lib.GUEST_BOOT_VCPUS:
+        raise GuestError(f"firmware: starts 1 to {lib.GUEST_BOOT_VCPUS} vCPUs, not {vcpus}")
     guest = DirtyLayout(options, ram_size, vcpus, clock_hz).image()
-    # The boot page copies control blocks for all the vCPUs there can be; zeros are vCPUs to halt.
-    guest += bytes((MAX_VCPUS - vcpus) * PAGE_SIZE)
+    # The boot page copies control blocks for all the vCPUs it starts; zeros are vCPUs to halt.
+    guest += bytes((lib.GUEST_BOOT_VCPUS - vcpus) * PAGE_SIZE)
     content = guest + bytes(ffi.buffer(lib.guest_boot_page, PAGE_SIZE))
     return content.rjust(-(-len(content) // _UNIT) * _UNIT, b"\xff")
 

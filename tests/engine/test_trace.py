@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from qmpserver.trace.events import EVENTS
 from qmpserver.trace.tracer import Record, Tracer
 
 if TYPE_CHECKING:
@@ -64,6 +65,48 @@ async def test_a_limit_from_beginning_to_end(make_rig: "MakeRig", until: "Until"
         assert len(spans) > 5
         # A vCPU does one thing at a time.
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+async def test_every_event_there_is(make_rig: "MakeRig", until: "Until") -> None:
+    kept = Kept()
+    tracer = Tracer(kept)
+    try:
+        for event in tracer.events("*"):
+            tracer.enable(event, True)
+        rig = make_rig(ring=1024)
+        rig.engine.cont()
+        rig.advance(5000)
+        rig.marked()
+        rig.limit(None, 50)
+        until(lambda: rig.engine.vcpu(0).throttle_count >= 2)
+        rig.cancel(None)
+        until(lambda: rig.engine.reaper().wakes > 0)
+        rig.close()
+    finally:
+        tracer.close()
+    assert kept.dropped == 0
+    told = {name: [r for r in kept.records if r.event.name == name] for name in EVENTS}
+    assert not [name for name, records in told.items() if not records]
+
+    reaper = [record.arguments[0] for record in told["kvm_dirty_ring_reaper"]]
+    assert reaper[:3] == [0, 1, 2]
+    assert reaper[-1] == 3
+    assert [record.arguments[0] for record in told["kvm_dirty_ring_flush"]] == [0, 1]
+    assert {record.arguments[0] for record in told["kvm_dirty_ring_reap_vcpu"]} == {0, 1}
+    for record in told["kvm_dirty_ring_reap"]:
+        pages, microseconds = record.arguments[:2]
+        assert pages <= 2 * 1024
+        assert microseconds * 1000 <= record.duration
+    # A vCPU's ring is harvested within a turn of the same thread.
+    turns = [(r.thread_id, r.start, r.start + r.duration) for r in told["kvm_dirty_ring_reap"]]
+    for r in told["kvm_dirty_ring_reap_vcpu"]:
+        assert any(
+            t == r.thread_id and start <= r.start and r.start + r.duration <= end
+            for t, start, end in turns
+        )
+    # The kick comes before the wake that it causes.
+    [kick] = told["kvm_dirty_ring_reaper_kick"]
+    assert any(r.arguments[0] == 2 and r.start >= kick.start for r in told["kvm_dirty_ring_reaper"])
 
 
 async def test_nothing_is_recorded_unasked(make_rig: "MakeRig") -> None:

@@ -255,7 +255,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("image.qcow2", "image.qcow2: invalid option"),
         ("-smp", "-smp: requires an argument"),
         ("-smp 0", "-smp 0: Invalid SMP CPUs 0"),
-        ("-smp 33", "runs on 1 to 32 vCPUs, not on 33"),
+        ("-smp 251", "runs on 1 to 250 vCPUs, not on 251"),
         ("-accel soft,dirty-ring-size=4095", "dirty-ring-size must be a power of two."),
         ("-accel kvm,dirty-ring-size=x", "Parameter 'dirty-ring-size' expects uint64"),
         ("-accel soft,dirty-ring-size=131072", "a power of two from 128 to 65536"),

@@ -216,11 +216,16 @@ def test_image_holds_what_the_server_would_load(vcpus: int) -> None:
     assert len(image) % (64 << 10) == 0
     assert len(image) <= 256 << 10
     loaded = DirtyLayout({"pattern": "random"}, RAM, vcpus, 1).image()
-    all_blocks = lib.GUEST_CONTROL + 32 * 4096 - lib.GUEST_IMAGE
+    all_blocks = lib.GUEST_CONTROL + lib.GUEST_BOOT_VCPUS * 4096 - lib.GUEST_IMAGE
     memory = image[-4096 - all_blocks : -4096]
     assert memory[: len(loaded)] == loaded
     assert not any(memory[len(loaded) :])
     assert image[-16] == 0xEA, "a far jump at the reset vector"
+
+
+def test_more_vcpus_than_it_starts() -> None:
+    with pytest.raises(GuestError, match="starts 1 to 32 vCPUs, not 33"):
+        firmware_image(RAM, 33)
 
 
 def test_a_rate_needs_a_clock() -> None:

@@ -267,9 +267,15 @@ static inline void trace_now(enum trace_event event, uint64_t arg0, uint64_t arg
 		trace_write(event, now_ns(), 0, arg0, arg1, arg2);
 }
 
+/* When an event begins that is asked for; else 0, and it will not be recorded, even if asked for meanwhile. */
+static inline uint64_t trace_start(enum trace_event event)
+{
+	return tracing(event) ? now_ns() : 0;
+}
+
 static inline void trace_since(enum trace_event event, uint64_t from, uint64_t arg0, uint64_t arg1)
 {
-	if (tracing(event))
+	if (from && tracing(event))
 		trace_write(event, from, now_ns() - from, arg0, arg1, 0);
 }
 

@@ -19,6 +19,7 @@
 #define SEED "32(%rdi)"
 #define PROGRESS "40(%rdi)"
 
+_Static_assert(GUEST_CONTROL + GUEST_MAX_VCPUS * 4096 <= GUEST_SETS, "control blocks");
 _Static_assert(offsetof(struct dirty_guest, base) == 0, "BASE");
 _Static_assert(offsetof(struct dirty_guest, pages) == 8, "PAGES");
 _Static_assert(offsetof(struct dirty_guest, pattern) == 16, "PATTERN");
@@ -172,7 +173,7 @@ __asm__(
 #define SIPI_VECTOR "ff"
 #define OFFSET(label) #label " - guest_boot_page"
 #define LINEAR(label) LOW_TOP " + " OFFSET(label)
-#define IMAGE_SIZE "(" TEXT(GUEST_CONTROL) " + " TEXT(GUEST_MAX_VCPUS) " * 4096 - " TEXT(GUEST_IMAGE) ")"
+#define IMAGE_SIZE "(" TEXT(GUEST_CONTROL) " + " TEXT(GUEST_BOOT_VCPUS) " * 4096 - " TEXT(GUEST_IMAGE) ")"
 
 __asm__(
 	".pushsection .rodata\n"
@@ -228,7 +229,7 @@ __asm__(
 	"movl	$1, %eax\n"
 	"cpuid\n"
 	"shrl	$24, %ebx\n"
-	"cmpl	$" TEXT(GUEST_MAX_VCPUS) ", %ebx\n"
+	"cmpl	$" TEXT(GUEST_BOOT_VCPUS) ", %ebx\n"
 	"jae	61f\n"
 	"shll	$12, %ebx\n"
 	"leal	" TEXT(GUEST_CONTROL) "(%ebx), %edi\n"

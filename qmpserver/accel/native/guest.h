@@ -17,7 +17,8 @@
  * 3 GiB to themselves (one top table, one below it, three of 2 MiB pages), the code, and a control block for
  * each vCPU. The working sets share the rest, from GUEST_SETS on.
  */
-#define GUEST_MAX_VCPUS 32
+#define GUEST_MAX_VCPUS 250 /* as many control blocks as fit below the sets */
+#define GUEST_BOOT_VCPUS 32 /* so many are in a firmware image, which has them all */
 #define GUEST_IMAGE 0x100000
 #define GUEST_CODE 0x105000
 #define GUEST_CONTROL 0x106000

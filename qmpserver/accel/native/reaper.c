@@ -29,6 +29,9 @@
 #define FALLBACK_MS 1000 /* QEMU's reaper sleeps as long between its turns */
 #define GIVE_WAY_MS 1
 
+/* What TRACE_KVM_DIRTY_RING_REAPER tells. */
+enum { TRACE_REAPER_INIT, TRACE_REAPER_WAIT, TRACE_REAPER_WAKEUP, TRACE_REAPER_EXIT };
+
 static size_t bitmap_words(const struct engine *engine)
 {
 	return (engine->ram_pages + 63) / 64;
@@ -172,6 +175,7 @@ static bool out_of_step(const struct ring *ring)
 static uint64_t harvest(struct vcpu *vcpu)
 {
 	struct ring *ring = &vcpu->ring;
+	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP_VCPU);
 	uint64_t from, index;
 
 	if (vcpu->lost && !find_place(vcpu))
@@ -190,16 +194,26 @@ static uint64_t harvest(struct vcpu *vcpu)
 	if (index - from == ring->size || out_of_step(ring))
 		overflowed(vcpu);
 	vcpu->engine->harvested += index - from;
+	trace_since(TRACE_KVM_DIRTY_RING_REAP_VCPU, started, vcpu->index, 0);
 	return index - from;
+}
+
+static void trace_reap(uint64_t started, uint64_t pages)
+{
+	if (started)
+		trace_since(TRACE_KVM_DIRTY_RING_REAP, started, pages, (now_ns() - started) / 1000);
 }
 
 /* By the vCPU's own thread, when it was told that its ring is full. */
 void reap_vcpu(struct vcpu *vcpu)
 {
 	struct ring *ring = &vcpu->ring;
+	uint64_t started, pages;
 
 	pthread_mutex_lock(&vcpu->engine->reap_lock);
-	if (!harvest(vcpu) && ring->fetch == vcpu->full_fetch) {
+	started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
+	pages = harvest(vcpu);
+	if (!pages && ring->fetch == vcpu->full_fetch) {
 		/*
 		 * Full, and nothing in it, and nobody has harvested since this was so the last time: the kernel
 		 * counts ghosts. At least as many as make a ring full; a quarter is less than that with any
@@ -211,18 +225,20 @@ void reap_vcpu(struct vcpu *vcpu)
 	}
 	reset(vcpu->engine);
 	vcpu->full_fetch = ring->fetch;
+	trace_reap(started, pages);
 	pthread_mutex_unlock(&vcpu->engine->reap_lock);
 }
 
 static uint64_t reap_locked(struct engine *engine)
 {
-	uint64_t pages = 0;
+	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP), pages = 0;
 
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		if (engine->vcpus[i]->ring.size)
 			pages += harvest(engine->vcpus[i]);
 	reset(engine);
 	trust_again(engine);
+	trace_reap(started, pages);
 	return pages;
 }
 
@@ -270,12 +286,14 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 {
 	size_t bytes = bitmap_words(engine) * 8;
 
+	trace_now(TRACE_KVM_DIRTY_RING_FLUSH, 0, 0, 0);
 	wait_for_exits(engine);
 	pthread_mutex_lock(&engine->reap_lock);
 	reap_locked(engine);
 	memcpy(bitmap, engine->bitmap, bytes);
 	memset(engine->bitmap, 0, bytes);
 	pthread_mutex_unlock(&engine->reap_lock);
+	trace_now(TRACE_KVM_DIRTY_RING_FLUSH, 1, 0, 0);
 }
 
 int engine_set_tracking(struct engine *engine, bool on)
@@ -312,6 +330,7 @@ void reaper_kick(struct engine *engine)
 
 	if (reaper->mode != REAPER_EVENT)
 		return;
+	trace_now(TRACE_KVM_DIRTY_RING_REAPER_KICK, 0, 0, 0);
 	add(&reaper->kicks, 1);
 	store(&reaper->last_kick_ns, now);
 	__atomic_compare_exchange_n(&reaper->first_kick_ns, &none, now, false, __ATOMIC_RELEASE,
@@ -358,10 +377,13 @@ void *reaper_thread(void *opaque)
 
 	store(&reaper->tid, (int32_t)syscall(SYS_gettid));
 	ask_real_time();
+	trace_now(TRACE_KVM_DIRTY_RING_REAPER, TRACE_REAPER_INIT, 0, 0);
 	while (!load(&engine->quit)) {
 		uint64_t count = 0, now;
-		int ready = poll(fds, nfds, FALLBACK_MS);
+		int ready;
 
+		trace_now(TRACE_KVM_DIRTY_RING_REAPER, TRACE_REAPER_WAIT, 0, 0);
+		ready = poll(fds, nfds, FALLBACK_MS);
 		now = now_ns();
 		if (ready > 0 && fds[0].revents)
 			break;
@@ -371,6 +393,7 @@ void *reaper_thread(void *opaque)
 			store(&reaper->coalesced_kicks, reaper->coalesced_kicks + count - 1);
 		if (count || reaper->mode == REAPER_POLL)
 			count_wake(engine, now);
+		trace_now(TRACE_KVM_DIRTY_RING_REAPER, TRACE_REAPER_WAKEUP, 0, 0);
 		if (!count)
 			store(&reaper->fallback_turns, reaper->fallback_turns + 1);
 		/* vCPUs that are woken with the reaper go first: a reset holds the lock that their faults need. */
@@ -381,5 +404,6 @@ void *reaper_thread(void *opaque)
 		store(&reaper->reaping, 0);
 		store(&reaper->turns, reaper->turns + 1);
 	}
+	trace_now(TRACE_KVM_DIRTY_RING_REAPER, TRACE_REAPER_EXIT, 0, 0);
 	return NULL;
 }

@@ -128,11 +128,9 @@ void *vcpu_thread(void *opaque)
 			entered = now;
 		}
 		set_state(vcpu, VCPU_RUNNING);
-		started = tracing(TRACE_KVM_RUN_EXIT) ? now_ns() : 0;
+		started = trace_start(TRACE_KVM_RUN_EXIT);
 		why = vcpu->soft ? soft_run(vcpu, seen, until) : kvm_run(vcpu, seen, until);
-		if (started)
-			trace_since(TRACE_KVM_RUN_EXIT, started, vcpu->index,
-				    vcpu->run ? vcpu->run->exit_reason : 0);
+		trace_since(TRACE_KVM_RUN_EXIT, started, vcpu->index, vcpu->run ? vcpu->run->exit_reason : 0);
 		switch (why) {
 		case EXIT_KICKED:
 			break;
