@@ -18,7 +18,9 @@ ACCEL = kinds(string="accel reaper dirty-limit", number="dirty-ring-size")
 MACHINE = kinds(string="type accel")
 SMP = kinds(number="cpus maxcpus sockets dies clusters cores threads")
 MEMORY = {"size": Kind.SIZE_IN_MIB}
-NAME = kinds(string="guest", boolean="debug-threads")
+NAME = kinds(string="guest process", boolean="debug-threads")
+ACTION = kinds(string="reboot shutdown panic watchdog")
+MESSAGES = kinds(boolean="timestamp guest-name")
 GUEST = kinds(string="guest") | guest.OPTIONS
 
 PARAMETERS: Mapping[str, Mapping[str, Kind]] = {
@@ -28,6 +30,8 @@ PARAMETERS: Mapping[str, Mapping[str, Kind]] = {
     "memory": MEMORY,
     "guest": GUEST,
     "name": NAME,
+    "action": ACTION,
+    "msg": MESSAGES,
     "chardev": CHARDEV_OPTIONS,
     "mon": MONITOR_OPTIONS,
 }
