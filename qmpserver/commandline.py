@@ -20,6 +20,7 @@ SMP = kinds(number="cpus maxcpus sockets dies clusters cores threads")
 MEMORY = {"size": Kind.SIZE_IN_MIB}
 NAME = kinds(string="guest process", boolean="debug-threads")
 ACTION = kinds(string="reboot shutdown panic watchdog")
+TRACE = kinds(string="enable events file")
 MESSAGES = kinds(boolean="timestamp guest-name")
 GUEST = kinds(string="guest") | guest.OPTIONS
 
@@ -32,6 +33,7 @@ PARAMETERS: Mapping[str, Mapping[str, Kind]] = {
     "name": NAME,
     "action": ACTION,
     "msg": MESSAGES,
+    "trace": TRACE,
     "chardev": CHARDEV_OPTIONS,
     "mon": MONITOR_OPTIONS,
 }

@@ -26,7 +26,6 @@ _NOTHING = {
     "serial": ("none", "null"),
     "parallel": ("none", "null"),
     "debugcon": ("none", "null"),
-    "sandbox": ("off",),
     "audio": ("none", "driver=none"),
     "overcommit": ("mem-lock=off", "cpu-pm=off", "mem-lock=off,cpu-pm=off"),
 }
@@ -34,8 +33,9 @@ _NOTHING = {
 _TAKEN: Mapping[str, Mapping[str, Kind]] = {
     "rtc": kinds(string="base clock driftfix"),
     "boot": kinds(string="order once splash splash-time reboot-timeout", boolean="menu strict"),
+    "sandbox": kinds(string="obsolete elevateprivileges spawn resourcecontrol", boolean="enable"),
 }
-_IMPLIED = {"boot": "order"}
+_IMPLIED = {"boot": "order", "sandbox": "enable"}
 
 _ABSENT = {
     "disks": "hda hdb hdc hdd cdrom fda fdb blockdev drive mtdblock sd pflash iscsi snapshot!",
@@ -50,9 +50,8 @@ _ABSENT = {
     "migration": "incoming loadvm only-migratable! dump-vmstate",
     "debugger": "s!",
     "firmware tables": "acpitable smbios fw_cfg option-rom dtb prom-env old-param!",
-    "boot loader": "bios kernel initrd append",
+    "boot loader": "kernel initrd append",
     "log items": "d dfilter",
-    "trace files": "trace",
     "instruction counter": "icount singlestep! plugin",
     "random numbers to seed": "seed",
     "descriptor sets": "add-fd",
@@ -72,7 +71,8 @@ _MISSING = {
 }
 
 MACHINE_TYPES = {
-    "none": "no device but RAM and vCPUs",
+    "qmpserver": "RAM and vCPUs, no device (default)",
+    "none": "the same",
     "pc": "the same",
     "q35": "the same",
     "microvm": "the same",
@@ -105,7 +105,9 @@ def check(option: str, value: str) -> str | None:
     if option in _NOTHING and value not in _NOTHING[option]:
         raise OptionError(f"this program can only do '{_NOTHING[option][0]}'")
     if option in _TAKEN:
-        parse_options(value, _TAKEN[option], implied=_IMPLIED.get(option))
+        given = parse_options(value, _TAKEN[option], implied=_IMPLIED.get(option))
+        if option == "sandbox" and given.bool("enable"):
+            return "this program gives no system call up"
     if option == "cpu" and value.partition(",")[0] not in CPU_MODELS:
         raise OptionError("the vCPUs here are the host's: 'host' or 'max'")
     if option == "global":
@@ -124,18 +126,22 @@ def _global(value: str) -> str:
     return f"global {','.join(settings)} not used"
 
 
+class MachineTypeError(OptionError):
+    """There is no such type; QEMU says so without naming the option."""
+
+
 def check_machine(properties: Mapping[str, str]) -> None:
     """Take the type and the properties of a machine, without ``accel``.
 
     Raises:
         OptionError: There is none such, or it asks for what is not here.
     """
-    kind = properties.get("type", "none")
+    kind = properties.get("type", "qmpserver")
     family = (
         "pc" if kind.startswith("pc-i440fx-") else "q35" if kind.startswith("pc-q35-") else kind
     )
     if family not in MACHINE_TYPES:
-        raise OptionError(
+        raise MachineTypeError(
             "unsupported machine type", "Use -machine help to list supported machines"
         )
     for name, value in properties.items():

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -27,6 +28,19 @@ def open_standard_descriptors() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+def check_descriptors(needed: int) -> None:
+    """Find out beforehand whether so many descriptors may be open.
+
+    Raises:
+        ProcessError: They may not; the text says how to allow it.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        raise ProcessError(
+            f"Too many open files: {needed} are needed, {allowed} are allowed (ulimit -n {needed})"
+        )
 
 
 def show(text: str) -> None:

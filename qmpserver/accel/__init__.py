@@ -60,6 +60,9 @@ class Guest(Protocol):
 
     rom: bytes
 
+    def load(self) -> range:
+        """Write it to RAM, in its first state; return the pages written to."""
+
     def entry(self, cpu_index: int) -> Entry | None:
         """Return where a vCPU starts."""
 

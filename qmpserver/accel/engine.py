@@ -125,7 +125,7 @@ class Engine:
 
     @property
     def notify_fd(self) -> int:
-        """An eventfd that is readable when a vCPU has parked, halted or failed."""
+        """An eventfd: a vCPU has parked, halted or failed, or its ring was found overrun."""
         return int(self._ptr.notify_fd)
 
     def stop(self) -> None:
@@ -209,6 +209,11 @@ class Engine:
     def last_cancel(self) -> int:
         """When the dirty limit was last cancelled for any vCPU: ns on ``CLOCK_MONOTONIC``."""
         return int(self._ptr.last_cancel_ns)
+
+    @property
+    def overflows(self) -> int:
+        """How often rings were found overrun; `notify_fd` tells when it grows."""
+        return sum(int(self._ptr.vcpus[i].overflows) for i in range(self.vcpus))
 
     @property
     def reset_shortfalls(self) -> int:

@@ -155,9 +155,7 @@ class VcpuFd(_Descriptor):
 
     def get_sregs(self) -> Any:
         """KVM_GET_SREGS: a ``struct kvm_sregs``."""
-        sregs = ffi.new("struct kvm_sregs *")
-        self._ioctl(lib.KVM_GET_SREGS, sregs)
-        return sregs
+        return self._get(lib.KVM_GET_SREGS, "struct kvm_sregs")
 
     def set_sregs(self, sregs: Any) -> None:
         """KVM_SET_SREGS."""
@@ -167,9 +165,58 @@ class VcpuFd(_Descriptor):
         """KVM_SET_VCPU_EVENTS."""
         self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
 
+    def get_regs(self) -> Any:
+        """KVM_GET_REGS: a ``struct kvm_regs``."""
+        return self._get(lib.KVM_GET_REGS, "struct kvm_regs")
+
     def set_regs(self, regs: Any) -> None:
         """KVM_SET_REGS."""
         self._ioctl(lib.KVM_SET_REGS, regs)
+
+    def get_mp_state(self) -> Any:
+        """KVM_GET_MP_STATE: a ``struct kvm_mp_state``."""
+        return self._get(lib.KVM_GET_MP_STATE, "struct kvm_mp_state")
+
+    def set_mp_state(self, state: Any) -> None:
+        """KVM_SET_MP_STATE."""
+        self._ioctl(lib.KVM_SET_MP_STATE, state)
+
+    def get_lapic(self) -> Any:
+        """KVM_GET_LAPIC: a ``struct kvm_lapic_state``."""
+        return self._get(lib.KVM_GET_LAPIC, "struct kvm_lapic_state")
+
+    def set_lapic(self, state: Any) -> None:
+        """KVM_SET_LAPIC."""
+        self._ioctl(lib.KVM_SET_LAPIC, state)
+
+    def _get(self, request: int, type_: str) -> Any:
+        value = ffi.new(f"{type_} *")
+        self._ioctl(request, value)
+        return value
+
+
+class FirstState:
+    """What a vCPU begins with, and is given again at a reset."""
+
+    def __init__(self, vcpu: VcpuFd, entry: Entry | None) -> None:
+        """Have it begin at `entry`, or where firmware does, with a local APIC."""
+        self._vcpu = vcpu
+        self._mp_state = self._lapic = None
+        if entry is None:
+            self._sregs, self._regs = vcpu.get_sregs(), vcpu.get_regs()
+            self._mp_state, self._lapic = vcpu.get_mp_state(), vcpu.get_lapic()
+        else:
+            self._sregs, self._regs = _user_mode(vcpu, entry)
+        self.set()
+
+    def set(self) -> None:
+        """Give it to the vCPU, which must not be running."""
+        self._vcpu.set_vcpu_events(ffi.new("struct kvm_vcpu_events *"))  # nothing is pending
+        self._vcpu.set_sregs(self._sregs)
+        self._vcpu.set_regs(self._regs)
+        if self._lapic is not None:
+            self._vcpu.set_lapic(self._lapic)
+            self._vcpu.set_mp_state(self._mp_state)
 
 
 def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
@@ -183,11 +230,6 @@ def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
     # IOPL 3: `out` reaches us as KVM_EXIT_IO instead of faulting
     regs = {"rip": entry.rip, "rdi": entry.rdi, "rflags": 0x3002}
     return sregs, ffi.new("struct kvm_regs *", regs)
-
-
-def _begin(vcpu: VcpuFd, sregs: Any, regs: Any) -> None:
-    vcpu.set_sregs(sregs)
-    vcpu.set_regs(regs)
 
 
 def _set_apic_id(cpuid: Any, number: int) -> None:
@@ -209,7 +251,7 @@ class KvmAccelerator:
         self.dirty_ring_size = options.dirty_ring_size
         self._ram = ram
         self.statistics: Statistics | None = None
-        self._first: list[tuple[Any, Any]] = []  # each vCPU's registers when it begins
+        self._first: list[FirstState] = []  # of each vCPU
         self._open: list[Any] = []  # what close() closes, last first
         self.engine: Engine
         try:
@@ -299,10 +341,7 @@ class KvmAccelerator:
             self._vcpu_fds.append(vcpu)
             _set_apic_id(cpuid, index)
             vcpu.set_cpuid2(cpuid)
-            entry = guest.entry(index)
-            if entry is not None:
-                self._first.append(_user_mode(vcpu, entry))
-                _begin(vcpu, *self._first[index])
+            self._first.append(FirstState(vcpu, guest.entry(index)))
             run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
             ring = (
                 self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
@@ -342,11 +381,9 @@ class KvmAccelerator:
         )
 
     def reset_vcpus(self) -> None:
-        """Give every vCPU the registers that it began with. All must have stopped."""
-        nothing_pending = ffi.new("struct kvm_vcpu_events *")
-        for vcpu, (sregs, regs) in zip(self._vcpu_fds, self._first, strict=True):
-            vcpu.set_vcpu_events(nothing_pending)
-            _begin(vcpu, sregs, regs)
+        """Give every vCPU the state that it began with. All must have stopped."""
+        for first in self._first:
+            first.set()
         self.engine.reset()
 
     def _keep_pointer(self, mapping: mmap.mmap) -> Any:

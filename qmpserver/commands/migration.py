@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from qmpserver.qmp import QMPError
@@ -14,25 +15,39 @@ if TYPE_CHECKING:
         TimeUnit,
     )
     from qmpserver.machine.machine import Machine
-    from qmpserver.monitor import Registry
+    from qmpserver.monitor import Client, Registry
+
+log = logging.getLogger(__name__)
+
+
+def _who(client: Client | None) -> str:
+    return f"monitor {client.monitor}" if client is not None else "human monitor"
+
+
+def _which(cpu_index: int | None) -> str:
+    return "all vCPUs" if cpu_index is None else f"vCPU {cpu_index}"
 
 
 def register(registry: Registry, machine: Machine) -> None:
     """Bind this file's commands."""
 
-    @registry.command("set-vcpu-dirty-limit")
-    def set_vcpu_dirty_limit(*, dirty_rate: int, cpu_index: int | None = None) -> None:
+    @registry.command("set-vcpu-dirty-limit", client=True)
+    def set_vcpu_dirty_limit(
+        client: Client | None, *, dirty_rate: int, cpu_index: int | None = None
+    ) -> None:
         try:
             machine.dirty_limit.set(dirty_rate, cpu_index)
         except ValueError as error:
             raise QMPError(str(error)) from None
+        log.info("%s: dirty limit of %s: %d MB/s", _who(client), _which(cpu_index), dirty_rate)
 
-    @registry.command("cancel-vcpu-dirty-limit")
-    def cancel_vcpu_dirty_limit(*, cpu_index: int | None = None) -> None:
+    @registry.command("cancel-vcpu-dirty-limit", client=True)
+    def cancel_vcpu_dirty_limit(client: Client | None, *, cpu_index: int | None = None) -> None:
         try:
             machine.dirty_limit.cancel(cpu_index)
         except ValueError as error:
             raise QMPError(str(error)) from None
+        log.info("%s: dirty limit of %s: cancelled", _who(client), _which(cpu_index))
 
     @registry.command("query-vcpu-dirty-limit")
     def query_vcpu_dirty_limit() -> list[DirtyLimitInfo]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qmpserver.machine.guest import PAGE_SIZE, GuestError
+
 if TYPE_CHECKING:
     from mmap import mmap
 
@@ -14,7 +16,7 @@ SHADOW = 128 << 10
 SHADOW_END = 0x10_0000
 
 
-class FirmwareError(Exception):
+class FirmwareError(GuestError):
     """The image can't be used; the text says why, in QEMU's words where it has them."""
 
 
@@ -42,10 +44,12 @@ class Firmware:
             raise FirmwareError("a PC BIOS needs 1 MiB of RAM")
         self._ram = ram
 
-    def load(self) -> None:
-        """Copy it to below 1 MiB. No vCPU may be running."""
+    def load(self) -> range:
+        """Copy it to below 1 MiB; return the pages written to. No vCPU may be running."""
         shadow = self.rom[-SHADOW:]
-        self._ram[SHADOW_END - len(shadow) : SHADOW_END] = shadow
+        start = SHADOW_END - len(shadow)
+        self._ram[start:SHADOW_END] = shadow
+        return range(start // PAGE_SIZE, SHADOW_END // PAGE_SIZE)
 
     def entry(self, cpu_index: int) -> None:
         """Say that vCPUs start as processors do: at the reset vector, or when they are woken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ from qmpserver.trace.writers import LineWriter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qmpserver.accel import Accelerator
-    from qmpserver.machine.guest import DirtyGuest
+    from qmpserver.accel import Accelerator, Guest
     from qmpserver.machine.memory import Ram
     from qmpserver.trace.tracer import Writer
+
+log = logging.getLogger(__name__)
 
 NO_UUID = UUID(int=0)
 STOPPED = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
@@ -40,7 +42,7 @@ class Machine:
         self,
         ram: Ram,
         accel: Accelerator,
-        guest: DirtyGuest,
+        guest: Guest,
         *,
         name: str | None = None,
         uuid: UUID = NO_UUID,
@@ -61,6 +63,7 @@ class Machine:
         self.dirty_limit = DirtyLimit(accel, self.tracking)
         self.dirty_rate = DirtyRate(ram, accel, self.tracking)
         self._moved = asyncio.Event()
+        self._overflows = 0
         self._guest_reset: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()  # between running and not; monitors may disagree
 
@@ -78,8 +81,12 @@ class Machine:
         engine.start(stopped=not self.running)  # a client may have been faster
 
     def _notified(self) -> None:
-        """A vCPU parked, halted or failed."""
-        os.eventfd_read(self.accel.engine.notify_fd)
+        """A vCPU parked, halted or failed, or its ring was found overrun."""
+        engine = self.accel.engine
+        os.eventfd_read(engine.notify_fd)
+        if engine.overflows != self._overflows:
+            self._overflows = engine.overflows
+            log.warning("a dirty ring was overrun: all memory counts as dirty")
         self._moved.set()
         self._look_for_failures()
 
@@ -188,6 +195,6 @@ class Machine:
         await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
+        self.tracer.close()  # while the threads have their names
         await asyncio.to_thread(self.accel.close)
-        self.tracer.close()
         self.ram.close()

@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import socket
-import stat
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -104,8 +103,7 @@ class Channel:
             if close_descriptors:
                 self._descriptors = {source, sink} - {-1}
             self._read = self._read_descriptor
-            # Regular files are always ready, and epoll refuses them.
-            self._polled = source >= 0 and not stat.S_ISREG(os.fstat(source).st_mode)
+            self._polled = source >= 0 and _pollable(source)
 
     def start(self, owner: Owner) -> None:
         """Start reading; everything goes to *owner*."""
@@ -293,3 +291,13 @@ def _is_hung_up(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, 0)
     return any(happened & select.POLLHUP for _, happened in poll.poll(0))
+
+
+def _pollable(fd: int) -> bool:
+    """Whether epoll takes it; what it refuses, as regular files and /dev/null, is always ready."""
+    with select.epoll() as poll:
+        try:
+            poll.register(fd, select.EPOLLIN)
+        except PermissionError:
+            return False
+    return True

@@ -178,6 +178,8 @@ def parse_device(text: str, label: str) -> Chardev:
         options.set("port", match[2])
         if scheme != "tcp":
             options.set(scheme, True)
+    elif scheme in _QEMU_BACKENDS:
+        raise OptionError(f"chardev: '{scheme}' is not supported by this program")
     else:
         raise OptionError(f"'{text}' is not a valid char driver")
     options.id = label

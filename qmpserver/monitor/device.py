@@ -32,9 +32,9 @@ from qmpserver.monitor.sockets import (
     describe,
     describe_connected,
     describe_listening,
-    file_identity,
     listen,
     remove,
+    socket_file,
 )
 
 __all__ = ["Device", "SocketDevice", "open_device"]
@@ -208,7 +208,7 @@ class _Listener(SocketDevice):
         # QEMU lets one client wait. An asyncio client that finds no place left takes the UNIX
         # socket's EAGAIN for a connection in progress, and fails in odd ways.
         self._sock = listen(chardev.address, _BACKLOG)
-        self._file = file_identity(chardev.address)
+        self._file = socket_file(chardev.address)
         self._accepting = False
         super().__init__(chardev, loop, describe_listening(self._sock))
         self._resume()
@@ -226,7 +226,7 @@ class _Listener(SocketDevice):
         if not self._closed:
             self._pause()
             self._closed = True
-            remove(self._chardev.address, self._sock, self._file)
+            remove(self._sock, self._file)
 
     @property
     def _full(self) -> bool:

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from qmpserver.monitor.chardev import Address, FdAddress, InetAddress, UnixAddress
 from qmpserver.options import OptionError
@@ -19,9 +20,9 @@ __all__ = [
     "describe",
     "describe_connected",
     "describe_listening",
-    "file_identity",
     "listen",
     "remove",
+    "socket_file",
 ]
 
 _PATH_ROOM = 108
@@ -75,22 +76,30 @@ def connect(address: Address) -> socket.socket:
     return sock
 
 
-def file_identity(address: Address) -> tuple[int, int] | None:
-    """Return what tells the socket's file from a later one of the same name, if it has one."""
+class SocketFile(NamedTuple):
+    """The file of a socket: its absolute path, and what tells it from a later one there."""
+
+    path: str
+    status: os.stat_result
+
+
+def socket_file(address: Address) -> SocketFile | None:
+    """Return the file of a socket that listens at *address*, if it has one."""
     if not isinstance(address, UnixAddress) or address.abstract:
         return None
+    path = os.path.abspath(address.path)  # a daemon is about to leave the directory
     try:
-        status = os.stat(address.path, follow_symlinks=False)
+        return SocketFile(path, os.stat(path, follow_symlinks=False))
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
-def remove(address: Address, sock: socket.socket, identity: tuple[int, int] | None) -> None:
+def remove(sock: socket.socket, file: SocketFile | None) -> None:
     """Close the listening *sock* and remove its file, unless another server's is there now."""
-    if isinstance(address, UnixAddress) and identity and identity == file_identity(address):
+    if file is not None:
         with contextlib.suppress(OSError):
-            os.unlink(address.path)
+            if os.path.samestat(file.status, os.stat(file.path, follow_symlinks=False)):
+                os.unlink(file.path)
     sock.close()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ class LineWriter:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leave the stream to its owner."""
+        """Close the stream, if it is not the process's own."""
+        if self._stream is not sys.stderr:
+            self._stream.close()
 
 
 class ChromeWriter:
@@ -72,6 +74,8 @@ class ChromeWriter:
         self._file.flush()
 
     def _put(self, **members: object) -> None:
+        import json  # not at every start of the program
+
         self._file.write(self._separator + json.dumps({"pid": os.getpid(), **members}))
         self._separator = ",\n"
 

@@ -14,9 +14,9 @@ from qmpserver.monitor.sockets import (
     connect,
     describe,
     describe_listening,
-    file_identity,
     listen,
     remove,
+    socket_file,
 )
 
 
@@ -80,12 +80,12 @@ def test_a_directory_that_is_not_there(path: Path) -> None:
 def test_only_our_own_file_is_removed(path: Path) -> None:
     address = UnixAddress(str(path))
     sock = listen(address, 1)
-    ours = file_identity(address)
+    ours = socket_file(address)
     path.unlink()
     with listen(address, 1) as others:
-        remove(address, sock, ours)
+        remove(sock, ours)
         assert path.exists()
-        remove(address, others, file_identity(address))
+        remove(others, socket_file(address))
         assert not path.exists()
 
 

@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from qmpserver.cli import OPTIONS, CommandLineError, parse_command_line
 from qmpserver.commandline import PARAMETERS
 from qmpserver.commands.misc import TYPES
 from qmpserver.monitor import parse_chardev
 from qmpserver.options import Kind, OptionError, parse_options
+from qmpserver.settings import OPTIONS, CommandLineError, parse_command_line
 
 FLAGS = {"smp-opts": "smp", "memory": "m"}
 FIRST = {"accel": "kvm", "machine": "pc", "guest": "dirty"}
@@ -19,9 +19,15 @@ VALUES[Kind.SIZE_IN_MIB] = "8"
 SPECIAL = {
     "accel": "kvm",
     "machine.accel": "kvm:soft",
+    "machine.type": "pc",
     "guest": "dirty",
     "accel.reaper": "poll",
     "accel.dirty-limit": "qemu",
+    "action.reboot": "shutdown",
+    "action.shutdown": "pause",
+    "action.panic": "exit-failure",
+    "action.watchdog": "inject-nmi",
+    "trace.events": "/dev/null",
 }
 
 

@@ -184,6 +184,14 @@ void engine_stop(struct engine *engine)
 	kick_all(engine);
 }
 
+void engine_notify(struct engine *engine)
+{
+	uint64_t one = 1;
+
+	while (write(engine->notify_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
 void engine_cont(struct engine *engine)
 {
 	store(&engine->stopped, 0);

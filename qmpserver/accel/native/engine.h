@@ -120,7 +120,7 @@ struct engine {
 	struct memslot slots[ENGINE_MAX_SLOTS];
 	uint8_t *ram;
 	uint64_t ram_pages;
-	int notify_fd; /* eventfd: a vCPU changed to PARKED, HALTED or FAILED */
+	int notify_fd; /* eventfd: a vCPU changed to PARKED, HALTED or FAILED, or its ring overflowed */
 
 	struct reaper reaper;
 
@@ -243,6 +243,7 @@ void soft_free(struct engine *engine);
 void soft_vcpu_free(struct vcpu *vcpu);
 void soft_vcpu_reset(struct vcpu *vcpu);
 
+void engine_notify(struct engine *engine);
 void ask_short_slice(void);
 void ask_real_time(void);
 

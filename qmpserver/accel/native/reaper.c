@@ -139,6 +139,7 @@ static void reset(struct engine *engine)
 static void overflowed(struct vcpu *vcpu)
 {
 	store(&vcpu->overflows, vcpu->overflows + 1);
+	engine_notify(vcpu->engine);
 	vcpu->lost = true;
 	vcpu->engine->distrusted = true;
 }

@@ -36,14 +36,11 @@ void vcpu_kick(struct vcpu *vcpu)
 
 static void set_state(struct vcpu *vcpu, enum vcpu_state state)
 {
-	uint64_t one = 1;
-
 	if (load(&vcpu->state) == state)
 		return;
 	store(&vcpu->state, state);
 	if (state == VCPU_PARKED || state == VCPU_HALTED || state == VCPU_FAILED)
-		while (write(vcpu->engine->notify_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-			;
+		engine_notify(vcpu->engine);
 }
 
 /* Wait as the controller wants it; also counts it. */
