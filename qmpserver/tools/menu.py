@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+class _Help(argparse.HelpFormatter):
+    """Fills paragraphs to the terminal's width; what is indented stays as it is written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for paragraph in inspect.cleandoc(text).split("\n\n"):
+            as_written = any(line.startswith(" ") for line in paragraph.splitlines())
+            filled.append(paragraph if as_written else textwrap.fill(paragraph, width))
+        return textwrap.indent("\n\n".join(filled), indent)
 
 
 class _Lazy(argparse.ArgumentParser):
@@ -16,7 +29,7 @@ class _Lazy(argparse.ArgumentParser):
 
     def __init__(self, *, module: str, **options: Any) -> None:
         super().__init__(**options)
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.formatter_class = _Help
         self._module = module
         if "_ARGCOMPLETE" in os.environ:  # it looks at parsers before they are used
             self._load()

@@ -126,6 +126,7 @@ class Vm:
         self.qmp = qmp
         self.pid = _peer(qmp.socket)
         self.load = 0  # a process that loads it, and is stopped
+        self.log: Path | None = None  # what it prints, where it was launched here
         self.commands = {command["name"] for command in qmp.execute("query-commands")}
         with open(_ram_file(self.pid), "rb") as file:
             self._ram = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
@@ -294,6 +295,7 @@ def launch(server: str, *, vcpus: int, accel: str, name: str = "") -> Iterator[V
         stack.callback(qmp.close)
         vm = Vm(name or server, qmp)
         stack.callback(vm.close)
+        vm.log = Path(log.name)
         yield vm
 
 

@@ -112,8 +112,32 @@ def test_a_picture_of_no_kind(qmpctl: Run) -> None:
 
 def test_floor(qmpctl: Run, accel: str) -> None:
     text = bench(qmpctl, "floor", "--accel", accel, "--cycles", "5")
-    assert "| eventfd ping " in text
-    assert "| socket echo, there and back " in text
+    for what in (
+        "eventfd ping, ms",
+        "socket echo, there and back, ms",
+        "harvest and reset, ns a page",
+    ):
+        assert f"| {what} " in text
+
+
+def test_release(qmpctl: Run, accel: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    bench(qmpctl, "release", "--accel", accel, "--cycles", "2", "--quits", "1", "--json", str(raw))
+    counts = {what.partition(":")[0]: len(took) for (_, what), took in samples(raw).items()}
+    assert counts == {
+        "cancel": 2,
+        "limit raised to 400 MB/s": 2,
+        "cont after stop": 2,
+        "stop": 2,
+        "quit": 1,
+    }
+
+
+def test_fair(qmpctl: Run, accel: str) -> None:
+    text = bench(qmpctl, "fair", "--accel", accel, "--windows", "1")
+    assert "| measured : reference |" in text
+    for what in ("beside a limited vCPU : alone", "no limit : no ring", "within its limit"):
+        assert f"| {what}" in text
 
 
 def test_guest(qmpctl: Run, kvm: None) -> None:

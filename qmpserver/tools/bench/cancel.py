@@ -24,7 +24,7 @@ from qmpserver.tools.vm import VmError, encode, real_time
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from qmpserver.tools.vm import Vm
 
@@ -118,17 +118,10 @@ def _cycle(vm: Vm, spread: float, wake_after: WakeAfter | None) -> dict[str, flo
     took = {}
     vm.qmp.execute("set-vcpu-dirty-limit", {"cpu-index": 0, "dirty-rate": LIMIT})
     time.sleep(random.uniform(0, spread))
-    _throttled(vm)
-    request = encode("cancel-vcpu-dirty-limit", {"cpu-index": 0})
-    before = vm.progress(0)
-    wall, start = time.time(), time.monotonic_ns()
-    vm.qmp.send(request)
-    vm.qmp.receive()
-    ack = vm.qmp.received
-    # Looking before the answer has come would take processor time from who is to send it. So a
-    # guest that ran earlier counts as running again now.
-    _until("the guest to run again", lambda: vm.progress(0) != before, LOOK_S)
-    took[RESUME] = (time.monotonic_ns() - start) / 1e6
+    throttled(vm)
+    wall = time.time()
+    start, ack, resumed = resume(vm, "cancel-vcpu-dirty-limit", {"cpu-index": 0})
+    took[RESUME] = (resumed - start) / 1e6
     took[ACK] = (ack - start) / 1e6
     woke: int = 0
 
@@ -151,7 +144,25 @@ def _cycle(vm: Vm, spread: float, wake_after: WakeAfter | None) -> dict[str, flo
     return took
 
 
-def _throttled(vm: Vm) -> None:
+def resume(
+    vm: Vm, command: str, arguments: Mapping[str, object] | None = None
+) -> tuple[int, int, int]:
+    """Send what has the guest of vCPU 0 go on.
+
+    Returns when it was sent, when it was answered, and when the guest was seen to run: ns.
+    """
+    request = encode(command, arguments)
+    before = vm.progress(0)
+    start = time.monotonic_ns()
+    vm.qmp.send(request)
+    vm.qmp.receive()
+    # Looking before the answer has come would take processor time from who is to send it. So a
+    # guest that ran earlier counts as running again now.
+    _until("the guest to run again", lambda: vm.progress(0) != before, LOOK_S)
+    return start, vm.qmp.received, time.monotonic_ns()
+
+
+def throttled(vm: Vm) -> None:
     """Wait until the guest on vCPU 0 stands still."""
 
     def still() -> bool:

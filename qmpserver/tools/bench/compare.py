@@ -30,10 +30,12 @@ WITH_QEMU = "{qemu}"
 PLAN = {
     "cancel": ["cancel", "--cycles", ROUNDS, WITH_QEMU],
     "cancel-busy": ["cancel", "--busy", "--cycles", ROUNDS, WITH_QEMU],
+    "release": ["release", "--cycles", ROUNDS, WITH_QEMU],
     "limit": ["limit", WITH_QEMU],
+    "fair": ["fair", "--windows", ROUNDS],
     "guest": ["guest", "--windows", ROUNDS],
     "qmp": ["qmp"],
-    "floor": ["floor", "--cycles", ROUNDS],
+    "floor": ["floor", "--cycles", ROUNDS, WITH_QEMU],
 }
 
 
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--output", type=Path, default=Path("compared"), metavar="DIR")
     parser.add_argument(
-        "--rounds", type=int, default=40, help="cycles or windows of each (%(default)s)"
+        "--rounds", type=int, default=20, help="cycles or windows of each (%(default)s)"
     )
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument(

@@ -1,14 +1,19 @@
-"""What the machine itself costs, without any server: the floor under the other figures.
+"""What the machine itself costs: the floor under the other figures.
 
 An eventfd's ping is the time from writing it to another process's return from polling it: no kick
 can be faster. A socket's echo is a line to another process and back on a UNIX socket: no command's
 round trip can be. Both on an idle machine, and beside two vCPUs at full speed.
+
+The bare harvest is what a dirty page costs once it is in the ring: the time of a harvest and its
+reset over the pages that it took, as the trace event kvm_dirty_ring_reap tells it, while a
+measurement of both vCPUs has them tracked.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import select
 import socket
 import struct
@@ -17,15 +22,22 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import servers
+from qmpserver.tools.bench.guest import tracked_window
 from qmpserver.tools.bench.report import Result, Series, add_output, give
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
 
 if TYPE_CHECKING:
     import argparse
 
+    from qmpserver.tools.vm import Vm
+
 LINE = b'{"execute": "query-status"}\n'
 IDLE, BUSY = "idle", "beside two busy vCPUs"
-PING, ECHO = "eventfd ping", "socket echo, there and back"
+PING, ECHO = "eventfd ping, ms", "socket echo, there and back, ms"
+HARVEST = "harvest and reset, ns a page"
+REAP = "kvm_dirty_ring_reap"
+WRITTEN_S = 0.2  # until what was traced is in the log
+FEW = 1000  # pages: the event tells whole microseconds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +54,29 @@ def run(args: argparse.Namespace) -> int:
         Series(IDLE, ECHO, socket_echo(args.cycles)),
     ]
     with ExitStack() as stack:
-        for vm in enter(stack, launched(args, [ours(args)]), servers(args), 2):
-            name = BUSY if len(args.server) + len(servers(args)) < 2 else f"{BUSY} of {vm.name}"
+        vms = enter(stack, launched(args, [ours(args)]), servers(args), 2)
+        for vm in vms:
+            name = BUSY if len(vms) == 1 else f"{BUSY} of {vm.name}"
             vm.qmp.execute("cont")
             series.append(Series(name, PING, eventfd_ping(args.cycles)))
             series.append(Series(name, ECHO, socket_echo(args.cycles)))
+            series.append(Series(name, HARVEST, harvests(vm)))
             vm.qmp.execute("stop")
-    return give(args, Result("floor", "ms without any server", "ms", series))
+    return give(args, Result("floor", "the machine by itself", "", series))
+
+
+def harvests(vm: Vm) -> list[float]:
+    """Nanoseconds a page of each larger harvest in a second; none where they can't be traced."""
+    if vm.log is None or "trace-event-set-state" not in vm.commands:
+        return []
+    before = vm.log.stat().st_size
+    vm.qmp.execute("trace-event-set-state", {"name": REAP, "enable": True})
+    tracked_window(vm)
+    vm.qmp.execute("trace-event-set-state", {"name": REAP, "enable": False})
+    time.sleep(WRITTEN_S)
+    told = vm.log.read_bytes()[before:].decode(errors="replace")
+    found = re.findall(rf"{REAP} reaped (\d+) pages \(took (\d+) us\)", told)
+    return [int(us) * 1e3 / int(pages) for pages, us in found if int(pages) >= FEW]
 
 
 def eventfd_ping(rounds: int) -> list[float]:

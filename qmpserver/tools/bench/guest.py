@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
         before = 0
         series = []
         for what, windows, rate in (
-            ("free", args.windows, _free_window),
-            ("tracked", args.windows, _tracked_window),
+            ("free", args.windows, free_window),
+            ("tracked", args.windows, tracked_window),
             (f"limited to {args.limit} MB/s", args.limited_windows, limited),
         ):
             of_each = [Series(vm.name, what) for vm in vms]
@@ -79,7 +79,7 @@ def _in_turn(
         done(before + window + 1)
 
 
-def _free_window(vm: Vm) -> float:
+def free_window(vm: Vm) -> float:
     """A second that nobody tracks."""
     time.sleep(0.2)
     return vm.rates(1.0, 1)[0]
@@ -94,7 +94,7 @@ def _limited_window(vm: Vm, limit: int) -> float:
     return rate
 
 
-def _tracked_window(vm: Vm) -> float:
+def tracked_window(vm: Vm) -> float:
     """A second in the middle of a measurement by the server, which is what switches tracking on."""
     vm.qmp.execute("calc-dirty-rate", {"calc-time": 2, "mode": "dirty-ring"})
     time.sleep(0.5)

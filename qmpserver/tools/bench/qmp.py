@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import Address
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
-from qmpserver.tools.bench.servers import Candidate, ours, qemu
+from qmpserver.tools.bench.servers import Candidate, add_ours, ours, qemu
 from qmpserver.tools.vm import QEMU, REPLY_S, Qmp, VmError, encode, has_qemu, launch
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clients", type=int, nargs="+", default=[1, 10, 100], help="how many at once (1 10 100)"
     )
-    parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
-    parser.add_argument("--ring", type=int, default=4096, help="ring size (%(default)s)")
+    add_ours(parser)
     parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")
     add_output(parser)
 

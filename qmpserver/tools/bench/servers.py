@@ -45,9 +45,14 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
         "is added, and so are a QMP socket and for QEMU the guest",
     )
     add_qmp(parser)
+    add_ours(parser)
+    parser.add_argument("--qemu", action="store_true", help="QEMU beside them")
+
+
+def add_ours(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how this server is launched."""
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument("--ring", type=int, default=4096, help="ring size (%(default)s)")
-    parser.add_argument("--qemu", action="store_true", help="QEMU beside them")
 
 
 def ours(args: argparse.Namespace, name: str = "qmpserver", options: str = "") -> Candidate:

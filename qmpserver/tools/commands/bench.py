@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 BENCHES = {
     "cancel": "what follows a cancel: the ack, the reaper's wake, the guest running again",
+    "release": "how fast the throttled are let go: by cancel, a raised limit, cont, quit",
     "limit": "how well a limit holds",
+    "fair": "what a limit costs those it is not for",
     "guest": "how fast a guest is free, tracked and limited",
     "qmp": "how fast commands are answered, by one client and by many at once",
-    "floor": "what the machine itself costs: a bare eventfd ping, a bare socket echo",
+    "floor": "what the machine itself costs: a kick, a socket's echo, a page's harvest",
     "compare": "all of it, on this server and QEMU, in one report",
 }
 
