@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Until, listens
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 BIN = Path(sys.executable).parent
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

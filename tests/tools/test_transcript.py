@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,3 +321,16 @@ def test_record_without_a_server(qmpctl: Run, tmp_path: Path, until: Until) -> N
     assert said == f"qmpctl: unix:{tmp_path}/none: No such file or directory\n"
     ran = qmpctl("record", "--qmp", "unix:x", "--listen", "unix:/nonexistent/a", "-")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_record_is_ended_by_a_signal(tmp_path: Path, until: Until, how: signal.Signals) -> None:
+    here = tmp_path / "a.sock"
+    argv = [str(BIN / "qmpctl"), "record", "--qmp", "unix:x", "--listen", f"unix:{here}", "-"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+        until(here.exists)
+        process.send_signal(how)
+        assert process.wait(10) == 128 + how
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert not here.exists()

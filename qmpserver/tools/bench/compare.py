@@ -47,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument(
-        "--only", action="append", choices=PLAN, help="this measurement; again for more of them"
+        "--only",
+        action="append",
+        choices=PLAN,
+        metavar="NAME",
+        help=f"one of {', '.join(PLAN)}; again for more of them",
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.bench.guest import SETTLE_S, free_window, tracked_window
+from qmpserver.tools.bench.guest import free_window, tracked_window
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_ours, enter, ours, qemu
 from qmpserver.tools.vm import has_qemu
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Window = Callable[[], float]  # MB/s of vCPU 0 in one window
 
 LIMIT = 100  # MB/s
+HOLD_S = 0.5  # until the limit has taken hold
 SMALL = "4M"  # a working set that can't dirty as much, as a page counts once a second
 
 
@@ -101,7 +102,7 @@ def _limited(vm: Vm, cpu_index: int) -> Window:
 
     def window() -> float:
         with vm.running(), limited():
-            time.sleep(SETTLE_S if cpu_index == 0 else 0.5)
+            time.sleep(HOLD_S)
             return vm.rates(1.0, 1)[0]
 
     return window

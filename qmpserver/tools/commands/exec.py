@@ -1,9 +1,11 @@
-"""Execute a command and print what it returns.
+r"""Execute a command and print what it returns.
 
   qmpctl --qmp unix:/tmp/q.sock exec query-status
-  qmpctl --qmp unix:/tmp/q.sock exec set-vcpu-dirty-limit dirty-rate=100 cpu-index=1
-  qmpctl --qmp tcp:localhost:4444 exec blockdev-add driver=null-co node-name=n size=0x1000
-  qmpctl --qmp tcp:localhost:4444 exec transaction 'actions=[{"type": "abort", "data": {}}]'
+  qmpctl --qmp unix:/tmp/q.sock exec set-vcpu-dirty-limit dirty-rate=100
+  qmpctl --qmp tcp:localhost:4444 exec blockdev-add \
+      driver=null-co node-name=n size=0x1000
+  qmpctl --qmp tcp:localhost:4444 exec transaction \
+      'actions=[{"type": "abort", "data": {}}]'
 
 Arguments are typed as the server's own schema has them: integers (also 0x10), booleans (true or
 on, false or off), strings, members of objects (key.member=value), lists (key.0=a key.1=b, or key=a

@@ -24,8 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clock-hz", type=int, default=0, help="frequency of the machine's TSC")
     parser.epilog = """Then, for a machine whose memory bench and others may watch:
 
-  qemu-system-x86_64 -accel kvm,dirty-ring-size=4096 -m 512M -bios FILE -display none -nodefaults \\
-    -object memory-backend-memfd,id=ram,size=512M,share=on -machine pc,memory-backend=ram \\
+  qemu-system-x86_64 -accel kvm,dirty-ring-size=4096 -m 512M -bios FILE \\
+    -object memory-backend-memfd,id=ram,size=512M,share=on \\
+    -machine pc,memory-backend=ram -display none -nodefaults \\
     -qmp unix:/tmp/q.sock,server=on,wait=off"""
 
 

@@ -2,8 +2,9 @@
 
   qmpctl record --listen unix:/tmp/a.sock --qmp unix:/tmp/q.sock FILE
 
-It serves one client, and ends when that client or the server hangs up; bytes pass unchanged (file
-descriptors don't). The transcript can be edited by hand: 'qmpctl replay --help' tells the format.
+It serves one client, and ends when that client or the server hangs up. It listens until that client
+has come: a second one is refused. Bytes pass unchanged (file descriptors don't). The transcript can
+be edited by hand: 'qmpctl replay --help' tells the format.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import codecs
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
                 file = stack.enter_context(args.file.open("w"))
             except OSError as error:
                 raise QmpctlError(f"{args.file}: {error.strerror}") from None
-        asyncio.run(_record(here, there, file))
+        try:
+            asyncio.run(_record(here, there, file))
+        except asyncio.CancelledError:
+            return 128 + signal.SIGTERM
     return 0
 
 
@@ -56,10 +61,13 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if client.done():
-            writer.close()  # one conversation at a time
+            writer.close()  # it came at the same moment
         else:
             client.set_result((reader, writer))
 
+    task = asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         if isinstance(here.where, str):
             listening = await asyncio.start_unix_server(accept, here.where)
@@ -69,6 +77,12 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
         raise QmpctlError(f"{here}: {error.strerror}") from None
     try:
         client_reader, client_writer = await client
+    finally:
+        listening.close()
+        if isinstance(here.where, str):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(here.where)
+    with contextlib.closing(client_writer):
         try:
             connection = await asyncio.to_thread(there.connect, 5.0)
         except OSError as error:
@@ -81,11 +95,6 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
         ]
         # What the server still has to say to a client that has sent its last is waited for.
         await asyncio.gather(*pumps)
-    finally:
-        listening.close()
-        if isinstance(here.where, str):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(here.where)
 
 
 async def _pump(

@@ -4,6 +4,7 @@
 
 FILE is a transcript as 'qmpctl record' writes it, or a conversation that something else captured:
 libvirt's .replies, what 'socat -v' printed, or a log with both sides' messages.
+
 Exit status: 0 no difference, 1 differences, 2 the transcript makes no sense, 3 no QMP server.
 """
 
