@@ -162,17 +162,13 @@ class Client:
             try:
                 bound = registry.find(command.name, command.oob)
                 result = registry.call(bound, command.arguments, self)
-                if bound.is_async:
-                    self._await(command, bound, result)
-                    continue
-                if bound.success_response:
-                    session.reply(command, result)
-                else:
-                    session.finish(command)
-            except QMPError as error:
-                session.fail(command, error)
             except Exception as error:
-                session.fail(command, self._internal_error(command, error))
+                self._failed(command, error)
+                continue
+            if bound.is_async:
+                self._await(command, bound, result)
+            else:
+                self._succeeded(command, bound, result)
         self._corked = False
         self._flush()
         if self._ended and session.idle and not channel.unsent:
@@ -192,23 +188,29 @@ class Client:
         )
 
     async def _executed(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
-        session = self._session
         try:
             value = await result
-            if bound.success_response:
-                session.reply(command, value)
-            else:
-                session.finish(command)
-        except QMPError as error:
-            session.fail(command, error)
         except Exception as error:
-            session.fail(command, self._internal_error(command, error))
+            self._failed(command, error)
+        else:
+            self._succeeded(command, bound, value)
         self._task = None
         self._run()
 
-    def _internal_error(self, command: Command, error: Exception) -> QMPError:
-        _log.error("monitor %s: command %s failed", self.monitor, command.name, exc_info=error)
-        return QMPError(f"Internal error in command {command.name}: {error!r}")
+    def _succeeded(self, command: Command, bound: Bound, result: Any) -> None:
+        try:
+            if bound.success_response:
+                self._session.reply(command, result)
+            else:
+                self._session.finish(command)
+        except Exception as error:  # the result is nothing that JSON can say
+            self._failed(command, error)
+
+    def _failed(self, command: Command, error: Exception) -> None:
+        if not isinstance(error, QMPError):
+            _log.error("monitor %s: command %s failed", self.monitor, command.name, exc_info=error)
+            error = QMPError(f"Internal error in command {command.name}: {error!r}")
+        self._session.fail(command, error)
 
     def _flush(self) -> None:
         data = self._session.take_output()
