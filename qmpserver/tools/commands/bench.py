@@ -18,7 +18,6 @@ BENCHES = {
     "qmp": "how fast commands are answered, by one client and by many at once",
     "floor": "what the machine itself costs: a kick, a socket's echo, a page's harvest",
     "start": "how long a server takes from its start to its greeting",
-    "floor": "what the machine itself costs: a bare eventfd ping, a bare socket echo",
     "compare": "all of it, on this server and QEMU, in one report",
 }
 
