@@ -16,6 +16,7 @@ BENCHES = {
     "fair": "what a limit costs those it is not for",
     "guest": "how fast a guest is free, tracked and limited",
     "qmp": "how fast commands are answered, by one client and by many at once",
+    "scale": "what more vCPUs and more RAM cost",
     "floor": "what the machine itself costs: a kick, a socket's echo, a page's harvest",
     "start": "how long a server takes from its start to its greeting",
     "compare": "all of it, on this server and QEMU, in one report",
