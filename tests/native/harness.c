@@ -5,7 +5,7 @@
  *     cc -g -fsanitize=thread -I qmpserver/accel/native tests/native/harness.c qmpserver/accel/native/[a-z]*.c
  *
  * While limits come and go, vCPUs are stopped and continued, the log is switched, rings are overrun and resets
- * interrupted, another thread copies what is marked, as a migration does. Prints one line, and exits with 0 only if
+ * interrupted and events traced, another thread copies what is marked, as a migration does. Prints one line, and exits with 0 only if
  * no page was lost: at each pause the copy must equal the memory.
  */
 #define _GNU_SOURCE
@@ -52,6 +52,7 @@ struct migration {
 	const uint8_t *ram;
 	uint64_t copy[PAGES];
 	uint64_t copied;
+	uint64_t traced;
 	uint32_t done;
 };
 
@@ -87,6 +88,30 @@ static void *switch_log(void *opaque)
 		check(!engine_set_tracking(m->engine, true), "engine_set_tracking");
 		usleep(1500);
 	}
+	return NULL;
+}
+
+/* What the tracer does; the events are switched all the while. */
+static void *trace(void *opaque)
+{
+	static struct trace_record records[256];
+	struct migration *m = opaque;
+	uint32_t count, events = ~0u;
+	bool done;
+
+	do {
+		done = load(&m->done);
+		trace_enable(done ? 0 : events);
+		events = ~events;
+		while ((count = trace_take(records, 256))) {
+			m->traced += count;
+			for (uint32_t i = 0; i < count; i++) {
+				check(records[i].event < TRACE_EVENTS && records[i].tid, "a trace record");
+				check(records[i].duration_ns < 60000000000ull, "a record's duration");
+			}
+		}
+		usleep(300);
+	} while (!done);
 	return NULL;
 }
 
@@ -145,7 +170,7 @@ int main(int argc, char **argv)
 		}
 		check(!engine_start(engine, true), "engine_start");
 		for (int round = 0; round < rounds; round++) {
-			pthread_t copier, switcher;
+			pthread_t copier, switcher, tracer;
 
 			check(!engine_set_tracking(engine, true), "tracking on");
 			copy_marked(m);
@@ -155,10 +180,12 @@ int main(int argc, char **argv)
 				m->copy[page] = content(ram, page);
 			check(!pthread_create(&copier, NULL, migrate, m), "pthread_create");
 			check(!pthread_create(&switcher, NULL, switch_log, m), "pthread_create");
+			check(!pthread_create(&tracer, NULL, trace, m), "pthread_create");
 			steer(engine, round);
 			store(&m->done, 1);
 			pthread_join(copier, NULL);
 			pthread_join(switcher, NULL);
+			pthread_join(tracer, NULL);
 			engine_stop(engine);
 			wait_parked(engine);
 			copy_marked(m);
@@ -171,9 +198,11 @@ int main(int argc, char **argv)
 		shortfalls += engine->reset_shortfalls;
 		engine_free(engine);
 	}
-	printf("harness: %d rounds, %llu pages copied, %llu overflows, %llu short resets, %llu lost\n", 2 * rounds,
+	printf("harness: %d rounds, %llu pages copied, %llu overflows, %llu short resets, %llu traced, %llu lost\n",
+	       2 * rounds,
 	       (unsigned long long)m->copied, (unsigned long long)overflows, (unsigned long long)shortfalls,
-	       (unsigned long long)missing);
+	       (unsigned long long)m->traced, (unsigned long long)missing);
+	check(m->traced, "tracing");
 	free(m);
 	munmap(ram, PAGES * 4096);
 	return missing || !overflows || !shortfalls ? 1 : 0;

@@ -110,6 +110,14 @@ def test_a_picture_of_no_kind(qmpctl: Run) -> None:
     assert "'x.gif' ends in neither .png nor .svg" in ran.stderr
 
 
+def test_scale(qmpctl: Run, accel: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    words = ["--size", "2,8G", "--cycles", "1", "--json", str(raw)]
+    assert "| 2 vCPUs, 8G " in bench(qmpctl, "scale", "--accel", accel, *words)
+    assert all(len(values) == 1 and values[0] > 0 for values in samples(raw).values())
+    assert qmpctl("bench", "scale", "--size", "0,1G").returncode == 2
+
+
 def test_floor(qmpctl: Run, accel: str) -> None:
     text = bench(qmpctl, "floor", "--accel", accel, "--cycles", "5")
     for what in (

@@ -210,7 +210,7 @@ void limit_kick(struct engine *engine, int64_t cpu_index);
  * The next so many stores are made although the ring is full, as when KVM emulates a guest's ring-0 code.
  */
 void soft_overrun(struct engine *engine, uint32_t stores);
-/* The next reset ends early and drops the pages that it was gathering, as when a signal is pending. */
+/* The next reset of more than a few entries ends early and drops the pages that it was gathering, as when a signal is pending. */
 void soft_interrupt_reset(struct engine *engine);
 /* Before the start: log pages in a buffer first, which is emptied when it is full or the vCPU exits (Intel PML). */
 void soft_buffer_log(struct engine *engine);

@@ -162,6 +162,8 @@ static bool find_place(struct vcpu *vcpu)
 	reset(vcpu->engine); /* other rings' */
 	store(&ring->fetch, ring->fetch + (ahead + size - back) % size);
 	pass_ghosts(vcpu, ring->fetch, ring->size);
+	/* A push where the reset passes at that moment is forgotten. */
+	vcpu->engine->distrusted = true;
 	vcpu->lost = false;
 	return true;
 }

@@ -296,7 +296,9 @@ int64_t soft_reset_rings(struct engine *engine)
 {
 	struct soft_vm *vm = engine->soft;
 	int64_t freed = 0;
-	bool interrupted = __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL);
+	/* With no more than it gathers, nobody could tell that it was. */
+	bool interrupted = engine->harvested > GATHERED &&
+			   __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL);
 
 	pthread_mutex_lock(&vm->slots_lock);
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
