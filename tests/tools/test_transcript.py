@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qemu.qmp import QMPClient
+from qemu.qmp import ConnectError, QMPClient
 
 from qmpserver.tools.transcript import (
     Rules,
@@ -261,7 +261,13 @@ def converse(path: Path) -> None:
     async def run() -> None:
         client = QMPClient()
         async with asyncio.timeout(10):
-            await client.connect(str(path))
+            while True:
+                try:
+                    await client.connect(str(path))
+                    break
+                except ConnectError as error:  # the socket is there a moment before it listens
+                    if not isinstance(error.exc, ConnectionRefusedError):
+                        raise
             await client.execute("query-name")
             with contextlib.suppress(Exception):
                 await client.execute("no-such", {"a\\b": "q\"'{"})
