@@ -40,7 +40,7 @@ def test_nothing_is_left_out() -> None:
             assert words[0] in (".", "qmpserver", "qmp-shell", "qmpctl")
 
 
-@pytest.mark.parametrize("words", [w for w in commands() if w[0] == "qmpctl"], ids=shlex.join)
+@pytest.mark.parametrize("words", [w for w in commands() if "bench" in w[:2]], ids=shlex.join)
 def test_measurements(words: list[str], kvm: None, request: pytest.FixtureRequest) -> None:
     if words[2] == "guest":
         request.getfixturevalue("qemu")
@@ -57,7 +57,8 @@ def test_measurements(words: list[str], kvm: None, request: pytest.FixtureReques
 def test_by_hand(kvm: None, tmp_path: Path) -> None:
     """The server in the background, qmp-shell on it, and the lines typed there."""
     path = str(tmp_path / "q.sock")
-    by_name = {words[0]: [w.replace("/tmp/q.sock", path) for w in words] for words in commands()}
+    here = [[w.replace("/tmp/q.sock", path) for w in words] for words in commands()]
+    by_name = {words[0]: words for words in here}
     server = by_name["qmpserver"]
     assert server[-1] == "&"
     typed = "".join(f"{line}\n" for line in re.findall(r"^\(QEMU\) (.*)$", README, re.MULTILINE))
@@ -65,6 +66,9 @@ def test_by_hand(kvm: None, tmp_path: Path) -> None:
         try:
             while not listens(path):
                 assert process.poll() is None
+            for words in here:
+                if words[:2] == ["qmpctl", "--qmp"]:
+                    subprocess.run([BIN / words[0], *words[1:]], timeout=PATIENCE, check=True)
             shell = by_name["qmp-shell"]
             ran = subprocess.run(
                 [BIN / shell[0], *shell[1:]],
