@@ -323,3 +323,26 @@ async def test_a_monitor_on_nothing(start: Start) -> None:
         client = await program.connect()
         assert (await execute(client, "query-status"))["running"]
         await hang_up(client)
+
+
+@pytest.mark.parametrize("console", [False, True])
+async def test_launched_as_qemus_own_class_does(tmp_path: Path, accel: str, console: bool) -> None:
+    """QEMUMachine's command line, to the word: it listens, and the program connects."""
+    options = ["-display", "none", "-vga", "none"]
+    options += ["-chardev", f"socket,id=mon,path={tmp_path}/mon.sock"]
+    options += ["-mon", "chardev=mon,mode=control"]
+    if console:
+        path = f"{tmp_path}/console.sock"
+        options += ["-chardev", f"socket,id=console,path={path},server=on,wait=off"]
+        options += ["-serial", "chardev:console"]
+    client = QMPClient("test")
+    await client.start_server(str(tmp_path / "mon.sock"))
+    process = await asyncio.create_subprocess_exec(*PROGRAM, *options, "-accel", accel)
+    async with asyncio.timeout(PATIENCE):
+        await client.accept()
+        assert (await execute(client, "query-status"))["running"]
+        if console:
+            assert listens(tmp_path / "console.sock")
+        await execute(client, "quit")
+        assert await process.wait() == 0
+    await hang_up(client)
