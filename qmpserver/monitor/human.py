@@ -49,7 +49,6 @@ class HumanClient:
         self,
         channel: Channel,
         commands: HumanCommands,
-        banner: str,
         left: Callable[["HumanClient"], None],
     ) -> None:
         self._channel = channel
@@ -60,8 +59,11 @@ class HumanClient:
         self._ended = False
         self._suspended = False
         self._task: asyncio.Task[None] | None = None
-        channel.start(self)
-        channel.write(_lines(banner))
+
+    def start(self, banner: str) -> None:
+        """Welcome the person and begin to read."""
+        self._channel.start(self)
+        self._channel.write(_lines(banner))
         self._editor.show_prompt()
         self._flush()
 

@@ -358,7 +358,9 @@ class Server:
 
         def welcome(channel: Channel) -> None:
             banner = f"QEMU {self._release} monitor - type 'help' for more information\n"
-            self._people.add(HumanClient(channel, human, banner, self._forget))
+            client = HumanClient(channel, human, self._forget)
+            self._people.add(client)
+            client.start(banner)
 
         device.attach(welcome, raw=True)
         return device

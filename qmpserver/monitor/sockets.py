@@ -257,9 +257,10 @@ def _resolve(address: InetAddress, passive: bool) -> list[_AddressInfo]:
             socket.SOCK_STREAM,
             flags=socket.AI_PASSIVE if passive else socket.AI_CANONNAME | socket.AI_ADDRCONFIG,
         )
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # the latter from IDNA, for "a..b"
+        reason = error.strerror if isinstance(error, OSError) else "Name or service not known"
         raise DeviceError(
-            f"address resolution failed for {address.host}:{address.port}: {error.strerror}"
+            f"address resolution failed for {address.host}:{address.port}: {reason}"
         ) from error
 
 
@@ -311,7 +312,11 @@ def _bind(sock: socket.socket, name: tuple[object, ...], both: bool) -> None:
 def _connect_inet(address: InetAddress) -> socket.socket:
     failure: OSError | None = None
     for family, kind, protocol, _, name in _resolve(address, passive=False):
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            failure = error
+            continue
         try:
             sock.connect(name)
         except OSError as error:

@@ -126,6 +126,13 @@ def test_chardev(text: str, chardev: Chardev) -> None:
             "socket,id=c,path=/a,tls-creds=t",
             "chardev: option 'tls-creds' is not supported by this program",
         ),
+        (
+            "socket,id=c,path=/a,tn3270=on",
+            "chardev: option 'tn3270' is not supported by this program",
+        ),
+        ("null,id=c,mux=on", "chardev: option 'mux' is not supported by this program"),
+        ("null,id=c,logfile=/l", "chardev: option 'logfile' is not supported by this program"),
+        ("file,id=c,path=/a,input-path=/b", "Invalid parameter 'input-path'"),
     ],
 )
 def test_refusals(text: str, words: str) -> None:

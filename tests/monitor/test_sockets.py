@@ -152,3 +152,8 @@ def test_a_descriptor_that_is_no_socket() -> None:
     assert str(refusal(FdAddress(reader))) == f"File descriptor '{reader}' is not a socket"
     os.close(reader)
     os.close(writer)
+
+
+def test_a_name_that_can_not_be_one() -> None:
+    error = refusal(InetAddress("a..b", "1"))
+    assert str(error) == "address resolution failed for a..b:1: Name or service not known"
