@@ -63,6 +63,8 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: None) -> N
         for opened in await _open_monitors(settings, server):
             if opened.waits:
                 await _first(opened.wait_connected(), machine.finished.wait())
+        if settings.http is not None:
+            await _serve_http(settings.http, server, stack)
         machine.start(stopped=settings.stopped)
         await asyncio.sleep(0)  # a signal that came meanwhile
         if not machine.finished.is_set():
@@ -108,6 +110,20 @@ async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
             if device not in devices:
                 devices.append(device)
     return devices
+
+
+async def _serve_http(value: str, server: Server, stack: contextlib.AsyncExitStack) -> None:
+    try:
+        from qmpserver.web.serve import serve  # only with -http
+    except ModuleNotFoundError as error:
+        raise CommandLineError(
+            f"-http {value}: {error.name} is not installed", "pip install 'qmpserver[http]'"
+        ) from None
+    with named("http", value):
+        http = await serve(server, value)
+    stack.push_async_callback(http.runner.cleanup)
+    if http.new_token is not None:
+        process.report(f"listening on {http.address}, the token is {http.new_token}")
 
 
 async def _make_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machine:

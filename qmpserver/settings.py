@@ -87,6 +87,10 @@ OPTIONS = {
     ),
     "qmp-pretty": Help("DEV", "the same, with replies laid out for people"),
     "monitor": Help("DEV", "a monitor for people, or none"),
+    "http": Help(
+        "HOST:PORT[,token-file=FILE]",
+        "QMP over WebSocket, at /qmp, for who has the token",
+    ),
     "chardev": Help(_CHARDEV, "a device to attach a monitor to"),
     "mon": Help("chardev=ID[,mode=readline|control][,pretty=on]", "a monitor on such a device"),
     "nographic": Help(
@@ -125,6 +129,7 @@ class Settings:
     chardevs: list[str] = field(default_factory=list)
     monitors: list[tuple[str, str]] = field(default_factory=list)  # option, its value
     devices: list[tuple[str, str, Chardev]] = field(default_factory=list)  # those of both
+    http: str | None = None
     defaults: bool = True
     nographic: bool = False
     monitor_placed: bool = False
@@ -259,6 +264,8 @@ def _apply(settings: Settings, option: str, value: str) -> None:
                 settings.chardevs.append(value)
         case "qmp" | "qmp-pretty" | "monitor" | "mon":
             _monitor(settings, option, value)
+        case "http":
+            settings.http = value
         case "pidfile":
             settings.pidfile = value
         case "daemonize":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["READ_SIZE", "Channel", "Owner"]
+__all__ = ["READ_SIZE", "Channel", "Connection", "Owner"]
 
 READ_SIZE = 16384
 """What is read at once; it bounds how long one client can keep the loop busy."""
@@ -40,6 +40,42 @@ class Owner(Protocol):
 
     def channel_closed(self) -> None:
         """Learn that the channel is closed, by whichever side; called once."""
+
+
+class Connection(Protocol):
+    """What a QMP client needs of a channel, whatever carries it; see `Channel` for each."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel is closed."""
+        ...
+
+    @property
+    def unsent(self) -> int:
+        """How much was written that the client has not taken."""
+        ...
+
+    def start(self, owner: Owner) -> None:
+        """Start reading; everything goes to *owner*."""
+
+    def take_fds(self) -> list[int]:
+        """Return the file descriptors received last."""
+        ...
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole messages."""
+
+    async def flush_until(self, deadline: float) -> None:
+        """Wait until all is sent, the channel is closed, or it is too late."""
+
+    def close(self) -> None:
+        """Close at once."""
 
 
 class Channel:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from qmpserver.monitor.channel import Channel
+from qmpserver.monitor.channel import Channel, Connection
 from qmpserver.monitor.chardev import (
     Address,
     Chardev,
@@ -59,7 +59,7 @@ class Client:
         "server",
     )
 
-    def __init__(self, server: "Server", monitor: str, channel: Channel, pretty: bool) -> None:
+    def __init__(self, server: "Server", monitor: str, channel: Connection, pretty: bool) -> None:
         self.monitor = monitor
         self.server = server
         self._channel = channel
@@ -341,9 +341,7 @@ class Server:
         if mode == "control":
 
             def greet(channel: Channel) -> None:
-                client = Client(self, name, channel, pretty)
-                self._clients.add(client)
-                client.start()
+                self.connect(channel, name, pretty=pretty)
 
             device.attach(greet)
             return device
@@ -364,6 +362,13 @@ class Server:
 
         device.attach(welcome, raw=True)
         return device
+
+    def connect(self, channel: Connection, name: str, *, pretty: bool = False) -> Client:
+        """Greet a QMP client that has come by *channel*; *name* is its monitor's."""
+        client = Client(self, name, channel, pretty)
+        self._clients.add(client)
+        client.start()
+        return client
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to all clients past negotiation, as often as QEMU would.
