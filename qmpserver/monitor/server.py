@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from qmpserver.monitor.channel import Channel, Connection
 from qmpserver.monitor.chardev import (
@@ -221,8 +221,9 @@ class Client:
 class Server:
     """All monitors of one machine.
 
-    Create and use it on the event loop's thread; from other threads call
-    ``loop.call_soon_threadsafe(server.emit, ...)``.
+    Create and use it on the event loop's thread; other threads may call
+    `emit_threadsafe`.  As a context manager it checks the registry before any
+    client can come, and is closed at the end.
 
     Args:
         registry: the commands.
@@ -252,6 +253,20 @@ class Server:
         self._devices: dict[str, Device] = {}
         self._limiter = Limiter(self._loop.call_later, self._broadcast)
         self._labels = 0
+
+    async def __aenter__(self) -> Self:
+        """Hold handlers and schema against each other.
+
+        Raises:
+            RegistryError: they don't fit together.
+
+        """
+        self.registry.check()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Close the server; commands and clients have `close`'s grace."""
+        await self.close()
 
     @property
     def devices(self) -> list[Device]:
@@ -378,9 +393,21 @@ class Server:
             KeyError: the schema has no such event (with *check_events*).
 
         """
-        if self._check_events:
-            self.registry.schema.events[event].validate(data)
+        self._check_event(event, data)
         self._limiter.offer(event, data, (event, data, time.time_ns()))
+
+    def emit_threadsafe(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send an event as `emit` does, from any thread; *data* must not change afterwards.
+
+        Raises:
+            ValueError: the schema says otherwise (with *check_events*).
+            KeyError: the schema has no such event (with *check_events*).
+            RuntimeError: the event loop is closed.
+
+        """
+        self._check_event(event, data)
+        item = (event, data, time.time_ns())
+        self._loop.call_soon_threadsafe(self._limiter.offer, event, data, item)
 
     async def close(self, grace: float = 1.0) -> None:
         """Take no more clients, send what there is to send, and close everything.
@@ -399,6 +426,10 @@ class Server:
             device.close()
         self._devices.clear()
         self.fds.close()
+
+    def _check_event(self, event: str, data: Mapping[str, Any] | None) -> None:
+        if self._check_events:
+            self.registry.schema.events[event].validate(data)
 
     def _forget(self, client: "Client | HumanClient") -> None:
         if isinstance(client, Client):
