@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from qmpserver.monitor.channel import Channel
 from qmpserver.monitor.readline import LineEditor
@@ -40,6 +40,7 @@ class HumanClient:
         "_editor",
         "_ended",
         "_left",
+        "_spawn",
         "_suspended",
         "_task",
         "_waiting",
@@ -50,11 +51,13 @@ class HumanClient:
         channel: Channel,
         commands: HumanCommands,
         left: Callable[["HumanClient"], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self._channel = channel
         self._commands = commands
         self._editor = LineEditor(_PROMPT, commands.complete)
         self._left = left
+        self._spawn = spawn
         self._waiting = b""
         self._ended = False
         self._suspended = False
@@ -101,7 +104,7 @@ class HumanClient:
             line, self._waiting = self._editor.feed(self._waiting)
             self._flush()
             if line is not None:
-                self._task = asyncio.get_running_loop().create_task(self._execute(line))
+                self._task = self._spawn(self._execute(line))
         if self._ended and self._task is None and not self._channel.unsent:
             self._channel.close()
         elif self._suspended or len(self._waiting) > _MAX_WAITING:

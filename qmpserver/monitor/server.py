@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Self
 
 from qmpserver.monitor.channel import Channel, Connection
@@ -183,9 +183,7 @@ class Client:
         self._run()
 
     def _await(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
-        self._task = asyncio.get_running_loop().create_task(
-            self._executed(command, bound, result), name=f"qmp {command.name}"
-        )
+        self._task = self.server.spawn(self._executed(command, bound, result))
 
     async def _executed(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
         try:
@@ -250,6 +248,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self.fds = FileDescriptors()
         self._clients: set[Client] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._devices: dict[str, Device] = {}
         self._limiter = Limiter(self._loop.call_later, self._broadcast)
         self._labels = 0
@@ -371,7 +370,7 @@ class Server:
 
         def welcome(channel: Channel) -> None:
             banner = f"QEMU {self._release} monitor - type 'help' for more information\n"
-            client = HumanClient(channel, human, self._forget)
+            client = HumanClient(channel, human, self._forget, self.spawn)
             self._people.add(client)
             client.start(banner)
 
@@ -426,6 +425,17 @@ class Server:
             device.close()
         self._devices.clear()
         self.fds.close()
+        while self._tasks:  # of clients that have gone; what they act on is about to go too
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    def spawn(self, execution: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have a command go on, also when its client goes, but not beyond :meth:`close`."""
+        task = self._loop.create_task(execution)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _check_event(self, event: str, data: Mapping[str, Any] | None) -> None:
         if self._check_events:

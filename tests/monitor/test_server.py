@@ -423,3 +423,19 @@ async def test_monitors_on_devices_by_name(server: Server, path: str, connect: "
         server.add_chardev("null,id=c0")
     server.add_chardev(f"socket,id=c2,path={path}2,server=on,wait=off")
     assert (await server.listen("chardev:c2")).id == "c2"
+
+
+async def test_close_ends_what_clients_left_behind(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    """What a command acts on is gone after that."""
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "block"}')
+    async with asyncio.timeout(10):
+        await commands.blocked.wait()
+    peer.close()
+    assert any("_executed" in str(task) for task in asyncio.all_tasks())
+    await server.close(grace=0.1)
+    assert not any("_executed" in str(task) for task in asyncio.all_tasks())

@@ -75,13 +75,14 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
             listening = await asyncio.start_server(accept, *here.where)
     except OSError as error:
         raise QmpctlError(f"{here}: {error.strerror}") from None
+    except asyncio.CancelledError:  # in the moment in which it has begun to listen
+        _remove(here)
+        raise
     try:
         client_reader, client_writer = await client
     finally:
         listening.close()
-        if isinstance(here.where, str):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(here.where)
+        _remove(here)
     with contextlib.closing(client_writer):
         try:
             connection = await asyncio.to_thread(there.connect, 5.0)
@@ -95,6 +96,12 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
         ]
         # What the server still has to say to a client that has sent its last is waited for.
         await asyncio.gather(*pumps)
+
+
+def _remove(here: Address) -> None:
+    if isinstance(here.where, str):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(here.where)
 
 
 async def _pump(
