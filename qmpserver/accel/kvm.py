@@ -161,6 +161,12 @@ class VcpuFd(_Descriptor):
         """KVM_SET_SREGS."""
         self._ioctl(lib.KVM_SET_SREGS, sregs)
 
+    def get_vcpu_events(self) -> Any:
+        """KVM_GET_VCPU_EVENTS: a ``struct kvm_vcpu_events``."""
+        events = ffi.new("struct kvm_vcpu_events *")
+        self._ioctl(lib.KVM_GET_VCPU_EVENTS, events)
+        return events
+
     def set_vcpu_events(self, events: Any) -> None:
         """KVM_SET_VCPU_EVENTS."""
         self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
@@ -201,6 +207,7 @@ class FirstState:
     def __init__(self, vcpu: VcpuFd, entry: Entry | None) -> None:
         """Have it begin at `entry`, or where firmware does, with a local APIC."""
         self._vcpu = vcpu
+        self._events = vcpu.get_vcpu_events()  # none is pending
         self._mp_state = self._lapic = None
         if entry is None:
             self._sregs, self._regs = vcpu.get_sregs(), vcpu.get_regs()
@@ -211,7 +218,7 @@ class FirstState:
 
     def set(self) -> None:
         """Give it to the vCPU, which must not be running."""
-        self._vcpu.set_vcpu_events(ffi.new("struct kvm_vcpu_events *"))  # nothing is pending
+        self._vcpu.set_vcpu_events(self._events)
         self._vcpu.set_sregs(self._sregs)
         self._vcpu.set_regs(self._regs)
         if self._lapic is not None:
@@ -285,6 +292,9 @@ class KvmAccelerator:
         self._vm = self._keep(kvm.create_vm())
         if self.dirty_ring_size:
             self._enable_dirty_ring()
+        # Or a triple fault which a kick left pending would outlive the reset.
+        if kvm.check_extension(lib.KVM_CAP_X86_TRIPLE_FAULT_EVENT):
+            self._vm.enable_cap(lib.KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1)
         self._vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)
         self._vm.set_tss_addr(TSS_ADDRESS)
         self._set_regions()

@@ -151,17 +151,19 @@ async def test_a_triple_fault_resets(start: Start, machine: list[str]) -> None:
     """The guest's code is overwritten from outside; the reset brings it back."""
     async with start(*machine) as program:
         client, events = await listen(program)
-        for reboot in ("reset", "shutdown"):
-            await execute(client, "set-action", reboot=reboot, shutdown="pause")
+        fault = {"guest": True, "reason": "guest-reset"}
+        # Often: the other vCPU may be stopped with its own triple fault pending, which must go.
+        for _ in range(100):
             spoil_code(program.process.pid)
-            fault = {"guest": True, "reason": "guest-reset"}
-            if reboot == "reset":
-                assert await event(events, "RESET") == fault
+            assert await event(events, "RESET") == fault
+            for _ in range(20):  # let both run
                 assert await status(client) == "running"
-            else:
-                assert await event(events, "SHUTDOWN") == fault
-                await event(events, "STOP")
-                assert await status(client) == "shutdown"
+            assert events.empty()
+        await execute(client, "set-action", reboot="shutdown", shutdown="pause")
+        spoil_code(program.process.pid)
+        assert await event(events, "SHUTDOWN") == fault
+        await event(events, "STOP")
+        assert await status(client) == "shutdown"
         await execute(client, "set-action", reboot="reset")
         await execute(client, "system_reset")
         assert await event(events, "RESET") == RESET
