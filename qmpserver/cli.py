@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Device
     from qmpserver.settings import Settings
     from qmpserver.trace.tracer import Writer
+    from qmpserver.web.address import HttpOptions
 
 DESCRIPTORS = 40  # of the interpreter, the event loop, KVM, a few monitors and clients
 DESCRIPTORS_PER_CPU = 3
@@ -64,7 +65,7 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: None) -> N
             if opened.waits:
                 await _first(opened.wait_connected(), machine.finished.wait())
         if settings.http is not None:
-            await _serve_http(settings.http, server, stack)
+            await _serve_http(*settings.http, server, machine, stack)
         machine.start(stopped=settings.stopped)
         await asyncio.sleep(0)  # a signal that came meanwhile
         if not machine.finished.is_set():
@@ -112,18 +113,22 @@ async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
     return devices
 
 
-async def _serve_http(value: str, server: Server, stack: contextlib.AsyncExitStack) -> None:
-    try:
-        from qmpserver.web.serve import serve  # only with -http
-    except ModuleNotFoundError as error:
-        raise CommandLineError(
-            f"-http {value}: {error.name} is not installed", "pip install 'qmpserver[http]'"
-        ) from None
+async def _serve_http(
+    value: str,
+    options: HttpOptions,
+    server: Server,
+    machine: Machine,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    from qmpserver.web.serve import serve  # only with -http
+
     with named("http", value):
-        http = await serve(server, value)
-    stack.push_async_callback(http.runner.cleanup)
-    if http.new_token is not None:
-        process.report(f"listening on {http.address}, the token is {http.new_token}")
+        site = await serve(server, machine, options)
+    stack.push_async_callback(site.runner.cleanup)
+    if options.made:  # for who started the program, and for no log
+        process.show(f"qmpserver: {site.url}?token={options.token}")
+    else:
+        process.report(f"listening on {site.url}")
 
 
 async def _make_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machine:

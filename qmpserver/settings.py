@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor.chardev import Chardev
     from qmpserver.options import Options
+    from qmpserver.web.address import HttpOptions
 
 DEFAULT_RING_SIZE = 4096
 DEFAULT_RAM = 128 << 20
@@ -88,8 +89,8 @@ OPTIONS = {
     "qmp-pretty": Help("DEV", "the same, with replies laid out for people"),
     "monitor": Help("DEV", "a monitor for people, or none"),
     "http": Help(
-        "HOST:PORT[,token-file=FILE]",
-        "QMP over WebSocket, at /qmp, for who has the token",
+        "[HOST]:PORT[,token-file=FILE]",
+        "QMP over WebSocket, at /qmp, for who has the token; without HOST on loopback",
     ),
     "chardev": Help(_CHARDEV, "a device to attach a monitor to"),
     "mon": Help("chardev=ID[,mode=readline|control][,pretty=on]", "a monitor on such a device"),
@@ -129,7 +130,7 @@ class Settings:
     chardevs: list[str] = field(default_factory=list)
     monitors: list[tuple[str, str]] = field(default_factory=list)  # option, its value
     devices: list[tuple[str, str, Chardev]] = field(default_factory=list)  # those of both
-    http: str | None = None
+    http: tuple[str, HttpOptions] | None = None  # as it was given, and what it says
     defaults: bool = True
     nographic: bool = False
     monitor_placed: bool = False
@@ -265,7 +266,9 @@ def _apply(settings: Settings, option: str, value: str) -> None:
         case "qmp" | "qmp-pretty" | "monitor" | "mon":
             _monitor(settings, option, value)
         case "http":
-            settings.http = value
+            from qmpserver.web.address import parse_http  # secrets takes a while to import
+
+            settings.http = value, parse_http(value)
         case "pidfile":
             settings.pidfile = value
         case "daemonize":

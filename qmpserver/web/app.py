@@ -10,6 +10,7 @@ from aiohttp import web
 from qmpserver.web.channel import WebSocketChannel
 
 if TYPE_CHECKING:
+    from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Client, Server
     from qmpserver.web.security import Guard
 
@@ -17,7 +18,7 @@ MAX_MESSAGE = 1 << 20
 GRACE = 1.0  # seconds that clients have to read when the server ends
 
 
-def make_app(server: Server, guard: Guard) -> web.Application:
+def make_app(server: Server, machine: Machine, guard: Guard) -> web.Application:
     """Return the application; *guard* sees every request first."""
     clients: set[Client] = set()
 
@@ -37,7 +38,8 @@ def make_app(server: Server, guard: Guard) -> web.Application:
         deadline = asyncio.get_running_loop().time() + GRACE
         await asyncio.gather(*(client.finish(deadline) for client in clients))
 
-    app = web.Application(middlewares=[guard.middleware], client_max_size=MAX_MESSAGE)
+    app = web.Application(client_max_size=MAX_MESSAGE)
+    guard.protect(app)
     app.on_shutdown.append(finish)
     app.router.add_get("/qmp", qmp)
     return app

@@ -1,61 +1,56 @@
-"""What ``-http`` takes, and the listening socket that it opens."""
+"""The listening socket that ``-http`` asks for, and the server behind it."""
 
 from __future__ import annotations
 
 import ipaddress
-import secrets
-from pathlib import Path
+import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
-from qmpserver.options import OptionError, kinds, parse_options
+from qmpserver.monitor import sockets
 from qmpserver.web.app import GRACE, make_app
 from qmpserver.web.security import Guard
 
 if TYPE_CHECKING:
+    from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Server
+    from qmpserver.web.address import HttpOptions
 
-HTTP_OPTIONS = kinds(string="address token-file")
+BACKLOG = 128
 
 
-class Http(NamedTuple):
-    """The server and how to get in; `new_token` is to be shown, once, where it was made here."""
+class Site(NamedTuple):
+    """A running server, and its address."""
 
     runner: web.AppRunner
-    address: str
-    new_token: str | None
+    url: str
 
 
-async def serve(server: Server, value: str) -> Http:
-    """Listen as *value* says: ``HOST:PORT[,token-file=FILE]``.
+async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
+    """Listen; whoever calls must end it by its runner's ``cleanup``.
 
     Raises:
-        OptionError: It makes no sense, or can't be listened on.
+        DeviceError: It can't be listened on, in QEMU's words.
     """
-    options = parse_options(value, HTTP_OPTIONS, implied="address")
-    host, colon, port = (options.string("address") or "").rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise OptionError("expected HOST:PORT, as 127.0.0.1:8080")
-    host = host.removeprefix("[").removesuffix("]")
-    if not _is_loopback(host):
-        raise OptionError(f"{host} is no loopback address, as 127.0.0.1 is")
-    path = options.string("token-file")
-    token = secrets.token_urlsafe(32) if path is None else _read_token(path)
-    hosts: set[str] = set()
-    runner = web.AppRunner(
-        make_app(server, Guard(token, hosts)), access_log=None, shutdown_timeout=GRACE
-    )
-    await runner.setup()
+    address = options.address
+    sock = sockets.listen(address, BACKLOG)
+    shown = f"[{address.host}]" if ":" in address.host else address.host
+    port = sock.getsockname()[1]
+    names = {shown.lower(), "localhost"}
+    if not (loopback := _is_loopback(address.host)):
+        names.add(socket.gethostname().lower())
+    guard = Guard(options.token, scheme="http", names=names, port=port, any_address=not loopback)
+    app = make_app(server, machine, guard)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
     try:
-        await web.TCPSite(runner, host, int(port)).start()
-    except OSError as error:
+        await runner.setup()
+        await web.SockSite(runner, sock).start()
+    except BaseException:
+        sock.close()
         await runner.cleanup()
-        raise OptionError(f"Failed to listen: {error.strerror or error}") from None
-    bound = runner.addresses[0][1]
-    shown = f"[{host}]" if ":" in host else host
-    hosts.update(f"{name}:{bound}".lower() for name in (shown, "localhost"))
-    return Http(runner, f"http://{shown}:{bound}", token if path is None else None)
+        raise
+    return Site(runner, f"http://{shown}:{port}/")
 
 
 def _is_loopback(host: str) -> bool:
@@ -63,15 +58,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _read_token(path: str) -> str:
-    try:
-        token = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"token-file={path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    if not token:
-        raise OptionError(f"token-file={path}: the file is empty")
-    return token

@@ -1,0 +1,77 @@
+"""A machine of the software accelerator, and its monitors behind HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import aiohttp
+import pytest_asyncio
+
+from qmpserver.accel import AccelOptions, open_accelerator
+from qmpserver.cli import SCHEMA
+from qmpserver.commands import register_all
+from qmpserver.commands.control import VERSION_INFO
+from qmpserver.machine.guest import DirtyGuest
+from qmpserver.machine.machine import Machine
+from qmpserver.machine.memory import Ram
+from qmpserver.monitor import Registry, Server
+from qmpserver.qapi import Schema
+from qmpserver.web.address import parse_http
+from qmpserver.web.serve import serve
+
+VCPUS = 2
+
+
+class Web(NamedTuple):
+    """A server of HTTP: `url` is ``http://127.0.0.1:PORT``, `bearer` the header to get in."""
+
+    url: str
+    token: str
+    server: Server
+    machine: Machine
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+@pytest_asyncio.fixture
+async def machine() -> AsyncIterator[Machine]:
+    """A machine that runs."""
+    ram = Ram(16 << 20)
+    accel, _ = open_accelerator(ram, [AccelOptions("soft", 4096)])
+    guest = DirtyGuest({"rate": "100"}, ram.buffer, VCPUS, accel.clock_hz)
+    guest.load()
+    accel.add_vcpus(guest, VCPUS)
+    machine = Machine(ram, accel, guest)
+    machine.start()
+    yield machine
+    await machine.close()
+
+
+@pytest_asyncio.fixture
+async def server(machine: Machine) -> AsyncIterator[Server]:
+    registry = Registry(Schema.load(SCHEMA))
+    register_all(registry, machine)
+    server = Server(registry, version=VERSION_INFO)
+    machine.emit = server.emit
+    yield server
+    await server.close(grace=0.1)
+
+
+@pytest_asyncio.fixture
+async def site(server: Server, machine: Machine) -> AsyncIterator[Web]:
+    options = parse_http("127.0.0.1:0")
+    site = await serve(server, machine, options)
+    yield Web(site.url.removesuffix("/"), options.token, server, machine)
+    await site.runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client that knows nothing yet, and keeps no cookies."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield session
