@@ -7,14 +7,13 @@ import aiohttp
 import pytest_asyncio
 
 from qmpserver.accel import AccelOptions, open_accelerator
-from qmpserver.cli import SCHEMA
+from qmpserver.assembly import own_schema
 from qmpserver.commands import register_all
 from qmpserver.commands.control import VERSION_INFO
 from qmpserver.machine.guest import DirtyGuest
 from qmpserver.machine.machine import Machine
 from qmpserver.machine.memory import Ram
 from qmpserver.monitor import Registry, Server
-from qmpserver.qapi import Schema
 from qmpserver.web.address import parse_http
 from qmpserver.web.serve import serve
 
@@ -54,7 +53,7 @@ async def machine() -> AsyncIterator[Machine]:
 
 @pytest_asyncio.fixture
 async def server(machine: Machine) -> AsyncIterator[Server]:
-    registry = Registry(Schema.load(SCHEMA))
+    registry = Registry(own_schema())
     register_all(registry, machine)
     server = Server(registry, version=VERSION_INFO)
     machine.emit = server.emit
