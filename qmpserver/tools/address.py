@@ -6,6 +6,7 @@ import argparse
 import socket
 from dataclasses import dataclass
 
+from qmpserver.tools.completion import complete_addresses
 from qmpserver.tools.errors import UsageError
 
 
@@ -47,7 +48,7 @@ def address(text: str) -> Address:
 
 def add_qmp(parser: argparse.ArgumentParser, *, dest: str = "qmp_here") -> None:
     """Add the option that names a server; it may be given before the command or after it."""
-    parser.add_argument(
+    qmp = parser.add_argument(
         "--qmp",
         dest=dest,
         action="append",
@@ -56,6 +57,7 @@ def add_qmp(parser: argparse.ArgumentParser, *, dest: str = "qmp_here") -> None:
         metavar="ADDRESS",
         help="the server: unix:PATH or tcp:HOST:PORT",
     )
+    qmp.completer = complete_addresses  # type: ignore[attr-defined]
 
 
 def servers(args: argparse.Namespace) -> list[Address]:

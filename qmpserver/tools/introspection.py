@@ -43,12 +43,7 @@ class Schema:
         Raises:
             UsageError: Words that can't be meant.
         """
-        tree: dict[str, Any] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals or not all(key.split(".")):
-                raise UsageError(f"'{word}' is not key=value")
-            _put(tree, key, value)
+        tree = as_tree(words)
         entry = self.entry(command)
         typed = self._value(tree, entry["arg-type"] if entry else None, "")
         assert isinstance(typed, dict)
@@ -60,16 +55,17 @@ class Schema:
         if kind == "alternate":
             return self._alternate(given, entry, key)
         if isinstance(given, dict):
+            untyped = kind is None or entry.get("json-type") == "value"
             numbered = bool(given) and all(name.isdecimal() for name in given)
-            if kind == "array" or (kind is None and numbered):
+            if kind == "array" or (untyped and numbered):
                 return self._array(given, entry.get("element-type"), key)
-            if kind not in ("object", None) and entry.get("json-type") != "value":
+            if kind != "object" and not untyped:
                 raise UsageError(f"'{key}' is no object: {self.describe(type_name)} is wanted")
             members = self._members(entry, given)
             dot = f"{key}." if key else ""
             return {n: self._value(v, members.get(n), dot + n) for n, v in given.items()}
         if isinstance(given, list):
-            if kind not in ("array", None):
+            if kind != "array" and kind is not None and entry.get("json-type") != "value":
                 raise UsageError(f"'{key}' is given more than once")
             element = entry.get("element-type")
             return [self._value(value, element, key) for value in given]
@@ -101,27 +97,59 @@ class Schema:
 
     # -- what there is
 
-    def members(self, command: str, path: Sequence[str] = ()) -> dict[str, str]:
-        """Types of a command's arguments, or of those below an argument that is an object."""
+    def below(self, command: str, path: Sequence[str], given: Any) -> dict[str, str]:
+        """What a command's arguments can have at a path, as names and types; elements are numbers.
+
+        `given` is the tree of what is known of the arguments: a union's variants are all there
+        unless its tag is given, a list has one element more than is given.
+        """
         entry = self.entry(command)
-        members = self._all_members(entry["arg-type"]) if entry else {}
+        type_name = entry["arg-type"] if entry else None
         for name in path:
-            type_name: str | None = members.get(name)
-            if type_name is None:
-                return {}
-            members = self._all_members(type_name)
+            type_name = self._below(type_name, given).get(name)
+            given = given.get(name) if isinstance(given, dict) else None
+        return self._below(type_name, given)
+
+    def _below(self, type_name: str | None, given: Any) -> dict[str, str]:
+        entry = self._entries.get(type_name or "", {"meta-type": None})
+        given = given if isinstance(given, dict) else {}
+        members: dict[str, str] = {}
+        parts: list[str] = []
+        if entry["meta-type"] == "array":
+            members = {str(index): entry["element-type"] for index in range(len(given) + 1)}
+        elif entry["meta-type"] == "alternate":
+            parts = [member["type"] for member in entry["members"]]
+        elif entry["meta-type"] == "object":
+            tag = given.get(entry.get("tag"))
+            members = {m["name"]: m["type"] for m in entry["members"]}
+            parts = [v["type"] for v in entry.get("variants", ()) if tag in (None, v["case"])]
+        for part in parts:
+            members = self._below(part, given) | members
         return members
 
     def values(self, type_name: str) -> list[str]:
-        """All values of an enumeration or a boolean; of others none."""
+        """All values of an enumeration or a boolean, or of a list's elements; of others none."""
         entry = self._entries[type_name]
         if entry["meta-type"] == "enum":
             return list(entry["values"])
-        return ["true", "false"] if entry.get("json-type") == "boolean" else []
+        if entry["meta-type"] == "array":
+            return self.values(entry["element-type"])
+        if entry["meta-type"] == "alternate":
+            return [value for m in entry["members"] for value in self.values(m["type"])]
+        return {"boolean": ["true", "false"], "null": ["null"]}.get(entry.get("json-type", ""), [])
 
-    def is_object(self, type_name: str) -> bool:
-        """Whether values of the type have members."""
-        return bool(self._all_members(type_name))
+    def endings(self, type_name: str) -> set[str]:
+        """How a key of the type ends: in ``=`` where it has a value, in ``.`` where it has more."""
+        entry = self._entries[type_name]
+        if entry["meta-type"] == "array":
+            return self.endings(entry["element-type"])
+        if entry["meta-type"] == "alternate":
+            return set().union(*(self.endings(member["type"]) for member in entry["members"]))
+        return {"."} if self._below(type_name, {}) else {"="}
+
+    def is_list(self, type_name: str) -> bool:
+        """Whether a key of the type may be given again and again."""
+        return bool(self._entries[type_name]["meta-type"] == "array")
 
     def _members(self, entry: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
         """Types of an object's members, those of the variant that is given too."""
@@ -130,19 +158,6 @@ class Schema:
         for variant in entry.get("variants", ()):
             if variant["case"] == tag:
                 members |= self._members(self._entries[variant["type"]], given)
-        return members
-
-    def _all_members(self, type_name: str) -> dict[str, str]:
-        """Types of an object's members, those of all variants and branches too."""
-        entry = self._entries[type_name]
-        members = {}
-        if entry["meta-type"] == "alternate":
-            parts = [member["type"] for member in entry["members"]]
-        else:
-            parts = [variant["type"] for variant in entry.get("variants", ())]
-            members = {m["name"]: m["type"] for m in entry.get("members", ())}
-        for part in parts:
-            members = self._all_members(part) | members
         return members
 
     # -- in words
@@ -218,6 +233,19 @@ class Schema:
                 yield from lines
 
 
+def as_tree(words: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` words into a tree of texts; raises UsageError."""
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UsageError(f"'{word}' is not key=value")
+        if any("\ud800" <= char <= "\udfff" for char in word):
+            raise UsageError(f"'{key}' is given bytes that are not UTF-8")
+        _put(tree, key, value)
+    return tree
+
+
 def _put(tree: dict[str, Any], key: str, value: str) -> None:
     """Store a value under a dotted key; one that is given again makes a list."""
     *above, last = key.split(".")
@@ -235,11 +263,15 @@ def _put(tree: dict[str, Any], key: str, value: str) -> None:
 
 
 def _json(text: str) -> Any:
-    """Read JSON; what is none stays text."""
+    """Read JSON; what is none, or too much of it, stays text."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
         return text
+
+
+def _no_json(text: str) -> None:
+    raise ValueError(text)  # NaN and the like
 
 
 def _scalar(text: str, json_type: str | None, key: str) -> Any:
@@ -247,7 +279,7 @@ def _scalar(text: str, json_type: str | None, key: str) -> Any:
         return text
     if json_type == "boolean" and text in _BOOLEANS:
         return _BOOLEANS[text]
-    if json_type in ("int", "number") and re.fullmatch(r"-?(0x[0-9a-fA-F]+|[0-9]+)", text):
+    if json_type in ("int", "number") and _INTEGER.fullmatch(text):
         return int(text, 16 if "x" in text else 10)
     value = _json(text)
     if json_type in (None, "value"):
@@ -263,6 +295,7 @@ def _scalar(text: str, json_type: str | None, key: str) -> Any:
     return value
 
 
+_INTEGER = re.compile("-?(0x[0-9a-fA-F]{1,40}|[0-9]{1,40})")  # the server knows its own range
 _WANTED = {
     "number": "a number",
     "null": "null",

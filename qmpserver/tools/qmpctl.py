@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
-        argcomplete.autocomplete(parser)
+        argcomplete.autocomplete(parser, always_complete_options=False)
     args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)

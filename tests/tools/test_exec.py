@@ -1,8 +1,14 @@
 """exec, schema and completion against this server and a real QEMU."""
 
+import contextlib
 import json
 import os
+import pty
+import re
+import select
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +52,21 @@ def test_arguments_have_the_schemas_types(qmpctl: Run, server: str) -> None:
             ["calc-dirty-rate", "calc-time.a=1"],
             2,
             "qmpctl: 'calc-time' is no object: int is wanted\n",
+        ),
+        (
+            ["calc-dirty-rate", "calc-time=" + "9" * 41],
+            2,
+            f"qmpctl: 'calc-time={'9' * 41}': an integer is wanted\n",
+        ),
+        (
+            ["calc-dirty-rate", "calc-time=1", "mode=odd"],
+            1,
+            "GenericError: Parameter 'mode' does not accept value 'odd'\n",
+        ),
+        (
+            ["calc-dirty-rate", "calc-time=1", "mode=\udcff"],
+            2,
+            "qmpctl: 'mode' is given bytes that are not UTF-8\n",
         ),
     ],
 )
@@ -93,37 +114,81 @@ def test_every_command_can_be_explained(qmpctl: Run, server: str) -> None:
         assert ran.stdout.startswith(f"command {name}")
 
 
-def complete(line: str) -> list[str]:
-    """What a real bash completes at the end of a line."""
+def in_bash(line: str) -> set[str]:
+    """What a real bash completes at the end of a line; it parts words at ``=`` and ``:``."""
     script = f"""eval "$(qmpctl completion bash)"
 COMP_LINE={line!r} COMP_POINT={len(line)} COMP_TYPE=9 COMP_CWORD=0
 _python_argcomplete qmpctl
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
+    return completed(["bash", "-c", script])
+
+
+def in_fish(line: str) -> set[str]:
+    """What a real fish completes, without its descriptions, as bash has it."""
+    words = completed(["fish", "-c", f"qmpctl completion fish | source; complete -C {line!r}"])
+    return {re.sub("^(unix:|mode=)|\t.*", "", word) for word in words}
+
+
+def completed(argv: list[str]) -> set[str]:
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed")
     ran = subprocess.run(
-        ["bash", "-c", script],
+        argv,
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=30,
         check=True,
     )
-    return [word.strip() for word in ran.stdout.splitlines()]
+    return {word.strip() for word in ran.stdout.splitlines()} - {""}
 
 
-def test_bash_completes(server: str) -> None:
-    assert complete("qmpctl ex") == ["exec"]
+@pytest.mark.parametrize("complete", [in_bash, in_fish])
+def test_shells_complete(server: str, complete: Callable[[str], set[str]]) -> None:
+    assert complete("qmpctl ex") == {"exec"}
     at = f"qmpctl --qmp {server} exec"
-    assert complete(f"{at} set-vcpu") == ["set-vcpu-dirty-limit"]
-    assert set(complete(f"{at} set-vcpu-dirty-limit ")) >= {"cpu-index=", "dirty-rate="}
-    assert "cpu-index=" not in complete(f"{at} set-vcpu-dirty-limit cpu-index=1 ")
-    found = complete(f"{at} calc-dirty-rate mode=dirty-")
-    assert {word.removeprefix("mode=") for word in found} == {"dirty-ring", "dirty-bitmap"}
-    assert complete(f"qmpctl schema --qmp {server} query-vcpu") == ["query-vcpu-dirty-limit"]
+    assert complete(f"{at} set-vcpu") == {"set-vcpu-dirty-limit"}
+    assert complete(f"{at} set-vcpu-dirty-limit ") == {"cpu-index=", "dirty-rate="}
+    assert complete(f"{at} set-vcpu-dirty-limit cpu-index=1 ") == {"dirty-rate="}
+    assert complete(f"{at} calc-dirty-rate mode=dirty-") == {"dirty-ring", "dirty-bitmap"}
+    assert complete(f"qmpctl schema --qmp {server} query-vcpu") == {"query-vcpu-dirty-limit"}
+    assert complete(f"qmpctl schema --qmp {server} STO") == {"STOP"}
+    path = server.removeprefix("unix:")
+    assert complete(f"qmpctl exec --qmp {server[:-3]}") == {path}
+
+
+def test_zsh_completes(server: str) -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "dumb"}
+    with contextlib.ExitStack() as stack:
+        terminal = stack.enter_context(open(master, "r+b", 0))
+        with open(slave, "r+b", 0) as tty:
+            zsh = subprocess.Popen(
+                ["zsh", "-f", "-i"], stdin=tty, stdout=tty, stderr=tty, env=environment
+            )
+        stack.callback(zsh.wait, 10)
+        stack.callback(zsh.kill)
+
+        def until(text: bytes) -> None:
+            said = b""
+            while text not in said:
+                assert select.select([terminal], [], [], 20)[0], said
+                said += terminal.read(65536)
+
+        terminal.write(b'autoload compinit; compinit -D -u; eval "$(qmpctl completion zsh)"\n')
+        terminal.write(f"qmpctl --qmp {server} exec human-monitor-com\t".encode())
+        until(b"human-monitor-command")
+        terminal.write(b"comm\t")
+        until(b"command-line=")
+        terminal.write(b"'info name'\n")
+        until(b"\ntested")
 
 
 def test_completion_without_a_server_says_nothing(tmp_path: Path) -> None:
-    assert complete(f"qmpctl --qmp unix:{tmp_path}/none exec q") in ([], [""])
+    assert in_bash(f"qmpctl --qmp unix:{tmp_path}/none exec q") == set()
 
 
 def test_arguments_of_qemu(qmpctl: Run, server: str) -> None:
@@ -138,6 +203,7 @@ def test_arguments_of_qemu(qmpctl: Run, server: str) -> None:
     execute("blockdev-add", "driver=raw", "node-name=two", "file.driver=null-co", "offset=0")
     execute("blockdev-add", "driver=raw", "node-name=three", 'file={"driver": "null-co"}')
     execute("blockdev-add", "driver=raw", "node-name=four", "file=one")
+    execute("qom-set", "path=/machine", "property=usb", "value=false")
     execute("object-add", "qom-type=iothread", "id=io", "poll-max-ns=5")
     execute("chardev-add", "id=c", "backend.type=null", "backend.data={}")
     tables = [f"name={name}" for name in ("a", "b")]
@@ -147,3 +213,9 @@ def test_arguments_of_qemu(qmpctl: Run, server: str) -> None:
     execute("block-dirty-bitmap-merge", "node=one", "target=a", "bitmaps.0=b", "bitmaps.1=b")
     ran = qmpctl("--qmp", server, "exec", "human-monitor-command", "command-line=info name")
     assert ran.stdout == "tested\n"
+    at = f"qmpctl --qmp {server} exec"
+    assert in_bash(f"{at} blockdev-add driver=qcow2 file") == {"file=", "file."}
+    assert "file.filename=" in in_bash(f"{at} blockdev-add driver=raw file.driver=file file.")
+    assert in_bash(f"{at} transaction act") == {"actions.0.type=", "actions.0.data="}
+    assert in_bash(f"{at} transaction actions.0.type=ab") == {"abort"}
+    assert in_bash(f"{at} block-dirty-bitmap-merge bitmaps=1 tar") == {"target="}

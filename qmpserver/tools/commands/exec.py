@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(returned))
     elif isinstance(returned, str):
-        print(returned.rstrip("\r\n"))
+        print(returned.rstrip("\r\n"), end="\n" if returned else "")
     elif returned != {}:
         print(json.dumps(returned, indent=2, ensure_ascii=False))
     return 0

@@ -12,7 +12,7 @@ from qemu.qmp import ExecuteError
 
 from qmpserver.tools.address import Address, add_qmp, server
 from qmpserver.tools.client import connected, execute
-from qmpserver.tools.completion import complete_commands
+from qmpserver.tools.completion import complete_all
 from qmpserver.tools.errors import QmpctlError, UsageError
 from qmpserver.tools.introspection import Schema
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_qmp(parser)
-    name = parser.add_argument("name", nargs="?", metavar="COMMAND")
-    name.completer = complete_commands  # type: ignore[attr-defined]
+    name = parser.add_argument("name", nargs="?", metavar="NAME")
+    name.completer = complete_all  # type: ignore[attr-defined]
     parser.add_argument("--events", action="store_true", help="list events instead of commands")
 
 
