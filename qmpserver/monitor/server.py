@@ -50,6 +50,7 @@ class Client:
         "_channel",
         "_corked",
         "_ended",
+        "_events",
         "_executes",
         "_session",
         "_task",
@@ -59,11 +60,14 @@ class Client:
         "server",
     )
 
-    def __init__(self, server: "Server", monitor: str, channel: Connection, pretty: bool) -> None:
+    def __init__(
+        self, server: "Server", monitor: str, channel: Connection, *, pretty: bool, events: bool
+    ) -> None:
         self.monitor = monitor
         self.server = server
         self._channel = channel
         self.pretty = pretty
+        self._events = events
         self._session = Session(server.version, pretty=pretty)
         self._corked = False
         self._ended = False
@@ -114,8 +118,8 @@ class Client:
 
     @property
     def wants_events(self) -> bool:
-        """Whether the client is past negotiation."""
-        return self._session.negotiated
+        """Whether the client is past negotiation, and would hear of events at all."""
+        return self._events and self._session.negotiated
 
     def send_event(self, message: bytes) -> None:
         """Send an event that is encoded as the client wants it."""
@@ -377,9 +381,11 @@ class Server:
         device.attach(welcome, raw=True)
         return device
 
-    def connect(self, channel: Connection, name: str, *, pretty: bool = False) -> Client:
+    def connect(
+        self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
+    ) -> Client:
         """Greet a QMP client that has come by *channel*; *name* is its monitor's."""
-        client = Client(self, name, channel, pretty)
+        client = Client(self, name, channel, pretty=pretty, events=events)
         self._clients.add(client)
         client.start()
         return client

@@ -161,6 +161,11 @@ class Parser:
         self._tokens = 0
         self._size = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether no message has been begun that is not complete."""
+        return self._tokens == 0 and self._lexer.idle
+
     def feed(self, data: bytes) -> list[Any]:
         """Take the next bytes of the stream.
 
@@ -170,7 +175,7 @@ class Parser:
 
         """
         messages: list[Any] = []
-        if self._fast and self._tokens == 0 and self._lexer.idle:
+        if self._fast and self.idle:
             data = _parse_plain(data, messages)
             if not data:
                 return messages

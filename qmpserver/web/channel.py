@@ -1,4 +1,4 @@
-"""A WebSocket as a monitor's channel: one QMP message a frame, both ways."""
+"""What carries a monitor's messages over HTTP: a WebSocket, or the answer to one request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _FAREWELL = 1.0  # seconds that a client has to answer the closing of its WebSoc
 
 
 class WebSocketChannel:
-    """One client's WebSocket.  What it has not taken is counted in `unsent`, as on a socket."""
+    """One client's WebSocket, a QMP message a frame, both ways.
+
+    What the client has not taken is counted in `unsent`, as on a socket.
+    """
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
         self._ws = ws
@@ -130,3 +133,48 @@ class WebSocketChannel:
             self._empty.set()
             if self._owner is not None:
                 self._owner.drained()
+
+
+class ReplyChannel:
+    """Keeps what is written, until there is nothing more to come: then `done` is set."""
+
+    def __init__(self) -> None:
+        self.replies: list[bytes] = []
+        self.done = asyncio.Event()
+        self.unsent = 0
+        self._owner: Owner | None = None
+
+    def start(self, owner: Owner) -> None:
+        """Remember who is to be told of the end."""
+        self._owner = owner
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is kept."""
+        return self.done.is_set()
+
+    def take_fds(self) -> list[int]:
+        """Return nothing: descriptors don't travel over HTTP."""
+        return []
+
+    def pause(self) -> None:
+        """Nothing is read here."""
+
+    def resume(self) -> None:
+        """Nothing is read here."""
+
+    def write(self, data: bytes) -> None:
+        """Keep *data*."""
+        if not self.closed:
+            self.replies.append(data)
+
+    async def flush_until(self, deadline: float) -> None:
+        """Nothing is left to be sent."""
+
+    def close(self) -> None:
+        """End; what was written stays."""
+        if not self.closed:
+            self.done.set()
+            owner, self._owner = self._owner, None
+            if owner is not None:
+                owner.channel_closed()

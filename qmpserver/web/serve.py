@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 
 from qmpserver.monitor import sockets
-from qmpserver.web.app import GRACE, make_app
+from qmpserver.web.app import make_app
+from qmpserver.web.qmp import GRACE
 from qmpserver.web.security import Guard
 
 if TYPE_CHECKING:

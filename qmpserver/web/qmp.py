@@ -1,0 +1,132 @@
+"""QMP over HTTP: a session over a WebSocket, and single commands by POST."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from qmpserver.monitor.channel import READ_SIZE
+from qmpserver.qmp import MAX_TOKEN_SIZE, ParseError, Parser, QMPError, error_message
+from qmpserver.web.channel import ReplyChannel, WebSocketChannel
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from qmpserver.monitor import Client, Server
+
+MAX_WEBSOCKETS = 32
+MAX_FRAME = 1 << 20
+PATIENCE = 30.0  # seconds for the next part of a body to come
+GRACE = 1.0  # seconds that clients have to read when the server ends
+
+_NEGOTIATION = b'{"execute": "qmp_capabilities"}\n'
+
+
+class Monitors:
+    """The monitors that are reached over HTTP; their clients are *server*'s."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._clients: set[Client] = set()
+        self._websockets = 0
+        self._ending = False
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve ``/qmp``, and end in good order when *app* does."""
+        app.router.add_get("/qmp", self._websocket, allow_head=False)
+        app.router.add_post("/qmp", self._post)
+        app.on_shutdown.append(self._finish)
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse(max_msg_size=MAX_FRAME, heartbeat=30, compress=False)
+        if not ws.can_prepare(request):
+            raise web.HTTPUpgradeRequired(
+                text="this is for WebSockets, and for POST of a single command\n",
+                headers={"Upgrade": "websocket"},
+            )
+        if self._websockets >= MAX_WEBSOCKETS:
+            raise web.HTTPServiceUnavailable(text=f"{MAX_WEBSOCKETS} WebSockets are open already\n")
+        self._websockets += 1
+        try:
+            await ws.prepare(request)
+            channel = WebSocketChannel(ws)
+            client = self._server.connect(channel, "http")
+            self._clients.add(client)
+            try:
+                await channel.run()
+            finally:
+                self._clients.discard(client)
+        finally:
+            self._websockets -= 1
+        return ws
+
+    async def _post(self, request: web.Request) -> web.Response:
+        """Execute the one command in the body, in a session of its own."""
+        if request.content_type != "application/json":  # what a form can't send
+            raise web.HTTPUnsupportedMediaType(text="Content-Type must be application/json\n")
+        body = await _read_command(request)
+        channel = ReplyChannel()
+        client = self._server.connect(channel, "http", events=False)
+        self._clients.add(client)
+        try:
+            client.data_received(_NEGOTIATION)
+            channel.replies.clear()
+            for start in range(0, len(body), READ_SIZE):
+                client.data_received(body[start : start + READ_SIZE])
+                await asyncio.sleep(0)
+            client.eof_received()
+            await channel.done.wait()
+        finally:
+            self._clients.discard(client)
+            channel.close()
+        if channel.replies:
+            return _json(b"".join(channel.replies))
+        if self._ending:
+            raise web.HTTPServiceUnavailable(text="the server ended before the command did\n")
+        raise web.HTTPNoContent  # a command whose success is not answered
+
+    async def _finish(self, _app: web.Application) -> None:
+        self._ending = True
+        deadline = asyncio.get_running_loop().time() + GRACE
+        await asyncio.gather(*(client.finish(deadline) for client in self._clients))
+
+
+async def _read_command(request: web.Request) -> bytes:
+    """Read the body, which must be one JSON value; its size has the limit that it has on a socket.
+
+    Others get their turn between the parts of a long one.
+    """
+    parser, body = Parser(), bytearray()
+    messages: list[object] = []
+    _check_size(request.content_length or 0)
+    while True:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                part = await request.content.read(READ_SIZE)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the body does not come\n") from None
+        body += part or b"\n"  # the end of a line ends a number, too
+        _check_size(len(body))
+        messages += parser.feed(part or b"\n")
+        if messages and isinstance(messages[0], ParseError):
+            _refuse(messages[0])
+        if len(messages) > 1 or (not part and not (messages and parser.idle)):
+            _refuse(QMPError("Expecting one command in the body"))
+        if not part:
+            return bytes(body)
+        await asyncio.sleep(0)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_TOKEN_SIZE:
+        raise web.HTTPRequestEntityTooLarge(MAX_TOKEN_SIZE, size)
+
+
+def _refuse(error: QMPError) -> NoReturn:
+    raise web.HTTPBadRequest(text=error_message(error).decode(), content_type="application/json")
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
