@@ -138,6 +138,17 @@ def test_tracking_switched_while_the_guest_runs(make_rig: "MakeRig") -> None:
     assert rig.engine.pages() == before
 
 
+def test_switching_off_empties_the_rings(make_rig: "MakeRig") -> None:
+    rig = make_rig(pages="500")
+    rig.engine.cont()
+    rig.advance(200)
+    rig.park()
+    pages = rig.engine.pages()
+    assert all(pages)
+    rig.track(False)
+    assert [rig.engine.vcpu(index).harvested for index in range(rig.vcpus)] == pages
+
+
 def test_ram_above_the_hole_and_many_vcpus(make_rig: "MakeRig") -> None:
     rig = make_rig(ram=4 << 30, vcpus=8, pages="700", pattern="random")
     rig.engine.take_bitmap()
