@@ -14,7 +14,7 @@ from qmpserver.accel import Accelerator, AccelOptions, open_accelerator
 from qmpserver.accel.engine import Controller, Engine, ReaperMode, VcpuState
 from qmpserver.accel.native._native import lib
 from qmpserver.machine.guest import DirtyGuest
-from qmpserver.machine.memory import Ram
+from qmpserver.machine.memory import Ram, Slot
 
 PATIENCE = 20.0
 OUT = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
@@ -44,7 +44,10 @@ class Leftovers:
 
 
 class Rig:
-    """RAM, a guest, its vCPUs, started and parked; dirty pages are logged if `track`."""
+    """RAM, a guest, its vCPUs, started and parked; dirty pages are logged if `track`.
+
+    RAM is two slots if `split` tells the second one's first page.
+    """
 
     def __init__(
         self,
@@ -56,10 +59,14 @@ class Rig:
         vcpus: int = 2,
         ram: int = 64 << 20,
         track: bool = True,
+        split: int = 0,
         prepare: Callable[["Rig"], None] = lambda _rig: None,
         **options: str,
     ) -> None:
         self.ram = Ram(ram)
+        if split:
+            rest = Slot(split * 4096, split, self.ram.pages - split)
+            self.ram.slots = [Slot(0, 0, split), rest]
         self.vcpus = vcpus
         self._closed = False
         self.accel: Accelerator

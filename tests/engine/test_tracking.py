@@ -149,7 +149,18 @@ def test_switching_off_empties_the_rings(make_rig: "MakeRig") -> None:
     assert [rig.engine.vcpu(index).harvested for index in range(rig.vcpus)] == pages
 
 
-def test_ram_above_the_hole_and_many_vcpus(make_rig: "MakeRig") -> None:
+def test_ram_in_several_slots(make_rig: "MakeRig") -> None:
+    """A ring's entry counts pages from the beginning of the slot."""
+    rig = make_rig(split=1212, pages="700", pattern="random")
+    first, second = (rig.guest.layout.base(index) // 4096 for index in (0, 1))
+    assert first < 1212 == second
+    rig.marked()
+    for _ in range(3):
+        changed = check_round(rig, 2000)
+        assert min(changed) < 1212 <= max(changed)
+
+
+def test_many_vcpus_below_the_hole_of_a_pc(make_rig: "MakeRig") -> None:
     rig = make_rig(ram=4 << 30, vcpus=8, pages="700", pattern="random")
     rig.engine.take_bitmap()
     rig.engine.cont()
