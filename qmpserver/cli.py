@@ -109,11 +109,13 @@ async def _serve_http(
 
     with named("http", value):
         site = await serve(server, machine, options)
-    stack.push_async_callback(site.runner.cleanup)
-    if options.made:  # for who started the program, and for no log
-        process.show(f"qmpserver: {site.url}?token={options.token}")
-    else:
+    stack.push_async_callback(site.close)
+    if not options.made:
         process.report(f"listening on {site.url}")
+    elif options.proxied:
+        process.show(f"qmpserver: listening on {site.url}, the token is {options.token}")
+    else:  # for who started the program, and for no log
+        process.show(f"qmpserver: {site.url}?token={options.token}")
 
 
 async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:

@@ -89,8 +89,8 @@ OPTIONS = {
     "qmp-pretty": Help("DEV", "the same, with replies laid out for people"),
     "monitor": Help("DEV", "a monitor for people, or none"),
     "http": Help(
-        "[HOST]:PORT[,token-file=FILE]",
-        "QMP over WebSocket, at /qmp, for who has the token; without HOST on loopback",
+        "[HOST]:PORT[,tls-cert=FILE,tls-key=FILE]|unix:PATH[,token-file=FILE]",
+        "QMP over HTTP, at /qmp, for who has the token; without HOST on loopback",
     ),
     "chardev": Help(_CHARDEV, "a device to attach a monitor to"),
     "mon": Help("chardev=ID[,mode=readline|control][,pretty=on]", "a monitor on such a device"),
@@ -268,7 +268,10 @@ def _apply(settings: Settings, option: str, value: str) -> None:
         case "http":
             from qmpserver.web.address import parse_http  # secrets takes a while to import
 
-            settings.http = value, parse_http(value)
+            options = parse_http(value)
+            settings.http = value, options
+            if options.warning is not None:
+                settings.warnings.append(f"-http {value}: warning: {options.warning}")
         case "pidfile":
             settings.pidfile = value
         case "daemonize":

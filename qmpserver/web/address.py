@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from qmpserver.monitor import InetAddress
-from qmpserver.options import OptionError, kinds, parse_options
+from qmpserver.monitor import InetAddress, UnixAddress
+from qmpserver.options import OptionError, Options, kinds, parse_options
 
-HTTP_OPTIONS = kinds(string="address token-file")
+if TYPE_CHECKING:
+    import ssl
+
+HTTP_OPTIONS = kinds(string="address token-file tls-cert tls-key")
 LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65535
 _NEEDED = ("aiohttp",)
@@ -19,13 +23,27 @@ _NEEDED = ("aiohttp",)
 class HttpOptions(NamedTuple):
     """Where to listen, and what a client has to know; `made` if the token was made here."""
 
-    address: InetAddress
+    address: InetAddress | UnixAddress
     token: str
     made: bool
+    tls: ssl.SSLContext | None
+
+    @property
+    def proxied(self) -> bool:
+        """Whether browsers come by a proxy in front."""
+        return isinstance(self.address, UnixAddress)
+
+    @property
+    def warning(self) -> str | None:
+        """What may not have been meant so."""
+        address = self.address
+        if self.tls or isinstance(address, UnixAddress) or is_loopback(address.host):
+            return None
+        return "whoever sees the network traffic sees the token: tls-cert= and tls-key= encrypt it"
 
 
 def parse_http(value: str) -> HttpOptions:
-    """Read ``[HOST]:PORT[,token-file=FILE]``; without a host it is loopback.
+    """Read ``[HOST]:PORT`` (without a host it is loopback) or ``unix:PATH``, and what follows.
 
     Raises:
         OptionError: What is wrong with it, or not there.
@@ -34,28 +52,74 @@ def parse_http(value: str) -> HttpOptions:
     address = _address(options.string("address") or "")
     path = options.string("token-file")
     token = secrets.token_urlsafe(32) if path is None else _read_token(path)
+    tls = _tls(options)
+    if tls is not None and isinstance(address, UnixAddress):
+        raise OptionError("tls-cert is of no use on a UNIX socket: the proxy before it has its own")
     for module in _NEEDED:
         if find_spec(module) is None:
             raise OptionError(f"{module} is not installed", "pip install 'qmpserver[http]'")
-    return HttpOptions(address, token, made=path is None)
+    return HttpOptions(address, token, path is None, tls)
 
 
-def _address(text: str) -> InetAddress:
+def is_loopback(host: str) -> bool:
+    """Tell whether it is this machine that a name or an address stands for."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _address(text: str) -> InetAddress | UnixAddress:
     host, colon, port = text.rpartition(":")
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise OptionError("'unix:' names no socket; expected unix:PATH")
+        return UnixAddress(path)
     if not colon or "/" in host or (":" in host and (host[0], host[-1]) != ("[", "]")):
-        raise OptionError(f"'{text}' is no address; expected HOST:PORT, as {LOOPBACK}:8080")
+        raise OptionError(
+            f"'{text}' is no address; expected HOST:PORT, as {LOOPBACK}:8080, or unix:PATH"
+        )
     if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
         raise OptionError(f"'{port}' is no port; expected a number from 0 to {_MAX_PORT}")
     return InetAddress(host.removeprefix("[").removesuffix("]") or LOOPBACK, port)
 
 
 def _read_token(path: str) -> str:
-    try:
-        token = Path(path).read_bytes().strip()
-    except OSError as error:
-        raise OptionError(f"token-file={path}: {error.strerror}") from None
+    token = _read("token-file", path).strip()
     if not token:
         raise OptionError(f"token-file={path}: the file is empty; expected a line with the token")
     if not all(0x20 < byte < 0x7F for byte in token):
         raise OptionError(f"token-file={path}: expected one line of printable ASCII without spaces")
     return token.decode("ascii")
+
+
+def _tls(options: Options) -> ssl.SSLContext | None:
+    cert, key = options.string("tls-cert"), options.string("tls-key")
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise OptionError(f"tls-{'key' if cert else 'cert'} is missing: both files are needed")
+    _read("tls-cert", cert)
+    _read("tls-key", key)
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or "expected PEM, with a key without a password"
+        raise OptionError(
+            f"tls-cert={cert},tls-key={key}: {reason.replace('_', ' ').lower()}"
+        ) from None
+    return context
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise OptionError(f"{option}={path}: {error.strerror}") from None

@@ -49,17 +49,17 @@ class Monitors:
         if self._websockets >= MAX_WEBSOCKETS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_WEBSOCKETS} WebSockets are open already\n")
         self._websockets += 1
+        client: Client | None = None
         try:
             await ws.prepare(request)
             channel = WebSocketChannel(ws)
             client = self._server.connect(channel, "http")
             self._clients.add(client)
-            try:
-                await channel.run()
-            finally:
-                self._clients.discard(client)
+            await channel.run()
         finally:
             self._websockets -= 1
+            if client is not None:
+                self._clients.discard(client)
         return ws
 
     async def _post(self, request: web.Request) -> web.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
@@ -25,10 +25,29 @@ HEADERS = {
 }
 """What browsers are told with every response."""
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _NEEDED = (
     "the token is needed: open the link that was shown at start, "
     "or send 'Authorization: Bearer TOKEN'\n"
 )
+
+
+class Names(NamedTuple):
+    """What browsers call this server: its hosts, in lower case, and maybe any IP address."""
+
+    scheme: str
+    hosts: Collection[str]
+    any_address: bool
+    port: int
+
+    def has(self, host: str) -> bool:
+        """Tell whether a value of `Host`, in lower case, is one of them."""
+        name, colon, port = host.rpartition(":")
+        if not colon or host.endswith("]"):
+            name, port = host, str(_DEFAULT_PORTS[self.scheme])
+        if port != str(self.port):
+            return False
+        return name in self.hosts or (self.any_address and _is_address(name))
 
 
 class Guard:
@@ -36,29 +55,19 @@ class Guard:
 
     Args:
         token: what a client has to know.
-        scheme: ``http`` or ``https``.
-        names: the hosts by which this server is known, in lower case.
-        port: where it listens.
-        any_address: whether every IP address may be its own.
+        names: what `Host` may say; None if that is for a proxy in front to check.
+
+    Attributes:
+        on_entry: called with the connection of each request that is let through.
 
     """
 
-    def __init__(
-        self,
-        token: str,
-        *,
-        scheme: str,
-        names: Collection[str],
-        port: int,
-        any_address: bool,
-    ) -> None:
+    def __init__(self, token: str, names: Names | None) -> None:
         self._token = token.encode()
-        self._scheme = scheme
         self._names = names
-        self._ports = {f":{port}"} | ({""} if port == {"http": 80, "https": 443}[scheme] else set())
-        self._any_address = any_address
         # Browsers send a cookie to all ports of a host: two servers must not take the same one.
-        self.cookie = f"qmpserver-{port}"
+        self.cookie = f"qmpserver-{names.port}" if names else "qmpserver"
+        self.on_entry: Callable[[web.RequestHandler], None] = lambda _connection: None
 
     def protect(self, app: web.Application) -> None:
         """See every request to *app* first, and what it answers last."""
@@ -70,41 +79,33 @@ class Guard:
         self._check_sender(request)
         given = request.query.get("token") if request.path == "/" else None
         if given is not None and request.method == "GET":
-            raise self._welcome(given)
+            raise self._welcome(request, given)
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = request.cookies.get(self.cookie, "")
         if not self._knows(given.strip()):
             raise web.HTTPUnauthorized(text=_NEEDED, headers={"WWW-Authenticate": "Bearer"})
+        self.on_entry(request.protocol)
         return await handler(request)
 
     def _check_sender(self, request: web.Request) -> None:
         """Refuse what the page of another server has a browser send."""
         host = request.headers.get("Host", "").lower()
-        if not self._is_own(host):  # a name of the page's own, resolved to this address
+        names = self._names
+        if names and not names.has(host):  # a name of the page's own, resolved to this address
             raise web.HTTPMisdirectedRequest(text=f"this server is not '{host}'\n")
         for origin in request.headers.getall("Origin", []):
-            if origin.lower() != f"{self._scheme}://{host}":
+            scheme, _, origin_host = origin.lower().partition("://")
+            if origin_host != host or (names and scheme != names.scheme):
                 raise web.HTTPForbidden(text="requests from other pages are refused\n")
 
-    def _is_own(self, host: str) -> bool:
-        name, colon, port = host.rpartition(":")
-        if not colon or host.endswith("]"):
-            name, colon, port = host, "", ""
-        if colon + port not in self._ports:
-            return False
-        return name in self._names or (self._any_address and _is_address(name))
-
-    def _welcome(self, given: str) -> web.HTTPException:
+    def _welcome(self, request: web.Request, given: str) -> web.HTTPException:
         if not self._knows(given):
             return web.HTTPUnauthorized(text=_NEEDED, headers={"WWW-Authenticate": "Bearer"})
+        scheme = self._names.scheme if self._names else request.headers.get("X-Forwarded-Proto", "")
         response = web.HTTPSeeOther("/")
         response.set_cookie(
-            self.cookie,
-            given,
-            httponly=True,
-            samesite="Strict",
-            secure=self._scheme == "https",
+            self.cookie, given, httponly=True, samesite="Strict", secure=scheme == "https"
         )
         return response
 

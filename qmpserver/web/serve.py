@@ -1,17 +1,18 @@
-"""The listening socket that ``-http`` asks for, and the server behind it."""
+"""The listening socket that ``-http`` asks for, and the connections to it."""
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from qmpserver.monitor import sockets
+from qmpserver.monitor import UnixAddress, sockets
+from qmpserver.web.address import is_loopback
 from qmpserver.web.app import make_app
 from qmpserver.web.qmp import GRACE
-from qmpserver.web.security import Guard
+from qmpserver.web.security import Guard, Names
 
 if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
@@ -19,43 +20,111 @@ if TYPE_CHECKING:
     from qmpserver.web.address import HttpOptions
 
 BACKLOG = 128
+MAX_CONNECTIONS = 256
+INTRODUCTION = 10.0  # seconds that a connection has to show the token
+IDLE = 75.0  # seconds until the next request on a connection
 
 
-class Site(NamedTuple):
-    """A running server, and its address."""
+class Site:
+    """A running server: `url` is where; a link with the token needs it."""
 
-    runner: web.AppRunner
-    url: str
+    def __init__(self, url: str, guard: Guard, runner: web.AppRunner, sock: socket.socket) -> None:
+        self.url = url
+        self._strangers: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        guard.on_entry = self._introduced
+        self._runner = runner
+        self._sock = sock
+        self._file: sockets.SocketFile | None = None
+        self._listener: asyncio.Server | None = None
+
+    async def start(self, options: HttpOptions) -> None:
+        """Take connections."""
+        self._file = sockets.socket_file(options.address)
+        await self._runner.setup()
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._connection,
+            sock=self._sock,
+            ssl=options.tls,
+            ssl_handshake_timeout=INTRODUCTION if options.tls else None,
+        )
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        server = self._runner.server
+        return len(server.connections) if server else 0
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= MAX_CONNECTIONS:
+            return _Refused()
+        connection = server()
+        timer = asyncio.get_running_loop().call_later(INTRODUCTION, self._expel, connection)
+        self._strangers[connection] = timer
+        return connection
+
+    def _introduced(self, connection: web.RequestHandler) -> None:
+        timer = self._strangers.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _expel(self, connection: web.RequestHandler) -> None:
+        del self._strangers[connection]
+        if connection.transport is not None:
+            connection.transport.abort()
+
+    async def close(self) -> None:
+        """Take no more, let requests under way end as far as they do soon, and close all."""
+        if self._listener is not None:
+            self._listener.close()
+        await self._runner.cleanup()
+        for timer in self._strangers.values():
+            timer.cancel()
+        sockets.remove(self._sock, self._file)
+
+
+class _Refused(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close it."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.abort()
 
 
 async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
-    """Listen; whoever calls must end it by its runner's ``cleanup``.
+    """Listen, until the site is closed.
 
     Raises:
         DeviceError: It can't be listened on, in QEMU's words.
     """
-    address = options.address
-    sock = sockets.listen(address, BACKLOG)
-    shown = f"[{address.host}]" if ":" in address.host else address.host
-    port = sock.getsockname()[1]
-    names = {shown.lower(), "localhost"}
-    if not (loopback := _is_loopback(address.host)):
-        names.add(socket.gethostname().lower())
-    guard = Guard(options.token, scheme="http", names=names, port=port, any_address=not loopback)
-    app = make_app(server, machine, guard)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
+    sock = sockets.listen(options.address, BACKLOG)
+    url, names = _names(options, sock)
+    guard = Guard(options.token, names)
+    runner = web.AppRunner(
+        make_app(server, machine, guard),
+        access_log=None,
+        shutdown_timeout=GRACE,
+        keepalive_timeout=IDLE,
+        auto_decompress=False,
+    )
+    site = Site(url, guard, runner, sock)
     try:
-        await runner.setup()
-        await web.SockSite(runner, sock).start()
+        await site.start(options)
     except BaseException:
-        sock.close()
-        await runner.cleanup()
+        await site.close()
         raise
-    return Site(runner, f"http://{shown}:{port}/")
+    return site
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+def _names(options: HttpOptions, sock: socket.socket) -> tuple[str, Names | None]:
+    address = options.address
+    if isinstance(address, UnixAddress):
+        return f"unix:{address.path}", None
+    scheme = "https" if options.tls else "http"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    port = sock.getsockname()[1]
+    hosts = {host.lower(), "localhost"}
+    if elsewhere := not is_loopback(address.host):
+        hosts.add(socket.gethostname().lower())
+    return f"{scheme}://{host}:{port}/", Names(scheme, hosts, elsewhere, port)

@@ -66,7 +66,7 @@ async def site(server: Server, machine: Machine) -> AsyncIterator[Web]:
     options = parse_http("127.0.0.1:0")
     site = await serve(server, machine, options)
     yield Web(site.url.removesuffix("/"), options.token, server, machine)
-    await site.runner.cleanup()
+    await site.close()
 
 
 @pytest_asyncio.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 
 from qmpserver.machine.machine import Machine
 from qmpserver.monitor import DeviceError, Server
@@ -16,6 +17,16 @@ from qmpserver.web.serve import serve
 from tests.web.conftest import Web
 
 PATIENCE = 10
+# An EC key, encrypted: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -aes-128-cbc
+LOCKED_KEY = b"""\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAipm51f7aPSHgICCAAw
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEAQIEEDsqxhNorniuyWfcrbAMNeQEgZAr
+hJRF5LC0HIlxklP0pqxRgZmuf4DWG2KbopIUUTZMCLb+q9TghukLByxDJgW1uFwf
+jRyvVf17RhZN8J+X4YGlnGptxMl/iPsTenFqLhzkAIwIsedcqSp7WWj6msoybSkD
++aZwraLcl2B18Whch3iXrKqZi6I/6hSv2ZtDhhDLhEB9tgmhzuXsWnCDzsPKdag=
+-----END ENCRYPTED PRIVATE KEY-----
+"""
 WRONG = {"Authorization": "Bearer wrong"}
 
 
@@ -179,21 +190,27 @@ async def test_a_token_from_a_file(
         async with http.get(site.url + "nothing", headers={"Cookie": cookie}) as response:
             assert response.status == 404
     finally:
-        await site.runner.cleanup()
+        await site.close()
 
 
 async def test_other_addresses_have_to_be_asked_for(
     server: Server, machine: Machine, http: aiohttp.ClientSession
 ) -> None:
-    for value in (":0", "127.0.0.1:0", "localhost:0"):
+    async def connect(host: str, url: str) -> None:
+        _, writer = await asyncio.open_connection(host, int(url.split(":")[-1].rstrip("/")))
+        writer.close()
+
+    for value in (":0", "127.0.0.1:0"):
         site = await serve(server, machine, parse_http(value))
-        hosts = {address[0] for address in site.runner.addresses}
-        assert hosts <= {"127.0.0.1", "::1"}
-        await site.runner.cleanup()
+        await connect("127.0.0.1", site.url)
+        with pytest.raises(ConnectionRefusedError):  # as any address but the very one
+            await connect("127.0.0.2", site.url)
+        await site.close()
     options = parse_http("0.0.0.0:0")
     site = await serve(server, machine, options)
     try:
-        port = site.runner.addresses[0][1]
+        await connect("127.0.0.2", site.url)
+        port = int(site.url.split(":")[-1].rstrip("/"))
         url = f"http://127.0.0.1:{port}/nothing"
         async with http.get(url) as response:
             assert response.status == 401  # the token is needed there too
@@ -207,7 +224,24 @@ async def test_other_addresses_have_to_be_asked_for(
             async with http.get(url, headers=bearer | {"Host": host}) as response:
                 assert response.status == status, host
     finally:
-        await site.runner.cleanup()
+        await site.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "warns"),
+    [
+        (":80", False),
+        ("localhost:80", False),
+        ("[::1]:80", False),
+        ("unix:/tmp/x", False),
+        ("0.0.0.0:80", True),
+        ("[::]:80", True),
+        ("vm.example:80", True),
+    ],
+)
+def test_a_token_in_the_clear_is_warned_of(value: str, warns: bool) -> None:
+    settings = parse_command_line(["-http", value])
+    assert any("tls-cert" in warning for warning in settings.warnings) == warns
 
 
 async def test_an_address_in_use_is_said(server: Server, machine: Machine, site: Web) -> None:
@@ -226,6 +260,16 @@ async def test_an_address_in_use_is_said(server: Server, machine: Machine, site:
         ("127.0.0.1:", "'' is no port"),
         ("127.0.0.1:-1", "'-1' is no port"),
         ("127.0.0.1:65536", "'65536' is no port"),
+        ("unix:", "'unix:' names no socket"),
+        ("unix:/tmp/x,tls-cert={cert},tls-key={key}", "the proxy before it has its own"),
+        (":80,tls-cert={cert}", "tls-key is missing"),
+        (":80,tls-key={key}", "tls-cert is missing"),
+        (":80,tls-cert=/nowhere,tls-key={key}", "tls-cert=/nowhere: No such file"),
+        (":80,tls-cert={cert},tls-key=/nowhere", "tls-key=/nowhere: No such file"),
+        (":80,tls-cert={cert},tls-key={other}", "key values mismatch"),
+        (":80,tls-cert={cert},tls-key={cert}", "tls-key="),
+        (":80,tls-cert={lines},tls-key={key}", "tls-cert="),
+        (":80,tls-cert={cert},tls-key={locked}", "tls-key="),
         ("127.0.0.1:80,port=1", "Invalid parameter 'port'"),
         ("127.0.0.1:80,token-file=", "token-file=: "),
         ("127.0.0.1:80,token-file=/nowhere", "token-file=/nowhere: No such file"),
@@ -238,9 +282,18 @@ async def test_an_address_in_use_is_said(server: Server, machine: Machine, site:
 def test_what_is_wrong_is_said_when_the_command_line_is_read(
     value: str, said: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    (tmp_path / "lines").write_bytes(b"one\ntwo\n")
-    for name in ("binary", "lines"):
+    authority = trustme.CA()
+    one, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    files = {
+        "binary": b"\xff\xfe",
+        "lines": b"one\ntwo\n",
+        "cert": one.cert_chain_pems[0].bytes(),
+        "key": one.private_key_pem.bytes(),
+        "other": other.private_key_pem.bytes(),
+        "locked": LOCKED_KEY,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
         value = value.replace(f"{{{name}}}", str(tmp_path / name))
     with pytest.raises(OptionError) as refused:
         parse_http(value)
