@@ -59,7 +59,9 @@ class Registry:
         self._undeclared: dict[str, Callable[..., Any]] = {}
         self._keywords: dict[str, str] = {}
 
-    def command(self, name: str, *, client: bool = False) -> Callable[[H], H]:
+    def command(
+        self, name: str, *, client: bool = False, replace: bool = False
+    ) -> Callable[[H], H]:
         """Return a decorator that makes a function the handler of command *name*.
 
         The handler gets the arguments as keywords, with ``_`` for ``-``.  It
@@ -71,6 +73,7 @@ class Registry:
         Args:
             name: the command.
             client: pass the `Client` that sent the command as the first argument.
+            replace: take the place of the handler that there may be.
 
         Raises:
             RegistryError: the command has a handler already.
@@ -78,7 +81,7 @@ class Registry:
         """
 
         def bind(handler: H) -> H:
-            if name in self._bound or name in self._undeclared:
+            if not replace and (name in self._bound or name in self._undeclared):
                 raise RegistryError(f"command '{name}' has two handlers")
             declaration = self.schema.commands.get(name)
             if declaration is None:

@@ -38,3 +38,10 @@ async def test_check_passes_what_fits(commands: "Commands") -> None:
 async def test_a_command_has_one_handler(commands: "Commands") -> None:
     with pytest.raises(RegistryError, match="'echo' has two handlers"):
         commands.registry.command("echo")(lambda: None)
+
+
+async def test_a_handler_can_be_replaced(commands: "Commands") -> None:
+    registry = commands.registry
+    registry.command("echo", replace=True)(lambda: "anew")
+    assert registry.call(registry.find("echo"), {}, None) == "anew"
+    registry.check()

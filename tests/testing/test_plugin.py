@@ -1,0 +1,433 @@
+"""The pytest plugin, as a stranger's test suite uses it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import qemu.qmp.legacy  # noqa: F401 -- pytester forgets what inner runs import: they would pay for it each time
+
+import qmpserver.assembly
+import qmpserver.testing.comparison  # noqa: F401
+from qmpserver.testing.thread import ServerThread
+
+pytest_plugins = "pytester"
+
+OPTIONS = ("-p", "no:cacheprovider", "-W", "error")
+INI = """
+[pytest]
+asyncio_mode = strict
+asyncio_default_fixture_loop_scope = function
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Pytester]:
+    """A test suite in a directory of its own, after which nothing of it remains."""
+    directory = tempfile.mkdtemp(prefix="q")  # short: sockets go there
+    monkeypatch.setenv("TMPDIR", directory)
+    monkeypatch.setattr(tempfile, "tempdir", directory)
+    pytester.makeini(INI)
+    before = _left()
+    yield pytester
+    assert _left() == before
+    assert not [path for path in Path(directory).iterdir() if path.name.startswith("qmp-")]
+    shutil.rmtree(directory)
+
+
+def _left() -> tuple[int, int]:
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def test_a_test_without_a_loop(suite: pytest.Pytester, accel: str) -> None:
+    suite.makepyfile(
+        f"""
+        import pytest
+        from qemu.qmp import ExecuteError
+
+        @pytest.mark.qmp(accel={accel!r}, smp=2)
+        def test(qmp_server, qmp):
+            assert len(qmp.cmd("query-cpus-fast")) == 2
+            qmp.cmd("stop")
+            assert qmp.pull_event(wait=5.0)["event"] == "STOP"
+            qmp.cmd("set-vcpu-dirty-limit", **{{"dirty-rate": 100, "cpu-index": 1}})
+            with pytest.raises(ExecuteError, match="incorrect cpu index"):
+                qmp.cmd("set-vcpu-dirty-limit", **{{"dirty-rate": 100, "cpu-index": 2}})
+
+            assert len(qmp_server.received("set-vcpu-dirty-limit")) == 2
+            assert qmp_server.received("set-vcpu-dirty-limit", cpu_index=1) == [
+                ("set-vcpu-dirty-limit", {{"dirty-rate": 100, "cpu-index": 1}})
+            ]
+            assert not qmp_server.received("set-vcpu-dirty-limit", cpu_index=0)
+            assert not qmp_server.received("stop", no_such=None)
+            qmp_server.assert_received("stop", ("set-vcpu-dirty-limit", {{
+                "dirty-rate": 100, "cpu-index": 1}}))
+            assert [event.name for event in qmp_server.sent()] == ["STOP"]
+            assert qmp_server.wait_event("STOP").data == {{}}
+            assert qmp_server.wait_received("stop").arguments == {{}}
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_coroutine_tests_on_any_loop(suite: pytest.Pytester, accel: str) -> None:
+    suite.makepyfile(
+        f"""
+        import asyncio
+        import pytest
+        import pytest_asyncio
+        from qemu.qmp import QMPClient
+
+        pytestmark = pytest.mark.qmp(accel={accel!r})
+
+        @pytest_asyncio.fixture
+        async def paused(qmp):
+            await qmp.execute("stop")
+
+        @pytest.mark.asyncio
+        @pytest.mark.qmp(smp=3)
+        async def test_with_a_fixture(qmp_server, qmp, paused):
+            assert len(await qmp.execute("query-cpus-fast")) == 3
+            assert (await qmp.execute("query-status"))["status"] == "paused"
+            assert (await qmp_server.event("STOP")).name == "STOP"
+
+        @pytest.mark.asyncio(loop_scope="module")
+        async def test_on_a_longer_loop(qmp):
+            assert await qmp.execute("query-status")
+
+        @pytest.mark.asyncio
+        async def test_what_comes_later(qmp_server, qmp):
+            own = QMPClient("own")
+            await own.connect(qmp_server.path)
+            waiting = asyncio.gather(
+                qmp_server.until_received("cont", count=2), qmp_server.event("RESUME")
+            )
+            await asyncio.sleep(0)
+            for command in ("cont", "stop", "cont"):
+                assert not waiting.done()
+                await own.execute(command)
+            await waiting
+            # Two clients got it, and it is one event.
+            assert len(qmp_server.sent("RESUME")) == 1
+            await own.disconnect()
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=3)
+
+
+def test_the_client_may_quit_and_others_be_left(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import socket
+        import pytest
+
+        def test_quit(qmp_server, qmp):
+            qmp.cmd("quit")
+            qmp_server.wait_event("SHUTDOWN", reason="host-qmp-quit")
+
+        @pytest.mark.asyncio
+        async def test_quit_on_a_loop(qmp_server, qmp):
+            await qmp.execute("quit")
+
+        def test_left(qmp_server):
+            with socket.socket(socket.AF_UNIX) as left:
+                left.connect(qmp_server.path)
+                left.sendall(b'nonsense\\n{"execute": "qmp_capabilities", "arguments": 5}')
+                qmp_server.wait_received("qmp_capabilities")
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=3)
+
+
+def test_a_schema_of_ones_own(suite: pytest.Pytester) -> None:
+    suite.path.joinpath("kettle.json").write_text(
+        "{ 'struct': 'Heat', 'data': { 'is': 'int' } }\n"
+        "{ 'command': 'heat', 'data': { 'to': 'int' }, 'returns': 'Heat' }\n"
+        "{ 'event': 'HOT', 'data': { 'at': 'int' } }\n"
+    )
+    suite.makepyfile(
+        """
+        import pytest
+        from qemu.qmp import ExecuteError
+
+        pytestmark = pytest.mark.qmp(schema="kettle.json")
+
+        def test(qmp_server, qmp):
+            with pytest.raises(ExecuteError, match="has not been found"):
+                qmp.cmd("heat", to=1)
+
+            @qmp_server.handler("heat")
+            def heat(to):
+                qmp_server.emit("HOT", {"at": to})
+                return {"is": to + 1}
+
+            assert qmp.cmd("heat", to=1) == {"is": 2}
+            qmp_server.handler("heat")(lambda to: {"is": to})
+            assert qmp.cmd("heat", to=1) == {"is": 1}
+            with pytest.raises(ExecuteError, match="Parameter 'to' is missing"):
+                qmp.cmd("heat")
+            assert qmp_server.sent("HOT") == [("HOT", {"at": 1})]
+            qmp_server.emit("HOT", {"at": 9})
+            assert qmp_server.sent("HOT", at=9)
+            with pytest.raises(KeyError):
+                qmp_server.emit("COLD")
+            with pytest.raises(KeyError, match="the schema has no command 'cool'"):
+                qmp_server.handler("cool")
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        def test_never(qmp_server, qmp):
+            qmp.cmd("query-name")
+            assert qmp_server.received("stop")
+
+        def test_order(qmp_server, qmp):
+            qmp.cmd("stop")
+            qmp.cmd("cont")
+            qmp_server.assert_received("cont", ("stop", {}))
+
+        def test_late(qmp_server, qmp):
+            qmp_server.wait_event("STOP", patience=0.01)
+
+        def test_too_few(qmp_server, qmp):
+            qmp.cmd("stop")
+            qmp_server.wait_received("stop", count=2, patience=0.01)
+
+        def test_long(qmp_server, qmp):
+            for _ in range(150):
+                qmp.cmd("query-name")
+            assert False
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(failed=5)
+    result.stdout.fnmatch_lines(
+        [
+            "*no stop among: qmp_capabilities*, query-name*",
+            "*- QMP conversation -*",
+            '-> {"execute":"query-name"*',
+            '<- {"return": {}*',
+            "E *AssertionError: no stop after cont among: qmp_capabilities*, stop, cont",
+            "E *AssertionError: STOP: none in 0.01 s among: nothing",
+            "E *AssertionError: stop: 1 instead of 2 in 0.01 s among: qmp_capabilities*, stop",
+            "(103 lines before)",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        ("smpp=2", "pytest.mark.qmp(smpp=...): is none of accel, smp, schema, max_clients*"),
+        ("'soft'", "pytest.mark.qmp takes keywords only, not 'soft'"),
+        ("accel='tcg'", "*invalid accelerator tcg*"),
+        ("schema='no.json'", "*no.json*"),
+    ],
+)
+def test_a_wrong_mark_is_told(suite: pytest.Pytester, mark: str, told: str) -> None:
+    suite.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.qmp({mark})
+        def test(qmp_server):
+            pass
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told])
+
+
+def test_coroutines_need_pytest_asyncio(suite: pytest.Pytester) -> None:
+    suite.makeini("[pytest]")
+    suite.makepyfile("async def test(qmp): pass")
+    result = suite.runpytest_subprocess(*OPTIONS, "-p", "no:asyncio")
+    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
+
+
+def test_one_client_at_a_time_as_in_qemu_or_more(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import socket
+        import pytest
+
+        def greeted(path):
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(0.1)
+            client.connect(path)
+            try:
+                return client, b"QMP" in client.recv(1000)
+            except TimeoutError:
+                return client, False
+
+        def test_one(qmp_server):
+            (first, ok), (second, waits) = greeted(qmp_server.path), greeted(qmp_server.path)
+            assert ok and not waits
+            first.close()
+            assert b"QMP" in second.recv(1000)
+            second.close()
+
+        @pytest.mark.qmp(max_clients=2)
+        def test_two(qmp_server):
+            for client, ok in (greeted(qmp_server.path), greeted(qmp_server.path)):
+                assert ok
+                client.close()
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1 + 1)
+
+
+TRANSCRIBED = """
+import pytest
+
+def test(qmp, qmp_transcript):
+    qmp.cmd("stop")
+    qmp.cmd("query-status")
+    qmp_transcript("pause.qmp")
+"""
+
+
+def test_a_transcript_is_written_and_compared_with(suite: pytest.Pytester) -> None:
+    suite.makepyfile(TRANSCRIBED)
+    transcript = suite.path / "pause.qmp"
+    missing = suite.runpytest_inprocess(*OPTIONS)
+    missing.assert_outcomes(failed=1)
+    missing.stdout.fnmatch_lines(["there is no *pause.qmp: write it with pytest --qmp-record"])
+    suite.runpytest_inprocess(*OPTIONS, "--qmp-record").assert_outcomes(passed=1)
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+    transcript.write_text(transcript.read_text().replace('"paused"', '"running"'))
+    changed = suite.runpytest_inprocess(*OPTIONS)
+    changed.assert_outcomes(failed=1)
+    changed.stdout.fnmatch_lines(['E *line *: answer return.status: "paused" instead of "running"'])
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            ['-> {"execute": "stop"}', '<- {"return": {}}'],
+            'unexpected command {"execute":"query-s*',
+        ),
+        (
+            [
+                '-> {"execute": "stop"}',
+                '<- {"return": {}}',
+                '-> {"execute": "query-status"}',
+                '<- {"return": "<any>"}',
+                '<- {"event": "RESUME"}',
+            ],
+            'line 8: no event {"event": "RESUME"}',
+        ),
+    ],
+)
+def test_a_transcript_by_hand(suite: pytest.Pytester, lines: list[str], told: str) -> None:
+    suite.makepyfile(TRANSCRIBED)
+    header = ["#! ignore id arguments", "", "#! events ignore"]
+    transcript = suite.path / "pause.qmp"
+    whole = [
+        '-> {"execute": "stop"}',
+        '<- {"return": {}}',
+        '-> {"execute": "query-status"}',
+        '<- {"return": {"status": "<string>", "...": "..."}}',
+    ]
+    transcript.write_text("\n".join(header + whole))
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+    transcript.write_text("\n".join([header[0], "", "# as it was", *lines]))
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E *{told}"])
+
+
+def test_under_xdist(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize("_", range(6))
+        async def test_async(qmp_server, qmp, _):
+            await qmp.execute("stop")
+            assert len(qmp_server.received("stop")) == 1
+
+        @pytest.mark.parametrize("_", range(6))
+        def test_sync(qmp_server, qmp, _):
+            qmp.cmd("stop")
+            assert len(qmp_server.received("stop")) == 1
+
+        def test_fails(qmp_server, qmp):
+            assert qmp_server.received("stop")
+        """
+    )
+    result = suite.runpytest_subprocess(*OPTIONS, "-n", "2")
+    result.assert_outcomes(passed=12, failed=1)
+    result.stdout.fnmatch_lines(["*- QMP conversation -*"])
+
+
+def test_a_blocking_handler_is_told(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import threading
+        import pytest
+        from qmpserver.testing import thread
+
+        release = threading.Event()
+
+        @pytest.fixture
+        def impatient(monkeypatch):
+            monkeypatch.setattr(thread, "_PATIENCE_S", 0.05)
+
+        def test(impatient, qmp_server):
+            import socket
+            qmp_server.handler("query-name")(lambda: release.wait())
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(qmp_server.path)
+                client.sendall(b'{"execute": "qmp_capabilities"} {"execute": "query-name"}')
+                qmp_server.wait_received("query-name")
+
+        def test_after():
+            release.set()
+            for one in threading.enumerate():
+                if one.name == "qmp-server":
+                    one.join(5)
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*the server has not ended in 0.05 s: a handler blocks"])
+
+
+def test_up_in_50_ms() -> None:
+    from time import perf_counter
+
+    took = []
+    for _ in range(5):
+        began = perf_counter()
+        with ServerThread():
+            took.append(perf_counter() - began)
+    assert min(took) < 0.05
+
+
+def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path) -> None:
+    tmp_path.joinpath("test_it.py").write_text(
+        "import sys\n"
+        "def test(request):\n"
+        "    assert request.config.pluginmanager.hasplugin('qmpserver')\n"
+        "    ours = {name for name in sys.modules if name.split('.')[0] == 'qmpserver'}\n"
+        "    assert ours == {'qmpserver', 'qmpserver._version', 'qmpserver.testing',\n"
+        "                    'qmpserver.testing.plugin'}\n"
+        "    assert not {'asyncio', 'cffi', 'orjson', 'uvloop', 'qemu'} & set(sys.modules)\n"
+    )
+    plugins = ["-p", "no:asyncio", "-p", "no:xdist", "-p", "no:anyio", "-p", "no:hypothesispytest"]
+    command = [sys.executable, "-m", "pytest", *OPTIONS, *plugins, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stdout
