@@ -4,15 +4,12 @@ import asyncio
 import sys
 from pathlib import Path
 
-from qmpserver.monitor import Registry, Server, UnixAddress
-from qmpserver.qapi import Schema
+from qmpserver import Registry, Schema, Server, UnixAddress
 
 
 async def main(path: str) -> None:
     """Serve until told to quit."""
     registry = Registry(Schema.load(Path(__file__).with_name("daemon-schema.json")))
-    version = {"qemu": {"major": 1, "minor": 0, "micro": 0}, "package": "kettle"}
-    server = Server(registry, version=version)
     done, water = asyncio.Event(), {"temperature": 20}
     registry.command("query-kettle")(lambda: water)
     registry.command("quit")(done.set)
@@ -24,10 +21,9 @@ async def main(path: str) -> None:
             water["temperature"] += 1
         server.emit("HOT", water)
 
-    registry.check()  # nothing declared without a handler, no handler undeclared
-    await server.listen(UnixAddress(path), max_clients=8)
-    await done.wait()
-    await server.close()
+    async with Server(registry) as server:  # handlers and schema must fit together
+        await server.listen(UnixAddress(path), max_clients=8)
+        await done.wait()
 
 
 if __name__ == "__main__":

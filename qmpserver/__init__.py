@@ -1,6 +1,19 @@
 """A QMP-compatible virtual-machine monitor with a real KVM dirty-ring engine.
 
-``__all__`` is the public interface, for programs that embed a QMP server.
+``__all__`` is the public interface, for programs that embed a QMP server.  Other modules may be
+used, but change as the program needs it; `qmpserver.qapi` and `qmpserver.qmp` are libraries of
+their own.
+
+=================================  ===========================================================
+`Server`, `Client`, `Device`       serves QMP on sockets; one client; where clients come from
+`Registry`                         binds functions to the commands of a schema
+`Schema`                           the schema: commands, events, types
+`UnixAddress`, `InetAddress`       where to listen
+`QMPError`                         what a handler raises to refuse a command
+`RegistryError`, `SchemaError`,    what the above raise
+`OptionError`, `DeviceError`
+=================================  ===========================================================
+
 Names are imported when they are first used: the program must start fast.
 """
 
@@ -10,19 +23,31 @@ from typing import TYPE_CHECKING, Any
 from qmpserver import _version
 
 if TYPE_CHECKING:
-    from qmpserver.monitor import Client, DeviceError, Registry, RegistryError, Server, UnixAddress
+    from qmpserver.monitor import (
+        Client,
+        Device,
+        DeviceError,
+        InetAddress,
+        Registry,
+        RegistryError,
+        Server,
+        UnixAddress,
+    )
     from qmpserver.options import OptionError
-    from qmpserver.qapi import Schema
+    from qmpserver.qapi import Schema, SchemaError
     from qmpserver.qmp import QMPError
 
 __all__ = [
     "Client",
+    "Device",
     "DeviceError",
+    "InetAddress",
     "OptionError",
     "QMPError",
     "Registry",
     "RegistryError",
     "Schema",
+    "SchemaError",
     "Server",
     "UnixAddress",
     "__version__",
@@ -32,12 +57,15 @@ __version__ = _version.VERSION
 
 _HOMES = {
     "Client": "monitor",
+    "Device": "monitor",
     "DeviceError": "monitor",
+    "InetAddress": "monitor",
     "OptionError": "options",
     "QMPError": "qmp",
     "Registry": "monitor",
     "RegistryError": "monitor",
     "Schema": "qapi",
+    "SchemaError": "qapi",
     "Server": "monitor",
     "UnixAddress": "monitor",
 }

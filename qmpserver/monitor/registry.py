@@ -1,7 +1,7 @@
 """The commands there are: what the schema declares, bound to what does it."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from qmpserver.qapi import Command, ParameterError, Schema
@@ -41,7 +41,8 @@ class Bound:
         self.name = name
         self.handler = handler
         self.wants_client = wants_client
-        self.is_async = inspect.iscoroutinefunction(handler)
+        call = getattr(handler, "__call__", None)  # noqa: B004 -- an object may be a handler
+        self.is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
         self.allow_oob = declaration.allow_oob
         self.success_response = declaration.success_response
         self.validate = declaration.validate
@@ -50,7 +51,8 @@ class Bound:
 class Registry:
     """The commands of one machine.
 
-    Fill it before the first client comes; from then on it is only read.
+    Fill it before the first client comes; from then on it is only read.  Handlers are called on
+    the event loop's thread.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -97,7 +99,8 @@ class Registry:
 
         Raises:
             RegistryError: a handler is not declared, or a declaration has no
-                handler, or a handler can't take its client out of band.
+                handler, or a handler can't be called with what the command
+                takes, or not out of band.
 
         """
         faults = [f"handler of '{name}' is not declared" for name in sorted(self._undeclared)]
@@ -111,6 +114,8 @@ class Registry:
             for name, bound in sorted(self._bound.items())
             if bound.allow_oob and bound.is_async
         ]
+        for name, bound in sorted(self._bound.items()):
+            faults += _misfits(bound, self.schema.commands[name])
         if faults:
             raise RegistryError("; ".join(faults))
 
@@ -157,3 +162,38 @@ class Registry:
                 return bound.handler(client, **arguments)
             return bound.handler(**arguments)
         return bound.handler(client) if bound.wants_client else bound.handler()
+
+
+def _misfits(bound: Bound, declaration: Command) -> Iterator[str]:
+    """Tell why the handler can't be called with all that the command takes."""
+    taken = declaration.arguments
+    try:
+        parameters = list(inspect.signature(bound.handler).parameters.values())
+    except (TypeError, ValueError):  # a function of C's need not tell
+        return
+    kinds = inspect.Parameter
+    if bound.wants_client:
+        if not parameters or parameters[0].kind in (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD):
+            yield f"handler of '{bound.name}' does not take the client first"
+        elif parameters[0].kind is not kinds.VAR_POSITIONAL:
+            del parameters[0]
+    if taken.branches or not declaration.gen:
+        return  # what it takes depends on the values
+    by_name = {
+        one.name: one
+        for one in parameters
+        if one.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+    }
+    takes_all = any(one.kind is kinds.VAR_KEYWORD for one in parameters)
+    for member in taken.members:
+        parameter = by_name.pop(member.name.replace("-", "_"), None)
+        if parameter is None:
+            if not takes_all:
+                yield f"handler of '{bound.name}' does not take argument '{member.name}'"
+        elif member.optional and parameter.default is kinds.empty:
+            yield f"handler of '{bound.name}' has no default for optional argument '{member.name}'"
+    for parameter in by_name.values():
+        if parameter.default is kinds.empty:
+            yield f"handler of '{bound.name}' needs '{parameter.name}', which is no argument of it"
+    if any(p.kind is kinds.POSITIONAL_ONLY and p.default is kinds.empty for p in parameters):
+        yield f"handler of '{bound.name}' does not take its arguments as keywords"

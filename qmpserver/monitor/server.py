@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 MONITOR_OPTIONS = kinds(string="chardev mode", boolean="pretty")
 
 
+_NO_VERSION = {"qemu": {"major": 0, "minor": 0, "micro": 0}, "package": ""}
+
+
 class Client:
     """One client of a QMP monitor, while it is connected.
 
@@ -230,7 +233,7 @@ class Server:
     Args:
         registry: the commands.
         version: the greeting's ``version`` object, as ``query-version`` returns it in QEMU: some
-            clients show the three numbers of its ``qemu``.
+            clients show the three numbers of its ``qemu``; all of them 0 if there is none.
         human: makes the commands of one human monitor, if there is to be any.
         check_events: hold the data of events against the schema.
 
@@ -240,7 +243,7 @@ class Server:
         self,
         registry: Registry,
         *,
-        version: Mapping[str, Any],
+        version: Mapping[str, Any] = _NO_VERSION,
         human: Callable[[], HumanCommands] | None = None,
         check_events: bool = __debug__,
     ) -> None:

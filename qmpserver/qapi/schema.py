@@ -1,7 +1,4 @@
-"""The schema as a whole, as its users see it.
-
-Read-only once loaded, so any thread may use it.
-"""
+"""The schema as a whole, as its users see it."""
 
 import os
 from collections.abc import Iterable
@@ -20,7 +17,7 @@ class Schema:
     """A loaded schema: `commands`, `events` and `types` by name, in the order of the text.
 
     `sequence` holds all of them and the free-form documentation between them.  What an ``if``
-    switches off is in none of these.
+    switches off is in none of these.  It is read-only once loaded: any thread may use it.
     """
 
     def __init__(self, sequence: list[Doc | Named]) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _GRACE_S = 0.2  # for commands that a client has not waited for
 _PATIENCE_S = 10.0
-_VERSION = {"qemu": {"major": 11, "minor": 0, "micro": 0}, "package": "qmpserver"}
 
 _Handler = TypeVar("_Handler", bound="Callable[..., Any]")
 _T = TypeVar("_T")
@@ -156,7 +155,7 @@ class ServerThread(Conversation):
                 self._server = await self._machine(stack)
             else:
                 registry = Registry(Schema.load(self._schema))
-                self._server = Server(registry, version=_VERSION)
+                self._server = Server(registry)
             stack.push_async_callback(self._server.close, _GRACE_S)
             self._listen()
             self._started.set_result(None)

@@ -1,6 +1,7 @@
 """A server inside another program, through the public interface alone."""
 
 import asyncio
+import inspect
 import json
 import socket
 import subprocess
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qemu.qmp import QMPClient
+from qemu.qmp import ExecuteError, QMPClient
 
 import qmpserver
-from qmpserver import Registry, RegistryError, Schema, Server, UnixAddress
+from qmpserver import QMPError, Registry, RegistryError, Schema, Server, UnixAddress
 
 PATIENCE = 10.0
 VERSION = {"qemu": {"major": 1, "minor": 0, "micro": 0}, "package": ""}
@@ -64,6 +65,94 @@ async def test_mismatch_is_told_before_a_client_can_come() -> None:
     assert str(told.value) == (
         "handler of 'cool' is not declared; command 'heat' has no handler; "
         "command 'query-kettle' has no handler; command 'quit' has no handler"
+    )
+
+
+def test_public_names_are_documented() -> None:
+    """Each with its types and, unless it is an error or a plain value, who may use it where."""
+    for name in qmpserver.__all__:
+        exported = getattr(qmpserver, name)
+        if not isinstance(exported, type):
+            continue
+        assert name in (qmpserver.__doc__ or "")
+        assert exported.__doc__
+        if not issubclass(exported, Exception | tuple):
+            assert "thread" in exported.__doc__
+        for member, function in inspect.getmembers(exported, inspect.isfunction):
+            if not member.startswith("_"):
+                assert function.__doc__, f"{name}.{member}"
+                assert "return" in function.__annotations__, f"{name}.{member}"
+
+
+async def test_three_lines_are_enough(tmp_path: Path) -> None:
+    path = tmp_path / "kettle.sock"
+    client = QMPClient("test")
+    async with asyncio.timeout(PATIENCE), Server(kettle()) as server:
+        await server.listen(f"unix:{path},server=on,wait=off")
+        await client.connect(str(path))
+        assert client.greeting is not None
+        assert client.greeting.QMP.version["qemu"] == {"major": 0, "minor": 0, "micro": 0}
+        await client.disconnect()
+
+
+async def test_handlers_of_every_kind(tmp_path: Path) -> None:
+    """A function, a coroutine function, an object; one that refuses; one out of band."""
+    (tmp_path / "schema.json").write_text(
+        "{ 'struct': 'Number', 'data': { 'n': 'int' } }\n"
+        "{ 'command': 'plain', 'data': { 'n': 'int' }, 'returns': 'Number' }\n"
+        "{ 'command': 'slow', 'returns': 'Number' }\n"
+        "{ 'command': 'object', 'returns': 'Number' }\n"
+        "{ 'command': 'refuse' }\n"
+        "{ 'command': 'hurry', 'allow-oob': true }\n"
+    )
+
+    class Slow:
+        async def __call__(self) -> dict[str, int]:
+            await asyncio.sleep(0)
+            return {"n": 3}
+
+    hurried = asyncio.Event()
+    registry = Registry(Schema.load(tmp_path / "schema.json"))
+    registry.command("plain")(lambda n: {"n": n})
+    registry.command("object")(Slow())
+    registry.command("hurry")(hurried.set)
+
+    @registry.command("slow")
+    async def slow() -> dict[str, int]:
+        await hurried.wait()
+        return {"n": 2}
+
+    @registry.command("refuse")
+    async def refuse() -> None:
+        raise QMPError("not now", "DeviceNotActive")
+
+    path = tmp_path / "q.sock"
+    client = QMPClient("test")
+    async with asyncio.timeout(PATIENCE), Server(registry) as server:
+        await server.listen(UnixAddress(str(path)))
+        await client.connect(str(path))
+        assert await client.execute("plain", {"n": 1}) == {"n": 1}
+        assert await client.execute("object") == {"n": 3}
+        with pytest.raises(ExecuteError, match="not now") as refused:
+            await client.execute("refuse")
+        assert refused.value.error_class == "DeviceNotActive"
+        waiting = asyncio.create_task(client.execute("slow"))
+        assert await client.execute("hurry", oob=True) == {}
+        assert await waiting == {"n": 2}
+        await client.disconnect()
+
+
+async def test_misfits_are_told_before_a_client_can_come() -> None:
+    registry = Registry(SCHEMA)
+    registry.command("query-kettle")(lambda: {"temperature": 20})
+    registry.command("quit")(lambda force: None)
+    registry.command("heat")(lambda to: None)
+    with pytest.raises(RegistryError) as told:
+        async with Server(registry):
+            pytest.fail("entered")
+    assert str(told.value) == (
+        "handler of 'heat' has no default for optional argument 'to'; "
+        "handler of 'quit' needs 'force', which is no argument of it"
     )
 
 

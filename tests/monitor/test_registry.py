@@ -42,6 +42,54 @@ async def test_a_command_has_one_handler(commands: "Commands") -> None:
 
 async def test_a_handler_can_be_replaced(commands: "Commands") -> None:
     registry = commands.registry
-    registry.command("echo", replace=True)(lambda: "anew")
+    registry.command("echo", replace=True)(lambda **_: "anew")
     assert registry.call(registry.find("echo"), {}, None) == "anew"
+    registry.check()
+
+
+def test_check_tells_handlers_that_cannot_be_called(tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    names = ["fits", "kept", "lax", "less", "more", "positional", "shy", "strict", "unmet"]
+    path.write_text(
+        "".join(
+            f"{{ 'command': '{name}', 'data': {{ 'to-do': 'int', '*by': 'str' }} }}\n"
+            for name in names
+        )
+    )
+    registry = Registry(Schema.load(path))
+    command = registry.command
+    command("fits")(lambda to_do, by=None, *, more=1: None)
+    command("kept", client=True)(lambda client, to_do, by=None: None)
+    command("lax")(lambda **arguments: None)
+    command("less")(lambda to_do: None)
+    command("more")(lambda to_do, when, by=None: None)
+    command("positional")(lambda to_do, /, by=None, **arguments: None)
+    command("shy", client=True)(lambda *, to_do, by=None: None)
+    command("strict")(lambda to_do, by: None)
+    command("unmet")(print)
+    with pytest.raises(RegistryError) as refusal:
+        registry.check()
+    assert str(refusal.value).split("; ") == [
+        "handler of 'less' does not take argument 'by'",
+        "handler of 'more' needs 'when', which is no argument of it",
+        "handler of 'positional' does not take its arguments as keywords",
+        "handler of 'shy' does not take the client first",
+        "handler of 'strict' has no default for optional argument 'by'",
+        "handler of 'unmet' does not take argument 'to-do'",
+        "handler of 'unmet' does not take argument 'by'",
+    ]
+
+
+def test_check_leaves_alone_what_depends_on_values(tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text(
+        "{ 'enum': 'Kind', 'data': [ 'a', 'b' ] } { 'struct': 'One', 'data': { 'x': 'int' } }"
+        "{ 'union': 'Choice', 'base': { 'kind': 'Kind' }, 'discriminator': 'kind',"
+        "  'data': { 'a': 'One' } }"
+        "{ 'command': 'choose', 'boxed': true, 'data': 'Choice' }"
+        "{ 'command': 'native' }"
+    )
+    registry = Registry(Schema.load(path))
+    registry.command("choose")(lambda kind, x=0: None)
+    registry.command("native")(dict)
     registry.check()
