@@ -53,8 +53,9 @@ def register(registry: Registry, machine: Machine) -> None:
     @registry.command("__org.qmpserver_query-dirty-ring")
     def query_dirty_ring() -> DirtyRing:
         vcpus = [_vcpu(engine, index) for index in range(engine.vcpus)]
-        if engine.tracking:
-            for vcpu, rate in zip(vcpus, machine.tracking.rates.now(), strict=True):
+        rates = machine.tracking.current_rates()
+        if rates is not None:
+            for vcpu, rate in zip(vcpus, rates, strict=True):
                 vcpu["current-rate"] = rate
         return {
             "mode": engine.reaper().mode,

@@ -33,9 +33,14 @@ class RateWindow:
         self._samples: deque[tuple[float, Sequence[int]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it samples."""
+        return self._timer is not None
+
     def open(self) -> None:
         """Begin to sample."""
-        if self._timer is None:
+        if not self.is_open:
             self._sample()
 
     def close(self) -> None:

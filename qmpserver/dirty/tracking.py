@@ -26,8 +26,6 @@ class Tracking:
     It goes off only after `GRACE_S`: limits are often set again right after they were
     cancelled. Belongs to the event loop's thread.
 
-    While it is on, `rates` holds what each vCPU dirtied in the last second.
-
     `on_failure` is called when it could not be switched.
     """
 
@@ -52,6 +50,10 @@ class Tracking:
         self._end_grace()
         if not self._users:
             self._grace = asyncio.get_running_loop().call_later(GRACE_S, self._update)
+
+    def current_rates(self) -> list[int] | None:
+        """MB/s of each vCPU over the last second; None while nothing is logged."""
+        return self.rates.now() if self.rates.is_open else None
 
     async def wait(self) -> None:
         """Wait until what was acquired is on.

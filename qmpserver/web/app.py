@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from qmpserver.web.dashboard import Dashboard
+from qmpserver.web.live import Live
 from qmpserver.web.qmp import Monitors
 
 if TYPE_CHECKING:
@@ -19,4 +21,6 @@ def make_app(server: Server, machine: Machine, guard: Guard) -> web.Application:
     app = web.Application()
     guard.protect(app)
     Monitors(server).add_routes(app)
+    Live(machine).add_routes(app)
+    Dashboard(server.registry.schema).add_routes(app)
     return app

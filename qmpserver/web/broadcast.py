@@ -1,0 +1,72 @@
+"""The same frames to many WebSockets, none of which can make the server wait or keep anything."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_LISTENERS = 32
+KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
+
+
+class Broadcast:
+    """WebSockets that are sent to and not listened to.
+
+    One that has not taken a frame yet gets none until it has: of a browser that stalls, one frame
+    waits here and `KERNEL_BUFFER` in the kernel, however long it stalls. Belongs to the event
+    loop's thread.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: dict[web.WebSocketResponse, web.Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    async def serve(
+        self, request: web.Request, first: bytes, joined: Callable[[], None]
+    ) -> web.WebSocketResponse:
+        """Let one in and send it *first*; call *joined*, and return when it has gone.
+
+        Raises:
+            web.HTTPException: It is no WebSocket, or there are `MAX_LISTENERS`.
+        """
+        ws = web.WebSocketResponse(max_msg_size=1024, heartbeat=30, compress=False)
+        if not ws.can_prepare(request):
+            raise web.HTTPUpgradeRequired(
+                text="this is for WebSockets\n", headers={"Upgrade": "websocket"}
+            )
+        if len(self) >= MAX_LISTENERS:
+            raise web.HTTPServiceUnavailable(text=f"{MAX_LISTENERS} WebSockets are open already\n")
+        self._listeners[ws] = request
+        try:
+            await ws.prepare(request)
+            if request.transport is not None:
+                sock = request.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+            await ws.send_frame(first, WSMsgType.TEXT)
+            joined()
+            async for _ in ws:
+                pass  # nothing can be said here
+        finally:
+            del self._listeners[ws]
+        return ws
+
+    async def send(self, frame: bytes) -> None:
+        """Send *frame*, which is JSON, to whoever has taken what came before."""
+        for ws, request in tuple(self._listeners.items()):
+            transport = request.transport
+            if ws.prepared and transport is not None and not transport.get_write_buffer_size():
+                with contextlib.suppress(ConnectionError):  # `serve` is about to notice
+                    await ws.send_frame(frame, WSMsgType.TEXT)
+
+    async def close(self) -> None:
+        """Send everybody away."""
+        for ws in tuple(self._listeners):
+            await ws.close(code=WSCloseCode.GOING_AWAY)

@@ -1,0 +1,110 @@
+"""``/live``: what a dashboard draws, as one JSON frame each `INTERVAL`.
+
+A frame is whole: it needs none before it, so that one who missed some has lost only their points.
+Commands and events are QMP's; they go over ``/qmp``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from qmpserver._version import VERSION
+from qmpserver.web.broadcast import Broadcast
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from qmpserver.machine.machine import Machine
+
+INTERVAL = 0.1  # seconds
+
+
+class Live:
+    """Samples *machine* while somebody watches, and disturbs nothing by it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._watchers = Broadcast()
+        self._task: asyncio.Task[None] | None = None
+        # Time that never runs backwards, and that reads as the time of day.
+        self._epoch = time.time() - time.monotonic()
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve ``/live``, and end in good order when *app* does."""
+        app.router.add_get("/live", self._watch, allow_head=False)
+        app.on_shutdown.append(self._finish)
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        return await self._watchers.serve(request, orjson.dumps(self.machine()), self._start)
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._sample())
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        try:
+            while len(self._watchers):
+                await self._watchers.send(orjson.dumps(self.frame()))
+                due = max(due + INTERVAL, loop.time())
+                await asyncio.sleep(due - loop.time())
+        finally:
+            self._task = None
+
+    async def _finish(self, _app: web.Application) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        await self._watchers.close()
+
+    def machine(self) -> dict[str, Any]:
+        """Return what does not change: the first frame that each watcher gets."""
+        machine = self._machine
+        return {
+            "name": machine.name,
+            "version": VERSION,
+            "accel": machine.accel.name,
+            "memory": machine.ram.size,
+            "vcpus": machine.accel.engine.vcpus,
+            "ring-size": machine.accel.dirty_ring_size,
+            "reaper-mode": machine.accel.engine.reaper().mode,
+            "interval": INTERVAL,
+        }
+
+    def frame(self) -> dict[str, Any]:
+        """Return what is true now: a list has an entry for each vCPU, and counts only grow."""
+        machine = self._machine
+        engine = machine.accel.engine
+        vcpus = [engine.vcpu(index) for index in range(engine.vcpus)]
+        reaper = engine.reaper()
+        return {
+            "time": round(time.monotonic() + self._epoch, 3),  # s since 1970
+            "status": machine.state,
+            "rates": machine.tracking.current_rates(),  # MB/s; null while nothing is tracked
+            "limits": [vcpu.limit for vcpu in vcpus],  # MB/s; 0 is none
+            "waiting": [vcpu.waiting for vcpu in vcpus],  # entries in the ring
+            "throttle-time": [vcpu.throttle_time // 1_000_000 for vcpu in vcpus],  # ms
+            "full-exits": [vcpu.full_exits for vcpu in vcpus],
+            "overflows": engine.overflows,
+            "reset-shortfalls": engine.reset_shortfalls,
+            "reaper": {
+                "state": "reaping" if reaper.reaping else "idle",
+                "turns": reaper.turns,
+                "kicks": reaper.kicks,
+                "wakes": reaper.wakes,
+                "coalesced-kicks": reaper.coalesced_kicks,
+                "fallback-turns": reaper.fallback_turns,
+                "kick-to-wake": _trimmed(reaper.kick_to_wake),
+                "cancel-to-wake": _trimmed(reaper.cancel_to_wake),
+            },
+        }
+
+
+def _trimmed(histogram: list[int]) -> list[int]:
+    """Leave out the empty buckets at the end: most of them."""
+    end = max((i for i, count in enumerate(histogram, 1) if count), default=0)
+    return histogram[:end]

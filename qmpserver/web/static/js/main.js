@@ -1,0 +1,118 @@
+// Puts the page together: what comes on /live goes to the panels, what they ask for goes to /qmp.
+
+import { Chart } from "./chart.js";
+import * as colors from "./colors.js";
+import { watchConnection } from "./connection.js";
+import { Console } from "./console.js";
+import { byId, setText } from "./dom.js";
+import { EventLog } from "./events.js";
+import { size } from "./format.js";
+import { Handles } from "./handles.js";
+import { History } from "./history.js";
+import { bindKeys } from "./keys.js";
+import { Limits } from "./limits.js";
+import { Qmp } from "./qmp.js";
+import { ReaperPanel } from "./reaper.js";
+import { RunState } from "./runstate.js";
+import { Socket } from "./socket.js";
+import { Tracking } from "./tracking.js";
+import { VcpuTable } from "./vcpus.js";
+
+const TABLES_EVERY = 2; // frames: figures that change faster can't be read
+
+const live = new Socket("live");
+const qmpSocket = new Socket("qmp");
+const qmp = new Qmp(qmpSocket);
+const log = new EventLog();
+const report = (command, error) => log.note(`${command}: ${error.message}`, true);
+const limits = new Limits(qmp, report);
+const runState = new RunState(qmp, report);
+const tracking = new Tracking(qmp, log);
+const line = new Console(qmp);
+
+let machine = null;
+let history = new History(0);
+let table = null;
+let reaper = null;
+let frames = 0;
+const chart = new Chart(byId("plot"), history);
+const handles = new Handles(byId("plot"), chart, limits);
+
+function meet(met) {
+  const same = machine && met.vcpus === machine.vcpus;
+  machine = met;
+  setText(byId("name"), met.name ?? "qmpserver");
+  document.title = met.name ? `${met.name} – qmpserver` : "qmpserver";
+  const ring = met["ring-size"] ? `dirty ring of ${met["ring-size"]}` : "no dirty ring";
+  setText(byId("facts"), `${met.accel} · ${met.vcpus} vCPUs · ${size(met.memory)} · ${ring} · qmpserver ${met.version}`);
+  tracking.setMachine(met);
+  reaper = new ReaperPanel(met);
+  limits.vcpus = met.vcpus;
+  if (same) return; // a server that came back: what was seen of the last one stays
+  history = new History(met.vcpus);
+  chart.setHistory(history);
+  table = new VcpuTable(met, chart, history, limits);
+}
+
+function show(frame) {
+  history.add(frame);
+  handles.update(frame.limits);
+  chart.draw();
+  frames += 1;
+  const visible = !document.hidden && frames % TABLES_EVERY === 0;
+  table.update(frame, visible);
+  if (!visible) return;
+  runState.update(frame);
+  tracking.update(frame);
+  reaper.update(frame);
+}
+
+live.addEventListener("message", ({ detail }) => {
+  const message = JSON.parse(detail);
+  if ("vcpus" in message) meet(message);
+  else show(message);
+});
+qmp.addEventListener("event", ({ detail }) => log.event(detail));
+qmp.addEventListener("ready", () => log.note("connected"));
+qmp.addEventListener("lost", () => log.note("not connected", true));
+chart.addEventListener("point", () => table?.showRates());
+colors.onChange(() => table?.paint());
+
+for (const radio of document.querySelectorAll("#window input")) {
+  radio.onchange = () => chart.setWindow(Number(radio.value));
+}
+for (const radio of document.querySelectorAll("#scale input")) {
+  radio.onchange = () => chart.setLog(radio.value === "log");
+}
+
+function hold() {
+  chart.held = chart.held === null ? history.end : null;
+  byId("hold").setAttribute("aria-pressed", String(chart.held !== null));
+  chart.draw();
+}
+byId("hold").onclick = hold;
+
+const press = (id) => () => byId(id).click();
+const choose = (name, value) => () => document.querySelector(`input[name=${name}][value="${value}"]`).click();
+bindKeys(
+  {
+    "/": ["Type a QMP command", () => line.focus()],
+    l: ["Type a limit for all vCPUs", () => table?.focusLimit()],
+    c: ["Cancel all limits", () => limits.cancel(Array.from({ length: limits.vcpus }, (_, index) => index))],
+    s: ["Stop the guest, or let it go on", press("run")],
+    m: ["Measure the dirty rate", press("measure")],
+    h: ["Hold the chart still, or let it go on", hold],
+    1: ["Show 30 s", choose("window", 30)],
+    2: ["Show 1 min", choose("window", 60)],
+    3: ["Show 5 min", choose("window", 300)],
+    y: ["Linear or logarithmic scale", () => document.querySelector("#scale input:not(:checked)").click()],
+  },
+  {
+    "↑ ↓": "On a limit in the chart: change it (Page Up and Page Down double and halve, Delete cancels); in the console: earlier lines",
+    Tab: "In the console: take the completion; Escape closes the list",
+  },
+);
+
+watchConnection(live, qmpSocket);
+live.open();
+qmpSocket.open();
