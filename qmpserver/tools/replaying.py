@@ -29,7 +29,8 @@ class Difference:
     what: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.command}: {self.what}"
+        where = f"line {self.line}" if self.line else "at the end"
+        return f"{where}: {self.command}: {self.what}"
 
 
 def replay(

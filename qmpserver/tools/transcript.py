@@ -1,4 +1,4 @@
-"""Conversations with a QMP server as text: read, written, and compared with what a server says.
+r"""Conversations with a QMP server as text: read, written, and compared with what a server says.
 
 The format is the one that QEMU's documents use. ``->`` is what the client sends, ``<-`` what the
 server does; a message may go on in the following lines. Other lines, from ``#`` on, are comments,
@@ -14,8 +14,12 @@ and the ones that begin with ``#!`` say what may vary in the whole transcript:
     -> {"execute": "query-vcpu-dirty-limit"}
     <- {"return": [{"cpu-index": 0, "limit-rate": 100, "current-rate": "<100 +-20%>"}, "..."]}
 
-Timestamps, thread ids and the server's version are never compared. Where one place in an answer
-may vary, a string says how:
+Timestamps, thread ids and the server's version are never compared, unless a rule wants all of it:
+
+    #! exact                      answers and events come in this order, with their members in this
+                                  order, and are spelt so; only what is ignored or matched may vary
+
+Where one place in an answer may vary, a string says how:
 
     "<any>"  "<int>"  "<number>"  "<string>"  "<bool>"  "<list>"  "<object>"    a value of a kind
     "<1..8>"  "<1..>"        a number in a range
@@ -24,22 +28,33 @@ may vary, a string says how:
     "<a|b>"                  one of some strings
     "..."                    as last element of a list, or "...": "..." in an object: anything more
 
-What the client sends needs not be JSON; it is sent as written. Nothing here knows of sockets.
+What the client sends needs not be JSON; it is sent as written. There is more for what lines can't
+say:
+
+    => BYTES     bytes with Python's escapes (\xff), and no end of line
+    +> BYTES     the same, of a message that the next line goes on with
+    2-> TEXT     what client 2 sends; each client has a connection of its own; 1 is the default
+    2<- TEXT     what client 2 is answered
+    <- (end)     the server hangs up
+    $ OPTIONS    from here on it is another conversation, with a server that was started so
+
+Nothing here knows of sockets.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Who = Literal["client", "server"]
 
-ARROWS: dict[str, Who] = {"->": "client", "<-": "server"}
+ARROWS: dict[str, Who] = {"->": "client", "=>": "client", "+>": "client", "<-": "server"}
+END = "(end)"
 MORE = "..."
 ALWAYS_IGNORED = frozenset({"timestamp", "thread-id"})
 _NOT_JSON = object()
@@ -51,12 +66,22 @@ class TranscriptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side said: as text, and as a value where it is JSON; `line` counts from 1."""
+    """What one side said: as text, and as a value where it is JSON.
+
+    Attributes:
+        line: where it is written, counted from 1.
+        client: whose connection it is on.
+        raw: the client's bytes, where they are no line.
+        unfinished: the client's next bytes belong to it.
+    """
 
     who: Who
     text: str
     value: Any = _NOT_JSON
     line: int = 0
+    client: int = 1
+    raw: bytes | None = None
+    unfinished: bool = False
 
     @property
     def is_event(self) -> bool:
@@ -67,6 +92,16 @@ class Message:
     def is_greeting(self) -> bool:
         """Whether it is a server's greeting."""
         return self.who == "server" and isinstance(self.value, dict) and "QMP" in self.value
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it says that the server hangs up."""
+        return self.who == "server" and self.text == END
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that the client sends."""
+        return self.text.encode() + b"\n" if self.raw is None else self.raw
 
     @property
     def command(self) -> str | None:
@@ -81,12 +116,12 @@ class Message:
         return f"{arrow} {self.text}"
 
 
-def message(who: Who, text: str, line: int = 0) -> Message:
+def message(who: Who, text: str, line: int = 0, client: int = 1) -> Message:
     """Return a message of this text."""
     try:
-        return Message(who, text, json.loads(text), line)
+        return Message(who, text, json.loads(text), line, client)
     except ValueError:
-        return Message(who, text, line=line)
+        return Message(who, text, line=line, client=client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +131,17 @@ class Rules:
     ignore: frozenset[str] = ALWAYS_IGNORED
     tolerance: dict[str, float] = field(default_factory=dict)  # as a part of the number
     events: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A conversation, and what may vary in it."""
+    """A conversation, what may vary in it, and how its server was started, if that is told."""
 
     messages: Sequence[Message]
     rules: Rules = field(default_factory=Rules)
+    options: str | None = None
+    line: int = 1
 
 
 def read(text: str) -> Transcript:
@@ -113,59 +151,93 @@ def read(text: str) -> Transcript:
     in it, one after the other: commands are the client's, all else is the server's.
 
     Raises:
-        TranscriptError: It is none of these.
+        TranscriptError: It is none of these, or has several conversations.
     """
-    if re.search(r"^(->|<-) ", text, re.MULTILINE):
+    first, *more = read_all(text)
+    if more:
+        raise TranscriptError(f"line {more[0].line}: it has another conversation")
+    return first
+
+
+def read_all(text: str) -> list[Transcript]:
+    """Read a text as `read` does, with all conversations that it has.
+
+    Raises:
+        TranscriptError: There is none.
+    """
+    if _ARROW.search(text):
         return _read_arrows(text)
     captured = _read_socat(text) if _SOCAT.search(text) else _read_mixed(text)
     if not captured:
         raise TranscriptError("there is no message in it")
-    return Transcript(captured)
+    return [Transcript(captured)]
 
 
-def _read_arrows(text: str) -> Transcript:
+_ARROW = re.compile(r"^([1-9]?)(->|<-|=>|\+>)(?: |$)(.*)", re.MULTILINE)
+
+
+def _read_arrows(text: str) -> list[Transcript]:
+    transcripts: list[Transcript] = []
     messages: list[Message] = []
     rules = Rules()
-    who: Who | None = None
-    lines: list[str] = []
-    start = 0
+    options: str | None = None
+    begin = 1
+    lines: list[str] = []  # of a message that may go on
+    start, client, who = 0, 1, cast("Who", "")
 
     def finish() -> None:
-        nonlocal who
-        if who is not None:
-            messages.append(message(who, "\n".join(lines).rstrip(), start))
-            if who == "server" and messages[-1].value is _NOT_JSON:
+        if lines:
+            said = message(who, "\n".join(lines).rstrip(), start, client)
+            if who == "server" and said.value is _NOT_JSON and not (said.is_end or rules.exact):
                 raise TranscriptError(f"line {start}: what a server says is JSON")
-        who = None
+            messages.append(said)
+            lines.clear()
 
     for number, line in enumerate(text.splitlines(), 1):
-        if line[:2] in ARROWS:
+        if arrow := _ARROW.fullmatch(line):
             finish()
-            who, lines, start = ARROWS[line[:2]], [line[2:].strip()], number
-        elif line.startswith("#"):
+            start, client, who = number, int(arrow[1] or 1), ARROWS[arrow[2]]
+            if arrow[2] in ("->", "<-"):
+                lines.append(arrow[3].strip())
+            else:
+                messages.append(_raw(arrow[3], number, client, arrow[2] == "+>"))
+        elif line.startswith(("#", "$ ")):
             finish()
             if line.startswith("#!"):
                 rules = _with_rule(rules, line[2:].split(), number)
-        elif who is not None:
+            elif line[0] == "$":
+                if messages:
+                    transcripts.append(Transcript(messages, rules, options, begin))
+                messages, options, begin = [], line[2:], number
+        elif lines:
             lines.append(line)
         elif line.strip():
             raise TranscriptError(f"line {number}: neither ->, <- nor #: {line.strip()[:40]}")
     finish()
-    return Transcript(messages, rules)
+    return [*transcripts, Transcript(messages, rules, options, begin)]
+
+
+def _raw(text: str, line: int, client: int, unfinished: bool) -> Message:
+    try:
+        raw = text.encode().decode("unicode_escape").encode("latin-1")
+    except UnicodeError as error:
+        raise TranscriptError(f"line {line}: {error}") from None
+    return Message("client", text, line=line, client=client, raw=raw, unfinished=unfinished)
 
 
 def _with_rule(rules: Rules, words: list[str], line: int) -> Rules:
     match words:
         case ["ignore", _, *_]:
-            return Rules(rules.ignore | set(words[1:]), rules.tolerance, rules.events)
+            return replace(rules, ignore=rules.ignore | set(words[1:]))
         case ["tolerance", name, part] if re.fullmatch(r"[0-9.]+%", part):
-            tolerance = {**rules.tolerance, name: float(part[:-1]) / 100}
-            return Rules(rules.ignore, tolerance, rules.events)
+            return replace(rules, tolerance={**rules.tolerance, name: float(part[:-1]) / 100})
         case ["events", "ignore"]:
-            return Rules(rules.ignore, rules.tolerance, events=False)
+            return replace(rules, events=False)
+        case ["exact"]:
+            return replace(rules, ignore=rules.ignore - ALWAYS_IGNORED, exact=True)
     raise TranscriptError(
         f"line {line}: '#! {' '.join(words)}' is none of: ignore NAME..., tolerance NAME N%, "
-        "events ignore"
+        "events ignore, exact"
     )
 
 
@@ -252,6 +324,39 @@ class Splitter:
 def compare(expected: Any, got: Any, rules: Rules | None = None) -> list[str]:
     """Return where an answer differs from the expected one, a line for each place."""
     return list(_compare(expected, got, rules or Rules(), "", None))
+
+
+def compare_exactly(expected: Message, got: Message, rules: Rules) -> list[str]:
+    """Return where a message differs, also in its members' order, or else in its spelling."""
+    if expected.text == got.text:
+        return []
+    said = f"it is {got.text[:200]}"
+    if expected.value is _NOT_JSON or got.value is _NOT_JSON:
+        return [said]
+    if different := compare(expected.value, got.value, rules):
+        return different
+    kept = _without(got.value, rules.ignore)
+    if json.dumps(_ordered(_without(expected.value, rules.ignore), kept)) != json.dumps(kept):
+        return [f"the members' order: {said}"]
+    return [f"the spelling: {said}"] if expected.value == got.value else []
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, list):
+        return [_without(item, names) for item in value]
+    if isinstance(value, dict):
+        return {name: _without(item, names) for name, item in value.items() if name not in names}
+    return value
+
+
+def _ordered(model: Any, value: Any) -> Any:
+    """Return the value with its members in the model's order."""
+    if isinstance(model, dict) and isinstance(value, dict):
+        known = {name: _ordered(model[name], value[name]) for name in model if name in value}
+        return known | {name: item for name, item in value.items() if name not in known}
+    if isinstance(model, list) and isinstance(value, list):
+        return [_ordered(*pair) for pair in zip(model, value, strict=False)] + value[len(model) :]
+    return value
 
 
 def _compare(expected: Any, got: Any, rules: Rules, path: str, name: str | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.qemu.transcript import OURS, QEMU, Client, serving
+from tests.qemu.transcript import OURS, QEMU, Client, talking
 
 EXCHANGES = int(os.environ.get("QMPSERVER_EXCHANGES", "20000"))
 BATCH = 50  # at once: to wait for each would take most of the time
@@ -52,7 +52,7 @@ Pair = tuple[Client, Client]
 def pair(qemu: None) -> Iterator[Pair]:
     """Us and QEMU, both waiting for the negotiation."""
     options = ["-machine", "none", "-S"]
-    with serving(OURS, [*options, "-accel", "soft"]) as ours, serving(QEMU, options) as theirs:
+    with talking(OURS, [*options, "-accel", "soft"]) as ours, talking(QEMU, options) as theirs:
         yield ours[0], theirs[0]
 
 

@@ -1,44 +1,47 @@
 """The recorded conversations, held again with this program, and with QEMU where it is installed."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
-from tests.qemu.transcript import OURS, QEMU, Section, have, read
+from qmpserver.tools.address import Address
+from qmpserver.tools.exact import replay_exactly
+from qmpserver.tools.transcript import Transcript, read_all
+from tests.qemu.transcript import OURS, PATIENCE, QEMU, options_of, serving
 
-TRANSCRIPTS = sorted(Path(__file__).parent.glob("transcripts/*.txt"))
-SECTIONS = [
-    pytest.param(path, section, id=f"{path.stem}:{section.line}")
-    for path in TRANSCRIPTS
-    for section in read(path)
+FILES = sorted(Path(__file__).parent.glob("transcripts/*.txt"))
+TRANSCRIPTS = [
+    pytest.param(path, transcript, id=f"{path.stem}:{transcript.line}")
+    for path in FILES
+    for transcript in read_all(path.read_text())
 ]
+ENOUGH = 20
 
 
-def hold(path: Path, section: Section, command: list[str], accel: str) -> None:
-    different = [
-        f"{path.name}:{exchange.line}: {b''.join(exchange.packets)!r}\n"
-        + "".join(f"  recorded {answer}\n" for answer in exchange.answers)
-        + "".join(f"  answered {answer}\n" for answer in answers)
-        for exchange, answers in have(section, command, accel)
-        if answers != exchange.answers
-    ]
-    assert not different, "\n" + "".join(different)
+def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> None:
+    assert transcript.rules.exact
+    with serving(command, options_of(transcript, accel)) as paths:
+        addresses = [Address(str(path)) for path in paths]
+        differences = replay_exactly(transcript, addresses, PATIENCE)
+        different = [f"{path.name}: {one}" for one in itertools.islice(differences, ENOUGH)]
+    assert not different, "\n" + "\n".join(different)
 
 
-@pytest.mark.parametrize(("path", "section"), SECTIONS)
-def test_we_answer_as_recorded(path: Path, section: Section, accel: str) -> None:
-    if accel == "soft" and "-accel kvm" in section.options:
+@pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
+def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -> None:
+    if accel == "soft" and "-accel kvm" in (transcript.options or ""):
         pytest.skip("it is about KVM itself")
-    hold(path, section, OURS, accel)
+    hold(path, transcript, OURS, accel)
 
 
-@pytest.mark.parametrize(("path", "section"), SECTIONS)
-def test_qemu_answers_as_recorded(path: Path, section: Section, qemu: None, kvm: None) -> None:
-    hold(path, section, QEMU, "kvm")
+@pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
+def test_qemu_answers_as_recorded(
+    path: Path, transcript: Transcript, qemu: None, kvm: None
+) -> None:
+    hold(path, transcript, QEMU, "kvm")
 
 
 def test_there_are_enough() -> None:
-    exchanges = [e for path in TRANSCRIPTS for s in read(path) for e in s.exchanges]
-    assert len(exchanges) >= 400
-    # A sequence that hears nothing is a packet of a message, an event, or a mistake.
-    assert sum(not exchange.answers for exchange in exchanges) < 20
+    messages = [one for path in FILES for t in read_all(path.read_text()) for one in t.messages]
+    assert sum(one.who == "client" and not one.unfinished for one in messages) >= 800

@@ -1,20 +1,11 @@
-r"""Conversations as text files, and how to have them with a real server.
+"""Records what QEMU answers in a transcript: ``python -m tests.qemu.transcript FILE...``.
 
-A transcript is a file in ``transcripts/``; QEMU's side of it was recorded, with
-``python -m tests.qemu.transcript FILE...``, which fills in the answers anew. Its lines:
-
-``$ OPTIONS``  start a server; ``ACCEL`` stands for ``kvm``, and for ``soft`` too where QEMU isn't
-``-> TEXT``    send a line, wait for all answers to it
-``=> BYTES``   the same with Python's escapes (``\xff``), and without an end of line
-``+> BYTES``   send it, and wait for nothing: the next line belongs to it
-``<- TEXT``    an answer, or an event; ``<- (end)`` is the connection's
-``# TEXT``     a remark
-
-A number before the arrow is a client's: each has a monitor of its own, and is greeted when the
-server starts; without a number it is client 1. Answers are as `differences.comparable` has them.
+The format is `qmpserver.tools.transcript`'s. Answers that QEMU still gives are left as they are
+written, with what may vary in them; the others are replaced.
 """
 
 import contextlib
+import json
 import shlex
 import socket
 import subprocess
@@ -22,70 +13,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from tests.qemu.differences import comparable
+from qmpserver.tools.transcript import END, Message, Transcript, compare_exactly, message, read_all
 
 PATIENCE = 10.0
 QEMU = ["qemu-system-x86_64"]
 OURS = [sys.executable, "-m", "qmpserver.cli"]
-END = "(end)"
 CLIENTS = 2
 
+# Members whose values are the moment's or the machine's; that they are there is compared.
+VARYING = {
+    "current-rate": "what the guest just does",
+    "qom-path": "which devices a machine has besides its vCPUs",
+    "start-time": "the time of day",
+    "thread-id": "the operating system's choice",
+    "timestamp": "the time of day",
+}
 
-@dataclass
-class Exchange:
-    """What one client says, and what it hears."""
-
-    line: int
-    client: int
-    packets: list[bytes] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Section:
-    """Exchanges with one server that is started for them."""
-
-    line: int
-    options: str
-    exchanges: list[Exchange] = field(default_factory=list)
-
-
-def read(path: Path) -> list[Section]:
-    """Read a transcript."""
-    sections: list[Section] = []
-    exchange: Exchange | None = None
-    complete = True
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        client = int(line[0]) if line[:1].isdigit() else 1
-        mark, _, text = line.lstrip("12").partition(" ")
-        match mark:
-            case "" | "#":
-                pass
-            case "$":
-                sections.append(Section(number, text))
-            case "->" | "=>" | "+>":
-                if complete:
-                    exchange = Exchange(number, client)
-                    sections[-1].exchanges.append(exchange)
-                assert exchange is not None
-                if mark == "->":
-                    exchange.packets.append(text.encode() + b"\n")
-                else:
-                    exchange.packets.append(
-                        text.encode().decode("unicode_escape").encode("latin-1")
-                    )
-                complete = mark != "+>"
-            case "<-":
-                assert exchange is not None
-                assert exchange.client == client
-                exchange.answers.append(text)
-            case _:
-                raise ValueError(f"{path.name}:{number}: what is '{mark}'?")
-    return sections
+# Error words of later releases, and what 7.2 says instead.
+NEWER_WORDS = {
+    "Calculation time is out of range [50ms, 60000ms].": "calc-time is out of range[1, 60].",
+    "sample-pages is used only in page-sampling mode": (
+        "either sample-pages or dirty-ring can be specified."
+    ),
+}
 
 
 class Client:
@@ -130,7 +83,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(command: list[str], options: list[str]) -> Iterator[list[Client]]:
+def serving(command: list[str], options: list[str]) -> Iterator[list[Path]]:
     """Start a server with a monitor for each of a few clients; end it afterwards."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmp")))
@@ -141,12 +94,16 @@ def serving(command: list[str], options: list[str]) -> Iterator[list[Client]]:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         stack.callback(process.wait, PATIENCE)
         stack.callback(process.terminate)
-        clients = []
         for path in paths:
-            client = _connected(path, process)
-            stack.callback(client.close)
-            clients.append(client)
-        yield clients
+            _connected(path, process).close()
+        yield paths
+
+
+@contextlib.contextmanager
+def talking(command: list[str], options: list[str]) -> Iterator[list[Client]]:
+    """Start a server and connect a few clients, each to its monitor."""
+    with serving(command, options) as paths, contextlib.ExitStack() as stack:
+        yield [stack.enter_context(contextlib.closing(Client(path))) for path in paths]
 
 
 def _connected(path: Path, process: subprocess.Popen[bytes]) -> Client:
@@ -160,33 +117,75 @@ def _connected(path: Path, process: subprocess.Popen[bytes]) -> Client:
             time.sleep(0.002)
 
 
-def have(section: Section, command: list[str], accel: str) -> Iterator[tuple[Exchange, list[str]]]:
-    """Have a section's exchanges with a server; yield each with what was answered."""
-    options = shlex.split(section.options.replace("ACCEL", accel))
-    with serving(command, options) as clients:
-        for exchange in section.exchanges:
-            try:
-                lines = clients[exchange.client - 1].say(exchange.packets)
-            except TimeoutError:
-                raise TimeoutError(f"line {exchange.line} leaves a message unfinished") from None
-            yield exchange, [comparable(line) if line else END for line in lines]
+def options_of(transcript: Transcript, accel: str) -> list[str]:
+    """Return what to start a server with; where QEMU has ``kvm``, others have ``soft`` too."""
+    return shlex.split((transcript.options or "").replace("ACCEL", accel))
 
 
 def record(path: Path) -> int:
     """Replace a transcript's answers by those that QEMU gives now; return how many exchanges."""
-    answers: dict[int, tuple[str, list[str]]] = {}
-    for section in read(path):
-        for exchange, heard in have(section, QEMU, "kvm"):
-            last = exchange.line + len(exchange.packets) - 1
-            answers[last] = ("" if exchange.client == 1 else str(exchange.client), heard)
+    text = path.read_text()
+    answers: dict[int, list[str]] = {}
+    for transcript in read_all(text):
+        with talking(QEMU, options_of(transcript, "kvm")) as clients:
+            for said, expected in _exchanges(transcript):
+                last = said[-1]
+                try:
+                    lines = clients[last.client - 1].say([one.data for one in said])
+                except TimeoutError:
+                    raise TimeoutError(f"line {last.line}: no message ends there") from None
+                heard = [_answer(line, last.client) for line in lines]
+                if len(heard) == len(expected):
+                    pairs = zip(expected, heard, strict=True)
+                    heard = [
+                        got if compare_exactly(one, got, transcript.rules) else one
+                        for one, got in pairs
+                    ]
+                who = "" if last.client == 1 else str(last.client)
+                answers[last.line] = [f"{who}{one}" for one in heard]
     written = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.lstrip("12").startswith("<- "):
             written.append(line)
-        who, heard = answers.get(number, ("", []))
-        written += [f"{who}<- {answer}" for answer in heard]
+        written += answers.get(number, [])
     path.write_text("\n".join(written) + "\n")
     return len(answers)
+
+
+def _exchanges(transcript: Transcript) -> Iterator[tuple[list[Message], list[Message]]]:
+    """Give what a client sends until an answer may come, with the answers."""
+    said: list[Message] = []
+    heard: list[Message] = []
+    for one in transcript.messages:
+        if one.who == "server":
+            heard.append(one)
+        elif said and not said[-1].unfinished:
+            yield said, heard
+            said, heard = [one], []
+        else:
+            said.append(one)
+    if said:
+        yield said, heard
+
+
+def _answer(line: bytes, client: int) -> Message:
+    got = message("server", line.decode().removesuffix("\r\n") if line else END, client=client)
+    if not isinstance(got.value, dict):
+        return got
+    value = _varied(got.value)
+    return got if value == got.value else message("server", json.dumps(value), client=client)
+
+
+def _varied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_varied(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    varied = {name: "<any>" if name in VARYING else _varied(i) for name, i in value.items()}
+    for newer, older in NEWER_WORDS.items():
+        if varied.get("desc") == older:
+            varied["desc"] = f"<{newer}|{older}>"
+    return varied
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ from qmpserver.tools.transcript import (
     Splitter,
     TranscriptError,
     compare,
+    compare_exactly,
+    message,
     read,
+    read_all,
 )
 from tests.conftest import Until
 from tests.tools.conftest import BIN, Run
@@ -219,7 +222,7 @@ def test_replay_reports(qmpctl: Run, server: str, tmp_path: Path) -> None:
     assert status == 1
     assert said.splitlines() == [
         f"{file}: line 3: cont: no event RESET",
-        f"{file}: line 0: (no command): unexpected event RESUME",
+        f"{file}: at the end: (no command): unexpected event RESUME",
     ]
     assert replayed(
         qmpctl, server, file, "#! events ignore\n" + text.replace("RESUME", "RESET")
@@ -340,3 +343,89 @@ def test_record_is_ended_by_a_signal(tmp_path: Path, until: Until, how: signal.S
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert not here.exists()
+
+
+EXACT = r"""#! exact
+#! ignore sometimes
+$ -S
+-> {"execute": "a"}
+<- {"error": {"class": "GenericError", "desc": "\u00FC <any>"}, "id": 1}
+=> {"exe
++> \xff
+2-> {"execute": "b"}
+2<- {"return": inf}
+2<- (end)
+$ -name x
+-> {"execute": "c"}
+<- {"return": {"a": "<int>", "b": 2}}
+"""
+
+
+def test_exact() -> None:
+    first, second = read_all(EXACT)
+    assert (first.options, second.options, second.line) == ("-S", "-name x", 11)
+    assert [one.data for one in first.messages if one.who == "client"] == [
+        b'{"execute": "a"}\n',
+        b'{"exe',
+        b"\xff",
+        b'{"execute": "b"}\n',
+    ]
+    assert [one.client for one in first.messages] == [1, 1, 1, 1, 2, 2, 2]
+    assert [one.unfinished for one in first.messages] == [False] * 3 + [True] + [False] * 3
+    assert first.messages[-1].is_end
+    with pytest.raises(TranscriptError, match="line 11: it has another conversation"):
+        read(EXACT)
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "what"),
+    [
+        (0, r'{"error": {"class": "GenericError", "desc": "\u00FC <any>"}, "id": 1}', None),
+        (0, r'{"error": {"class": "GenericError", "desc": "\u00fc <any>"}, "id": 1}', "spelling"),
+        (0, r'{"error":{"class": "GenericError", "desc": "\u00FC <any>"}, "id": 1}', "spelling"),
+        (0, r'{"id": 1, "error": {"class": "GenericError", "desc": "\u00FC <any>"}}', "order"),
+        (0, r'{"error": {"class": "GenericError", "desc": "<any>"}, "id": 1}', "error.desc"),
+        (1, '{"return": inf}', None),
+        (1, '{"return": 1e400}', "it is"),
+        (3, '{"return": {"a": 7, "b": 2}}', None),
+        (3, '{"return": {"sometimes": 1, "a": 7, "b": 2}}', None),
+        (3, '{"return": {"b": 2, "a": 7}}', "order"),
+        (3, '{"return": {"a": 7}}', "missing"),
+        (3, '{"return": {"a": 7, "b": 2, "timestamp": 1}}', "not expected"),
+    ],
+)
+def test_exactly(number: int, said: str, what: str | None) -> None:
+    answers = [(t, one) for t in read_all(EXACT) for one in t.messages if one.who == "server"]
+    transcript, expected = answers[number]
+    different = compare_exactly(expected, message("server", said), transcript.rules)
+    assert (what in different[0]) if what else not different
+
+
+def test_exact_ones_are_replayed(qmpctl: Run, server: str, tmp_path: Path) -> None:
+    text = """#! exact
+$ -S
+-> {"execute": "qmp_capabilities"}
+<- {"return": {}}
+-> {"execute": "query-name"}
+<- {"return": {"name": "tested"}}
++> {"id":
+=> 1}
+<- {"id": 1, "error": {"class": "GenericError", "desc": "QMP input lacks member 'execute'"}}
+$ -S
+-> {"execute": "query-name"}
+<- {"error": {"class": "CommandNotFound", "desc": "<any>"}}
+"""
+    file = tmp_path / "t"
+    assert replayed(qmpctl, server, file, text) == (0, "")
+    status, said = replayed(qmpctl, server, file, text.replace('"class"', '"claß"'))
+    assert status == 1
+    assert said.startswith(f"{file}: line 9: (no command): error.claß: missing")
+    assert replayed(qmpctl, server, file, text.rsplit("\n", 2)[0] + "\n") == (
+        1,
+        f"{file}: at the end: query-name: unexpected answer "
+        '{"error": {"class": "CommandNotFound", "desc": "Expecting capabilities negotiation with '
+        "'qmp_capabi\n",
+    )
+    file.write_text(text + "2-> {}\n")
+    ran = qmpctl("replay", "--qmp", server, str(file))
+    assert (ran.returncode, ran.stderr) == (2, "qmpctl: 2 clients need 2 servers' addresses\n")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver.tools import transcript
-from qmpserver.tools.address import add_qmp, server
+from qmpserver.tools.address import add_qmp, server, servers
 from qmpserver.tools.errors import UsageError
+from qmpserver.tools.exact import replay_exactly
 from qmpserver.tools.replaying import PATIENCE_S, replay
 
 if TYPE_CHECKING:
@@ -41,14 +42,20 @@ def run(args: argparse.Namespace) -> int:
     """Replay."""
     try:
         text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text()
-        said = transcript.read(text)
+        conversations = transcript.read_all(text)
     except transcript.TranscriptError as error:
         raise UsageError(f"{args.file}: {error}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{args.file}: it is no text") from None
     except OSError as error:
         raise UsageError(f"{args.file}: {error.strerror}") from None
-    differences = replay(said, server(args), args.timeout)
-    for difference in differences:
-        print(f"{args.file}: {difference}")
-    return 1 if differences else 0
+    status = 0
+    for said in conversations:
+        if said.rules.exact:
+            differences = replay_exactly(said, servers(args), args.timeout)
+        else:
+            differences = iter(replay(said, server(args), args.timeout))
+        for difference in differences:
+            print(f"{args.file}: {difference}")
+            status = 1
+    return status
