@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 DEFAULT_RING_SIZE = 4096
 DEFAULT_RAM = 128 << 20
 MAX_CPUS = 1024
+HELP_WIDTH = 80
+HELP_INDENT = " " * 8
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -434,14 +437,33 @@ def _guest(value: str) -> dict[str, str]:
 
 
 def _help() -> str:
+    import textwrap
+
     lines = [f"qmpserver version {VERSION}", "usage: qmpserver [options]", ""]
     for name, option in OPTIONS.items():
         if option.text:
-            lines.append(f"-{name} {option.argument}".rstrip())
-            lines.append(f"        {option.text}")
+            lines += _folded(f"-{name} {option.argument}".rstrip())
+            lines += textwrap.wrap(
+                option.text,
+                HELP_WIDTH,
+                initial_indent=HELP_INDENT,
+                subsequent_indent=HELP_INDENT,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
     lines += [
         "",
         "-x and --x are the same. Without -accel: kvm with a dirty ring, else soft.",
-        "Options of QEMU's that need nothing here are taken, as -nodefaults and -display none.",
+        "Options of QEMU's that need nothing here are taken: -nodefaults, -display none.",
     ]
     return "\n".join(lines)
+
+
+def _folded(usage: str) -> list[str]:
+    """Break it in front of what is optional, where it is too long."""
+    lines = [""]
+    for part in re.split(r"(?=\[,)", usage):
+        if len(lines[-1] + part) > HELP_WIDTH:
+            lines.append(HELP_INDENT[1:])
+        lines[-1] += part
+    return lines
