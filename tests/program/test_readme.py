@@ -1,17 +1,24 @@
-"""Every command that the README shows is run: here, or by .ci/run."""
+"""Every command that the README shows is run: here, or by .ci/run; and all that the pages show."""
 
+import doctest
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import listens
+from qmpserver.qapi import Schema
+from qmpserver.qapi.markdown import markdown
+from qmpserver.settings import OPTIONS
+from tests.conftest import Until, listens
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("qmpserver/**/*.md"), *ROOT.glob("examples/**/*.md")])
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 PATIENCE = 100.0
@@ -84,3 +91,88 @@ def test_by_hand(kvm: None, tmp_path: Path) -> None:
             process.kill()
     assert '"limit-rate": 100' in ran.stdout
     assert '"ring-size": 4096' in ran.stdout
+
+
+class Reader:
+    """Does what a page says, from top to bottom, in a directory that looks like the checkout."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        for name in ("examples", "schema"):
+            (directory / name).symlink_to(ROOT / name)
+        path = f"{BIN}:{os.environ['PATH']}"
+        self._env = {**os.environ, "HOME": str(directory), "PATH": path}
+
+    def does(self, language: str, text: str) -> None:
+        if language == "python":
+            script = self._directory / "test_snippet.py"
+            script.write_text(text)
+            pytest_ = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+            self._run([sys.executable, *(pytest_ if "def test_" in text else []), str(script)])
+        elif language == "sh":
+            self._run(["bash", "-ec", text])
+        else:
+            for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+                got = self._run(["bash", "-c", command])
+                checker = doctest.OutputChecker()
+                options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+                assert checker.check_output(shown, got, options), f"$ {command}\n{got}"
+
+    def _run(self, command: list[str]) -> str:
+        # A file, since a daemon's output is not to be waited for.
+        output = self._directory / "output"
+        with output.open("wb") as file:
+            ran = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE,
+                check=False,
+                cwd=self._directory,
+                env=self._env,
+            )
+        assert ran.returncode == 0, output.read_text()
+        return output.read_text()
+
+    @property
+    def pidfiles(self) -> list[Path]:
+        """Those of servers that have not ended."""
+        return list(self._directory.glob("*.pid"))
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    reader = Reader(tmp_path)
+    yield reader
+    for pidfile in reader.pidfiles:
+        os.kill(int(pidfile.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page(page: Path, reader: Reader, until: Until) -> None:
+    text = page.read_text()
+    for language, block in re.findall(
+        r"^```(sh|python|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    ):
+        reader.does(language, block)
+    until(lambda: not reader.pidfiles)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_option_has_its_line() -> None:
+    page = (ROOT / "qmpserver" / "COMMAND-LINE.md").read_text()
+    told = dict(re.findall(r"^- `-([\w-]+)(?:\s+([^`]*))?`:", page, re.MULTILINE))
+    assert told == {name: option.argument for name, option in OPTIONS.items() if option.text}
+
+
+def test_commands_are_told_as_the_schema_has_them() -> None:
+    """Made by: python -m qmpserver.qapi doc schema/qapi-schema.json -o schema/COMMANDS.md."""
+    schema = Schema.load(ROOT / "schema" / "qapi-schema.json", None)
+    assert (ROOT / "schema" / "COMMANDS.md").read_text() == markdown(schema, "QMP reference")
