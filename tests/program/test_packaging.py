@@ -44,6 +44,14 @@ async def main(path):
 
 asyncio.run(main(sys.argv[1]))
 """
+PLUGIN = """
+import pytest
+
+def test(qmp_server, qmp):
+    qmp.cmd("stop")
+    with pytest.raises(AssertionError, match="no cont among: .*, stop"):
+        assert qmp_server.received("cont")
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -77,7 +85,8 @@ def test_wheel_has_what_it_needs_and_nothing_else(built: dict[str, Path]) -> Non
     wanted = {
         name if name.startswith("qmpserver/") else f"qmpserver/{name}"
         for name in tracked
-        if name != "qmpserver/schema" and not name.endswith((".c", ".h"))
+        if name != "qmpserver/schema"
+        and (not name.endswith((".c", ".h", ".md")) or "/static/" in name)
     }
     extension = {name for name in names if name.startswith(NATIVE) and name.endswith(".so")}
     assert len(extension) == 1
@@ -98,8 +107,10 @@ def test_installed_alone_it_works(built: dict[str, Path], kind: str, tmp_path: P
     run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    run(*pip, built[kind], "qemu.qmp>=0.0.5", cwd=tmp_path)
+    run(*pip, f"{built[kind]}[pytest]", cwd=tmp_path)
     assert run(python, "-c", "import qmpserver; print(qmpserver.__version__)", cwd=tmp_path) == (
         f"{__version__}\n"
     )
     run(python, "-c", SMOKE, tmp_path / "qmp.sock", cwd=tmp_path)
+    (tmp_path / "test_it.py").write_text(PLUGIN)
+    run(python, "-m", "pytest", "-W", "error", "test_it.py", cwd=tmp_path)
