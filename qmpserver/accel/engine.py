@@ -70,6 +70,7 @@ class ReaperCounters:
     last_kick: int
     last_wake: int
     last_idle_wake: int
+    kick_to_wake_ns: int  # the sum of what is in the histogram
     kick_to_wake: list[int]  # log2 histograms of ns, as KVM's
     cancel_to_wake: list[int]
 
@@ -282,6 +283,7 @@ class Engine:
             last_kick=reaper.last_kick_ns,
             last_wake=reaper.last_wake_ns,
             last_idle_wake=reaper.last_idle_wake_ns,
+            kick_to_wake_ns=reaper.kick_to_wake_ns,
             kick_to_wake=list(reaper.kick_to_wake),
             cancel_to_wake=list(reaper.cancel_to_wake),
         )

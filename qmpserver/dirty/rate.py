@@ -59,11 +59,21 @@ class RateWindow:
 
     def now(self) -> list[int]:
         """MB/s of each vCPU over the last second (or since :meth:`open`), as of now."""
+        pages, seconds = self._last_second()
+        return [mb_per_s(count, seconds) for count in pages]
+
+    def bytes_per_second(self) -> list[float]:
+        """Return the same, not rounded."""
+        pages, seconds = self._last_second()
+        return [count * PAGE_SIZE / seconds if seconds > 0 else 0.0 for count in pages]
+
+    def _last_second(self) -> tuple[list[int], float]:
+        """Return the pages that each vCPU dirtied, and in what time."""
         pages = self._engine.pages()
         if not self._samples:
-            return [0] * len(pages)
+            return [0] * len(pages), 0.0
         now = time.monotonic()
         then, before = next(
             (s for s in self._samples if s[0] >= now - WINDOW_S - SAMPLE_S / 2), self._samples[-1]
         )
-        return [mb_per_s(b - a, now - then) for a, b in zip(before, pages, strict=True)]
+        return [b - a for a, b in zip(before, pages, strict=True)], now - then

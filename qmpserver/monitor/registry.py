@@ -1,7 +1,7 @@
 """The commands there are: what the schema declares, bound to what does it."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from qmpserver.qapi import Command, ParameterError, Schema
@@ -19,13 +19,15 @@ class RegistryError(Exception):
 
 
 class Bound:
-    """A declared command and its handler."""
+    """A declared command and its handler; `succeeded` and `failed` count its executions."""
 
     __slots__ = (
         "allow_oob",
+        "failed",
         "handler",
         "is_async",
         "name",
+        "succeeded",
         "success_response",
         "validate",
         "wants_client",
@@ -46,13 +48,19 @@ class Bound:
         self.allow_oob = declaration.allow_oob
         self.success_response = declaration.success_response
         self.validate = declaration.validate
+        self.succeeded = 0
+        self.failed = 0
 
 
 class Registry:
     """The commands of one machine.
 
-    Fill it before the first client comes; from then on it is only read.  Handlers are called on
-    the event loop's thread.
+    Fill it before the first client comes; from then on it is only read, and counts.  Handlers are
+    called on the event loop's thread.
+
+    Attributes:
+        not_found: how often a command was asked for that there is not.
+
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -60,6 +68,7 @@ class Registry:
         self._bound: dict[str, Bound] = {}
         self._undeclared: dict[str, Callable[..., Any]] = {}
         self._keywords: dict[str, str] = {}
+        self.not_found = 0
 
     def command(
         self, name: str, *, client: bool = False, replace: bool = False
@@ -123,6 +132,19 @@ class Registry:
     def names(self) -> list[str]:
         """The commands that can be executed, the negotiation among them."""
         return sorted({*self._bound, _NEGOTIATION})
+
+    @property
+    def commands(self) -> Collection[Bound]:
+        """All commands that have a handler."""
+        return self._bound.values()
+
+    def count_failure(self, name: str) -> None:
+        """Count that command *name* failed, also where there is no such command."""
+        bound = self._bound.get(name)
+        if bound is not None:
+            bound.failed += 1
+        else:
+            self.not_found += 1
 
     def find(self, name: str, oob: bool = False) -> Bound:
         """Return command *name*.

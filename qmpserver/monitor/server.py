@@ -210,8 +210,11 @@ class Client:
                 self._session.finish(command)
         except Exception as error:  # the result is nothing that JSON can say
             self._failed(command, error)
+        else:
+            bound.succeeded += 1
 
     def _failed(self, command: Command, error: Exception) -> None:
+        self.server.registry.count_failure(command.name)
         if not isinstance(error, QMPError):
             _log.error("monitor %s: command %s failed", self.monitor, command.name, exc_info=error)
             error = QMPError(f"Internal error in command {command.name}: {error!r}")
@@ -283,6 +286,11 @@ class Server:
     def clients(self) -> int:
         """How many QMP clients are connected."""
         return len(self._clients)
+
+    @property
+    def people(self) -> int:
+        """How many use a human monitor."""
+        return len(self._people)
 
     async def listen(
         self,

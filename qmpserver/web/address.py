@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HTTP_OPTIONS = kinds(string="address token-file tls-cert tls-key")
 LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65535
-_NEEDED = ("aiohttp",)
+_NEEDED = ("aiohttp", "prometheus_client")
 
 
 class HttpOptions(NamedTuple):

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from qmpserver.web.dashboard import Dashboard
 from qmpserver.web.live import Live
+from qmpserver.web.metrics import Metrics
 from qmpserver.web.qmp import Monitors
 
 if TYPE_CHECKING:
@@ -23,4 +24,5 @@ def make_app(server: Server, machine: Machine, guard: Guard) -> web.Application:
     Monitors(server).add_routes(app)
     Live(machine).add_routes(app)
     Dashboard(server.registry.schema).add_routes(app)
+    Metrics(server, machine).add_routes(app)
     return app

@@ -40,7 +40,7 @@ class Web(NamedTuple):
 @pytest_asyncio.fixture
 async def machine() -> AsyncIterator[Machine]:
     """A machine that runs."""
-    ram = Ram(16 << 20)
+    ram = Ram(128 << 20)
     accel, _ = open_accelerator(ram, [AccelOptions("soft", 4096)])
     guest = DirtyGuest({"rate": "100"}, ram.buffer, VCPUS, accel.clock_hz)
     guest.load()

@@ -91,6 +91,7 @@ struct reaper {
 	uint64_t last_idle_wake_ns; /* the last wake that found the limit out of service */
 	/* Log2 histograms of ns, as KVM's: bucket 0 is for 0, bucket n for 2^(n-1) to 2^n - 1. */
 	uint64_t kick_to_wake[WAKE_BUCKETS];   /* from the first of the kicks that a wake answers */
+	uint64_t kick_to_wake_ns;              /* the sum of those times */
 	uint64_t cancel_to_wake[WAKE_BUCKETS]; /* from the limit's going out of service */
 
 	uint64_t first_kick_ns; /* of those not answered yet; 0: none */

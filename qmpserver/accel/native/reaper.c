@@ -342,7 +342,8 @@ void reaper_kick(struct engine *engine)
 		;
 }
 
-static void count_time(uint64_t *histogram, uint64_t from, uint64_t to)
+/* Returns the time from one to the other. */
+static uint64_t count_time(uint64_t *histogram, uint64_t from, uint64_t to)
 {
 	uint64_t ns = to > from ? to - from : 0;
 	int bucket = ns ? 64 - __builtin_clzll(ns) : 0;
@@ -350,6 +351,7 @@ static void count_time(uint64_t *histogram, uint64_t from, uint64_t to)
 	if (bucket >= WAKE_BUCKETS)
 		bucket = WAKE_BUCKETS - 1;
 	store(&histogram[bucket], histogram[bucket] + 1);
+	return ns;
 }
 
 static void count_wake(struct engine *engine, uint64_t now)
@@ -361,7 +363,8 @@ static void count_wake(struct engine *engine, uint64_t now)
 	store(&reaper->wakes, reaper->wakes + 1);
 	store(&reaper->last_wake_ns, now);
 	if (kicked)
-		count_time(reaper->kick_to_wake, kicked, now);
+		store(&reaper->kick_to_wake_ns,
+		      reaper->kick_to_wake_ns + count_time(reaper->kick_to_wake, kicked, now));
 	if (load(&engine->limit_in_service))
 		return;
 	if (cancelled > reaper->last_idle_wake_ns)
