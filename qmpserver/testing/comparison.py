@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.transcript import Rules, compare, read
+from qmpserver.tools.transcript import Rules, compare, compare_exactly, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,34 +21,42 @@ def written(said: Sequence[Message]) -> str:
 def differences(transcript: str, said: Sequence[Message]) -> list[str]:
     """Return where a conversation is not as in a transcript, a line for each place.
 
-    What clients say, and what they are answered, is compared in order, events in any order. The
-    greeting is left out, and the negotiation, too, where the transcript has none.
+    What each client says, and what it is answered, is compared in order; events in any order, if
+    the transcript is not to be exact. The greeting is left out, and where the transcript has no
+    negotiation, that too.
 
     Raises:
         TranscriptError: It is none.
     """
     wanted = read(transcript)
-    return list(_differences(list(wanted.messages), list(said), wanted.rules))
+    if not any(one.command == "qmp_capabilities" for one in wanted.messages):
+        said = list(_negotiated(said))
+    return [
+        what
+        for client in sorted({one.client for one in (*wanted.messages, *said)})
+        for what in _differences(
+            [one for one in wanted.messages if one.client == client],
+            [one for one in said if one.client == client],
+            wanted.rules,
+        )
+    ]
 
 
 def _differences(wanted: list[Message], said: list[Message], rules: Rules) -> Iterator[str]:
-    if not any(one.command == "qmp_capabilities" for one in wanted):
-        said = list(_negotiated(said))
     for who, kind in (("client", "command"), ("server", "answer")):
-        pairs = zip_longest(*(_from(who, messages) for messages in (wanted, said)))
-        for one, got in pairs:
+        for one, got in zip_longest(*(_in_order(who, said, rules) for said in (wanted, said))):
             if got is None:
                 yield f"line {one.line}: no {kind} {one.text}"
             elif one is None:
                 yield f"unexpected {kind} {got.text}"
             else:
-                for what in compare(one.value, got.value, rules):
+                for what in _compare(one, got, rules):
                     yield f"line {one.line}: {kind} {what}"
-    if rules.events:
+    if rules.events and not rules.exact:
         left = [one for one in said if one.is_event]
         for one in wanted:
             if one.is_event:
-                fitting = [got for got in left if not compare(one.value, got.value, rules)]
+                fitting = [got for got in left if not _compare(one, got, rules)]
                 if fitting:
                     left.remove(fitting[0])
                 else:
@@ -57,17 +65,27 @@ def _differences(wanted: list[Message], said: list[Message], rules: Rules) -> It
             yield f"unexpected event {got.text}"
 
 
-def _from(who: str, messages: list[Message]) -> list[Message]:
-    return [one for one in messages if one.who == who and not (one.is_event or one.is_greeting)]
+def _compare(expected: Message, got: Message, rules: Rules) -> list[str]:
+    if rules.exact:
+        return compare_exactly(expected, got, rules)
+    return compare(expected.value, got.value, rules)
 
 
-def _negotiated(said: list[Message]) -> Iterator[Message]:
-    """Leave out negotiations; their answers are the first that a client gets."""
-    unanswered = 0
+def _in_order(who: str, said: list[Message], rules: Rules) -> list[Message]:
+    return [
+        one
+        for one in said
+        if one.who == who and not one.is_greeting and (rules.exact or not one.is_event)
+    ]
+
+
+def _negotiated(said: Sequence[Message]) -> Iterator[Message]:
+    """Leave out negotiations, and their answers: the next that the client gets."""
+    unanswered: set[int] = set()
     for one in said:
         if one.command == "qmp_capabilities":
-            unanswered += 1
-        elif unanswered and one.who == "server" and not (one.is_event or one.is_greeting):
-            unanswered -= 1
+            unanswered.add(one.client)
+        elif one.client in unanswered and one.who == "server" and not one.is_event:
+            unanswered.discard(one.client)
         else:
             yield one

@@ -57,13 +57,6 @@ class Found(list[_Said]):
         return f"[], no {self.wanted} among: {_listed(self.among)}"
 
 
-class Heard(NamedTuple):
-    """A message on a client's connection; `client` counts from 1."""
-
-    client: int
-    message: Message
-
-
 class Conversation:
     """All messages of all clients, in the order in which the server got or wrote them.
 
@@ -72,20 +65,18 @@ class Conversation:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._heard: list[Heard] = []
+        self._heard: list[Message] = []
         self._clients = 0
         self._listeners: list[Callable[[], object]] = []  # called after each message
 
     @property
-    def messages(self) -> list[Heard]:
+    def messages(self) -> list[Message]:
         """A copy of all that was said."""
         with self._lock:
             return list(self._heard)
 
     def __str__(self) -> str:
-        heard = self.messages
-        several = any(one.client > 1 for one in heard)
-        return "\n".join(f"{one.client} " * several + str(one.message) for one in heard)
+        return "\n".join(map(str, self.messages))
 
     def received(self, name: str | None = None, **arguments: Any) -> Found[Command]:
         """Return the commands of this name that had at least these arguments.
@@ -168,7 +159,7 @@ class Conversation:
     def hear(self, client: int, who: Who, text: str) -> None:
         """Keep a message, and wake who waits for it."""
         with self._lock:
-            self._heard.append(Heard(client, message(who, text)))
+            self._heard.append(message(who, text, client=client))
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
@@ -176,7 +167,7 @@ class Conversation:
     def _commands(self) -> list[Command]:
         return [
             Command(one.command, _object(one.value, "arguments"))
-            for _, one in self.messages
+            for one in self.messages
             if one.command is not None
         ]
 
@@ -185,11 +176,11 @@ class Conversation:
         events = []
         copies: Counter[tuple[int, str]] = Counter()
         most: Counter[str] = Counter()
-        for client, one in self.messages:
+        for one in self.messages:
             if one.is_event:
                 text = json.dumps(one.value)
-                copies[client, text] += 1
-                if copies[client, text] > most[text]:
+                copies[one.client, text] += 1
+                if copies[one.client, text] > most[text]:
                     most[text] += 1
                     events.append(Event(one.value["event"], _object(one.value, "data")))
         return events

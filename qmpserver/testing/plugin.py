@@ -132,7 +132,7 @@ def qmp_transcript(
     def check(name: str) -> None:
         __tracebackhide__ = True
         path = request.path.parent / name
-        said = [one.message for one in qmp_server.messages]
+        said = qmp_server.messages
         if request.config.getoption("--qmp-record"):
             path.write_text(written(said), encoding="utf-8")
             return

@@ -113,7 +113,7 @@ class Message:
 
     def __str__(self) -> str:
         arrow = "->" if self.who == "client" else "<-"
-        return f"{arrow} {self.text}"
+        return f"{self.client if self.client > 1 else ''}{arrow} {self.text}"
 
 
 def message(who: Who, text: str, line: int = 0, client: int = 1) -> Message:

@@ -328,6 +328,18 @@ def test_a_transcript_is_written_and_compared_with(suite: pytest.Pytester) -> No
             ],
             'line 8: no event {"event": "RESUME"}',
         ),
+        (
+            [
+                "#! exact",
+                "#! ignore timestamp arguments",
+                '-> {"execute": "stop"}',
+                '<- {"return": {}}',
+                '<- {"event": "STOP"}',
+                '-> {"execute": "query-status"}',
+                '<- {"return": {"status": "paused", "running": false}}',
+            ],
+            "line 7: answer *",
+        ),
     ],
 )
 def test_a_transcript_by_hand(suite: pytest.Pytester, lines: list[str], told: str) -> None:
@@ -346,6 +358,36 @@ def test_a_transcript_by_hand(suite: pytest.Pytester, lines: list[str], told: st
     result = suite.runpytest_inprocess(*OPTIONS)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"E *{told}"])
+
+
+def test_a_transcript_of_two_clients(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import asyncio
+        from qemu.qmp import QMPClient
+
+        async def resume(path):
+            client = QMPClient()
+            await client.connect(path)
+            await client.execute("cont")
+            await client.disconnect()
+
+        def test(qmp_server, qmp, qmp_transcript):
+            qmp.cmd("stop")
+            asyncio.run(resume(qmp_server.path))
+            qmp_transcript("two.qmp")
+        """
+    )
+    transcript = suite.path / "two.qmp"
+    suite.runpytest_inprocess(*OPTIONS, "--qmp-record").assert_outcomes(passed=1)
+    text = transcript.read_text()
+    assert '\n2-> {"execute":"cont"' in text
+    assert '\n-> {"execute":"stop"' in text
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+    transcript.write_text(text.replace("2-> ", "3-> ").replace("2<- ", "3<- "))
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['E *unexpected command {"execute":"cont"*'])
 
 
 def test_under_xdist(suite: pytest.Pytester) -> None:
