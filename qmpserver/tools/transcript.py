@@ -4,39 +4,47 @@ The format is the one that QEMU's documents use. ``->`` is what the client sends
 server does; a message may go on in the following lines. Other lines, from ``#`` on, are comments,
 and the ones that begin with ``#!`` say what may vary in the whole transcript:
 
-    #! ignore id thread-id        members of these names may have any value, or be missing
-    #! tolerance current-rate 20%   a number of this name may be so far off
-    #! events ignore                events may come or not; else each that is written has to come,
-                                    and no other, in any order and between any replies
+    #! ignore id thread-id         members of these names may have any value,
+                                   or be missing
+    #! tolerance current-rate 20%  a number of this name may be so far off
+    #! events ignore               events may come or not; else each that is
+                                   written has to come, and no other, in any
+                                   order and between any replies
 
     -> {"execute": "set-vcpu-dirty-limit", "arguments": {"dirty-rate": 100}}
     <- {"return": {}}
     -> {"execute": "query-vcpu-dirty-limit"}
-    <- {"return": [{"cpu-index": 0, "limit-rate": 100, "current-rate": "<100 +-20%>"}, "..."]}
+    <- {"return": [{"cpu-index": 0, "limit-rate": 100,
+                    "current-rate": "<100 +-20%>"}, "..."]}
 
 Timestamps, thread ids and the server's version are never compared, unless a rule wants all of it:
 
-    #! exact                      answers and events come in this order, with their members in this
-                                  order, and are spelt so; only what is ignored or matched may vary
+    #! exact    answers and events come in this order, with their members in
+                this order, and are spelt so; only what is ignored or matched
+                may vary
 
 Where one place in an answer may vary, a string says how:
 
-    "<any>"  "<int>"  "<number>"  "<string>"  "<bool>"  "<list>"  "<object>"    a value of a kind
+    "<any>"  "<int>"  "<number>"  "<string>"  "<bool>"  "<list>"  "<object>"
+                             a value of a kind
     "<1..8>"  "<1..>"        a number in a range
     "<100 +-20%>"  "<100 +-5>"   a number near another
     "</^q35-/>"              a string in which a regular expression is found
     "<a|b>"                  one of some strings
-    "..."                    as last element of a list, or "...": "..." in an object: anything more
+    "..."                    as last element of a list, or "...": "..." in an
+                             object: anything more
 
 What the client sends needs not be JSON; it is sent as written. There is more for what lines can't
 say:
 
     => BYTES     bytes with Python's escapes (\xff), and no end of line
     +> BYTES     the same, of a message that the next line goes on with
-    2-> TEXT     what client 2 sends; each client has a connection of its own; 1 is the default
+    2-> TEXT     what client 2 sends; each client has a connection of its own;
+                 1 is the default
     2<- TEXT     what client 2 is answered
     <- (end)     the server hangs up
-    $ OPTIONS    from here on it is another conversation, with a server that was started so
+    $ OPTIONS    from here on it is another conversation, with a server that
+                 was started so
 
 Nothing here knows of sockets.
 """
