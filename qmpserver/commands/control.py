@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Client, Registry
 
-# The QEMU release whose vocabulary this server speaks.
+# The QEMU release whose vocabulary this is; in the order of the schema, which shows on the wire.
 VERSION_INFO: VersionInfo = {
-    "qemu": {"micro": 0, "minor": 0, "major": 11},
+    "qemu": {"major": 11, "minor": 0, "micro": 0},
     "package": f"qmpserver {VERSION}",
 }
 

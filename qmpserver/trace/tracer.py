@@ -41,7 +41,12 @@ class Writer(Protocol):
 
 def is_pattern(name: str) -> bool:
     """Whether `name` stands for any number of events."""
-    return "*" in name or "?" in name
+    return "*" in name
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a name is ``*``, any letters, ``?``, any letter, and itself otherwise."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 class Tracer:
@@ -61,13 +66,13 @@ class Tracer:
         self._offset = time.time_ns() - time.monotonic_ns()
 
     def events(self, name: str) -> list[TraceEvent]:
-        """Return the events that a name, or a pattern with ``*`` and ``?``, stands for.
+        """Return the events that a name, or a pattern with ``*``, and ``?`` then, stands for.
 
         Raises:
             KeyError: There is no event of this name.
         """
         if is_pattern(name):
-            return [event for event in EVENTS.values() if fnmatchcase(event.name, name)]
+            return [event for event in EVENTS.values() if _fits(event.name, name)]
         return [EVENTS[name]]
 
     def enabled(self, event: TraceEvent) -> bool:

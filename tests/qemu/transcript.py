@@ -128,7 +128,7 @@ def record(path: Path) -> int:
     answers: dict[int, list[str]] = {}
     for transcript in read_all(text):
         with talking(QEMU, options_of(transcript, "kvm")) as clients:
-            for said, expected in _exchanges(transcript):
+            for said, expected in exchanges(transcript):
                 last = said[-1]
                 try:
                     lines = clients[last.client - 1].say([one.data for one in said])
@@ -152,7 +152,7 @@ def record(path: Path) -> int:
     return len(answers)
 
 
-def _exchanges(transcript: Transcript) -> Iterator[tuple[list[Message], list[Message]]]:
+def exchanges(transcript: Transcript) -> Iterator[tuple[list[Message], list[Message]]]:
     """Give what a client sends until an answer may come, with the answers."""
     said: list[Message] = []
     heard: list[Message] = []

@@ -420,12 +420,9 @@ $ -S
     status, said = replayed(qmpctl, server, file, text.replace('"class"', '"claß"'))
     assert status == 1
     assert said.startswith(f"{file}: line 9: (no command): error.claß: missing")
-    assert replayed(qmpctl, server, file, text.rsplit("\n", 2)[0] + "\n") == (
-        1,
-        f"{file}: at the end: query-name: unexpected answer "
-        '{"error": {"class": "CommandNotFound", "desc": "Expecting capabilities negotiation with '
-        "'qmp_capabi\n",
-    )
+    status, said = replayed(qmpctl, server, file, text + "-> {}" * 50 + "\n")
+    assert status == 1
+    assert said.startswith(f"{file}: at the end: (no command): unexpected answer")
     file.write_text(text + "2-> {}\n")
     ran = qmpctl("replay", "--qmp", server, str(file))
     assert (ran.returncode, ran.stderr) == (2, "qmpctl: 2 clients need 2 servers' addresses\n")
