@@ -1,1 +1,17 @@
 """QMP servers in other people's test suites, and the pytest plugin that brings them there."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qmpserver.testing.thread import ServerThread
+
+__all__ = ["ServerThread"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import it when it is used: pytest loads the plugin in suites that do not use it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'qmpserver.testing' has no attribute '{name}'")
+    from qmpserver.testing import thread
+
+    return getattr(thread, name)
