@@ -48,6 +48,18 @@ def test_a_new_limit_counts_at_once(make_rig: "MakeRig", until: "Until") -> None
     assert rates(rig, 0.8)[0] == pytest.approx(200, rel=0.3)
 
 
+def test_the_same_limit_again_begins_anew(make_rig: "MakeRig", until: "Until") -> None:
+    """What was dirtied between the two, and owed before, is forgotten: it would take minutes."""
+    rig = make_rig(vcpus=1)
+    rig.limit(0, 1)
+    rig.engine.cont()
+    until(lambda: throttled(rig))
+    rig.cancel(0)
+    rig.advance(20_000)
+    rig.limit(0, 1)
+    rig.advance(300)
+
+
 def test_one_limited_the_other_free(make_rig: "MakeRig") -> None:
     rig = make_rig()
     rig.limit(1, 10)
