@@ -58,6 +58,7 @@ class Monitors:
             await channel.run()
         finally:
             self._websockets -= 1
+            _drop_unread(request)
             if client is not None:
                 self._clients.discard(client)
         return ws
@@ -91,6 +92,13 @@ class Monitors:
         self._ending = True
         deadline = asyncio.get_running_loop().time() + GRACE
         await asyncio.gather(*(client.finish(deadline) for client in self._clients))
+
+
+def _drop_unread(request: web.Request) -> None:
+    """End a connection whose client does not read: closing it would wait for that."""
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
 
 
 async def _read_command(request: web.Request) -> bytes:

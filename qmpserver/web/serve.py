@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qmpserver.web.address import HttpOptions
 
 BACKLOG = 128
+KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
 INTRODUCTION = 10.0  # seconds that a connection has to show the token
 IDLE = 75.0  # seconds until the next request on a connection
@@ -56,7 +57,7 @@ class Site:
 
     def _connection(self) -> asyncio.BaseProtocol:
         server = self._runner.server
-        if server is None or len(server.connections) >= MAX_CONNECTIONS:
+        if server is None or self.connections >= MAX_CONNECTIONS:
             return _Refused()
         connection = server()
         timer = asyncio.get_running_loop().call_later(INTRODUCTION, self._expel, connection)
@@ -99,6 +100,7 @@ async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
         DeviceError: It can't be listened on, in QEMU's words.
     """
     sock = sockets.listen(options.address, BACKLOG)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)  # of its connections, too
     url, names = _names(options, sock)
     guard = Guard(options.token, names)
     runner = web.AppRunner(
@@ -106,6 +108,7 @@ async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
         access_log=None,
         shutdown_timeout=GRACE,
         keepalive_timeout=IDLE,
+        lingering_time=GRACE,
         auto_decompress=False,
     )
     site = Site(url, guard, runner, sock)

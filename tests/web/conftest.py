@@ -1,6 +1,7 @@
 """A machine of the software accelerator, and its monitors behind HTTP."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import aiohttp
@@ -15,7 +16,7 @@ from qmpserver.machine.machine import Machine
 from qmpserver.machine.memory import Ram
 from qmpserver.monitor import Registry, Server
 from qmpserver.web.address import parse_http
-from qmpserver.web.serve import serve
+from qmpserver.web.serve import Site, serve
 
 VCPUS = 2
 
@@ -27,6 +28,7 @@ class Web(NamedTuple):
     token: str
     server: Server
     machine: Machine
+    site: Site
 
     @property
     def port(self) -> int:
@@ -61,12 +63,21 @@ async def server(machine: Machine) -> AsyncIterator[Server]:
     await server.close(grace=0.1)
 
 
+@asynccontextmanager
+async def serving(server: Server, machine: Machine, value: str = ":0") -> AsyncIterator[Web]:
+    """Serve as ``-http`` *value* says."""
+    options = parse_http(value)
+    site = await serve(server, machine, options)
+    try:
+        yield Web(site.url.removesuffix("/"), options.token, server, machine, site)
+    finally:
+        await site.close()
+
+
 @pytest_asyncio.fixture
 async def site(server: Server, machine: Machine) -> AsyncIterator[Web]:
-    options = parse_http("127.0.0.1:0")
-    site = await serve(server, machine, options)
-    yield Web(site.url.removesuffix("/"), options.token, server, machine)
-    await site.close()
+    async with serving(server, machine) as web:
+        yield web
 
 
 @pytest_asyncio.fixture
