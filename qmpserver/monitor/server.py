@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Self
@@ -256,6 +257,7 @@ class Server:
         self._people: set[HumanClient] = set()
         self._check_events = check_events
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self.fds = FileDescriptors()
         self._clients: set[Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -407,8 +409,11 @@ class Server:
         Raises:
             ValueError: the schema says otherwise (with *check_events*).
             KeyError: the schema has no such event (with *check_events*).
+            RuntimeError: this is not the event loop's thread.
 
         """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("emit() belongs to the event loop's thread: call emit_threadsafe()")
         self._check_event(event, data)
         self._limiter.offer(event, data, (event, data, time.time_ns()))
 

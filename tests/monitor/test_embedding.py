@@ -183,6 +183,12 @@ async def test_events_from_a_thread(tmp_path: Path) -> None:
     assert len(failures) == 2
 
 
+async def test_emit_is_refused_in_another_thread() -> None:
+    async with Server(kettle()) as server:
+        with pytest.raises(RuntimeError, match=r"emit_threadsafe\(\)"):
+            await asyncio.to_thread(server.emit, "HOT", {"temperature": 1})
+
+
 async def test_a_thread_leaves_sending_to_the_loop(tmp_path: Path) -> None:
     path = tmp_path / "kettle.sock"
     loop = asyncio.get_running_loop()
