@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, StateError
 from qemu.qmp.error import ProtocolError
+from qemu.qmp.message import DeserializationError
 
-from qmpserver.tools.errors import ServerError
+from qmpserver.tools.errors import HUNG_UP, NO_GREETING, TOO_LONG, ServerError, not_qmp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -42,7 +43,7 @@ async def connected(address: Address, patience: float = GREETING_S) -> AsyncIter
         await _hang_up(client)
         what = "no answer to qmp_capabilities"
         if client.greeting is None:
-            what = "no QMP greeting: it is no QMP server, or serves another client"
+            what = NO_GREETING
         raise ServerError(f"{address}: {what} (after {patience:g} s)") from None
     except ConnectError as error:
         raise ServerError(f"{address}: {_why(error.exc)}") from None
@@ -71,7 +72,7 @@ async def execute(
     except TimeoutError:
         raise ServerError(f"{address}: no answer to {command} within {patience:g} s") from None
     except (ExecInterruptedError, StateError):  # it went now, or since the last command
-        why = "the server has hung up"
+        why = HUNG_UP
         try:
             async with asyncio.timeout(HANG_UP_S):
                 await client.disconnect()
@@ -95,8 +96,15 @@ def _why(error: BaseException) -> str:
     while isinstance(inner := getattr(error, "exc", None), BaseException):
         error = inner
     if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
-        return "the server has hung up"
+        return HUNG_UP
     if isinstance(error, OSError) and error.errno:  # asyncio words it its own way
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    text = str(error).splitlines() or [type(error).__name__]
-    return f"what it sends is not QMP: {text[0].rstrip('.')}"
+    if isinstance(error, DeserializationError | UnicodeDecodeError):
+        raw = error.raw if isinstance(error, DeserializationError) else error.object
+        return not_qmp(raw) if raw.endswith(b"\n") else HUNG_UP  # in the middle of it
+    if isinstance(error, AssertionError):
+        return "it refuses qmp_capabilities"
+    text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    if text.startswith("Separator "):  # asyncio's, of the end of a line
+        return TOO_LONG
+    return f"what it sends is not QMP: {text}"

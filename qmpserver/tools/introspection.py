@@ -18,10 +18,21 @@ _BOOLEANS = {"true": True, "on": True, "yes": True, "false": False, "off": False
 
 
 class Schema:
-    """A server's answer to ``query-qmp-schema``; an empty one knows no types."""
+    """A server's answer to ``query-qmp-schema``; an empty one knows no types.
+
+    Raises KeyError, TypeError: It is another answer.
+    """
 
     def __init__(self, entries: Sequence[dict[str, Any]] = ()) -> None:
         self._entries = {entry["name"]: entry for entry in entries}
+        for entry in entries:
+            uses = [entry[key] for key in ("arg-type", "ret-type", "element-type") if key in entry]
+            if entry["meta-type"] in ("object", "alternate"):
+                uses += [
+                    one["type"] for key in ("members", "variants") for one in entry.get(key, ())
+                ]
+            for name in uses:
+                self._entries[name]
 
     def names(self, meta: str) -> list[str]:
         """Names of all commands, or of all events."""

@@ -31,6 +31,7 @@ class _Lazy(argparse.ArgumentParser):
         super().__init__(**options)
         self.formatter_class = _Help
         self._module = module
+        self._mixing = False
         if "_ARGCOMPLETE" in os.environ:  # it looks at parsers before they are used
             self._load()
 
@@ -42,10 +43,19 @@ class _Lazy(argparse.ArgumentParser):
             self.set_defaults(run=getattr(module, "run", None))
             module.configure(self)
 
-    def parse_known_args(self, *args: Any, **options: Any) -> Any:
-        """Parse, with the module's options."""
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, with the module's options, which may stand between its arguments."""
         self._load()
-        return super().parse_known_args(*args, **options)
+        if self._subparsers is not None or self._mixing:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            namespace, left = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return namespace, left
 
 
 def add_commands(

@@ -128,7 +128,7 @@ def message(who: Who, text: str, line: int = 0, client: int = 1) -> Message:
     """Return a message of this text."""
     try:
         return Message(who, text, json.loads(text), line, client)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Message(who, text, line=line, client=client)
 
 
@@ -201,7 +201,7 @@ def _read_arrows(text: str) -> list[Transcript]:
             messages.append(said)
             lines.clear()
 
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # in JSON, U+2028 ends no line
         if arrow := _ARROW.fullmatch(line):
             finish()
             start, client, who = number, int(arrow[1] or 1), ARROWS[arrow[2]]
@@ -299,16 +299,26 @@ class Splitter:
         self._text = ""
         self._at = 0  # up to where it was looked at
         self._depth = 0
+        self._open = False  # whether a string is, so that only its end is of interest
+
+    @property
+    def held(self) -> int:
+        """How much of a message is here that is not complete."""
+        return len(self._text)
 
     def feed(self, text: str) -> Iterator[str]:
         """Take more text; gives the messages that it completes."""
         self._text += text
+        if self._open and '"' not in text and "'" not in text and "\n" not in text:
+            return
+        self._open = False
         while mark := self._MARK.search(self._text, self._at):
             what = mark[0]
             if what in ('"', "'") and self._depth:
                 end = self._text.find("\n", mark.end())
                 if end < 0:
-                    return  # the string may go on
+                    self._open = True  # it may go on
+                    return
                 self._at = end + 1
                 yield from self.rest()  # it can't: this is no JSON
                 continue
@@ -319,12 +329,14 @@ class Splitter:
                 self._depth = max(self._depth - 1, 0)
             if (what in "}]" or what == "\n") and not self._depth:
                 yield from self.rest()
+        self._at = len(self._text)
 
     def rest(self) -> Iterator[str]:
         """Give what there is as a message."""
         at = self._at if self._at else len(self._text)
         said, self._text = self._text[:at].strip(), self._text[at:]
         self._at = self._depth = 0
+        self._open = False
         if said:
             yield said
 

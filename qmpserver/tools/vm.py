@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.accel.native._native import ffi, lib
 from qmpserver.tools.address import Address
-from qmpserver.tools.errors import QmpctlError, ServerError, UsageError
+from qmpserver.tools.errors import (
+    HUNG_UP,
+    MAX_MESSAGE,
+    NO_GREETING,
+    TOO_LONG,
+    QmpctlError,
+    ServerError,
+    UsageError,
+    not_qmp,
+    sensible,
+)
 from qmpserver.tools.firmware import firmware_image, ram_size
 
 if TYPE_CHECKING:
@@ -31,7 +41,8 @@ if TYPE_CHECKING:
 
 RAM_MIB = 512
 START_S = 10.0
-REPLY_S = 30.0
+GREETING_S = 5.0
+REPLY_S = 10.0
 EXTENSION = "__org.qmpserver_query-dirty-ring"
 _PROGRESS: int = ffi.offsetof("struct dirty_guest", "progress")
 _CONTROL: int = lib.GUEST_CONTROL
@@ -64,28 +75,52 @@ class Qmp:
         """
         self.received = 0  # when the last message came: CLOCK_MONOTONIC, ns
         self._address = address
-        self.socket = address.connect(patience)
+        self._patience = min(patience, GREETING_S)
+        self.socket = address.connect(self._patience)
         self._input = self.socket.makefile("rb")
         try:
-            if "QMP" not in self._read():
-                raise ServerError(f"{address}: the first line is not a QMP greeting")
-            self.execute("qmp_capabilities")
+            self._greet()
         except BaseException:
             self.close()
             raise
+        self._patience = patience
+        self.socket.settimeout(patience)
+
+    def _greet(self) -> None:
+        try:
+            greeting = self._read()
+        except TimeoutError:
+            raise ServerError(
+                f"{self._address}: {NO_GREETING} (after {self._patience:g} s)"
+            ) from None
+        if not isinstance(greeting.get("QMP"), dict):
+            raise ServerError(f"{self._address}: {not_qmp(json.dumps(greeting))}")
+        try:
+            self.execute("qmp_capabilities")
+        except VmError as error:
+            raise ServerError(f"{self._address}: it refuses qmp_capabilities: {error}") from None
 
     def send(self, message: bytes) -> None:
         """Send what `encode` made; `receive` its answer."""
-        self.socket.sendall(message)
+        try:
+            self.socket.sendall(message)
+        except OSError:
+            raise ServerError(f"{self._address}: {HUNG_UP}") from None
 
     def receive(self) -> Any:
         """Wait for the answer to the command that was sent; events are passed over."""
-        while True:
-            message = self._read()
+        end = time.monotonic() + self._patience
+        while time.monotonic() < end:
+            try:
+                message = self._read()
+            except TimeoutError:
+                break
             if "return" in message:
                 return message["return"]
             if "error" in message:
-                raise VmError(message["error"]["desc"])
+                with sensible(self._address, "a command"):
+                    raise VmError(message["error"]["desc"])
+        raise ServerError(f"{self._address}: no answer within {self._patience:g} s")
 
     def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Send a command and wait for its answer."""
@@ -93,20 +128,21 @@ class Qmp:
         return self.receive()
 
     def _read(self) -> dict[str, Any]:
+        """Raises TimeoutError, ServerError."""
         try:
-            line = self._input.readline()
+            line = self._input.readline(MAX_MESSAGE)
             self.received = time.monotonic_ns()
             message: dict[str, Any] = json.loads(line)
         except TimeoutError:
-            raise ServerError(f"{self._address}: the server does not answer") from None
-        except OSError as error:
-            raise ServerError(f"{self._address}: {error.strerror}") from None
-        except ValueError:
-            if not line.endswith(b"\n"):
-                raise ServerError(f"{self._address}: the server has hung up") from None
-            raise ServerError(f"{self._address}: no JSON: {line[:60]!r}") from None
+            raise
+        except OSError:
+            raise ServerError(f"{self._address}: {HUNG_UP}") from None
+        except (ValueError, RecursionError):
+            why = not_qmp(line) if line.endswith(b"\n") else HUNG_UP
+            why = TOO_LONG if len(line) == MAX_MESSAGE else why
+            raise ServerError(f"{self._address}: {why}") from None
         if not isinstance(message, dict):
-            raise ServerError(f"{self._address}: not a QMP message: {line[:60]!r}")
+            raise ServerError(f"{self._address}: {not_qmp(line)}")
         return message
 
     def close(self) -> None:
@@ -127,7 +163,8 @@ class Vm:
         self.pid = _peer(qmp.socket)
         self.load = 0  # a process that loads it, and is stopped
         self.log: Path | None = None  # what it prints, where it was launched here
-        self.commands = {command["name"] for command in qmp.execute("query-commands")}
+        with sensible(name, "query-commands"):
+            self.commands = {command["name"] for command in qmp.execute("query-commands")}
         with open(_ram_file(self.pid), "rb") as file:
             self._ram = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 

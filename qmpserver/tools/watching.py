@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qemu.qmp import ExecuteError
 
 from qmpserver.tools.client import connected, execute
+from qmpserver.tools.errors import sensible
 from qmpserver.tools.vm import EXTENSION
 
 if TYPE_CHECKING:
@@ -70,13 +71,15 @@ class Watcher:
         """Connect; raises ServerError."""
         self._client = await self._stack.enter_async_context(connected(self.address))
         try:
-            self._commands = {c["name"] for c in await self.execute("query-commands")}
-            name = await self._ask("query-name") or {}
+            with sensible(self.address, "query-commands"):
+                self._commands = {c["name"] for c in await self.execute("query-commands")}
+            with sensible(self.address, "query-name"):
+                name = await self._ask("query-name") or {}
+                if name.get("name"):
+                    self.name = f"{name['name']} ({self.address})"
         except BaseException:
             await self._stack.aclose()
             raise
-        if name.get("name"):
-            self.name = f"{name['name']} ({self.address})"
         return self
 
     async def __aexit__(
@@ -104,6 +107,10 @@ class Watcher:
 
     async def look(self) -> View:
         """Look once; raises ServerError."""
+        with sensible(self.address, "a query"):
+            return await self._look()
+
+    async def _look(self) -> View:
         status = await self._ask("query-status") or {}
         indexes = [cpu["cpu-index"] for cpu in await self._ask("query-cpus-fast") or ()]
         vcpus = {i: Vcpu(self.name, i) for i in indexes}

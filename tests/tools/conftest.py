@@ -39,7 +39,7 @@ def qmpctl() -> Run:
 
 
 @contextlib.contextmanager
-def serving(kind: str, directory: Path, until: Until) -> Iterator[str]:
+def serving(kind: str, directory: Path, until: Until, *options: str) -> Iterator[str]:
     """Run a small machine that has a dirty ring where KVM can be used; gives its address."""
     path = directory / f"{kind}.sock"
     ours = [sys.executable, "-m", "qmpserver.cli"]
@@ -47,7 +47,7 @@ def serving(kind: str, directory: Path, until: Until) -> Iterator[str]:
     theirs = ["qemu-system-x86_64", "-accel", "kvm,dirty-ring-size=4096", "-accel", "tcg"]
     argv = [*(ours if kind == "qmpserver" else theirs), "-smp", "2", "-m", "64M", "-S"]
     argv += ["-name", "tested", "-display", "none", "-nodefaults"]
-    argv += ["-qmp", f"unix:{path},server=on,wait=off"]
+    argv += ["-qmp", f"unix:{path},server=on,wait=off", *options]
     with subprocess.Popen(argv) as process:
         try:
             until(lambda: process.poll() is not None or path.exists())

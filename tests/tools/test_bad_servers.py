@@ -2,14 +2,17 @@
 
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.tools.conftest import Run
+from tests.conftest import Until
+from tests.tools.conftest import BIN, Run, serving
 
 GREETING = b'{"QMP": {"version": {"qemu": {"major": 1, "minor": 0, "micro": 0}, "package": ""}, '
 GREETING += b'"capabilities": []}}\n'
@@ -22,7 +25,8 @@ def negotiated(client: socket.socket) -> None:
     client.sendall(GREETING)
     request = json.loads(client.recv(1000))  # with no newline at its end
     assert request["execute"] == "qmp_capabilities"
-    client.sendall(b'{"return": {}}\n')
+    answer = {"return": {}} | ({"id": request["id"]} if "id" in request else {})
+    client.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def hang(client: socket.socket) -> None:
@@ -46,64 +50,187 @@ def a_command(client: socket.socket) -> None:
     client.recv(1000)
 
 
+def endless(client: socket.socket) -> None:
+    """A line of 100 MB."""
+    for _ in range(100):
+        client.sendall(bytes([ord("x")]) * (1 << 20))
+    hang(client)
+
+
+def events(client: socket.socket) -> None:
+    while True:
+        client.sendall(b'{"event": "X", "timestamp": {"seconds": 1, "microseconds": 1}}\n')
+
+
+def numbers(client: socket.socket) -> None:
+    """Answer all commands, but with nothing that makes sense."""
+    while data := client.recv(1 << 16):
+        request = json.loads(data)
+        answer = {"return": 7} | ({"id": request["id"]} if "id" in request else {})
+        client.sendall(json.dumps(answer).encode() + b"\n")
+
+
+HUNG_UP = "the server has hung up"
 BAD: dict[str, tuple[Behaviour, str]] = {
-    "no greeting": (
-        hang,
-        "no QMP greeting: it is no QMP server, or serves another client (after 5 s)",
-    ),
-    "hangs up": (lambda _client: None, "the server has hung up"),
-    "not JSON": (then(say(b"SSH-2.0-OpenSSH_9.2\r\n"), hang), "is not QMP"),
-    "not UTF-8": (then(say(b"\xff\xfe\x00\x01\n"), hang), "is not QMP"),
-    "JSON, no object": (then(say(b"[1]\n"), hang), "is not QMP"),
-    "another greeting": (then(say(b'{"hello": "world"}\n'), hang), "is not QMP"),
-    "half a greeting": (say(GREETING[:40]), "is not QMP"),
-    "hangs after the greeting": (then(say(GREETING), hang), "no answer to qmp_capabilities"),
+    "no greeting": (hang, "no QMP greeting: it is no QMP server, or serves another client"),
+    "hangs up": (lambda _client: None, HUNG_UP),
+    "not JSON": (then(say(b"SSH-2.0-OpenSSH_9.2\r\n"), hang), "is not QMP: "),
+    "no line": (then(say(b"SSH-2.0"), hang), "no QMP greeting"),
+    "not UTF-8": (say(b"\xff\xfe\x00\x01\n"), "is not QMP: "),
+    "JSON, no object": (then(say(b"[1]\n"), hang), "is not QMP: "),
+    "another greeting": (then(say(b'{"hello": "world"}\n'), hang), "is not QMP: "),
+    "a greeting of another shape": (then(say(b'{"QMP": 5}\n'), hang), "is not QMP: "),
+    "half a greeting": (say(GREETING[:40]), HUNG_UP),
+    "an endless greeting": (endless, "it sends a message of over 10 MB"),
+    "hangs after the greeting": (then(say(GREETING), hang), "no answer"),
     "refuses capabilities": (
         then(say(GREETING), a_command, say(b'{"error": {"class": "GenericError", "desc": "x"}}\n')),
-        "",
+        "it refuses qmp_capabilities",
     ),
-    "hangs in the reply": (then(negotiated, a_command, hang), "no answer to query-name within 1 s"),
-    "hangs up before the reply": (then(negotiated, a_command), "the server has hung up"),
-    "hangs up in the reply": (
-        then(negotiated, a_command, say(b'{"return": {"na')),
-        "no answer to query-name",
+    "hangs in the reply": (then(negotiated, a_command, hang), "no answer"),
+    "sends events for ever": (then(negotiated, a_command, events), "no answer"),
+    "hangs up before the reply": (then(negotiated, a_command), HUNG_UP),
+    "hangs up in the reply": (then(negotiated, a_command, say(b'{"return": {"na')), HUNG_UP),
+    "garbage for a reply": (then(negotiated, a_command, say(b"\x00garbage\n"), hang), "is not QMP"),
+    "a damaged reply": (
+        then(negotiated, a_command, say(b'{"return": "\xff\xfe"}\n'), hang),
+        "is not QMP: ",
     ),
-    "garbage for a reply": (
-        then(negotiated, a_command, say(b"\x00garbage\n"), hang),
-        "no answer to query-name",
+    "an endless reply": (
+        then(negotiated, a_command, say(b'{"return": "'), endless),
+        "it sends a message of over 10 MB",
     ),
-    "a reply that is none": (
-        then(negotiated, a_command, say(b'{"id": 7}\n{"return": {}, "id": 7}\n'), hang),
-        "no answer to query-name",
+    "a bottomless reply": (then(negotiated, a_command, say(b"[" * 10**5 + b"\n"), hang), ""),
+    "a reply of another shape": (then(negotiated, numbers), "makes no sense"),
+}
+COMMANDS = {
+    "exec": ["exec", "query-name", "--timeout", "1"],
+    "exec with arguments": ["exec", "stop", "--timeout", "1", "a=1"],
+    "schema": ["schema", "stop"],
+    "top once": ["top", "--once"],
+    "top csv": ["top", "--csv"],
+    "replay": ["replay", "--timeout", "2"],
+    **{f"bench {name}": ["bench", name] for name in ("cancel", "release", "limit", "guest")},
+    "bench floor": ["bench", "floor", "--cycles", "1"],
+}
+# What is no fault to a command: it shows what it is given, or that the transcript has another.
+SHOWN = {
+    ("exec", "a reply of another shape"): (0, "7\n"),
+    ("replay", "a reply of another shape"): (
+        1,
+        "FILE: line 2: query-name: return: 7 instead of {}\n",
     ),
 }
+NOTHING = (1, "FILE: line 2: query-name: no answer: nothing in 2 s\n")
+for name in ("hangs in the reply", "sends events for ever", "a bottomless reply"):
+    SHOWN["replay", name] = NOTHING
 
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[socket.socket]:
     with closing(socket.socket(socket.AF_UNIX)) as one:
         one.bind(str(tmp_path / "bad.sock"))
-        one.listen()
+        one.listen(20)
         yield one
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_one_line(qmpctl: Run, listener: socket.socket, name: str) -> None:
-    behave, text = BAD[name]
+@pytest.fixture
+def behaving(listener: socket.socket) -> Callable[[Behaviour], str]:
+    """Have the server behave so to whoever connects; returns its address."""
 
-    def serve() -> None:
-        client, _ = listener.accept()
-        with client:
+    def serve(client: socket.socket, behave: Behaviour) -> None:
+        with client, suppress(OSError):
             behave(client)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    address = f"unix:{listener.getsockname()}"
-    ran = qmpctl("--qmp", address, "exec", "query-name", "--timeout", "1")
-    thread.join()
-    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (3, "", 1), ran.stderr
-    assert ran.stderr.startswith(f"qmpctl: {address}: ")
-    assert text in ran.stderr
+    def begin(behave: Behaviour) -> str:
+        def accept() -> None:
+            with suppress(OSError):  # until it is closed
+                while True:
+                    client, _ = listener.accept()
+                    threading.Thread(target=serve, args=(client, behave), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return f"unix:{listener.getsockname()}"
+
+    return begin
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_line(
+    qmpctl: Run, behaving: Callable[[Behaviour], str], tmp_path: Path, name: str
+) -> None:
+    """Whatever is asked of it, all at once: most of it is waiting."""
+    behave, text = BAD[name]
+    address = behaving(behave)
+    file = tmp_path / "transcript"
+    file.write_text('-> {"execute": "query-name"}\n<- {"return": {}}\n')
+
+    def run(command: str) -> None:
+        words = [*COMMANDS[command], *([str(file)] if command == "replay" else [])]
+        ran = qmpctl("--qmp", address, *words)
+        said = ran.stdout.replace(str(file), "FILE")
+        if (command, name) in SHOWN:
+            assert (ran.returncode, said, ran.stderr) == (*SHOWN[command, name], "")
+            return
+        assert (ran.returncode, said, ran.stderr.count("\n")) == (3, "", 1), (command, ran)
+        assert ran.stderr.startswith(f"qmpctl: {address}: "), command
+        assert text in ran.stderr, (command, ran.stderr)
+        assert len(ran.stderr) < 250, command
+
+    with ThreadPoolExecutor(len(COMMANDS)) as pool:
+        for done in [pool.submit(run, command) for command in COMMANDS]:
+            done.result()
+
+
+def connects(client: socket.socket, path: Path) -> bool:
+    with suppress(FileNotFoundError, ConnectionRefusedError):
+        client.connect(str(path))
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["not UTF-8", "half a greeting", "hangs up in the reply"])
+def test_record_passes_on_what_comes(
+    behaving: Callable[[Behaviour], str], tmp_path: Path, until: Until, name: str
+) -> None:
+    here, file = tmp_path / "here", tmp_path / "transcript"
+    argv = [
+        str(BIN / "qmpctl"),
+        "--qmp",
+        behaving(BAD[name][0]),
+        "record",
+        "--listen",
+        f"unix:{here}",
+    ]
+    with subprocess.Popen([*argv, str(file)], stderr=subprocess.PIPE) as process:
+        with socket.socket(socket.AF_UNIX) as client:
+            until(lambda: connects(client, here))
+            heard = client.recv(40)
+            with suppress(ConnectionError):
+                client.sendall(b'{"execute": "qmp_capabilities"}')
+                while (data := client.recv(1000)) and b"return" not in (heard := heard + data):
+                    pass
+                client.sendall(b'{"execute": "quit"}')
+                while data := client.recv(1000):
+                    heard += data
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert heard.startswith({"not UTF-8": b"\xff\xfe\x00\x01\n"}.get(name, GREETING[:40]))
+    assert file.read_text().startswith("<- ")
+
+
+def test_a_server_that_goes_while_it_is_measured(
+    qmpctl: Run, kvm: None, tmp_path: Path, until: Until
+) -> None:
+    other = f"unix:{tmp_path}/other"
+    monitor = ("-qmp", f"{other},server=on,wait=off")
+    with serving("qmpserver", tmp_path, until, *monitor) as address, ThreadPoolExecutor() as pool:
+        bench = pool.submit(qmpctl, "bench", "limit", "--qmp", address)
+        until(lambda: "true" in qmpctl("--qmp", other, "exec", "query-status", "--json").stdout)
+        qmpctl("--qmp", other, "exec", "quit")
+        ran = bench.result()
+    assert (ran.returncode, ran.stderr.count("\n")) == (3, 1), ran
 
 
 def test_not_there(qmpctl: Run, tmp_path: Path) -> None:
@@ -124,21 +251,4 @@ def test_refused(qmpctl: Run) -> None:
 
 def test_no_such_host(qmpctl: Run) -> None:
     ran = qmpctl("--qmp", "tcp:no-such-host.invalid:4", "exec", "query-name")
-    assert (ran.returncode, ran.stderr.count("\n")) == (3, 1)
-
-
-def test_a_benchmark_of_a_bad_server(qmpctl: Run, listener: socket.socket, tmp_path: Path) -> None:
-    def serve() -> None:
-        client, _ = listener.accept()
-        with client:
-            client.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    address = f"unix:{listener.getsockname()}"
-    ran = qmpctl("bench", "limit", "--qmp", address)
-    thread.join()
-    assert (ran.returncode, ran.stderr.count("\n")) == (3, 1)
-    assert "no JSON" in ran.stderr
-    ran = qmpctl("bench", "limit", "--qmp", f"unix:{tmp_path}/none")
     assert (ran.returncode, ran.stderr.count("\n")) == (3, 1)

@@ -59,6 +59,11 @@ def test_arrows() -> None:
     assert transcript.rules.tolerance == {"current-rate": 0.2}
 
 
+def test_a_separator_of_lines_in_a_string() -> None:
+    (message,) = read('-> {"execute": "\u2028\x85"}\n').messages
+    assert message.command == "\u2028\x85"
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

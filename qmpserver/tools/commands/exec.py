@@ -27,6 +27,7 @@ from qemu.qmp import ExecuteError
 from qmpserver.tools.address import add_qmp, server
 from qmpserver.tools.client import REPLY_S, connected, execute
 from qmpserver.tools.completion import complete_arguments, complete_commands
+from qmpserver.tools.errors import sensible
 from qmpserver.tools.introspection import Schema
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     command = parser.add_argument("command", metavar="COMMAND")
     command.completer = complete_commands  # type: ignore[attr-defined]
-    words = parser.add_argument("arguments", nargs="*", metavar="KEY=VALUE")
+    words = parser.add_argument("arguments", nargs="*", default=[], metavar="KEY=VALUE")
     words.completer = complete_arguments  # type: ignore[attr-defined]
 
 
@@ -75,7 +76,8 @@ async def _execute(args: argparse.Namespace) -> Any:
         if args.arguments:
             try:
                 entries = await execute(client, address, "query-qmp-schema", patience=args.timeout)
-                schema = Schema(entries)
+                with sensible(address, "query-qmp-schema"):
+                    schema = Schema(entries)
             except ExecuteError:
                 pass  # it has none: values are typed by what they look like
         arguments = schema.arguments(args.command, args.arguments)

@@ -13,6 +13,7 @@ import asyncio
 import codecs
 import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from qmpserver.tools.transcript import Splitter, message
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import TextIO
 
     from qmpserver.tools.transcript import Who
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         file = sys.stdout
         if str(args.file) != "-":
             try:
-                file = stack.enter_context(args.file.open("w"))
+                file = stack.enter_context(args.file.open("w", encoding="utf-8"))
             except OSError as error:
                 raise QmpctlError(f"{args.file}: {error.strerror}") from None
         try:
@@ -110,16 +112,17 @@ async def _pump(
     """Pass on what one side says, and write it down."""
     splitter = Splitter()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    data = b"-"
+
+    def write(texts: Iterator[str]) -> None:
+        for text in texts:
+            print(message(who, re.sub("\r?\n", " ", text)), file=file, flush=True)
+
     with contextlib.suppress(ConnectionError):
-        while data:
-            data = await reader.read(1 << 16)
-            texts = splitter.feed(decoder.decode(data)) if data else splitter.rest()
-            for text in texts:
-                print(message(who, " ".join(text.splitlines())), file=file, flush=True)
-            if data:
-                writer.write(data)
-                await writer.drain()
+        while data := await reader.read(1 << 16):
+            write(splitter.feed(decoder.decode(data)))
+            writer.write(data)
+            await writer.drain()
+    write(splitter.rest())
     with contextlib.suppress(ConnectionError, OSError):
         if who == "client" and writer.can_write_eof():
             writer.write_eof()

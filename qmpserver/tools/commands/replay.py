@@ -5,7 +5,8 @@
 FILE is a transcript as 'qmpctl record' writes it, or a conversation that something else captured:
 libvirt's .replies, what 'socat -v' printed, or a log with both sides' messages.
 
-Exit status: 0 no difference, 1 differences, 2 the transcript makes no sense, 3 no QMP server.
+Exit status: 0 no difference, 1 differences, 2 the transcript makes no sense, 3 the server can't be
+reached, hangs up, or does not speak QMP. The first answer that does not come ends it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay."""
     try:
-        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text()
+        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text("utf-8")
         conversations = transcript.read_all(text)
     except transcript.TranscriptError as error:
         raise UsageError(f"{args.file}: {error}") from None
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if said.rules.exact:
             differences = replay_exactly(said, servers(args), args.timeout)
         else:
-            differences = iter(replay(said, server(args), args.timeout))
+            differences = replay(said, server(args), args.timeout)
         for difference in differences:
             print(f"{args.file}: {difference}")
             status = 1

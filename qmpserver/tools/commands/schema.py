@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from qemu.qmp import ExecuteError
 
 from qmpserver.tools.address import Address, add_qmp, server
-from qmpserver.tools.client import connected, execute
+from qmpserver.tools.client import GREETING_S, connected, execute
 from qmpserver.tools.completion import complete_all
-from qmpserver.tools.errors import QmpctlError, UsageError
+from qmpserver.tools.errors import QmpctlError, UsageError, sensible
 from qmpserver.tools.introspection import Schema
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
 async def _schema(address: Address) -> Schema:
     async with connected(address) as client:
         try:
-            return Schema(await execute(client, address, "query-qmp-schema"))
+            entries = await execute(client, address, "query-qmp-schema", patience=GREETING_S)
         except ExecuteError as error:
             raise QmpctlError(f"{error.error_class}: {error}") from None
+        with sensible(address, "query-qmp-schema"):
+            return Schema(entries)
