@@ -109,7 +109,7 @@ COMMANDS = {
     "schema": ["schema", "stop"],
     "top once": ["top", "--once"],
     "top csv": ["top", "--csv"],
-    "replay": ["replay", "--timeout", "2"],
+    "replay": ["replay", "--timeout", "5"],
     **{f"bench {name}": ["bench", name] for name in ("cancel", "release", "limit", "guest")},
     "bench floor": ["bench", "floor", "--cycles", "1"],
 }
@@ -121,7 +121,7 @@ SHOWN = {
         "FILE: line 2: query-name: return: 7 instead of {}\n",
     ),
 }
-NOTHING = (1, "FILE: line 2: query-name: no answer: nothing in 2 s\n")
+NOTHING = (1, "FILE: line 2: query-name: no answer: nothing in 5 s\n")
 for name in ("hangs in the reply", "sends events for ever", "a bottomless reply"):
     SHOWN["replay", name] = NOTHING
 
