@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import ssl
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from qmpserver.monitor import InetAddress, UnixAddress
 from qmpserver.options import OptionError, Options, kinds, parse_options
-
-if TYPE_CHECKING:
-    import ssl
 
 HTTP_OPTIONS = kinds(string="address token-file tls-cert tls-key")
 LOOPBACK = "127.0.0.1"
@@ -102,8 +100,6 @@ def _tls(options: Options) -> ssl.SSLContext | None:
         raise OptionError(f"tls-{'key' if cert else 'cert'} is missing: both files are needed")
     _read("tls-cert", cert)
     _read("tls-key", key)
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

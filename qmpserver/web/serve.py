@@ -88,9 +88,8 @@ class _Refused(asyncio.Protocol):
     """One connection too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.abort()
+        """Close it; nothing was written that this could wait for."""
+        transport.close()
 
 
 async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:

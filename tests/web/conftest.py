@@ -1,11 +1,13 @@
 """A machine of the software accelerator, and its monitors behind HTTP."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import aiohttp
 import pytest_asyncio
+import uvloop
 
 from qmpserver.accel import AccelOptions, open_accelerator
 from qmpserver.assembly import own_schema
@@ -19,6 +21,11 @@ from qmpserver.web.address import parse_http
 from qmpserver.web.serve import Site, serve
 
 VCPUS = 2
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the program's event loop: others have other transports."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 class Web(NamedTuple):

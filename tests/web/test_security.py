@@ -1,6 +1,8 @@
 """Who is let in, and who is not."""
 
 import asyncio
+import subprocess
+import sys
 from http.cookies import SimpleCookie
 from pathlib import Path
 
@@ -247,6 +249,23 @@ def test_a_token_in_the_clear_is_warned_of(value: str, warns: bool) -> None:
 async def test_an_address_in_use_is_said(server: Server, machine: Machine, site: Web) -> None:
     with pytest.raises(DeviceError, match="Address already in use"):
         await serve(server, machine, parse_http(f"127.0.0.1:{site.port}"))
+
+
+@pytest.mark.parametrize("module", ["aiohttp", "prometheus_client"])
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CommandLineError, match=f"{module} is not installed") as refused:
+        parse_command_line(["-http", ":8080"])
+    assert "qmpserver[http]" in refused.value.hint
+
+
+def test_only_with_http_its_libraries_are_imported() -> None:
+    code = (
+        "import sys; from qmpserver import cli, settings;"
+        "settings.parse_command_line(['-smp', '2']);"
+        "assert not {'aiohttp', 'prometheus_client'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
