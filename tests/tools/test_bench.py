@@ -34,7 +34,7 @@ def test_ratios_are_of_pairs() -> None:
     text = table(Result("any", "s", "s", [*series, Series("b", "empty")], paired=True))
     head, _, row = text.splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]] == [
-        "s (median / p99 / max)",
+        "s (median / p99 / max of 3)",
         "a",
         "b",
         "b : a",

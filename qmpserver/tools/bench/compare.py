@@ -1,7 +1,7 @@
 """Run all measurements, on this server and on QEMU where it is installed, into one report.
 
 The report is DIR/report.md, with a picture and the raw samples of each measurement beside it. It
-takes about ten minutes; leave the machine alone meanwhile.
+takes about six minutes; leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
     import argparse
 
 ROUNDS = "{rounds}"
+SOME = "{some}"  # of what takes seconds each: a quarter of them
 WITH_QEMU = "{qemu}"
 
 # What is run, in this order: file name, words after "qmpctl bench".
 PLAN = {
     "cancel": ["cancel", "--cycles", ROUNDS, WITH_QEMU],
-    "cancel-busy": ["cancel", "--busy", "--cycles", ROUNDS, WITH_QEMU],
-    "release": ["release", "--cycles", ROUNDS, WITH_QEMU],
-    "limit": ["limit", WITH_QEMU],
-    "fair": ["fair", "--windows", ROUNDS],
-    "guest": ["guest", "--windows", ROUNDS],
+    "cancel-busy": ["cancel", "--busy", "--cycles", ROUNDS],
+    "release": ["release", "--cycles", ROUNDS, "--quits", SOME, WITH_QEMU],
+    "limit": ["limit", "--limits", "10,100,400", WITH_QEMU],
+    "fair": ["fair", "--windows", SOME],
+    "guest": ["guest", "--windows", SOME, "--limited-windows", "2"],
     "qmp": ["qmp"],
-    "floor": ["floor", "--cycles", ROUNDS, WITH_QEMU],
+    "floor": ["floor", "--cycles", ROUNDS],
+    "start": ["start", "--starts", ROUNDS],
+    "scale": ["scale", "--cycles", "1"],
 }
 
 
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         with (args.output / "report.md").open("w") as report:
-            print(_heading(), file=report)
+            print(_heading(args), file=report)
             chosen = [name for name in PLAN if not args.only or name in args.only]
             failed = []
             with progress("compare", len(chosen)) as done:
@@ -80,16 +83,18 @@ def run(args: argparse.Namespace) -> int:
 def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
     """Run one measurement; return its part of the report, and whether it went well."""
     words = ["bench"]
+    counts = {ROUNDS: str(args.rounds), SOME: str(max(args.rounds // 4, 1))}
     for word in PLAN[name]:
         if word == WITH_QEMU:
             words += ["--qemu"] if has_qemu() and args.accel == "kvm" else []
         else:
-            words.append(str(args.rounds) if word == ROUNDS else word)
+            words.append(counts.get(word, word))
     if PLAN[name][0] == "guest" and not (has_qemu() and args.accel == "kvm"):
         words += ["--server", "qmpserver"]
     if PLAN[name][0] == "qmp" and not has_qemu():
         words.append("--no-qemu")
-    words += ["--accel", args.accel]
+    if name != "start":  # has both
+        words += ["--accel", args.accel]
     shown = f"## {name}\n\n`qmpctl {shlex.join(words)}`\n"
     files = ["--json", f"{args.output}/{name}.json", "--plot", f"{args.output}/{name}.svg"]
     # A process of its own: what one measurement does to itself, such as to its priority, does not
@@ -108,7 +113,7 @@ def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
     return f"{shown}\n{ran.stdout}\n![{name}]({name}.svg)\n", True
 
 
-def _heading() -> str:
+def _heading(args: argparse.Namespace) -> str:
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     processor = platform.processor() or platform.machine()
     try:
@@ -116,16 +121,21 @@ def _heading() -> str:
         processor = next(x.partition(": ")[2] for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         pass
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     qemu = "not installed"
     if has_qemu():
         ran = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False)
         qemu = ran.stdout.splitlines()[0] if ran.stdout else "does not start"
+    words = ["qmpctl", "bench", "compare", "--rounds", str(args.rounds), "--accel", args.accel]
+    words += [word for name in args.only or () for word in ("--only", name)]
+    load = os.getloadavg()[0]
     return f"""# qmpserver and QEMU, measured side by side
 
-{when}; Linux {platform.release()}, {os.cpu_count()} x {processor}
-
-- qmpserver {VERSION}
+- when: {when}, load average before: {load:.2f}
+- machine: {os.cpu_count()} x {processor}, {memory:.1f} GiB; Linux {platform.release()}
+- qmpserver {VERSION}, Python {platform.python_version()}
 - QEMU: {qemu}
+- command: `{shlex.join(words)}`
 
 Servers in one table were measured in turn, in one run; a column `A : B` is the median ratio of
 their pairs.

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
+POINTS = 400  # of a curve; more can't be seen
+
+
 @dataclass(slots=True)
 class Series:
     """One quantity of one server: samples in the order in which they were taken."""
@@ -77,7 +80,9 @@ def table(result: Result) -> str:
     """Return the result as a Markdown table: a row a quantity, a column a server."""
     servers = list(dict.fromkeys(series.server for series in result.series))
     cells = {(series.what, series.server): series.samples for series in result.series}
-    heads = [f"{result.title} ({' / '.join(result.show)})", *servers]
+    counts = sorted({len(series.samples) for series in result.series if series.samples})
+    of = f" of {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else ""
+    heads = [f"{result.title} ({' / '.join(result.show)}{of})", *servers]
     if result.paired:
         heads += [f"{server} : {servers[0]}" for server in servers[1:]]
     rows = [heads]
@@ -137,6 +142,7 @@ def plot(result: Result, path: Path) -> None:
         OSError: The file can't be written.
     """
     try:
+        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
         raise QmpctlError("--plot needs matplotlib: pip install matplotlib") from None
@@ -150,7 +156,9 @@ def plot(result: Result, path: Path) -> None:
             if series.what != what or not series.samples:
                 continue
             if series.seconds:
-                axes.plot(series.seconds, series.samples, label=series.server, linewidth=1)
+                step = -(-len(series.samples) // POINTS)
+                seconds, samples = series.seconds[::step], series.samples[::step]
+                axes.plot(seconds, samples, label=series.server, linewidth=1)
                 axes.set_xlabel("s")
                 axes.set_ylabel(result.unit)
                 axes.set_yscale("log" if result.log else "linear")
@@ -164,7 +172,9 @@ def plot(result: Result, path: Path) -> None:
             axes.set_xscale("log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.savefig(path)
+    # Letters as text, and no date: a picture that is small, and the same for the same samples.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": result.bench}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 @contextlib.contextmanager
