@@ -34,13 +34,13 @@ class RateWindow:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def is_open(self) -> bool:
-        """Whether it samples."""
-        return self._timer is not None
+    def is_known(self) -> bool:
+        """Whether it has been open for `SAMPLE_S`: over less than that a rate means nothing."""
+        return len(self._samples) > 1
 
     def open(self) -> None:
         """Begin to sample."""
-        if not self.is_open:
+        if self._timer is None:
             self._sample()
 
     def close(self) -> None:

@@ -52,8 +52,8 @@ class Tracking:
             self._grace = asyncio.get_running_loop().call_later(GRACE_S, self._update)
 
     def current_rates(self) -> list[int] | None:
-        """MB/s of each vCPU over the last second; None while nothing is logged."""
-        return self.rates.now() if self.rates.is_open else None
+        """MB/s of each vCPU over the last second; None until enough has been logged."""
+        return self.rates.now() if self.rates.is_known else None
 
     async def wait(self) -> None:
         """Wait until what was acquired is on.

@@ -26,6 +26,15 @@ _KEYS = {
     "Delete": (46, ""),
 }
 
+_UNTIL = """new Promise((done) => {
+    const look = () => {
+        let value;
+        try { value = CONDITION; } catch { /* what it looks at is not there yet */ }
+        if (value) done(value); else setTimeout(look, 20);
+    };
+    look();
+})"""
+
 
 class Browser:
     """A browser with nothing stored; its tabs share cookies."""
@@ -61,8 +70,8 @@ class Browser:
                 answer.set_result(message["result"])
 
     async def open(self, url: str, width: int = 1280, height: int = 800) -> "Tab":
-        """Open a page in a new tab."""
-        target = await self.call("Target.createTarget", url="about:blank")
+        """Open a page in a window of its own: it is visible, so that it draws."""
+        target = await self.call("Target.createTarget", url="about:blank", newWindow=True)
         attached = await self.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
@@ -107,9 +116,8 @@ class Tab:
 
     async def until(self, condition: str) -> Any:
         """Wait until an expression is true in the page; return its value."""
-        look = f"new Promise((done) => {{ const look = () => {{ let value; try {{ value = {condition}; }} catch {{}} value ? done(value) : setTimeout(look, 20); }}; look(); }})"  # noqa: E501
         try:
-            return await self.evaluate(look)
+            return await self.evaluate(_UNTIL.replace("CONDITION", condition))
         except TimeoutError:
             raise AssertionError(f"it does not come true: {condition}") from None
 
@@ -168,14 +176,16 @@ class Tab:
         await self.mouse("Pressed", x, y, 1)
         await self.mouse("Released", x, y)
 
-    async def drag(self, selector: str, to_y: float) -> None:
-        """Drag an element straight up or down, to a height of the window."""
+    async def drag(self, selector: str, to_y: float, look: str = "null") -> Any:
+        """Drag an element straight to a height of the window; return what *look* is there."""
         x, y = await self.center(selector)
         await self.mouse("Moved", x, y)
         await self.mouse("Pressed", x, y, 1)
         for part in (0.25, 0.5, 0.75, 1):
             await self.mouse("Moved", x, y + (to_y - y) * part, 1)
+        seen = await self.evaluate(look)
         await self.mouse("Released", x, to_y)
+        return seen
 
     async def screenshot(self) -> bytes:
         """Return what is seen, as PNG."""

@@ -185,8 +185,8 @@ export class Console {
 /** Documentation as one paragraph, without its marks. */
 const plain = (text) => text.replaceAll(/\s+/g, " ").replaceAll("``", "");
 
-/** The text of a reply's "return", which the server writes first. */
+/** The text of a reply's "return"; all of it where the id was not ours. */
 function returned(raw) {
-  const match = /^\{"return": ?(.*?)(?:, ?"id": ?"[^"]*")?\}\s*$/s.exec(raw);
+  const match = /^\{"return": (.*), "id": "page-\d+"\}\s*$/s.exec(raw);
   return match ? match[1] : raw;
 }

@@ -125,7 +125,7 @@ export class Handles {
         className: "grip",
         role: "slider",
         tabIndex: 0,
-        title: "Drag, or use the arrow keys; out of the top cancels",
+        title: `${name}: drag, or use the arrow keys; out of the top cancels`,
         "aria-label": `Limit of ${name} in MB/s`,
         "aria-orientation": "vertical",
         "aria-valuemin": 0,

@@ -42,7 +42,7 @@ function meet(met) {
   const same = machine && met.vcpus === machine.vcpus;
   machine = met;
   setText(byId("name"), met.name ?? "qmpserver");
-  document.title = met.name ? `${met.name} – qmpserver` : "qmpserver";
+  document.title = met.name ? `${met.name} | qmpserver` : "qmpserver";
   const ring = met["ring-size"] ? `dirty ring of ${met["ring-size"]}` : "no dirty ring";
   setText(byId("facts"), `${met.accel} · ${met.vcpus} vCPUs · ${size(met.memory)} · ${ring} · qmpserver ${met.version}`);
   tracking.setMachine(met);

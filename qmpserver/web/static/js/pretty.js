@@ -2,8 +2,20 @@
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 const INDENT = "  ";
+const SHORT = 72; // characters that may stand on one line
 
-/** Lay JSON text out; what is empty or a list of plain values stays on its line. */
+const SPACED = { ",": ", ", ":": ": " };
+
+/** The place of the bracket that closes the one at a place, if nothing is nested in between. */
+function closing(tokens, at) {
+  for (let place = at + 1; place < tokens.length; place += 1) {
+    if ("}]".includes(tokens[place])) return place;
+    if ("{[".includes(tokens[place])) break;
+  }
+  return -1;
+}
+
+/** Lay JSON text out; what is innermost and short stays on its line. */
 export function pretty(text) {
   const tokens = text.match(TOKEN) ?? [];
   const out = [];
@@ -12,10 +24,10 @@ export function pretty(text) {
   for (let at = 0; at < tokens.length; at += 1) {
     const token = tokens[at];
     if (token === "{" || token === "[") {
-      const close = tokens.findIndex((one, index) => index > at && "{}[]".includes(one));
-      const short = token === "[" ? tokens[close] === "]" : close === at + 1;
-      if (short) {
-        out.push(tokens.slice(at, close + 1).join("").replaceAll(/,(?=(?:[^"]|"[^"]*")*$)/g, ", "));
+      const close = closing(tokens, at);
+      const inside = tokens.slice(at + 1, Math.max(close, at)).map((one) => SPACED[one] ?? one).join("");
+      if (close > 0 && inside.length <= SHORT) {
+        out.push(token, inside, tokens[close]);
         at = close;
         continue;
       }
@@ -29,7 +41,7 @@ export function pretty(text) {
     } else if (token === ",") {
       out.push(token);
       newLine();
-    } else out.push(token === ":" ? ": " : token);
+    } else out.push(SPACED[token] ?? token);
   }
   return out.join("");
 }

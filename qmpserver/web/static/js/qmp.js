@@ -53,7 +53,8 @@ export class Qmp extends EventTarget {
     } else if (message.event) {
       this.dispatchEvent(new CustomEvent("event", { detail: message }));
     } else {
-      const key = JSON.stringify(message.id);
+      // What the server could not read has no id: it was the first of those that wait.
+      const key = "id" in message ? JSON.stringify(message.id) : this.#waiting.keys().next().value;
       this.#waiting.get(key)?.resolve({ raw, reply: message });
       this.#waiting.delete(key);
     }

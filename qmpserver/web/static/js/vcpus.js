@@ -20,10 +20,13 @@ function limitCell(name, indexes, limits) {
   const form = el("form", { className: "limit-cell" }, input, cancel);
   let current = "";
   const show = (text) => {
-    const edited = document.activeElement === input && input.value !== current;
+    const focused = document.activeElement === input;
+    const edited = focused && input.value !== current;
     current = text;
     cancel.disabled = !text;
-    if (!edited && input.value !== text) input.value = text;
+    if (edited || input.value === text) return;
+    input.value = text;
+    if (focused) input.select();
   };
   form.onsubmit = (event) => {
     event.preventDefault();
@@ -34,6 +37,7 @@ function limitCell(name, indexes, limits) {
   input.onkeydown = (event) => {
     if (event.key === "Escape") input.value = current;
   };
+  input.onfocus = () => input.select();
   input.onblur = () => {
     input.value = current;
   };
@@ -95,7 +99,6 @@ export class VcpuTable {
 
   focusLimit() {
     this.#all.limit.input.focus();
-    this.#all.limit.input.select();
   }
 
   #choose(wanted) {
