@@ -110,7 +110,7 @@ class Metrics:
         engine = self._machine.accel.engine
         rates = self._machine.tracking.rates
         rate = _gauge("dirty_rate", "Memory dirtied in the last second, while pages are tracked")
-        if rates.is_open:
+        if rates.is_known:
             for labels, value in zip(self._labels, rates.bytes_per_second(), strict=True):
                 rate.add_metric(labels, value)
         yield rate
