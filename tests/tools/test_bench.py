@@ -1,6 +1,7 @@
 """The measurements, short: what they print and store, not how fast anything is."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -116,6 +117,15 @@ def test_scale(qmpctl: Run, accel: str, tmp_path: Path) -> None:
     assert "| 2 vCPUs, 8G " in bench(qmpctl, "scale", "--accel", accel, *words)
     assert all(len(values) == 1 and values[0] > 0 for values in samples(raw).values())
     assert qmpctl("bench", "scale", "--size", "0,1G").returncode == 2
+
+
+def test_qmp(qmpctl: Run, accel: str) -> None:
+    words = ["--no-qemu", "--windows", "1", "--seconds", "0.1", "--clients", "1", "3"]
+    text = bench(qmpctl, "qmp", "--accel", accel, *words)
+    assert "| an echo : qmpserver |" in text
+    assert "| round trip, on one processor, us " in text
+    assert ("| round trip, on two, us " in text) == (len(os.sched_getaffinity(0)) > 1)
+    assert "| pipelined, 3 clients, thousand/s " in text
 
 
 def test_floor(qmpctl: Run, accel: str) -> None:

@@ -2,8 +2,12 @@
 
 By default QEMU and this server, in turn. QEMU serves one client a monitor, so it gets as many
 monitors as there are clients; this server gets one with ``max-clients``. The load comes from one
-thread, with bytes that are ready, which only counts the ends of lines. What it can do itself is
-measured too, on a process that answers a chunk with as many lines as it has.
+thread, with bytes that are ready, which only counts the ends of lines.
+
+A round trip is measured where client and server share a processor, and where each has its own:
+then most of it is the scheduler's, which has to wake the other one twice. Beside the servers there
+is an echo, a process that does nothing but answer each line with the same bytes: no server can be
+faster.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ ANSWER = b'{"return": {"status": "prelaunch", "running": false}}\r\n'
 DEPTH = 200  # commands of a client that are not answered yet
 ROUND_TRIPS = 100  # a window
 
-ROUND_TRIP = "round trip, us"
+ECHO = "an echo"
+ROUND_TRIPS_ON = {1: "round trip, on one processor, us", 2: "round trip, on two, us"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +58,25 @@ def run(args: argparse.Namespace) -> int:
         raise VmError(f"{QEMU} is not installed; --no-qemu measures this server alone")
     with ExitStack() as stack:
         loads = [stack.enter_context(_load(one, max(args.clients))) for one in candidates]
-        rows = [ROUND_TRIP, *(_row(clients) for clients in args.clients)]
-        series = {(load.name, what): Series(load.name, what) for what in rows for load in loads}
+        echo = stack.enter_context(_echo())
+        processors = sorted(os.sched_getaffinity(0))
+        trips = {n: what for n, what in ROUND_TRIPS_ON.items() if n <= len(processors)}
+        rows = [*trips.values(), *(_row(clients) for clients in args.clients)]
+        everyone = [*loads, echo]
+        series = {(load.name, what): Series(load.name, what) for what in rows for load in everyone}
         done = stack.enter_context(progress("qmp", args.windows))
         for window in range(args.windows):
-            for load in loads if window % 2 else loads[::-1]:
-                series[load.name, ROUND_TRIP].samples += load.round_trips(ROUND_TRIPS)
-                for clients in args.clients:
+            for load in everyone if window % 2 else everyone[::-1]:
+                for number, what in trips.items():
+                    with load.placed(processors[:number]):
+                        series[load.name, what].samples += load.round_trips(ROUND_TRIPS)
+                for clients in args.clients if load is not echo else ():
                     rate = flood(load.sockets[:clients], args.seconds) / 1e3
                     series[load.name, _row(clients)].samples.append(rate)
             done(window + 1)
         notes = [f"{one.name}: {_idle(one.idle_kib)}" for one in loads]
-    notes.append(f"the load by itself: {_by_itself(args.seconds) / 1e3:.0f} thousand commands/s")
+        rate = flood(echo.sockets, args.seconds) / 1e3
+    notes.append(f"the load by itself: {rate:.0f} thousand commands/s")
     result = Result(
         "qmp",
         "query-status",
@@ -91,11 +103,28 @@ def _row(clients: int) -> str:
 class Load:
     """A server with its clients: sockets past the negotiation."""
 
-    def __init__(self, name: str, pid: int, clients: Sequence[Qmp], idle_kib: float) -> None:
+    def __init__(
+        self, name: str, pid: int, sockets: Sequence[socket.socket], idle_kib: float
+    ) -> None:
         self.name = name
         self.pid = pid
-        self.sockets = [client.socket for client in clients]
+        self.sockets = sockets
         self.idle_kib = idle_kib
+
+    @contextmanager
+    def placed(self, processors: Sequence[int]) -> Iterator[None]:
+        """Have this thread on the first of some processors and the server on the last."""
+        threads = [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
+        before = {thread: os.sched_getaffinity(thread) for thread in (0, *threads)}
+        try:
+            for thread in threads:
+                os.sched_setaffinity(thread, processors[-1:])
+            os.sched_setaffinity(0, processors[:1])
+            yield
+        finally:
+            for thread, allowed in before.items():
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, allowed)
 
     def round_trips(self, count: int) -> list[float]:
         """Microseconds that `count` commands took, one after the other."""
@@ -168,7 +197,8 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
         for path in paths:
             clients.append(Qmp(Address(path)))
             stack.callback(clients[-1].close)
-        yield Load(server.name, vm.pid, clients, (_resident_kib(vm.pid) - before) / count)
+        sockets = [client.socket for client in clients]
+        yield Load(server.name, vm.pid, sockets, (_resident_kib(vm.pid) - before) / count)
 
 
 @contextmanager
@@ -195,8 +225,9 @@ def _resident_kib(pid: int) -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-def _by_itself(seconds: float) -> float:
-    """Answers a second that `flood` can take."""
+@contextmanager
+def _echo() -> Iterator[Load]:
+    """Have a process answer as many lines as it gets."""
     mine, childs = socket.socketpair()
     child = os.fork()
     if not child:
@@ -206,7 +237,7 @@ def _by_itself(seconds: float) -> float:
         os._exit(0)
     childs.close()
     try:
-        return flood([mine], seconds)
+        yield Load(ECHO, child, [mine], 0)
     finally:
         mine.close()
         os.waitpid(child, 0)
