@@ -1,0 +1,83 @@
+"""Servers for the examples, and running an example as a user would."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Until, listens
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+PATIENCE = 60.0
+# `python`, `qmpserver` and `qmpctl` are those of the environment that runs the tests.
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+Serve = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
+RING = ["-accel", "kvm,dirty-ring-size=4096", "-accel", "soft,dirty-ring-size=4096"]
+QEMU = ["qemu-system-x86_64", "-accel", "kvm,dirty-ring-size=4096", "-accel", "tcg"]
+QEMU += ["-display", "none", "-nodefaults"]
+
+
+@pytest.fixture(scope="session")
+def serve(until: Until) -> Serve:
+    """Run a server on a socket for as long as the context lasts; it may end itself before."""
+
+    @contextlib.contextmanager
+    def run(
+        path: Path, *options: str, program: list[str] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        ours = [sys.executable, "-m", "qmpserver.cli", *RING]
+        qmp = f"unix:{path},server=on,wait=off"
+        argv = [*(program or ours), "-smp", "2", "-m", "64M", *options, "-qmp", qmp]
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:
+            try:
+                # QEMU serves one client: connecting to see whether it listens takes its place.
+                until(path.exists if program else lambda: listens(path))
+                yield process
+            finally:
+                process.terminate()
+                process.wait(PATIENCE)
+
+    return run
+
+
+@pytest.fixture(params=["qmpserver", "qemu"])
+def server(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Iterator[Path]:
+    """The socket of this server, then of a real QEMU."""
+    program = None
+    if request.param == "qemu":
+        request.getfixturevalue("qemu")
+        request.getfixturevalue("kvm")  # it has a dirty limit only there
+        program = QEMU
+    with serve(tmp_path / "q.sock", program=program):
+        yield tmp_path / "q.sock"
+
+
+def run(*argv: str | Path, status: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run an example to its end; it never shows a traceback."""
+    ran = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=ROOT,
+        env={**ENVIRONMENT, **more},
+    )
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == status, ran.stderr
+    return ran
+
+
+def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Press Ctrl-C; returns the exit status and all that was printed."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err

@@ -1,0 +1,65 @@
+"""examples/README.md lists every example, and every command that it shows is run."""
+
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Until, listens
+from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, run
+
+README = (EXAMPLES / "README.md").read_text()
+COMMANDS = re.findall(r"`([^`\n]+)` \|$", README, re.MULTILINE)
+SERVE = ("daemon.py",)  # what runs until it is told to end
+TESTED_BY_CI = "sh examples/quickstart.sh"
+
+
+def test_everything_is_listed() -> None:
+    listed = set(re.findall(r"\]\(([^)]+)\)", README))
+    tracked = subprocess.run(
+        ["git", "ls-files", "."], cwd=EXAMPLES, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    here = {name if "/" not in name else f"{name.split('/')[0]}/" for name in tracked}
+    assert here - {"README.md"} == listed
+
+
+def test_quickstart_is_run_by_ci() -> None:
+    assert TESTED_BY_CI in COMMANDS
+    assert TESTED_BY_CI in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.fixture
+def words(request: pytest.FixtureRequest, tmp_path: Path, until: Until) -> Iterator[list[str]]:
+    """The words of a command, beside the server that the README starts, in a folder of its own."""
+    (line,) = re.findall(r"^(qmpserver .*) &$", README, re.MULTILINE)
+    command = request.param.replace("/tmp/", f"{tmp_path}/")
+    with subprocess.Popen(
+        shlex.split(line.replace("/tmp/", f"{tmp_path}/")), env=ENVIRONMENT
+    ) as process:
+        try:
+            until(lambda: process.poll() is not None or listens(tmp_path / "q.sock"))
+            yield shlex.split(command)
+        finally:
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [command for command in COMMANDS if command != TESTED_BY_CI], indirect=True
+)
+def test_command(words: list[str], tmp_path: Path, until: Until) -> None:
+    program = Path(words[1]).name
+    if program.endswith(".sh") and shutil.which("socat") is None:
+        pytest.skip("socat is not installed")
+    if program not in SERVE:
+        run(*words)
+        return
+    with subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT) as process:
+        until(lambda: listens(Path(words[-1])))
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
