@@ -178,6 +178,8 @@ def read_all(text: str) -> list[Transcript]:
     captured = _read_socat(text) if _SOCAT.search(text) else _read_mixed(text)
     if not captured:
         raise TranscriptError("there is no message in it")
+    if all(said.who == "server" for said in captured):
+        raise TranscriptError("there are only a server's messages in it: nothing to replay")
     return [Transcript(captured)]
 
 
@@ -249,22 +251,30 @@ def _with_rule(rules: Rules, words: list[str], line: int) -> Rules:
     )
 
 
-_SOCAT = re.compile(r"([<>]) \d{4}/\d\d/\d\d [\d:.]+ +length=(\d+) from=\d+ to=\d+ *\n")
+_SOCAT = re.compile(r"([<>]) \d{4}/\d\d/\d\d [\d:.]+ +length=\d+( from=\d+ to=\d+)? *\n")
 _SOCAT_ESCAPES = {"\\\\": "\\", "\\r": "\r", "\\t": "\t", '\\"': '"'}
 
 
 def _read_socat(text: str) -> list[Message]:
     """Join what each side sent, which socat cuts where it likes."""
-    parts = _SOCAT.split(text)  # what is before, then arrow, length and text of each part
-    pieces = [
-        (arrow, re.sub(r'\\[\\rt"]', lambda m: _SOCAT_ESCAPES[m[0]], data))
-        for arrow, data in zip(parts[1::3], parts[3::3], strict=True)
-    ]
+    heads = list(_SOCAT.finditer(text))
+    ends = [head.start() for head in heads[1:]] + [len(text)]
     splitters = {"<": Splitter(), ">": Splitter()}
-    said = [(arrow, one) for arrow, data in pieces for one in splitters[arrow].feed(data)]
+    said: list[tuple[str, str, int]] = []
+    line, counted = 1, 0
+    for head, end in zip(heads, ends, strict=True):
+        line, counted = line + text.count("\n", counted, head.end()), head.end()
+        data = re.sub(r'\\[\\rt"]', lambda m: _SOCAT_ESCAPES[m[0]], text[head.end() : end])
+        said += [(head[1], one, line) for one in splitters[head[1]].feed(data)]
     # The server is the one that greets; without a greeting, the one that is connected to.
-    server = next((arrow for arrow, one in said if '"QMP"' in one), "<")
-    return [message("server" if arrow == server else "client", one) for arrow, one in said]
+    server = next((arrow for arrow, one, _ in said if '"QMP"' in one), "<")
+    messages = [message("server" if a == server else "client", one, n) for a, one, n in said]
+    for one in messages:
+        if one.who == "server" and one.value is _NOT_JSON:
+            raise TranscriptError(
+                f"line {one.line}: what a server says is JSON; use socat -v alone"
+            )
+    return messages
 
 
 def _read_mixed(text: str) -> list[Message]:
@@ -275,7 +285,7 @@ def _read_mixed(text: str) -> list[Message]:
         line = text.count("\n", 0, at) + 1
         try:
             value, end = decoder.raw_decode(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):
             end = at + 1
         else:
             commands = isinstance(value, dict) and not value.keys().isdisjoint(

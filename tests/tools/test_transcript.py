@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ def test_a_separator_of_lines_in_a_string() -> None:
         ("hello\n-> {}\n", "line 1: neither"),
         ("-> {}\n#! tolerance x\n", "line 2: '#! tolerance x' is none of"),
         ("nothing here\n", "no message"),
+        ('{"return": {}}\n\n{"return": []}\n', "only a server's messages"),
+        ("< 2026/01/01 00:00:00.1 length=2 from=0 to=1\n 7b 7d  {}\n", "line 2: .* socat -v alone"),
     ],
 )
 def test_what_is_no_transcript(text: str, why: str) -> None:
@@ -146,42 +149,7 @@ def test_garbage_is_cut_at_its_line() -> None:
     assert said == ["don't", "{'a': 'x}y'}", "{]", '{"open', "{}"]
 
 
-REPLIES = """\
-{
-  "execute": "qmp_capabilities",
-  "id": "libvirt-1"
-}
-
-{
-  "return": {},
-  "id": "libvirt-1"
-}
-
-{
-  "execute": "query-name",
-  "id": "libvirt-2"
-}
-
-{
-  "return": {
-    "name": "tested"
-  },
-  "id": "libvirt-2"
-}
-
-{
-  "execute": "query-no-such",
-  "id": "libvirt-3"
-}
-
-{
-  "id": "libvirt-3",
-  "error": {
-    "class": "CommandNotFound",
-    "desc": "The command query-no-such has not been found"
-  }
-}
-"""
+CAPTURED = Path(__file__).with_name("captured")
 LOG = """\
 12:00:01 client {"execute": "qmp_capabilities"}
 12:00:01 server {"return": {}}
@@ -199,7 +167,17 @@ def replayed(qmpctl: Run, server: str, path: Path, text: str) -> tuple[int, str]
 
 def test_replay_of_what_others_captured(qmpctl: Run, server: str, tmp_path: Path) -> None:
     file = tmp_path / "captured"
-    assert replayed(qmpctl, server, file, REPLIES) == (0, "")
+    replies = (CAPTURED / "names.replies").read_text()
+    assert replayed(qmpctl, server, file, replies) == (0, "")
+    status, text = replayed(qmpctl, server, file, replies.replace('"tested"', '"else"'))
+    assert status == 1
+    assert text == f'{file}: line 32: query-name: return.name: "tested" instead of "else"\n'
+    socat = (CAPTURED / "socat.txt").read_text()
+    assert replayed(qmpctl, server, file, socat) == (0, "")
+    assert replayed(qmpctl, server, file, re.sub(r"\.000(\d{6})", r".\1", socat)) == (0, "")
+    status, text = replayed(qmpctl, server, file, socat.replace('"tested"', '"else"'))
+    assert status == 1
+    assert text == f'{file}: line 8: query-name: return.name: "tested" instead of "else"\n'
     assert replayed(qmpctl, server, file, LOG % "tested") == (0, "")
     status, text = replayed(qmpctl, server, file, LOG % "else")
     assert status == 1

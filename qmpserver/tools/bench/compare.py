@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--output", type=Path, default=Path("compared"), metavar="DIR")
     parser.add_argument(
-        "--rounds", type=int, default=20, help="cycles or windows of each (%(default)s)"
+        "--rounds", type=int, default=12, help="cycles or windows of each (%(default)s)"
     )
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument(
