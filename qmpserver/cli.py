@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from qmpserver import process
-from qmpserver.assembly import assemble
 from qmpserver.monitor import FdAddress, SocketChardev
 from qmpserver.settings import CommandLineError, named, parse_command_line
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Device, Server
     from qmpserver.settings import Settings
+    from qmpserver.testing.fake import Fake
     from qmpserver.web.address import HttpOptions
 
 DESCRIPTORS = 40  # of the interpreter, the event loop, KVM, a few monitors and clients
@@ -37,18 +37,15 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: None) -> N
     Raises:
         CommandLineError: It can't be had as asked for. Nothing is left behind then.
     """
-    loop = asyncio.get_running_loop()
+    from qmpserver.assembly import assemble  # what is native is of no use to -fake
+
     async with contextlib.AsyncExitStack() as stack:
         ended = _Signals()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, ended.by, number)
         if settings.pidfile is not None:
             stack.enter_context(process.pidfile(settings.pidfile))
         machine, server = await assemble(settings, stack)
         ended.tell(machine)
-        for opened in await _open_monitors(settings, server):
-            if opened.waits:
-                await _first(opened.wait_connected(), machine.finished.wait())
+        await _open_and_wait(settings, server, machine)
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         machine.start(stopped=settings.stopped)
@@ -59,12 +56,61 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: None) -> N
         await machine.finished.wait()
 
 
+async def run_fake(settings: Settings, ready: Callable[[], None] = lambda: None) -> bool:
+    """Run a stand-in for QEMU until it is shut down; return whether all came that was expected.
+
+    Raises:
+        CommandLineError: It can't be had as asked for. Nothing is left behind then.
+    """
+    from qmpserver.testing.fake import Fake, Scenario, ScenarioError  # only with -fake
+
+    async with contextlib.AsyncExitStack() as stack:
+        ended = _Signals()
+        if settings.pidfile is not None:
+            stack.enter_context(process.pidfile(settings.pidfile))
+        try:
+            scenario = Scenario.asked_for(settings.fake or "")
+            fake = Fake(scenario.on_machine(_machine_asked_for(settings)), own_process=True)
+        except ScenarioError as error:
+            raise CommandLineError(f"-fake {settings.fake}: {error}") from None
+        stack.push_async_callback(fake.close)
+        ended.tell(fake)
+        await _open_and_wait(settings, fake, fake)
+        ready()
+        await fake.finished.wait()
+    failures = fake.failures()
+    for failure in failures:
+        process.report(failure)
+    return not failures
+
+
+def _machine_asked_for(settings: Settings) -> dict[str, Any]:
+    """Return what options say of the machine; what they don't is the scenario's."""
+    asked: dict[str, Any] = {
+        "smp": ("cpus", settings.cpus),
+        "m": ("memory", settings.ram),
+        "name": ("name", settings.name),
+        "uuid": ("uuid", str(settings.uuid)),
+        "S": ("status", "prelaunch"),
+    }
+    return dict(asked[option] for option in asked if option in settings.given)
+
+
+async def _open_and_wait(settings: Settings, server: Server, controlled: Machine | Fake) -> None:
+    for opened in await _open_monitors(settings, server):
+        if opened.waits:
+            await _first(opened.wait_connected(), controlled.finished.wait())
+
+
 class _Signals:
     """Signals that end the program, from the start on."""
 
     def __init__(self) -> None:
-        self._machine: Machine | None = None
+        self._machine: Machine | Fake | None = None
         self._number: int | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.by, number)
 
     def by(self, number: int) -> None:
         """Take a signal."""
@@ -73,7 +119,7 @@ class _Signals:
             process.report(f"terminating on signal {number}")
             self._machine.shutdown("host-signal")
 
-    def tell(self, machine: Machine) -> None:
+    def tell(self, machine: Machine | Fake) -> None:
         """Shut `machine` down for a signal, also one that came before."""
         self._machine = machine
         if self._number is not None:
@@ -157,7 +203,10 @@ def _main() -> None:
     process.check_descriptors(DESCRIPTORS + DESCRIPTORS_PER_CPU * settings.cpus)
     ready = process.daemonize() if settings.daemonize else lambda: None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(settings, ready))
+        if settings.fake is None:
+            runner.run(run(settings, ready))
+        elif not runner.run(run_fake(settings, ready)):
+            sys.exit(1)
 
 
 def main() -> None:

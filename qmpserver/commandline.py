@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.machine import guest
+from qmpserver.machine import options
 from qmpserver.monitor import CHARDEV_OPTIONS, MONITOR_OPTIONS
 from qmpserver.options import Kind, kinds
 
@@ -22,7 +22,7 @@ NAME = kinds(string="guest process", boolean="debug-threads")
 ACTION = kinds(string="reboot shutdown panic watchdog")
 TRACE = kinds(string="enable events file")
 MESSAGES = kinds(boolean="timestamp guest-name")
-GUEST = kinds(string="guest") | guest.OPTIONS
+GUEST = kinds(string="guest") | options.GUEST
 
 PARAMETERS: Mapping[str, Mapping[str, Kind]] = {
     "accel": ACCEL,

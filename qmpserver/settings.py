@@ -15,10 +15,9 @@ from uuid import UUID
 
 from qmpserver import foreign
 from qmpserver._version import VERSION
-from qmpserver.accel import NAMES, AcceleratorError, AccelOptions
-from qmpserver.accel.engine import Controller, ReaperMode
+from qmpserver.accel import NAMES, AcceleratorError, AccelOptions, Controller, ReaperMode
 from qmpserver.commandline import ACCEL, ACTION, MEMORY, MESSAGES, NAME, SMP, TRACE
-from qmpserver.machine.machine import NO_UUID
+from qmpserver.machine.options import NO_UUID
 from qmpserver.machine.runstate import (
     Actions,
     PanicAction,
@@ -76,6 +75,10 @@ OPTIONS = {
     "bios": Help("FILE", "firmware that the vCPUs run instead, on KVM"),
     "name": Help("NAME[,process=NAME]", "what query-name tells, and the process's own name"),
     "uuid": Help("UUID", "what query-uuid tells"),
+    "fake": Help(
+        "FILE|default[,schema=FILE][,fault=NAME][,log=FILE]",
+        "no machine: a stand-in for QEMU that does what a scenario says",
+    ),
     "S": Help("", "do not start the vCPUs; `cont` does"),
     "action": Help(
         "[reboot=reset|shutdown][,shutdown=poweroff|pause]"
@@ -112,6 +115,7 @@ OPTIONS = {
     "help": Help("", "print this and exit"),
 }
 ALIASES = {"M": "machine", "h": "help"}
+NEED_MACHINE = ("accel", "enable-kvm", "guest", "bios", "http", "trace", "action")
 BACKENDS = ("file", "null", "pipe", "socket", "stdio")
 
 
@@ -147,6 +151,8 @@ class Settings:
     timestamps: bool = False
     guest_name: bool = False
     warnings: list[str] = field(default_factory=list)
+    fake: str | None = None
+    given: set[str] = field(default_factory=set)  # the options that there were
     exit_with: str | None = None  # print this and do nothing
 
     def choices(self) -> list[AccelOptions]:
@@ -166,6 +172,7 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
     """
     settings = Settings()
     for option, value in _split(argv):
+        settings.given.add(option)
         with named(option, value):
             _apply(settings, option, value)
     if settings.exit_with is None:
@@ -175,6 +182,11 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
 
 def _settle(settings: Settings) -> None:
     """Find what contradicts itself, and place the monitor that no option has placed."""
+    if settings.fake is not None:
+        needing = [option for option in NEED_MACHINE if option in settings.given]
+        if needing or settings.machine_accels:
+            option = needing[0] if needing else "machine accel="
+            raise CommandLineError(f"-{option} can't be had with -fake, which has no machine")
     if settings.bios is not None and settings.guest is not None:
         raise CommandLineError("-bios and -guest can't both be had: one of them is run")
     if settings.accels and settings.machine_accels:
@@ -275,6 +287,8 @@ def _apply(settings: Settings, option: str, value: str) -> None:
             settings.http = value, options
             if options.warning is not None:
                 settings.warnings.append(f"-http {value}: warning: {options.warning}")
+        case "fake":
+            settings.fake = value
         case "pidfile":
             settings.pidfile = value
         case "daemonize":

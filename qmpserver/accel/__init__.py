@@ -7,20 +7,31 @@ native threads run them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from qmpserver.accel.errors import AcceleratorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qmpserver.accel.engine import Controller, Engine, ReaperMode
+    from qmpserver.accel.engine import Engine
     from qmpserver.accel.stats import Statistics
     from qmpserver.machine.memory import Ram
 
-__all__ = ["AccelOptions", "Accelerator", "AcceleratorError", "Entry", "Guest", "open_accelerator"]
+__all__ = [
+    "AccelOptions",
+    "Accelerator",
+    "AcceleratorError",
+    "Controller",
+    "Entry",
+    "Guest",
+    "ReaperMode",
+    "open_accelerator",
+]
 
 NAMES = ("kvm", "soft")
+ReaperMode = Literal["event", "poll"]
+Controller = Literal["pacer", "qemu"]
 SOFT_RING_RESERVED = 64
 
 

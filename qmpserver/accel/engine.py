@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.accel.native._native import ffi, lib
 
 if TYPE_CHECKING:
+    from qmpserver.accel import Controller, ReaperMode
     from qmpserver.machine.memory import Ram
-
-ReaperMode = Literal["event", "poll"]
-Controller = Literal["pacer", "qemu"]
 
 
 class VcpuState(IntEnum):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.accel import Entry
 from qmpserver.accel.native._native import ffi, lib
-from qmpserver.options import Kind
+from qmpserver.machine.options import GUEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,12 +24,6 @@ PATTERNS: dict[str, int] = {
     "sequential": lib.GUEST_SEQUENTIAL,
     "random": lib.GUEST_RANDOM,
     "hotspot": lib.GUEST_HOT_SPOT,
-}
-OPTIONS = {
-    "pages": Kind.NUMBER,
-    "size": Kind.SIZE,
-    "pattern": Kind.STRING,
-    "rate": Kind.NUMBER,
 }
 
 _CONTROL = struct.Struct("<6Q")
@@ -57,8 +51,8 @@ class DirtyLayout:
         self, options: Mapping[str, str], ram_size: int, vcpus: int, clock_hz: int
     ) -> None:
         for name in options:
-            if name not in OPTIONS:
-                raise GuestError(f"guest dirty: no option '{name}'; it has {', '.join(OPTIONS)}")
+            if name not in GUEST:
+                raise GuestError(f"guest dirty: no option '{name}'; it has {', '.join(GUEST)}")
         pattern = options.get("pattern", "sequential")
         if pattern not in PATTERNS:
             raise GuestError(

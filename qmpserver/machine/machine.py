@@ -7,18 +7,19 @@ import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from qmpserver.accel.engine import VcpuState
 from qmpserver.dirty.limit import DirtyLimit
 from qmpserver.dirty.measurement import DirtyRate
 from qmpserver.dirty.tracking import Tracking
+from qmpserver.machine.options import NO_UUID
 from qmpserver.machine.runstate import NEEDS_RESET, Actions, RunState
 from qmpserver.trace.tracer import Tracer
 from qmpserver.trace.writers import LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from uuid import UUID
 
     from qmpserver.accel import Accelerator, Guest
     from qmpserver.machine.memory import Ram
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NO_UUID = UUID(int=0)
 STOPPED = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
 
 

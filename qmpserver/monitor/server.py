@@ -237,7 +237,8 @@ class Server:
     Args:
         registry: the commands.
         version: the greeting's ``version`` object, as ``query-version`` returns it in QEMU: some
-            clients show the three numbers of its ``qemu``; all of them 0 if there is none.
+            clients show the three numbers of its ``qemu``; all of them 0 if it is not given. None
+            for the guest agent's dialect: no greeting, no negotiation.
         human: makes the commands of one human monitor, if there is to be any.
         check_events: hold the data of events against the schema.
 
@@ -247,7 +248,7 @@ class Server:
         self,
         registry: Registry,
         *,
-        version: Mapping[str, Any] = _NO_VERSION,
+        version: Mapping[str, Any] | None = _NO_VERSION,
         human: Callable[[], HumanCommands] | None = None,
         check_events: bool = __debug__,
     ) -> None:
@@ -485,7 +486,7 @@ class Server:
 
     @property
     def _release(self) -> str:
-        triple = self.version.get("qemu", {})
+        triple = (self.version or {}).get("qemu", {})
         return ".".join(str(triple.get(part, 0)) for part in ("major", "minor", "micro"))
 
     def _label(self) -> str:

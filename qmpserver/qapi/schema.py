@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.qapi.doc import Doc
 from qmpserver.qapi.interface import Command, Event, Named
 from qmpserver.qapi.introspect import introspect
+from qmpserver.qapi.introspected import entities
 from qmpserver.qapi.resolve import resolve
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ class Schema:
         Raises SchemaError: ``file:line: message``.
         """
         return cls(resolve(os.fspath(path), None if conditions is None else frozenset(conditions)))
+
+    @classmethod
+    def from_introspection(cls, infos: list[dict[str, Any]]) -> "Schema":
+        """Make the schema that `infos` describe, as ``query-qmp-schema`` returned them.
+
+        It has commands and events; types have lost their names, so `types` is empty.
+        Raises SchemaError: they describe none.
+        """
+        schema = cls(list(entities(infos)))
+        schema._introspection = infos
+        return schema
 
     def introspect(self) -> list[dict[str, object]]:
         """Return what query-qmp-schema returns: one shared value, not to be changed."""

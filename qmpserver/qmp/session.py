@@ -65,7 +65,8 @@ class Session:
     Not thread-safe.
 
     Args:
-        version: the ``version`` member of the greeting.
+        version: the ``version`` member of the greeting; None for the guest agent's dialect, without
+            greeting and negotiation.
         pretty: write one member a line.
         offer_oob: offer out-of-band execution in the greeting.
 
@@ -74,6 +75,7 @@ class Session:
     __slots__ = (
         "_busy",
         "_negotiated",
+        "_negotiates",
         "_offer_oob",
         "_oob",
         "_output",
@@ -85,21 +87,27 @@ class Session:
     )
 
     def __init__(
-        self, version: Mapping[str, Any], *, pretty: bool = False, offer_oob: bool = True
+        self,
+        version: Mapping[str, Any] | None,
+        *,
+        pretty: bool = False,
+        offer_oob: bool = True,
     ) -> None:
         self._pretty = pretty
         self._offer_oob = offer_oob
         self._parser = Parser()
         self._unread: deque[Any] = deque()
         self._queue: deque[Any] = deque()
-        self._negotiated = False
+        self._negotiates = version is not None
+        self._negotiated = not self._negotiates
         self._oob = False
         self._busy = False
-        capabilities = [_OOB] if offer_oob else []
-        greeting = {"QMP": {"version": version, "capabilities": capabilities}}
         self._output: list[bytes] = []
         self._output_size = 0
-        self._send(dumps(greeting, pretty).replace(b"\n", b"\r\n") + b"\r\n")
+        if version is not None:
+            capabilities = [_OOB] if offer_oob else []
+            greeting = {"QMP": {"version": version, "capabilities": capabilities}}
+            self._send(dumps(greeting, pretty).replace(b"\n", b"\r\n") + b"\r\n")
 
     @property
     def negotiated(self) -> bool:
@@ -229,7 +237,7 @@ class Session:
                 name = _check(message, self._oob)
                 oob = name == "exec-oob"
                 name = message[name]
-            if not self._negotiated or name == _NEGOTIATION:
+            if not self._negotiated or (name == _NEGOTIATION and self._negotiates):
                 self._negotiate(name, oob, arguments or {})
                 self._send(return_message({}, has_id, request_id, self._pretty))
                 return None

@@ -14,12 +14,13 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from qmpserver.testing.relay import Relay
 from qmpserver.tools.transcript import Splitter, message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from qmpserver.monitor.channel import Connection, Owner
+    from qmpserver.monitor.channel import Connection
     from qmpserver.tools.transcript import Message, Who
 
 PATIENCE = 5.0
@@ -221,64 +222,23 @@ class Conversation:
                 self._listeners.remove(listener)
 
 
-class _Tap:
-    """A client's connection on which both sides are heard; see `Channel` for its methods."""
+class _Tap(Relay):
+    """A client's connection on which both sides are heard."""
 
     def __init__(self, conversation: Conversation, client: int, channel: Connection) -> None:
+        super().__init__(channel)
         self._conversation = conversation
         self._client = client
-        self._channel = channel
-        self._owner: Owner | None = None
         self._text = {"client": _Text(), "server": _Text()}
-
-    def start(self, owner: Owner) -> None:
-        self._owner = owner
-        self._channel.start(self)
-
-    @property
-    def closed(self) -> bool:
-        return self._channel.closed
-
-    @property
-    def unsent(self) -> int:
-        return self._channel.unsent
-
-    def take_fds(self) -> list[int]:
-        return self._channel.take_fds()
-
-    def pause(self) -> None:
-        self._channel.pause()
-
-    def resume(self) -> None:
-        self._channel.resume()
 
     def write(self, data: bytes) -> None:
         # First, so that who has got it finds it here.
         self._hear("server", data)
-        self._channel.write(data)
-
-    async def flush_until(self, deadline: float) -> None:
-        await self._channel.flush_until(deadline)
-
-    def close(self) -> None:
-        self._channel.close()
+        super().write(data)
 
     def data_received(self, data: bytes) -> None:
         self._hear("client", data)
-        assert self._owner is not None
-        self._owner.data_received(data)
-
-    def eof_received(self) -> None:
-        assert self._owner is not None
-        self._owner.eof_received()
-
-    def drained(self) -> None:
-        assert self._owner is not None
-        self._owner.drained()
-
-    def channel_closed(self) -> None:
-        assert self._owner is not None
-        self._owner.channel_closed()
+        super().data_received(data)
 
     def _hear(self, who: Who, data: bytes) -> None:
         for text in self._text[who].feed(data):

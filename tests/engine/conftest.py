@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qmpserver.accel import Accelerator, AccelOptions, open_accelerator
-from qmpserver.accel.engine import Controller, Engine, ReaperMode, VcpuState
+from qmpserver.accel import Accelerator, AccelOptions, Controller, ReaperMode, open_accelerator
+from qmpserver.accel.engine import Engine, VcpuState
 from qmpserver.accel.native._native import lib
 from qmpserver.machine.guest import DirtyGuest
 from qmpserver.machine.memory import Ram, Slot

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qmpserver.machine.guest import OPTIONS, GuestError
+from qmpserver.machine.guest import GuestError
+from qmpserver.machine.options import GUEST
 from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.firmware import firmware_image, ram_size
 
@@ -39,7 +40,7 @@ def _size(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Write the image."""
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    options = {name: getattr(args, name) for name in GUEST if getattr(args, name) is not None}
     try:
         args.output.write_bytes(firmware_image(args.ram, args.smp, options, args.clock_hz))
     except GuestError as error:

@@ -1,0 +1,130 @@
+"""A schema from what ``query-qmp-schema`` returned: the inverse of `introspect`.
+
+Names of types are lost there, and so are the widths of integers: an ``int`` has 64 bits.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qmpserver.qapi.interface import Command, Event
+from qmpserver.qapi.model import (
+    EMPTY,
+    PREDEFINED,
+    AlternateType,
+    ArrayType,
+    Branch,
+    EnumType,
+    Member,
+    ObjectType,
+    Type,
+)
+from qmpserver.qapi.parser import Definition
+from qmpserver.qapi.source import Location, Pragmas, SchemaError
+
+SOURCE = "query-qmp-schema"
+# Commands whose arguments QEMU reads itself: introspection shows only those that are always there.
+_READS_ITSELF = frozenset({"device_add"})
+
+_Info = Mapping[str, Any]
+
+
+def entities(infos: Iterable[_Info]) -> list[Command | Event]:
+    """Return the commands and events that are described.
+
+    Raises SchemaError: it describes no schema.
+    """
+    try:
+        return _Reader(infos).entities()
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SchemaError(SOURCE, None, f"this is no introspection: {error!r}") from None
+
+
+class _Reader:
+    def __init__(self, infos: Iterable[_Info]) -> None:
+        self._infos = {info["name"]: info for info in infos}
+        self._types: dict[str, Type] = {}
+
+    def entities(self) -> list[Command | Event]:
+        found: list[Command | Event] = []
+        for name, info in self._infos.items():
+            if info["meta-type"] == "command":
+                found.append(self._command(name, info))
+            elif info["meta-type"] == "event":
+                event = Event(name, _definition(info))
+                event.data = self._object(info["arg-type"])
+                found.append(event)
+        return found
+
+    def _command(self, name: str, info: _Info) -> Command:
+        flags = {"allow-oob": True} if info.get("allow-oob") else {}
+        if name in _READS_ITSELF:
+            flags["gen"] = False
+        command = Command(name, _definition(info, flags))
+        command.arguments = self._object(info["arg-type"])
+        command.returns = self._type(info["ret-type"])
+        return command
+
+    def _object(self, name: str) -> ObjectType:
+        type_ = self._type(name)
+        if not isinstance(type_, ObjectType):
+            raise TypeError(f"type {name} is no object")
+        return type_
+
+    def _type(self, name: str) -> Type:
+        if name not in self._types:
+            self._make(name, self._infos[name])
+        return self._types[name]
+
+    def _make(self, name: str, info: _Info) -> None:
+        # A type that contains itself must find itself here, so each is filled in afterwards.
+        match info["meta-type"]:
+            case "builtin":
+                self._types[name] = PREDEFINED[name]
+            case "array":
+                self._types[name] = array = ArrayType(EMPTY)
+                array.element = self._type(info["element-type"])
+                array.name = f"{array.element.name}List"
+            case "enum":
+                values = info.get("members") or [{"name": one} for one in info["values"]]
+                data = [{"name": one["name"], **_features(one)} for one in values]
+                self._types[name] = EnumType(name, _definition(info, {"data": data}))
+            case "alternate":
+                alternate = AlternateType(name, _definition(info))
+                self._types[name] = alternate
+                for number, one in enumerate(info["members"]):
+                    branch = alternate.branches[str(number)] = Branch(str(number), None)
+                    branch.type = self._type(one["type"])
+            case "object":
+                self._types[name] = type_ = ObjectType(name, "struct")
+                self._fill(type_, info)
+            case kind:
+                raise TypeError(f"{name} is of unknown kind {kind}")
+
+    def _fill(self, type_: ObjectType, info: _Info) -> None:
+        type_.features = list(Member("", _features(info)).features)
+        for one in info["members"]:
+            star = "*" if "default" in one else ""
+            member = Member(f"{star}{one['name']}", _features(one))
+            member.type = self._type(one["type"])
+            type_.own.append(member)
+        type_.members = type_.own
+        if "tag" not in info:
+            return
+        type_.kind = "union"
+        type_.tag = next(member for member in type_.members if member.name == info["tag"])
+        for variant in info["variants"]:
+            branch = type_.branches[variant["case"]] = Branch(variant["case"], None)
+            branch.type = self._object(variant["type"])
+        if isinstance(type_.tag.type, EnumType):
+            for value in type_.tag.type.values:
+                if value.name not in type_.branches:
+                    branch = type_.branches[value.name] = Branch(value.name, None)
+                    branch.type = EMPTY
+
+
+def _features(info: _Info) -> dict[str, object]:
+    return {"features": [{"name": name} for name in info.get("features", ())]}
+
+
+def _definition(info: _Info, more: Mapping[str, object] | None = None) -> Definition:
+    return Definition({**_features(info), **(more or {})}, Location(SOURCE, 0, Pragmas()), None)
