@@ -96,7 +96,7 @@ OPTIONS = {
     "monitor": Help("DEV", "a monitor for people, or none"),
     "http": Help(
         "[HOST]:PORT[,tls-cert=FILE,tls-key=FILE]|unix:PATH[,token-file=FILE]",
-        "QMP over HTTP, at /qmp, for who has the token; without HOST on loopback",
+        "a dashboard, QMP and metrics, for who has the token; without HOST on loopback",
     ),
     "chardev": Help(_CHARDEV, "a device to attach a monitor to"),
     "mon": Help("chardev=ID[,mode=readline|control][,pretty=on]", "a monitor on such a device"),

@@ -1,6 +1,10 @@
 """What connections come over: TLS, and the socket of a proxy in front."""
 
+import asyncio
+import contextlib
 import os
+import shutil
+import socket
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -16,7 +20,9 @@ from qmpserver.machine.machine import Machine
 from qmpserver.monitor import DeviceError, Server
 from qmpserver.web.address import parse_http
 from qmpserver.web.serve import serve
+from tests.web.conftest import serving
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 10
 TOKEN = "a-token-of-the-test"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -111,3 +117,59 @@ async def test_a_live_socket_is_not_taken_away(
     with pytest.raises(DeviceError, match="Address already in use"):
         await serve(server, machine, parse_http(f"unix:{behind_a_proxy}"))
     assert stat.S_ISSOCK(os.stat(behind_a_proxy).st_mode)
+
+
+async def test_nginx_in_front(
+    server: Server, machine: Machine, token_file: Path, tmp_path: Path
+) -> None:
+    """As examples/nginx.conf says."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    block = (EXAMPLES / "nginx.conf").read_text()
+    for said, here in (
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        ("/etc/ssl/vm.example.pem", f"{tmp_path}/cert.pem"),
+        ("/etc/ssl/private/vm.example.key", f"{tmp_path}/key.pem"),
+        ("/run/qmpserver/http.sock", f"{tmp_path}/http.sock"),
+    ):
+        assert said in block
+        block = block.replace(said, here)
+    user = "user root;" if os.geteuid() == 0 else ""
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; {user} pid {tmp_path}/pid; error_log {tmp_path}/log;\n"
+        f"events {{}}\nhttp {{ access_log off; {block} }}\n"
+    )
+    url = f"https://localhost:{port}"
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with serving(server, machine, f"unix:{tmp_path}/http.sock,token-file={token_file}"):
+        process = await asyncio.create_subprocess_exec(
+            nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", "stderr"
+        )
+        try:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as http:
+                async with asyncio.timeout(PATIENCE):
+                    while True:
+                        with contextlib.suppress(aiohttp.ClientConnectorError):
+                            response = await http.get(f"{url}/?token={TOKEN}")
+                            break
+                        await asyncio.sleep(0.02)
+                async with response:  # it has followed the redirect, with the cookie
+                    assert response.status == 200
+                    assert str(response.url) == f"{url}/"
+                async with http.ws_connect(url + "/qmp", origin=url) as ws:
+                    assert "QMP" in await ws.receive_json(timeout=PATIENCE)
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                    await http.ws_connect(url + "/qmp", origin="https://attacker.example")
+                assert refused.value.status == 403
+        finally:
+            process.terminate()
+            await process.wait()
