@@ -21,12 +21,12 @@ SCOPES = ("function", "class", "module", "package", "session")
 def _on_loop_of(scope: Any) -> Any:
     @pytest_asyncio.fixture(name=NAME.format(scope), loop_scope=scope)
     async def client(qmp_server: ServerThread) -> AsyncIterator[QMPClient]:
-        from qemu.qmp import QMPClient
+        from qemu.qmp import QMPClient, QMPError
 
         connected = QMPClient("qmp")
         await connected.connect(qmp_server.add_monitor())
         yield connected
-        with contextlib.suppress(EOFError, OSError):  # the server may have gone first
+        with contextlib.suppress(EOFError, OSError, QMPError):  # the server may have broken it
             await connected.disconnect()
 
     return client

@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, and what only coroutine tests need."""
     config.addinivalue_line(
         "markers",
-        "qmp(accel='soft', smp=1, schema=None, max_clients=1): what fixture qmp_server is to be",
+        "qmp(accel='fake', smp=1, schema=None, scenario=None, fault=(), max_clients=1): "
+        "what fixture qmp_server is to be",
     )
     if config.pluginmanager.hasplugin("asyncio"):
         from qmpserver.testing import async_client
@@ -63,6 +64,10 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
 
     ``@pytest.mark.qmp(...)`` says what it is to be; on a class or module too, the nearest wins.
     """
+    from contextlib import ExitStack
+
+    from qmpserver.settings import CommandLineError
+    from qmpserver.testing.fake import ScenarioError
     from qmpserver.testing.thread import ServerThread
 
     wanted: dict[str, Any] = {}
@@ -70,15 +75,21 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
         if mark.args:
             pytest.fail(f"pytest.mark.qmp takes keywords only, not {mark.args[0]!r}", pytrace=False)
         wanted.update(mark.kwargs)
-    allowed = inspect.signature(ServerThread).parameters
-    for name in wanted.keys() - allowed.keys():
-        pytest.fail(f"pytest.mark.qmp({name}=...): is none of {', '.join(allowed)}", pytrace=False)
+    allowed = inspect.signature(ServerThread).parameters.keys() - {"directory"}
+    for name in wanted.keys() - allowed:
+        known = ", ".join(sorted(allowed))
+        pytest.fail(f"pytest.mark.qmp({name}=...): is none of {known}", pytrace=False)
     if wanted.get("accel", "").startswith("kvm") and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm can't be opened")
-    if wanted.get("schema") is not None:  # beside the test
-        wanted["schema"] = request.path.parent / wanted["schema"]
-    with ServerThread(**wanted) as server:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(ServerThread(**wanted, directory=request.path.parent))
+        except (ValueError, CommandLineError, ScenarioError) as error:
+            shown = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+            pytest.fail(f"pytest.mark.qmp({shown}): {error}", pytrace=False)
         yield server
+    if failures := server.failures():
+        pytest.fail("\n".join(failures), pytrace=False)
 
 
 @pytest.fixture
@@ -105,6 +116,7 @@ def _qmp_blocking(qmp_server: ServerThread) -> Iterator[QEMUMonitorProtocol]:
     import asyncio
     import contextlib
 
+    from qemu.qmp import QMPError
     from qemu.qmp.legacy import QEMUMonitorProtocol
 
     async def create() -> QEMUMonitorProtocol:
@@ -115,7 +127,7 @@ def _qmp_blocking(qmp_server: ServerThread) -> Iterator[QEMUMonitorProtocol]:
         client = runner.run(create())
         client.connect()
         yield client
-        with contextlib.suppress(EOFError, OSError):  # the server may have gone first
+        with contextlib.suppress(EOFError, OSError, QMPError):  # the server may have broken it
             client.close()
 
 

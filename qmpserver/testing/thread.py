@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qmpserver.monitor import Registry, Server, SocketChardev, UnixAddress
-from qmpserver.qapi import Schema
+from qmpserver.monitor import Server, SocketChardev, UnixAddress
 from qmpserver.testing.conversation import Conversation
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
     from qmpserver.monitor.channel import Channel
+
+FAKE = "fake"
 
 _GRACE_S = 0.2  # for commands that a client has not waited for
 _PATIENCE_S = 10.0
@@ -36,11 +37,13 @@ class ServerThread(Conversation):
     Any thread may use it, event loops in other threads too.
 
     Args:
-        accel: Who executes the vCPUs, as after ``-accel``: ``soft`` or ``kvm``, with a dirty ring
-            of 4096 entries if nothing else is said.
+        accel: Who executes the vCPUs: ``fake`` for nobody, or as after ``-accel``: ``soft`` or
+            ``kvm``, with a dirty ring of 4096 entries if nothing else is said.
         smp: The number of vCPUs.
-        schema: A QAPI schema to serve instead of a machine's; commands get their handlers
-            by `handler`.
+        schema: What a fake speaks: ``qemu-7.2``, ``qmpserver``, ``guest-agent``, or a file.
+        scenario: What a fake does: a file, or a table with what a file would say.
+        fault: What a fake does wrong: ``NAME`` or ``NAME:COMMAND``, or several of them.
+        directory: Where such files are.
         max_clients: How many clients there can be at a time, the others wait; one, as in QEMU.
 
     Attributes:
@@ -51,15 +54,23 @@ class ServerThread(Conversation):
     def __init__(
         self,
         *,
-        accel: str = "soft",
-        smp: int = 1,
-        schema: str | os.PathLike[str] | None = None,
+        accel: str = FAKE,
+        smp: int | None = None,
+        schema: str | None = None,
+        scenario: str | Mapping[str, Any] | None = None,
+        fault: str | Sequence[str] = (),
+        directory: str | os.PathLike[str] = "",
         max_clients: int = 1,
     ) -> None:
         super().__init__()
-        self._accel = accel if "," in accel else f"{accel},dirty-ring-size=4096"
+        if accel != FAKE and (schema or scenario or fault):
+            raise ValueError(f"schema, scenario and fault are a fake's, not those of '{accel}'")
+        self._accel = accel
         self._smp = smp
         self._schema = schema
+        self._scenario = scenario
+        self._faults = (fault,) if isinstance(fault, str) else tuple(fault)
+        self._files = Path(directory)
         self._max_clients = max_clients
         self._directory = Path(tempfile.mkdtemp(prefix="qmp-"))
         self.path = str(self._directory / "qmp.sock")
@@ -69,6 +80,7 @@ class ServerThread(Conversation):
         self._loop: asyncio.AbstractEventLoop
         self._ended: asyncio.Event
         self._server: Server
+        self._failures: Callable[[], list[str]] = list
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} unix:{self.path}>"
@@ -78,8 +90,7 @@ class ServerThread(Conversation):
 
         Raises:
             CommandLineError: There can be no such machine.
-            SchemaError: The schema has a fault.
-            OSError: There is no such schema.
+            ScenarioError: There can be no such fake.
         """
         self._thread.start()
         try:
@@ -110,6 +121,10 @@ class ServerThread(Conversation):
     def running(self) -> bool:
         """Whether it serves: it ends before the block does when a client says ``quit``."""
         return self._thread.is_alive()
+
+    def failures(self) -> list[str]:
+        """Return what the scenario expects and did not come so far, a line each."""
+        return self._failures()
 
     def add_monitor(self) -> str:
         """Open one more monitor, and return the path of its UNIX socket."""
@@ -151,21 +166,39 @@ class ServerThread(Conversation):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            if self._schema is None:
-                self._server = await self._machine(stack)
+            if self._accel == FAKE:
+                self._server = self._fake()
             else:
-                registry = Registry(Schema.load(self._schema))
-                self._server = Server(registry)
+                self._server = await self._machine(stack)
             stack.push_async_callback(self._server.close, _GRACE_S)
             self._listen()
             self._started.set_result(None)
             await self._ended.wait()
 
+    def _fake(self) -> Server:
+        from qmpserver.testing.fake import Fake, Scenario
+        from qmpserver.testing.fake.schemas import NAMED
+
+        schema = self._schema
+        if schema is not None and schema not in NAMED:
+            schema = str(self._files / schema)
+        if isinstance(self._scenario, str):
+            scenario = Scenario.load(str(self._files / self._scenario), schema)
+        else:
+            scenario = Scenario.read(self._scenario or {}, directory=self._files, schema=schema)
+        if self._smp is not None:
+            scenario = scenario.on_machine({"cpus": self._smp})
+        fake = Fake(scenario.with_faults(self._faults))
+        fake.finished = self._ended
+        self._failures = fake.failures
+        return fake
+
     async def _machine(self, stack: contextlib.AsyncExitStack) -> Server:
         from qmpserver.assembly import assemble
         from qmpserver.settings import parse_command_line
 
-        settings = parse_command_line(["-accel", self._accel, "-smp", str(self._smp)])
+        accel = self._accel if "," in self._accel else f"{self._accel},dirty-ring-size=4096"
+        settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])
         machine, server = await assemble(settings, stack)
         machine.finished = self._ended
         machine.start()

@@ -158,8 +158,7 @@ def test_a_schema_of_ones_own(suite: pytest.Pytester) -> None:
         pytestmark = pytest.mark.qmp(schema="kettle.json")
 
         def test(qmp_server, qmp):
-            with pytest.raises(ExecuteError, match="has not been found"):
-                qmp.cmd("heat", to=1)
+            assert qmp.cmd("heat", to=1) == {"is": 0}  # the smallest that the schema allows
 
             @qmp_server.handler("heat")
             def heat(to):
@@ -181,6 +180,88 @@ def test_a_schema_of_ones_own(suite: pytest.Pytester) -> None:
         """
     )
     suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_a_scenario(suite: pytest.Pytester) -> None:
+    suite.path.joinpath("stuck.toml").write_text(
+        """
+        [machine]
+        status = "paused"
+        cpus = 2
+
+        [[on]]
+        command = "cont"
+        error = "not now"
+        times = 1
+
+        [[expect]]
+        command = "cont"
+        times = 2
+        """
+    )
+    suite.makepyfile(
+        """
+        import pytest
+        from qemu.qmp import ExecuteError
+
+        @pytest.mark.qmp(scenario="stuck.toml", smp=3)
+        def test_file(qmp_server, qmp):
+            assert len(qmp.cmd("query-cpus-fast")) == 3
+            with pytest.raises(ExecuteError, match="not now"):
+                qmp.cmd("cont")
+            assert qmp_server.failures()
+            qmp.cmd("cont")
+            assert qmp.cmd("query-status")["status"] == "running"
+            assert not qmp_server.failures()
+
+        @pytest.mark.qmp(scenario={"expect": [{"command": "stop"}]})
+        def test_not_as_expected(qmp_server, qmp):
+            qmp.cmd("cont")
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["expected stop at least once, came not", "what came: *, cont"])
+
+
+def test_a_transcript_as_scenario(suite: pytest.Pytester) -> None:
+    suite.path.joinpath("recorded.qmp").write_text(
+        '-> {"execute": "query-name"}\n<- {"return": {"name": "recorded"}}\n'
+    )
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.asyncio
+        @pytest.mark.qmp(scenario="recorded.qmp")
+        async def test(qmp):
+            assert await qmp.execute("query-name") == {"name": "recorded"}
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_a_fault(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+        from qemu.qmp import ExecInterruptedError
+
+        @pytest.mark.asyncio
+        @pytest.mark.qmp(fault="disconnect-mid-reply:query-name")
+        async def test_one(qmp_server, qmp):
+            assert await qmp.execute("query-status")
+            with pytest.raises(ExecInterruptedError):
+                await qmp.execute("query-name")
+            assert qmp_server.received("query-name")
+
+        @pytest.mark.qmp(fault=["disconnect-mid-reply:query-name"])
+        def test_many(qmp):
+            with pytest.raises(ExecInterruptedError):
+                qmp.cmd("query-name")
+        """
+    )
+    suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=2)
 
 
 def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
@@ -227,10 +308,23 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("mark", "told"),
     [
-        ("smpp=2", "pytest.mark.qmp(smpp=...): is none of accel, smp, schema, max_clients*"),
+        (
+            "smpp=2",
+            "pytest.mark.qmp(smpp=...): is none of accel, fault, max_clients, *",
+        ),
         ("'soft'", "pytest.mark.qmp takes keywords only, not 'soft'"),
-        ("accel='tcg'", "*invalid accelerator tcg*"),
-        ("schema='no.json'", "*no.json*"),
+        (
+            "accel='tcg'",
+            "pytest.mark.qmp(accel='tcg'): -accel tcg,*: invalid accelerator tcg",
+        ),
+        (
+            "accel='soft', fault='x'",
+            "*: schema, scenario and fault are a fake's, not those of 'soft'",
+        ),
+        ("schema='no.json'", "pytest.mark.qmp(schema='no.json'): *no.json*"),
+        ("scenario='no.toml'", "pytest.mark.qmp(scenario='no.toml'): *no.toml: No such file*"),
+        ("scenario={'no': 1}", "pytest.mark.qmp(scenario={'no': 1}): scenario: no: *"),
+        ("fault='trunc'", "pytest.mark.qmp(fault='trunc'): fault: name: *"),
     ],
 )
 def test_a_wrong_mark_is_told(suite: pytest.Pytester, mark: str, told: str) -> None:

@@ -223,9 +223,18 @@ class Scenario:
             values[name].append(value)
         files, names, logs = values["file"], values["schema"], values["log"]
         made = cls.load(files[-1] if files else EMPTY[0], names[-1] if names else None)
-        reader = _Reader(made.schema)
-        more = [reader.fault(_Table("fault", "", {"name": text})) for text in values["fault"]]
-        return replace(made, faults=[*made.faults, *more], log=logs[-1] if logs else made.log)
+        made = made.with_faults(values["fault"])
+        return replace(made, log=logs[-1]) if logs else made
+
+    def with_faults(self, texts: Iterable[str]) -> Self:
+        """Return it with more faults, each ``NAME`` or ``NAME:COMMAND``.
+
+        Raises:
+            ScenarioError: There is no such fault, or command.
+        """
+        reader = _Reader(self.schema)
+        more = [reader.fault(_Table("fault", "", {"name": text})) for text in texts]
+        return replace(self, faults=[*self.faults, *more])
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
         """Return it with another machine: changes to `Machine`."""
