@@ -18,7 +18,7 @@ class _Help(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         filled = []
-        for paragraph in inspect.cleandoc(text).split("\n\n"):
+        for paragraph in inspect.cleandoc(text).replace("``", "'").split("\n\n"):
             as_written = any(line.startswith(" ") for line in paragraph.splitlines())
             filled.append(paragraph if as_written else textwrap.fill(paragraph, width))
         return textwrap.indent("\n\n".join(filled), indent)

@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 
+from qmpserver._version import VERSION
 from qmpserver.tools.address import add_qmp
 from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.menu import add_commands
@@ -30,9 +31,26 @@ COMMANDS = {
 }
 
 
+FIRST_STEPS = """\
+Begin with a server, in another terminal, and ask it:
+
+  qmpserver -qmp unix:/tmp/q.sock,server=on,wait=off
+  qmpctl --qmp unix:/tmp/q.sock exec query-status
+  qmpctl --qmp unix:/tmp/q.sock schema
+
+'qmpctl COMMAND --help' tells more of each, with examples.
+"""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="qmpctl", description="A client of any QMP server.")
+    parser = argparse.ArgumentParser(
+        prog="qmpctl",
+        description="A client of any QMP server: qmpserver, QEMU, or another one.",
+        epilog=FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qmpctl {VERSION}")
     add_qmp(parser, dest="qmp")
     add_commands(parser, "qmpserver.tools.commands", COMMANDS, "COMMAND")
     if "_ARGCOMPLETE" in os.environ:
@@ -40,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser, always_complete_options=False)
     args = parser.parse_args(arguments)
+    if args.qmp and "qmp_here" not in args:
+        parser.error("--qmp: this command is not about a server that runs already")
     try:
         status: int = args.run(args)
         sys.stdout.flush()

@@ -93,6 +93,21 @@ def test_one_server_has_to_be_named(qmpctl: Run) -> None:
     assert "'here' is neither unix:PATH nor tcp:HOST:PORT" in ran.stderr
 
 
+def test_a_server_that_a_command_has_no_use_for(qmpctl: Run) -> None:
+    ran = qmpctl("--qmp", "unix:/x", "bench", "start")
+    assert ran.returncode == 2
+    assert "not about a server that runs already" in ran.stderr
+
+
+def test_options_between_arguments(qmpctl: Run, server: str) -> None:
+    words = ["calc-dirty-rate", "--json", "calc-time=0", "--timeout", "9", "mode=dirty-ring"]
+    ran = qmpctl("--qmp", server, "exec", *words)
+    assert (ran.returncode, json.loads(ran.stderr)["error"]["class"]) == (1, "GenericError")
+    ran = qmpctl("exec", "stop", "--no-such")
+    assert ran.returncode == 2
+    assert "qmpctl exec: error: unrecognized arguments: --no-such" in ran.stderr
+
+
 def test_schema_explains(qmpctl: Run, server: str) -> None:
     text = qmpctl("--qmp", server, "schema", "calc-dirty-rate").stdout
     assert "calc-time: int\n" in text

@@ -47,7 +47,12 @@ BIN_S = 0.1
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--limits", type=_limits, default=DEFAULT_LIMITS, help="MB/s, with commas between")
+    add(
+        "--limits",
+        type=_limits,
+        default=DEFAULT_LIMITS,
+        help=f"MB/s ({','.join(map(str, DEFAULT_LIMITS))})",
+    )
     add("--order", choices=("rising", "falling", "random"), default="rising")
     add("--cancel", action="store_true", help="cancel each before the next is set")
     add("--vcpus", type=int, default=1, help="each second one gets the limits from last to first")

@@ -1,6 +1,6 @@
 """What more vCPUs and more RAM cost: commands for all vCPUs, the switch of the log, and harvesting.
 
-Each size is a server of its own; it has `RATE` MB/s dirtied, however many vCPUs share in that, so
+Each size is a server of its own; it has 32 MB/s dirtied, however many vCPUs share in that, so
 that what differs is how many rings there are. The reaper's own processor time is what a page costs.
 """
 

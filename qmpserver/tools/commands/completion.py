@@ -1,8 +1,10 @@
 """Print what has a shell complete qmpctl's commands, and a server's commands and arguments.
 
-  eval "$(qmpctl completion bash)"
+  eval "$(qmpctl completion bash)"          in ~/.bashrc
+  eval "$(qmpctl completion zsh)"           in ~/.zshrc, after compinit
+  qmpctl completion fish | source           in ~/.config/fish/config.fish
 
-Put that into ~/.bashrc. The server that is completed for is the one that --qmp names on the line.
+The server that is completed for is the one that --qmp names on the line.
 """
 
 from __future__ import annotations

@@ -45,9 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="give up waiting for the answer after so many seconds (%(default)g)",
     )
-    command = parser.add_argument("command", metavar="COMMAND")
+    command = parser.add_argument("command", metavar="COMMAND", help="such as query-status")
     command.completer = complete_commands  # type: ignore[attr-defined]
-    words = parser.add_argument("arguments", nargs="*", default=[], metavar="KEY=VALUE")
+    words = parser.add_argument(
+        "arguments", nargs="*", default=[], metavar="KEY=VALUE", help="its arguments"
+    )
     words.completer = complete_arguments  # type: ignore[attr-defined]
 
 

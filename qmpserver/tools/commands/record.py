@@ -35,9 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_qmp(parser)
     parser.add_argument(
-        "--listen", type=address, required=True, metavar="ADDRESS", help="for the client"
+        "--listen",
+        type=address,
+        required=True,
+        metavar="ADDRESS",
+        help="where the client is to connect: unix:PATH or tcp:HOST:PORT",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="- is stdout")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="where the transcript goes; - is stdout"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_qmp(parser)
-    parser.add_argument("file", type=Path, metavar="FILE", help="- is stdin")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the transcript; - is stdin")
     parser.add_argument(
         "--timeout",
         type=float,
@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long to wait for each message that is expected (%(default)g)",
     )
-    parser.epilog = transcript.__doc__
+    assert transcript.__doc__ is not None
+    parser.epilog = transcript.__doc__.rpartition("\n\n")[0]  # but for what programmers read
 
 
 def run(args: argparse.Namespace) -> int:

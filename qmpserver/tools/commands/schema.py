@@ -1,5 +1,7 @@
 """Explain a command or event of a server: its arguments, their types, and what it returns.
 
+  qmpctl --qmp unix:/tmp/q.sock schema set-vcpu-dirty-limit
+
 Without a name all commands are listed, with their arguments; [optional=] ones are in brackets.
 """
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_qmp(parser)
-    name = parser.add_argument("name", nargs="?", metavar="NAME")
+    name = parser.add_argument("name", nargs="?", metavar="NAME", help="of a command or event")
     name.completer = complete_all  # type: ignore[attr-defined]
     parser.add_argument("--events", action="store_true", help="list events instead of commands")
 

@@ -35,11 +35,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_qmp(parser)
     parser.add_argument(
-        "--interval", type=_seconds, default=INTERVAL_S, metavar="S", help="(%(default)g)"
+        "--interval",
+        type=_seconds,
+        default=INTERVAL_S,
+        metavar="S",
+        help="seconds between two looks (%(default)g)",
     )
-    parser.add_argument("--once", action="store_true", help="look once, print, and end")
-    parser.add_argument("--csv", action="store_true", help="print lines for scripts instead")
-    parser.add_argument("--sort", choices=SORTS, default="server")
+    parser.add_argument("--once", action="store_true", help="look for one interval, print, and end")
+    parser.add_argument(
+        "--csv", action="store_true", help="print a line of CSV for each vCPU, again and again"
+    )
+    parser.add_argument("--sort", choices=SORTS, default="server", help="by what (%(default)s)")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only rows that contain it")
 
 
