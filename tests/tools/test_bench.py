@@ -128,6 +128,22 @@ def test_qmp(qmpctl: Run, accel: str) -> None:
     assert "| pipelined, 3 clients, thousand/s " in text
 
 
+def test_start(qmpctl: Run, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    words = ["--starts", "2", "--server", "qmpserver -accel soft", "--json", str(raw)]
+    assert "| qmpserver -accel soft " in bench(qmpctl, "start", *words)
+    stored = samples(raw)
+    assert set(stored) == {("ms", "import asyncio"), ("ms", "qmpserver -accel soft")}
+    assert all(len(values) == 2 and min(values) > 0 for values in stored.values())
+    ran = qmpctl("bench", "start", "--server", "no-such-server")
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "qmpctl: no-such-server: No such file or directory\n",
+    )
+    ran = qmpctl("bench", "start", "--server", "false")
+    assert (ran.returncode, ran.stderr) == (1, "qmpctl: false: no greeting\n")
+
+
 def test_floor(qmpctl: Run, accel: str) -> None:
     text = bench(qmpctl, "floor", "--accel", accel, "--cycles", "5")
     for what in (

@@ -7,6 +7,7 @@ its PC; each server with -S, so that no guest takes processor time from it.
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -34,17 +35,20 @@ ASYNCIO = "import asyncio"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--starts", type=int, default=20, help="of each (%(default)s)")
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="start this instead; again for one beside it, in turn. -S and a monitor are added",
+    )
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure as the options say."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    commands = dict(COMMANDS)
-    if not has_qemu():
-        del commands["QEMU, none"], commands["QEMU, pc"]
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        commands = {name: words for name, words in commands.items() if "kvm" not in str(words)}
+    commands = {command: [*shlex.split(command), "-S"] for command in args.server} or _usual()
     series = [Series("ms", name) for name in (ASYNCIO, *commands)]
     with progress("start", args.starts) as done:
         for number in range(args.starts + 1):
@@ -55,6 +59,16 @@ def run(args: argparse.Namespace) -> int:
             done(number)
     result = Result("start", "start to greeting", "ms", series, show=("median", "min"), digits=1)
     return give(args, result)
+
+
+def _usual() -> dict[str, list[str]]:
+    """What can be started here."""
+    has_kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return {
+        name: words
+        for name, words in COMMANDS.items()
+        if (has_qemu() or words[0] != QEMU) and (has_kvm or "kvm" not in str(words))
+    }
 
 
 def _import(environment: Mapping[str, str]) -> float:
@@ -78,11 +92,16 @@ def _greeting(command: Sequence[str], environment: Mapping[str, str]) -> float:
         chardev = f"socket,id=qmp,fd={fd},server=on,wait=off"
         words = [*command, "-chardev", chardev, "-mon", "chardev=qmp,mode=control"]
         start = time.monotonic_ns()
-        process = subprocess.Popen(words, env=environment, pass_fds=[fd], stderr=subprocess.DEVNULL)
+        try:
+            process = subprocess.Popen(
+                words, env=environment, pass_fds=[fd], stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise VmError(f"{words[0]}: {error.strerror}") from None
         try:
             greeting = client.recv(4096)
             took = (time.monotonic_ns() - start) / 1e6
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             greeting = b""
         finally:
             process.terminate()
