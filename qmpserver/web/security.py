@@ -25,7 +25,9 @@ HEADERS = {
 }
 """What browsers are told with every response."""
 
+_HANDSHAKE = ("Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MISDIRECTED = "this server has another name: that in the link that was shown at start\n"
 _NEEDED = (
     "the token is needed: open the link that was shown at start, "
     "or send 'Authorization: Bearer TOKEN'\n"
@@ -77,6 +79,9 @@ class Guard:
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._check_sender(request)
+        for name in _HANDSHAKE:  # of which aiohttp believes it
+            if not request.headers.get(name, "").isascii():
+                raise web.HTTPBadRequest(text=f"{name} must be ASCII\n")
         given = request.query.get("token") if request.path == "/" else None
         if given is not None and request.method == "GET":
             raise self._welcome(request, given)
@@ -93,7 +98,7 @@ class Guard:
         host = request.headers.get("Host", "").lower()
         names = self._names
         if names and not names.has(host):  # a name of the page's own, resolved to this address
-            raise web.HTTPMisdirectedRequest(text=f"this server is not '{host}'\n")
+            raise web.HTTPMisdirectedRequest(text=_MISDIRECTED)
         for origin in request.headers.getall("Origin", []):
             scheme, _, origin_host = origin.lower().partition("://")
             if origin_host != host or (names and scheme != names.scheme):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from qmpserver.monitor import UnixAddress, sockets
 from qmpserver.web.address import is_loopback
@@ -24,6 +26,21 @@ KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
 INTRODUCTION = 10.0  # seconds that a connection has to show the token
 IDLE = 75.0  # seconds until the next request on a connection
+
+
+_log = logging.getLogger(__name__)
+
+
+class _OwnFaults(logging.Filter):
+    """Keeps out what is a client's fault; its text may have the token in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to log it."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+_log.addFilter(_OwnFaults())
 
 
 class Site:
@@ -105,6 +122,7 @@ async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
     runner = web.AppRunner(
         make_app(server, machine, guard),
         access_log=None,
+        logger=_log,
         shutdown_timeout=GRACE,
         keepalive_timeout=IDLE,
         lingering_time=GRACE,
@@ -126,7 +144,7 @@ def _names(options: HttpOptions, sock: socket.socket) -> tuple[str, Names | None
     scheme = "https" if options.tls else "http"
     host = f"[{address.host}]" if ":" in address.host else address.host
     port = sock.getsockname()[1]
-    hosts = {host.lower(), "localhost"}
+    hosts = {host.lower(), "localhost", "127.0.0.1", "[::1]"}
     if elsewhere := not is_loopback(address.host):
         hosts.add(socket.gethostname().lower())
     return f"{scheme}://{host}:{port}/", Names(scheme, hosts, elsewhere, port)

@@ -110,7 +110,9 @@ async def test_a_host_must_be_named_and_only_one(site: Web) -> None:
     assert (await raw(site.port, "GET /x HTTP/1.1", own, *origins, bearer))[0] in (400, 403)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "LOCALHOST:{port}"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:{port}", "[::1]:{port}", "localhost:{port}", "LOCALHOST:{port}"]
+)
 async def test_its_own_page_passes(site: Web, http: aiohttp.ClientSession, host: str) -> None:
     host = host.replace("{port}", str(site.port))
     cookie = f"qmpserver-{site.port}={site.token}"
