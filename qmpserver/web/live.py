@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qmpserver.machine.machine import Machine
 
 INTERVAL = 0.1  # seconds
+MB = 1 << 20
 
 
 class Live:
@@ -81,10 +82,13 @@ class Live:
         engine = machine.accel.engine
         vcpus = [engine.vcpu(index) for index in range(engine.vcpus)]
         reaper = engine.reaper()
+        rates = machine.tracking.rates
         return {
             "time": round(time.monotonic() + self._epoch, 3),  # s since 1970
             "status": machine.state,
-            "rates": machine.tracking.current_rates(),  # MB/s; null while nothing is tracked
+            "rates": [round(rate / MB, 1) for rate in rates.bytes_per_second()]  # MB/s
+            if rates.is_known
+            else None,  # nothing is tracked
             "limits": [vcpu.limit for vcpu in vcpus],  # MB/s; 0 is none
             "waiting": [vcpu.waiting for vcpu in vcpus],  # entries in the ring
             "throttle-time": [vcpu.throttle_time // 1_000_000 for vcpu in vcpus],  # ms

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -216,20 +215,16 @@ async def browser(profile: Path) -> AsyncIterator[Browser]:
         f"--user-data-dir={profile}",
         "about:blank",
         stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
-    assert process.stderr is not None
     try:
         async with asyncio.timeout(PATIENCE):
-            found = None
-            while found is None:
-                line = await process.stderr.readline()
-                assert line, "the browser has ended"
-                found = re.search(r"ws://\S+", line.decode())
-        drain = asyncio.create_task(process.stderr.read())
+            while (address := _address(profile)) is None:
+                assert process.returncode is None, "the browser has ended"
+                await asyncio.sleep(0.02)
         async with (
             aiohttp.ClientSession() as http,
-            http.ws_connect(found[0], max_msg_size=0) as ws,
+            http.ws_connect(address, max_msg_size=0) as ws,
         ):
             steered = Browser(ws)
             reading = asyncio.create_task(steered.read())
@@ -239,8 +234,16 @@ async def browser(profile: Path) -> AsyncIterator[Browser]:
                     await steered.call("Browser.close")
             finally:
                 reading.cancel()
-        drain.cancel()
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
+
+
+def _address(profile: Path) -> str | None:
+    """Return where the browser listens, once it has told in its profile."""
+    try:
+        port, path = (profile / "DevToolsActivePort").read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return f"ws://127.0.0.1:{port}{path}"

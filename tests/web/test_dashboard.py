@@ -1,60 +1,30 @@
 """The page in a real browser, on servers that are programs of their own."""
 
 import asyncio
-import contextlib
+import functools
 import json
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
-from qemu.qmp import QMPClient
 
 from tests.web.browser import Browser, Tab, browser, chromium
+from tests.web.serving import PATIENCE, TOKEN, Guest, serving
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(chromium() is None, reason="chromium is not installed"),
 ]
 
-PATIENCE = 15
-TOKEN = "the-token-of-this-test"
 LIMIT_OF_ALL = "tr.total input[type=number]"
 CANCEL_ALL = "tr.total .limit-cell button"
 
 
 def limit_of(index: int) -> str:
     return f"tr[data-vcpu='{index}'] input[type=number]"
-
-
-class Guest:
-    """A running qmpserver: its page's address with the token, and a monitor of the test's own."""
-
-    def __init__(self, process: asyncio.subprocess.Process, port: int, qmp: QMPClient) -> None:
-        self.process = process
-        self.url = f"http://127.0.0.1:{port}/?token={TOKEN}"
-        self.qmp = qmp
-
-    async def limits(self) -> dict[int, int]:
-        answer: Any = await self.qmp.execute("query-vcpu-dirty-limit")
-        return {one["cpu-index"]: one["limit-rate"] for one in answer}
-
-    async def until(self, wanted: Callable[[dict[int, int]], bool]) -> dict[int, int]:
-        """Wait until the limits are as wanted; return them."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                limits = await self.limits()
-                if wanted(limits):
-                    return limits
-                await asyncio.sleep(0.01)
-
-    async def until_limits(self, wanted: dict[int, int]) -> None:
-        await self.until(lambda limits: limits == wanted)
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Guest]]
@@ -68,46 +38,8 @@ async def chrome(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Brow
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Start a server; `port` is of one that ran before."""
-
-    @contextlib.asynccontextmanager
-    async def run(*options: str, port: int = 0, token: str = TOKEN) -> AsyncIterator[Guest]:
-        if not port:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port = probe.getsockname()[1]
-        (tmp_path / "token").write_text(token)
-        path = tmp_path / "qmp.sock"
-        path.unlink(missing_ok=True)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qmpserver.cli", "-m", "64M", "-name", "tested", *options),
-            *("-http", f"127.0.0.1:{port},token-file={tmp_path / 'token'}"),
-            *("-qmp", f"unix:{path},server=on,wait=off"),
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        qmp = QMPClient("test")
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await _listening(port, process)
-                await qmp.connect(str(path))
-            yield Guest(process, port, qmp)
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-            with contextlib.suppress(EOFError, ConnectionError):
-                await qmp.disconnect()
-
-    return run
-
-
-async def _listening(port: int, process: asyncio.subprocess.Process) -> None:
-    while True:
-        assert process.returncode is None
-        with contextlib.suppress(ConnectionError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return
-        await asyncio.sleep(0.02)
+    """Start a small server."""
+    return functools.partial(serving, tmp_path, "-m", "64M", "-name", "tested")
 
 
 def machine(accel: str = "soft", cpus: int = 2) -> list[str]:
@@ -227,7 +159,7 @@ async def test_by_keyboard(chrome: Browser, serve: Serve) -> None:
         await tab.evaluate("document.activeElement.blur()")
         await tab.key("s")
         await tab.until("document.querySelector('#status').textContent === 'paused'")
-        assert await guest.qmp.execute("query-status") == {"running": False, "status": "paused"}
+        assert await guest.execute("query-status") == {"running": False, "status": "paused"}
         await tab.until("document.querySelector('#event-log').textContent.includes('STOP')")
         await tab.key("s")
         await tab.until("document.querySelector('#status').textContent === 'running'")
@@ -346,7 +278,7 @@ async def test_a_measurement_is_made_only_when_asked_for(chrome: Browser, serve:
         tab = await opened(chrome, guest)
         await tab.click("#measure")
         await tab.until("document.querySelector('#tracking-text').textContent.startsWith('Track')")
-        answer: Any = await guest.qmp.execute("query-dirty-rate")
+        answer = await guest.execute("query-dirty-rate")
         assert answer["status"] == "measuring"
         assert answer["mode"] == "dirty-ring"
         await tab.until("document.querySelector('tr.total td.number').textContent > 0")
@@ -364,19 +296,18 @@ async def test_without_a_ring_it_says_so(chrome: Browser, serve: Serve) -> None:
 async def test_the_server_goes_and_comes(chrome: Browser, serve: Serve) -> None:
     banner = "document.querySelector('#gone')"
     async with serve(*machine()) as guest:
-        port = int(guest.url.split(":")[2].split("/")[0])
         tab = await opened(chrome, guest)
         assert not tab.errors
         guest.process.kill()
         await tab.until(f"!{banner}.hidden && {banner}.textContent.includes('has gone')")
         await tab.until("document.querySelector('#run').disabled")
-    async with serve(*machine(), port=port) as guest:
-        await guest.qmp.execute("set-vcpu-dirty-limit", {"dirty-rate": 60})
+    async with serve(*machine(), port=guest.port) as guest:
+        await guest.execute("set-vcpu-dirty-limit", dirty_rate=60)
         await tab.until(f"{banner}.hidden && !document.querySelector('#run').disabled")
         await tab.until(f"document.querySelector(\"{LIMIT_OF_ALL}\").value === '60'")
         await tab.click(CANCEL_ALL)
         await guest.until_limits({})
-    async with serve(*machine(), port=port, token="another"):
+    async with serve(*machine(), port=guest.port, token="another"):
         await tab.until(f"{banner}.textContent.includes('another token')")
 
 

@@ -49,6 +49,7 @@ export class Console {
       fetch("help").then((response) => (response.ok ? response.json() : {})),
     ]);
     this.#schema = new Schema(entries, help);
+    if (document.activeElement === this.#line) this.#changed();
   }
 
   // -- running a line
@@ -113,15 +114,21 @@ export class Console {
       ),
     );
     this.#list.hidden = !this.#options.length;
-    this.#line.setAttribute("aria-expanded", String(!this.#list.hidden));
-    this.#choose(-1);
+    this.#opened();
   }
 
   #close() {
     this.#options = [];
     this.#list.hidden = true;
-    this.#line.setAttribute("aria-expanded", "false");
+    this.#opened();
+  }
+
+  #opened() {
+    const open = !this.#list.hidden;
+    this.#line.setAttribute("aria-expanded", String(open));
+    byId("help").classList.toggle("brief", open); // the list says the rest
     this.#choose(-1);
+    this.#scroll();
   }
 
   #choose(index) {

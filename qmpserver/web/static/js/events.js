@@ -1,4 +1,4 @@
-// The event log: QMP's events, and what has happened to this page.
+// The event log: QMP's events, and what this page has seen and done.
 
 import { byId, el, keepingEnd } from "./dom.js";
 import { timeOfDay } from "./format.js";
@@ -17,9 +17,14 @@ export class EventLog {
     this.#add(timestamp.seconds, event, data ? JSON.stringify(data) : "");
   }
 
-  /** Log something of this page's. */
-  note(text, bad = false) {
-    this.#add(Date.now() / 1000, text, "", bad);
+  /** Log something that this page has seen or done. */
+  note(text, time = Date.now() / 1000) {
+    this.#add(time, text, "");
+  }
+
+  /** Log something that is not as it should be. */
+  bad(text, time = Date.now() / 1000) {
+    this.#add(time, text, "", true);
   }
 
   #add(time, what, data, bad = false) {

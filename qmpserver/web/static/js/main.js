@@ -1,5 +1,6 @@
 // Puts the page together: what comes on /live goes to the panels, what they ask for goes to /qmp.
 
+import { Changes } from "./changes.js";
 import { Chart } from "./chart.js";
 import * as colors from "./colors.js";
 import { watchConnection } from "./connection.js";
@@ -24,7 +25,8 @@ const live = new Socket("live");
 const qmpSocket = new Socket("qmp");
 const qmp = new Qmp(qmpSocket);
 const log = new EventLog();
-const report = (command, error) => log.note(`${command}: ${error.message}`, true);
+const report = (command, error) => log.bad(`${command}: ${error.message}`);
+const changes = new Changes(log);
 const limits = new Limits(qmp, report);
 const runState = new RunState(qmp, report);
 const tracking = new Tracking(qmp, log);
@@ -46,6 +48,7 @@ function meet(met) {
   const ring = met["ring-size"] ? `dirty ring of ${met["ring-size"]}` : "no dirty ring";
   setText(byId("facts"), `${met.accel} · ${met.vcpus} vCPUs · ${size(met.memory)} · ${ring} · qmpserver ${met.version}`);
   tracking.setMachine(met);
+  changes.reset();
   reaper = new ReaperPanel(met);
   limits.vcpus = met.vcpus;
   if (same) return; // a server that came back: what was seen of the last one stays
@@ -56,6 +59,7 @@ function meet(met) {
 
 function show(frame) {
   history.add(frame);
+  changes.update(frame);
   handles.update(frame.limits);
   chart.draw();
   frames += 1;
@@ -74,7 +78,7 @@ live.addEventListener("message", ({ detail }) => {
 });
 qmp.addEventListener("event", ({ detail }) => log.event(detail));
 qmp.addEventListener("ready", () => log.note("connected"));
-qmp.addEventListener("lost", () => log.note("not connected", true));
+qmp.addEventListener("lost", () => log.bad("not connected"));
 chart.addEventListener("point", () => table?.showRates());
 colors.onChange(() => table?.paint());
 

@@ -43,7 +43,7 @@ export class Tracking {
       const result = await this.#qmp.execute("query-dirty-rate");
       if (result.status === "measured") this.#log.note(`measured ${result["dirty-rate"]} MB/s over ${SECONDS} s`);
     } catch (error) {
-      this.#log.note(`calc-dirty-rate: ${error.message}`, true);
+      this.#log.bad(`calc-dirty-rate: ${error.message}`);
     }
   }
 }

@@ -137,7 +137,7 @@ export class VcpuTable {
   showRates() {
     const at = this.#chart.pointed;
     const place = at === null ? this.#history.times.length - 1 : this.#history.indexAt(at);
-    const tell = (rate) => (rate === null || rate === undefined ? "–" : `${rate}`);
+    const tell = (rate) => (rate === null || rate === undefined ? "–" : rate.toFixed(rate < 10 ? 1 : 0));
     setText(byId("moment"), at === null ? "" : `at ${timeOfDay(at)}`);
     this.#rows.forEach(({ rate }, index) => setText(rate, tell(this.#history.rates[index][place])));
     setText(this.#all.rate, tell(this.#history.total[place]));
