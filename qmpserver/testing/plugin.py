@@ -100,7 +100,8 @@ def qmp(request: pytest.FixtureRequest) -> QMPClient | QEMUMonitorProtocol:
     """
     name = "_qmp_blocking"
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
-        if not request.config.pluginmanager.hasplugin("asyncio"):
+        by_anyio = request.node.get_closest_marker("anyio") is not None
+        if by_anyio or not request.config.pluginmanager.hasplugin("asyncio"):
             pytest.fail("qmp: in a coroutine test it needs pytest-asyncio", pytrace=False)
         from qmpserver.testing.async_client import NAME
 

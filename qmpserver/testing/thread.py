@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import tempfile
 import threading
 from concurrent.futures import Future
@@ -47,7 +46,7 @@ class ServerThread(Conversation):
         max_clients: How many clients there can be at a time, the others wait; one, as in QEMU.
 
     Attributes:
-        path: The UNIX socket, in a directory of its own.
+        path: The UNIX socket, in a directory of its own; "" before the block.
 
     """
 
@@ -72,8 +71,8 @@ class ServerThread(Conversation):
         self._faults = (fault,) if isinstance(fault, str) else tuple(fault)
         self._files = Path(directory)
         self._max_clients = max_clients
-        self._directory = Path(tempfile.mkdtemp(prefix="qmp-"))
-        self.path = str(self._directory / "qmp.sock")
+        self.path = ""
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._monitors = 0
         self._thread = threading.Thread(target=self._run, name="qmp-server", daemon=True)
         self._started: Future[None] = Future()
@@ -92,6 +91,8 @@ class ServerThread(Conversation):
             CommandLineError: There can be no such machine.
             ScenarioError: There can be no such fake.
         """
+        self._directory = tempfile.TemporaryDirectory(prefix="qmp-", ignore_cleanup_errors=True)
+        self.path = f"{self._directory.name}/qmp.sock"
         self._thread.start()
         try:
             self._started.result()
@@ -113,7 +114,8 @@ class ServerThread(Conversation):
             with contextlib.suppress(RuntimeError):  # its loop has just been closed
                 self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join(_PATIENCE_S)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory is not None:
+            self._directory.cleanup()
         if self._thread.is_alive():
             raise RuntimeError(f"the server has not ended in {_PATIENCE_S:g} s: a handler blocks")
 

@@ -349,6 +349,20 @@ def test_coroutines_need_pytest_asyncio(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
 
 
+def test_anyio_has_a_loop_of_its_own(suite: pytest.Pytester) -> None:
+    suite.makeini(f"{INI}markers = anyio")
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.anyio
+        async def test(qmp): pass
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
+
+
 def test_one_client_at_a_time_as_in_qemu_or_more(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """
@@ -540,6 +554,18 @@ def test_a_blocking_handler_is_told(suite: pytest.Pytester) -> None:
     result = suite.runpytest_inprocess(*OPTIONS)
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*the server has not ended in 0.05 s: a handler blocks"])
+
+
+def test_without_pytest() -> None:
+    server = ServerThread()
+    assert not server.running
+    server.close()
+    with server:
+        assert Path(server.path).is_socket()
+        server.close()
+        assert not server.running
+        assert not Path(server.path).parent.exists()
+    server.close()
 
 
 def test_up_in_50_ms() -> None:
