@@ -1,6 +1,6 @@
 """A schema from what ``query-qmp-schema`` returned: the inverse of `introspect`.
 
-Names of types are lost there, and so are the widths of integers: an ``int`` has 64 bits.
+Names of types are lost there, and so are the widths of integers, so that any of 64 bits will do.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 
 from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.model import (
+    ANY_INT,
     EMPTY,
     PREDEFINED,
     AlternateType,
@@ -79,7 +80,7 @@ class _Reader:
         # A type that contains itself must find itself here, so each is filled in afterwards.
         match info["meta-type"]:
             case "builtin":
-                self._types[name] = PREDEFINED[name]
+                self._types[name] = ANY_INT if name == "int" else PREDEFINED[name]
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
                 array.element = self._type(info["element-type"])

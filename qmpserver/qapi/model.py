@@ -194,3 +194,5 @@ _BUILTIN = {
 }
 PREDEFINED: dict[str, Type] = {**_BUILTIN, "QType": QType()}
 INT = _BUILTIN["int"]
+# An integer whose width nobody has told: introspection calls them all int.
+ANY_INT = BuiltinType("int64 or uint64", "int")

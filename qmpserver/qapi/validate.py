@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from qmpserver.qapi.model import (
+    ANY_INT,
     AlternateType,
     ArrayType,
     EnumType,
@@ -129,6 +130,8 @@ class _Compiler:
             return self._alternate(type_)
         if isinstance(type_, EnumType | QType):
             return _enum(type_)
+        if type_ is ANY_INT:
+            return _any_int
         if type_.wire == "int":
             return self._integer(type_.name)
         return _SIMPLE[type_.name]
@@ -256,6 +259,12 @@ def _enum(type_: EnumType | QType) -> Visit:
         return value
 
     return visit
+
+
+def _any_int(value: object) -> int:
+    if type(value) is int and _INT64[0] <= value <= _UINT64[-1]:
+        return value
+    raise _wrong_type("integer")
 
 
 def _str(value: object) -> str:

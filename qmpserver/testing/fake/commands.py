@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qmpserver.testing.fake.scenario import Event, Reply, Scenario
 
 _NEGOTIATION = "qmp_capabilities"
+_QUIT = "quit"  # ends the program, whoever answers
 
 
 class Commands(Registry):
@@ -41,7 +42,7 @@ class Commands(Registry):
         for name, declaration in self.schema.commands.items():
             if name != _NEGOTIATION and name not in self._bound:
                 value = smallest(declaration.returns or EMPTY)
-                self._bound[name] = Bound(name, declaration, lambda value=value, **_: value, False)
+                self._bound[name] = Bound(name, declaration, _always(value), False)
         for name, script in self._script.items():
             if name in self._bound and any(reply.delay for reply, _ in script):
                 self._bound[name].is_async = True
@@ -101,7 +102,9 @@ class Commands(Registry):
                 self.set_status(reply.status)
             if reply.error is not None:
                 raise QMPError(*reply.error)
-            return reply.result if reply.returns else self._done(bound, arguments, client)
+            if not reply.returns or bound.name == _QUIT:
+                return self._done(bound, arguments, client)
+            return reply.result
         finally:
             if reply.events:
                 asyncio.get_running_loop().call_soon(self._send, reply.events)
@@ -110,3 +113,7 @@ class Commands(Registry):
         returns = self.schema.commands[bound.name].returns
         result = super().call(bound, arguments, client)
         return result if returns is None else fitted(result, returns)
+
+
+def _always(value: object) -> Callable[..., object]:
+    return lambda **_: value

@@ -36,11 +36,17 @@ _MESSAGE = re.compile(rb"\{\r\n.*?\r\n\}\r\n|.*?\r\n", re.DOTALL)
 
 
 class Message(NamedTuple):
-    """A message to a client; `name` is that of the command that it answers, or of the event."""
+    """A message to a client.
+
+    Attributes:
+        name: The command that it answers, or the event's.
+        gap: Seconds between its bytes; 0 to send it as a whole.
+    """
 
     data: bytes
     kind: Kind
     name: str
+    gap: float = 0.0
 
 
 class Spec(NamedTuple):
@@ -169,7 +175,7 @@ class Wire(Relay):
     def _pass(self, index: int, message: Message) -> None:
         """Send a message through the faults from `index` on."""
         if index == len(self._faults):
-            self.put(message.data)
+            self.put(message.data, message.gap)
             return
         fault, send = self._faults[index], partial(self._pass, index + 1)
         if fault.strikes(message):
@@ -354,7 +360,7 @@ class _SplitReply(Fault):
         return super().strikes(message)
 
     def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
-        wire.put(message.data, gap=BYTE_GAP)
+        send(message._replace(gap=BYTE_GAP))
 
 
 class _GluedReplies(Fault):
@@ -386,8 +392,7 @@ class _NotJson(Fault):
     """A line that is no JSON comes before the reply, as of a library that prints."""
 
     def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
-        wire.put(b"warning: this line is no JSON\r\n")
-        send(message)
+        send(message._replace(data=b"warning: this line is no JSON\r\n" + message.data))
 
 
 class _DisconnectMidReply(Fault):

@@ -501,6 +501,10 @@ def run_states(schema: Schema) -> list[str]:
     return [one.name for kind in kinds if isinstance(kind, EnumType) for one in kind.values]
 
 
+# The session's, and what ends it with an event of its own.
+_NOT_RECORDED = ("qmp_capabilities", "quit")
+
+
 class _Recording:
     """Replies as they were recorded: those to the same command come in the same order again."""
 
@@ -521,7 +525,11 @@ class _Recording:
         if greeting is not None and version is not None:
             numbers = greeting.get("version", {}).get("qemu", {})
             version = ".".join(str(numbers.get(one, 0)) for one in ("major", "minor", "micro"))
-        known = [one for _, one in replies if one.command in vocabulary.schema.commands]
+        known = [
+            one
+            for _, one in replies
+            if one.command in vocabulary.schema.commands and one.command not in _NOT_RECORDED
+        ]
         return kind(vocabulary.schema, version, replies=_lasting(known))
 
     def _vocabulary(
@@ -543,10 +551,10 @@ class _Recording:
         made: tuple[int, Reply] | None = None
         for one in self._messages:
             if one.who == "client":
-                if one.command is not None and one.command != "qmp_capabilities":
+                if one.command is not None:
                     waiting.append(one)
                 continue
-            if one.is_greeting or not isinstance(one.value, dict):
+            if one.is_greeting or not isinstance(one.value, dict) or _answers_nothing(one.value):
                 continue
             if one.is_event:
                 event = Event(one.value["event"], one.value.get("data"))
@@ -555,15 +563,26 @@ class _Recording:
                 else:
                     made = made[0], replace(made[1], events=[*made[1].events, event])
                 continue
-            if not waiting:
-                continue  # the answer to what was no command
+            asked = [command for command in waiting if _id(command) == _id(one)]
+            if not asked:
+                continue
+            waiting.remove(asked[0])
             if made is not None:
                 yield made
-            command = waiting.pop(0)
-            made = command.line, _recorded_reply(command, one.value, before)
+            made = asked[0].line, _recorded_reply(asked[0], one.value, before)
             before = []
         if made is not None:
             yield made
+
+
+def _id(message: transcript.Message) -> object:
+    return message.value.get("id")
+
+
+def _answers_nothing(value: dict[str, Any]) -> bool:
+    """Whether it is an error of what was no command."""
+    desc = value.get("error", {}).get("desc", "")
+    return str(desc).startswith(("JSON parse error", "QMP input"))
 
 
 def _recorded_reply(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.testing.fake.state import agent, backends, block, devices, dirty, migration, runstate
+from qmpserver.testing.fake.values import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +57,8 @@ class State:
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event, if the schema has it."""
         if self._settled and event in self._events:
-            self.fake.emit(event, data)
+            fit: Any = None if data is None else fitted(data, self._events[event].data)
+            self.fake.emit(event, fit)
 
     def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
         """Do it after a while; with 0, after the reply. At the setup, at once."""

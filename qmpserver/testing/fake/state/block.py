@@ -46,7 +46,10 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("block_resize")
     def block_resize(size: int, device: str | None = None, node_name: str | None = None) -> None:
-        _node(state, node_name or _drive(state, device))["size"] = size
+        name = _drive(state, device) if device else node_name
+        if name not in state.nodes:
+            raise QMPError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+        state.nodes[name]["size"] = size
 
     @registry.command("query-named-block-nodes")
     def query_named_block_nodes(flat: bool = False) -> Any:
@@ -151,8 +154,9 @@ def _node(state: State, name: str | None) -> dict[str, Any]:
     return state.nodes[name]
 
 
-def _drive(state: State, device: str | None) -> str | None:
-    return state.devices.get(device or "", {}).get("drive", device)
+def _drive(state: State, device: str) -> str:
+    name: str = state.devices.get(device, {}).get("drive", device)
+    return name
 
 
 def _shown(state: State, name: str) -> dict[str, Any]:

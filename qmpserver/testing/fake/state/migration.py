@@ -156,7 +156,8 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("migrate-set-parameters")
     def migrate_set_parameters(**parameters: Any) -> None:
-        migration.parameters |= {n.replace("_", "-"): value for n, value in parameters.items()}
+        for name, value in parameters.items():
+            migration.parameters[name.replace("_", "-")] = "" if value is None else value
 
     @registry.command("query-migrate-parameters")
     def query_migrate_parameters() -> Any:
