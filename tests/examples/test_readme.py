@@ -15,7 +15,6 @@ from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, run
 
 README = (EXAMPLES / "README.md").read_text()
 COMMANDS = re.findall(r"`([^`\n]+)` \|$", README, re.MULTILINE)
-SERVE = ("daemon.py",)  # what runs until it is told to end
 TESTED_BY_CI = "sh examples/quickstart.sh"
 
 
@@ -37,7 +36,7 @@ def test_quickstart_is_run_by_ci() -> None:
 def words(request: pytest.FixtureRequest, tmp_path: Path, until: Until) -> Iterator[list[str]]:
     """The words of a command, beside the server that the README starts, in a folder of its own."""
     (line,) = re.findall(r"^(qmpserver .*) &$", README, re.MULTILINE)
-    command = request.param.replace("/tmp/", f"{tmp_path}/")
+    command = request.param.replace("/tmp/", f"{tmp_path}/").replace("/tmp ", f"{tmp_path} ")
     with subprocess.Popen(
         shlex.split(line.replace("/tmp/", f"{tmp_path}/")), env=ENVIRONMENT
     ) as process:
@@ -56,10 +55,16 @@ def test_command(words: list[str], tmp_path: Path, until: Until) -> None:
     program = Path(words[1]).name
     if program.endswith(".sh") and shutil.which("socat") is None:
         pytest.skip("socat is not installed")
-    if program not in SERVE:
+    if program == "daemon.py" or "--policy" in words:  # runs until it is told to end
+        with subprocess.Popen(
+            words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        ) as process:
+            if program == "daemon.py":
+                until(lambda: listens(Path(words[-1])))
+            else:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "q: found, running\n"
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE)
+    else:
         run(*words)
-        return
-    with subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT) as process:
-        until(lambda: listens(Path(words[-1])))
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
