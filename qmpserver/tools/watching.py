@@ -191,7 +191,7 @@ def cells(vcpu: Vcpu) -> tuple[str, ...]:
 
 def summary(name: str, view: View) -> str:
     """Return a line on a server: how it is, and its ring and reaper where it tells of them."""
-    text = f"{name}: {view.status}, {len(view.vcpus)} vCPUs"
+    text = f"{name}: {view.status}, {len(view.vcpus)} vCPU{'s' * (len(view.vcpus) != 1)}"
     if view.ring is not None:
         ring, reaper = view.ring, view.ring["reaper"]
         text += f" | reaper {ring['mode']}, {reaper['state']}: {reaper['turns']} turns"

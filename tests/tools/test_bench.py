@@ -111,6 +111,21 @@ def test_a_picture_of_no_kind(qmpctl: Run) -> None:
     assert "'x.gif' ends in neither .png nor .svg" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["cancel", "--cycles", "0"], "'0' is no number from 1 on"),
+        (["cancel", "--json", "/nonexistent/x"], "there is no such directory"),
+        (["limit", "--seconds", "1"], "'1' is no number from 3 on"),
+        (["guest", "--windows", "x"], "'x' is no number from 1 on"),
+    ],
+)
+def test_refused_before_anything_is_measured(qmpctl: Run, words: list[str], why: str) -> None:
+    ran = qmpctl("bench", *words)
+    assert ran.returncode == 2
+    assert why in ran.stderr
+
+
 def test_scale(qmpctl: Run, accel: str, tmp_path: Path) -> None:
     raw = tmp_path / "raw.json"
     words = ["--size", "2,8G", "--cycles", "1", "--json", str(raw)]

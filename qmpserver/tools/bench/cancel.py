@@ -19,6 +19,7 @@ from qmpserver.tools.bench import floor
 from qmpserver.tools.bench.qmp import flooding
 from qmpserver.tools.bench.report import STATISTICS, Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.strace import trace
 from qmpserver.tools.vm import VmError, encode, real_time
 
@@ -44,10 +45,14 @@ RESUME = "to the throttled vCPU running again"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--cycles", type=int, default=200, help="how often (%(default)s)")
+    parser.add_argument("--cycles", type=at_least(1), default=200, help="how often (%(default)s)")
     parser.add_argument("--busy", action="store_true", help="beside a second vCPU at full speed")
     parser.add_argument(
-        "--flood", type=int, default=0, metavar="N", help="while N clients send all they can"
+        "--flood",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="while N clients send all they can",
     )
     parser.add_argument("--strace", action="store_true", help="see the reaper wake from outside")
     add_servers(parser)

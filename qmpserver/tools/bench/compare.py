@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from qmpserver._version import VERSION
 from qmpserver.tools.bench.report import progress
 from qmpserver.tools.errors import QmpctlError
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import QEMU, has_qemu
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--output", type=Path, default=Path("compared"), metavar="DIR")
     parser.add_argument(
-        "--rounds", type=int, default=12, help="cycles or windows of each (%(default)s)"
+        "--rounds", type=at_least(1), default=12, help="cycles or windows of each (%(default)s)"
     )
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument(

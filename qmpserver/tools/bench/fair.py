@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from qmpserver.tools.bench.guest import free_window, tracked_window
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_ours, enter, ours, qemu
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import has_qemu
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ SMALL = "4M"  # a working set that can't dirty as much, as a page counts once a 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--windows", type=int, default=20, help="of each (%(default)s)")
+    parser.add_argument("--windows", type=at_least(1), default=20, help="of each (%(default)s)")
     add_ours(parser)
     add_output(parser)
 

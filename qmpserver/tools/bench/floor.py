@@ -25,6 +25,7 @@ from qmpserver.tools.address import servers
 from qmpserver.tools.bench.guest import tracked_window
 from qmpserver.tools.bench.report import Result, Series, add_output, give
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
+from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +43,7 @@ FEW = 1000  # pages: the event tells whole microseconds
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--cycles", type=int, default=200, help="how often (%(default)s)")
+    parser.add_argument("--cycles", type=at_least(1), default=200, help="how often (%(default)s)")
     add_servers(parser)
     add_output(parser)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from qmpserver.tools.address import servers
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours, qemu
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import VmError
 
 if TYPE_CHECKING:
@@ -27,10 +28,13 @@ SETTLE_S = 3.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--windows", type=int, default=20, help="of a second (%(default)s)")
-    parser.add_argument("--limit", type=int, default=100, help="MB/s (%(default)s)")
+    parser.add_argument("--windows", type=at_least(1), default=20, help="of a second (%(default)s)")
+    parser.add_argument("--limit", type=at_least(1), default=100, help="MB/s (%(default)s)")
     parser.add_argument(
-        "--limited-windows", type=int, default=3, help="windows under the limit (%(default)s)"
+        "--limited-windows",
+        type=at_least(1),
+        default=3,
+        help="windows under the limit (%(default)s)",
     )
     add_servers(parser)
     add_output(parser)

@@ -17,6 +17,7 @@ from qmpserver.tools.address import servers
 from qmpserver.tools.bench.course import PAGES_PER_MB, SECOND, STEADY_S, Course
 from qmpserver.tools.bench.report import Result, Series, add_output, give, markdown, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import real_time
 
 if TYPE_CHECKING:
@@ -55,8 +56,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--order", choices=("rising", "falling", "random"), default="rising")
     add("--cancel", action="store_true", help="cancel each before the next is set")
-    add("--vcpus", type=int, default=1, help="each second one gets the limits from last to first")
-    add("--seconds", type=float, default=STEADY_S[1], help="of each limit (%(default)s)")
+    add(
+        "--vcpus",
+        type=at_least(1),
+        default=1,
+        help="each second one gets the limits from last to first",
+    )
+    add(
+        "--seconds",
+        type=at_least(3, float),
+        default=STEADY_S[1],
+        help="of each limit (%(default)s)",
+    )
     add("--timeline", action="store_true", help="instead of a table, one run's course over time")
     add_servers(parser)
     add_output(parser)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from qmpserver.tools.address import Address
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import Candidate, add_ours, ours, qemu
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import QEMU, REPLY_S, Qmp, VmError, encode, has_qemu, launch
 
 if TYPE_CHECKING:
@@ -41,10 +42,16 @@ ROUND_TRIPS_ON = {1: "round trip, on one processor, us", 2: "round trip, on two,
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--windows", type=int, default=10, help="of each (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="of a window (%(default)s)")
+    parser.add_argument("--windows", type=at_least(1), default=10, help="of each (%(default)s)")
     parser.add_argument(
-        "--clients", type=int, nargs="+", default=[1, 10, 100], help="how many at once (1 10 100)"
+        "--seconds", type=at_least(0.01, float), default=0.3, help="of a window (%(default)s)"
+    )
+    parser.add_argument(
+        "--clients",
+        type=at_least(1),
+        nargs="+",
+        default=[1, 10, 100],
+        help="how many at once (1 10 100)",
     )
     add_ours(parser)
     parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")

@@ -18,6 +18,7 @@ from qmpserver.tools.address import servers
 from qmpserver.tools.bench.cancel import LIMIT, LOOK_S, resume, throttled
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import VmError, encode, launch, real_time
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ GONE_S = 10.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--cycles", type=int, default=100, help="of each (%(default)s)")
+    parser.add_argument("--cycles", type=at_least(1), default=100, help="of each (%(default)s)")
     parser.add_argument(
-        "--quits", type=int, default=10, help="how often a server is launched (%(default)s)"
+        "--quits", type=at_least(1), default=10, help="how often a server is launched (%(default)s)"
     )
     add_servers(parser)
     add_output(parser)

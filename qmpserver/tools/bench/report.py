@@ -7,6 +7,7 @@ import contextlib
 import json
 import statistics
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,14 +107,23 @@ def _ratio(cells: dict[tuple[str, str], list[float]], what: str, first: str, lat
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where results go besides the screen."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="store the raw samples")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="store the raw samples")
     parser.add_argument("--plot", type=_picture, metavar="FILE", help="draw them: .png or .svg")
+
+
+def _file(text: str) -> Path:
+    """Refuse what can't be written before all is measured rather than after."""
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}': there is no such directory")
+    return Path(text)
 
 
 def _picture(text: str) -> Path:
     if not text.endswith((".png", ".svg")):
         raise argparse.ArgumentTypeError(f"'{text}' ends in neither .png nor .svg")
-    return Path(text)
+    if find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("it needs matplotlib: pip install matplotlib")
+    return _file(text)
 
 
 def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
@@ -137,15 +147,11 @@ def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
 def plot(result: Result, path: Path) -> None:
     """Draw a panel a quantity: over time where that counts, else how samples are distributed.
 
-    Raises:
-        QmpctlError: matplotlib is not installed.
-        OSError: The file can't be written.
+    Raises OSError: The file can't be written.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise QmpctlError("--plot needs matplotlib: pip install matplotlib") from None
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     whats = list(dict.fromkeys(series.what for series in result.series if series.samples))
     figure = Figure(figsize=(8, 0.8 + 2.8 * len(whats)), layout="constrained")
     figure.suptitle(f"qmpctl bench {result.bench}: {result.title}")

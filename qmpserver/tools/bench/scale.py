@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import OURS, ours
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import VmError, encode, launch
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="VCPUS,RAM",
         help="of a machine; again for one beside it (1,512M 32,512M and 1,64G)",
     )
-    parser.add_argument("--cycles", type=int, default=8, help="how often (%(default)s)")
+    parser.add_argument("--cycles", type=at_least(1), default=8, help="how often (%(default)s)")
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
-    parser.add_argument("--ring", type=int, default=16384, help="ring size (%(default)s)")
+    parser.add_argument("--ring", type=at_least(1), default=16384, help="ring size (%(default)s)")
     add_output(parser)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import add_qmp, servers
 from qmpserver.tools.errors import ServerError, UsageError
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import QEMU, Qmp, Vm, VmError, has_qemu, launch
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
 def add_ours(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how this server is launched."""
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
-    parser.add_argument("--ring", type=int, default=4096, help="ring size (%(default)s)")
+    parser.add_argument("--ring", type=at_least(1), default=4096, help="ring size (%(default)s)")
 
 
 def ours(args: argparse.Namespace, name: str = "qmpserver", options: str = "") -> Candidate:

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import QEMU, START_S, VmError, has_qemu
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ ASYNCIO = "import asyncio"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--starts", type=int, default=20, help="of each (%(default)s)")
+    parser.add_argument("--starts", type=at_least(1), default=20, help="of each (%(default)s)")
     parser.add_argument(
         "--server",
         action="append",

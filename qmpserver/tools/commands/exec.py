@@ -29,6 +29,7 @@ from qmpserver.tools.client import REPLY_S, connected, execute
 from qmpserver.tools.completion import complete_arguments, complete_commands
 from qmpserver.tools.errors import sensible
 from qmpserver.tools.introspection import Schema
+from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON, errors too")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=at_least(0.001, float),
         default=REPLY_S,
         metavar="S",
         help="give up waiting for the answer after so many seconds (%(default)g)",

@@ -15,6 +15,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         if isinstance(here.where, str):
-            listening = await asyncio.start_unix_server(accept, here.where)
+            listening = await asyncio.start_unix_server(accept, sock=_bound(here.where))
         else:
             listening = await asyncio.start_server(accept, *here.where)
     except OSError as error:
@@ -104,6 +105,21 @@ async def _record(here: Address, there: Address, file: TextIO) -> None:
         ]
         # What the server still has to say to a client that has sent its last is waited for.
         await asyncio.gather(*pumps)
+
+
+def _bound(path: str) -> socket.socket:
+    """A socket at a path where nothing is, for this user alone; asyncio would take over another's.
+
+    Raises OSError.
+    """
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(path)
+        os.chmod(path, 0o600)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _remove(here: Address) -> None:

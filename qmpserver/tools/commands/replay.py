@@ -19,6 +19,7 @@ from qmpserver.tools import transcript
 from qmpserver.tools.address import add_qmp, server, servers
 from qmpserver.tools.errors import UsageError
 from qmpserver.tools.exact import replay_exactly
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.replaying import PATIENCE_S, replay
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the transcript; - is stdin")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=at_least(0.001, float),
         default=PATIENCE_S,
         metavar="S",
         help="how long to wait for each message that is expected (%(default)g)",

@@ -13,7 +13,6 @@ s sorts by the next column, / filters, q quits. It ends when the last server has
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import csv
 import sys
@@ -23,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import add_qmp, servers
 from qmpserver.tools.errors import QmpctlError, ServerError, UsageError
+from qmpserver.tools.numbers import at_least
 from qmpserver.tools.watching import COLUMNS, SORTS, Vcpu, Watcher, cells, chosen, summary
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 INTERVAL_S = 1.0
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_qmp(parser)
     parser.add_argument(
         "--interval",
-        type=_seconds,
+        type=at_least(0.1, float),
         default=INTERVAL_S,
         metavar="S",
         help="seconds between two looks (%(default)g)",
@@ -47,13 +48,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sort", choices=SORTS, default="server", help="by what (%(default)s)")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only rows that contain it")
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("between 0.1 and 3600 seconds")
-    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
