@@ -20,6 +20,7 @@ from tests.conftest import Until, listens
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("qmpserver/**/*.md"), *ROOT.glob("examples/**/*.md")])
 README = (ROOT / "README.md").read_text()
+READ = "In your test suite"
 BIN = Path(sys.executable).parent
 PATIENCE = 100.0
 
@@ -31,9 +32,17 @@ SHORT = {
 }
 
 
+def section(title: str) -> str:
+    """A section of the README."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
 def commands() -> list[list[str]]:
-    """The lines of all shell blocks, in words."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """The lines of all shell blocks, in words, but for those that a reader does one by one."""
+    text = README.replace(section(READ), "")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
@@ -65,8 +74,9 @@ def test_by_hand(kvm: None, tmp_path: Path) -> None:
     """The server in the background, qmp-shell on it, and the lines typed there."""
     path = str(tmp_path / "q.sock")
     here = [[w.replace("/tmp/q.sock", path) for w in words] for words in commands()]
-    by_name = {words[0]: words for words in here}
-    server = by_name["qmpserver"]
+    server, shell = (
+        next(words for words in here if words[0] == name) for name in ("qmpserver", "qmp-shell")
+    )
     assert server[-1] == "&"
     typed = "".join(f"{line}\n" for line in re.findall(r"^\(QEMU\) (.*)$", README, re.MULTILINE))
     with subprocess.Popen([BIN / server[0], *server[1:-1]]) as process:
@@ -76,7 +86,6 @@ def test_by_hand(kvm: None, tmp_path: Path) -> None:
             for words in here:
                 if words[:2] == ["qmpctl", "--qmp"]:
                     subprocess.run([BIN / words[0], *words[1:]], timeout=PATIENCE, check=True)
-            shell = by_name["qmp-shell"]
             ran = subprocess.run(
                 [BIN / shell[0], *shell[1:]],
                 input=typed,
@@ -93,6 +102,22 @@ def test_by_hand(kvm: None, tmp_path: Path) -> None:
     assert '"ring-size": 4096' in ran.stdout
 
 
+def test_dashboard(kvm: None, tmp_path: Path) -> None:
+    words = next(words for words in commands() if "-http" in words)
+    places = {"/tmp/q.sock": f"{tmp_path}/q.sock", ":8080": ":0"}
+    for shown, here in places.items():
+        words = [word.replace(shown, here) for word in words]
+    with subprocess.Popen(
+        [BIN / words[0], *words[1:]], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        try:
+            assert re.search(r"http://127.0.0.1:\d+/\?token=\S+$", process.stderr.readline())
+        finally:
+            process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
 class Reader:
     """Does what a page says, from top to bottom, in a directory that looks like the checkout."""
 
@@ -102,6 +127,11 @@ class Reader:
             (directory / name).symlink_to(ROOT / name)
         path = f"{BIN}:{os.environ['PATH']}"
         self._env = {**os.environ, "HOME": str(directory), "PATH": path}
+
+    def reads(self, text: str) -> None:
+        blocks = r"^```(sh|python|console)\n(.*?)^```"
+        for language, block in re.findall(blocks, text, re.MULTILINE | re.DOTALL):
+            self.does(language, block)
 
     def does(self, language: str, text: str) -> None:
         if language == "python":
@@ -151,11 +181,12 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page(page: Path, reader: Reader, until: Until) -> None:
-    text = page.read_text()
-    for language, block in re.findall(
-        r"^```(sh|python|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL
-    ):
-        reader.does(language, block)
+    reader.reads(page.read_text())
+    until(lambda: not reader.pidfiles)
+
+
+def test_in_your_test_suite(reader: Reader, until: Until) -> None:
+    reader.reads(section(READ))
     until(lambda: not reader.pidfiles)
 
 
