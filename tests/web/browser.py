@@ -177,8 +177,8 @@ class Tab:
 
     async def drag(self, selector: str, to_y: float, look: str = "null") -> Any:
         """Drag an element straight to a height of the window; return what *look* is there."""
-        x, y = await self.center(selector)
-        await self.mouse("Moved", x, y)
+        await self.mouse("Moved", *await self.center(selector))
+        x, y = await self.center(selector)  # what is pointed at stays
         await self.mouse("Pressed", x, y, 1)
         for part in (0.25, 0.5, 0.75, 1):
             await self.mouse("Moved", x, y + (to_y - y) * part, 1)

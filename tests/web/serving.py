@@ -35,12 +35,11 @@ class Guest:
 
     async def until(self, wanted: Callable[[dict[int, int]], bool]) -> dict[int, int]:
         """Wait until the limits are as wanted; return them."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                limits = await self.limits()
-                if wanted(limits):
-                    return limits
-                await asyncio.sleep(0.01)
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while not wanted(limits := await self.limits()):
+            assert asyncio.get_running_loop().time() < deadline, f"the limits are {limits}"
+            await asyncio.sleep(0.01)
+        return limits
 
     async def until_limits(self, wanted: dict[int, int]) -> None:
         """Wait until the limits are these."""

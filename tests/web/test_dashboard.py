@@ -43,7 +43,9 @@ def serve(tmp_path: Path) -> Serve:
 
 
 def machine(accel: str = "soft", cpus: int = 2) -> list[str]:
-    return ["-accel", f"{accel},dirty-ring-size=4096", "-smp", f"{cpus}"]
+    """Options; the guest leaves the browser some of the processor."""
+    ring = f"{accel},dirty-ring-size=4096"
+    return ["-accel", ring, "-smp", f"{cpus}", "-guest", "dirty,rate=200"]
 
 
 async def opened(chrome: Browser, guest: Guest, width: int = 1280, height: int = 800) -> Tab:
@@ -103,6 +105,12 @@ async def test_limits_are_set_seen_and_cancelled(chrome: Browser, serve: Serve, 
         await until_drawn(tab, 0)
         await until_drawn(tab, 1)
         handle = "[...document.querySelectorAll('.limit-handle')].map((one) => one.innerText)"
+        x, y = await tab.center(".u-over")
+        await tab.mouse("Moved", x, y)
+        await tab.mouse("Moved", x * 1.5, y)  # figures of then, not of now
+        await tab.until("document.querySelector('#moment').textContent.startsWith('at ')")
+        await tab.mouse("Moved", 5, 5)
+        await tab.until("document.querySelector('#moment').textContent === ''")
         for each in (tab, second):
             await each.until(f"{handle}.some((text) => /1\\s*40/.test(text))")
         assert await second.evaluate(f'document.querySelector("{limit_of(1)}").value') == "40"
@@ -111,11 +119,11 @@ async def test_limits_are_set_seen_and_cancelled(chrome: Browser, serve: Serve, 
         over = await tab.evaluate(
             "document.querySelector('.u-over').getBoundingClientRect().toJSON()"
         )
-        middle = over["y"] + over["height"] / 2
-        for grip in (".limit-handle.parked .grip", ".limit-handle:not(.parked) .grip"):
-            middle += 30
-            shown = await tab.drag(grip, middle, _DRAGGED)
-            assert abs(shown["y"] - middle) < 15
+        grips = {".limit-handle.parked .grip": 0.1, ".limit-handle:not(.parked) .grip": 0.9}
+        for grip, part in grips.items():  # neither is where the other vCPU's limit can be
+            height = over["y"] + over["height"] * part
+            shown = await tab.drag(grip, height, _DRAGGED)
+            assert abs(shown["y"] - height) < 15
             await guest.until_limits({0: shown["limit"], 1: 40})
             await tab.until("!document.querySelector('.limit-handle.parked')")
         await tab.drag(".limit-handle .grip", over["y"] - 40)
@@ -299,8 +307,9 @@ async def test_the_server_goes_and_comes(chrome: Browser, serve: Serve) -> None:
         tab = await opened(chrome, guest)
         assert not tab.errors
         guest.process.kill()
-        await tab.until(f"!{banner}.hidden && {banner}.textContent.includes('has gone')")
+        await tab.until(f"!{banner}.hidden && {banner}.textContent.includes('went away')")
         await tab.until("document.querySelector('#run').disabled")
+        await tab.until("document.querySelector('#status').textContent === 'unknown'")
     async with serve(*machine(), port=guest.port) as guest:
         await guest.execute("set-vcpu-dirty-limit", dirty_rate=60)
         await tab.until(f"{banner}.hidden && !document.querySelector('#run').disabled")
@@ -376,7 +385,7 @@ async def test_nothing_comes_from_elsewhere(chrome: Browser, serve: Serve) -> No
         assert len(loaded) > 20
         assert [name for name in loaded if not name.startswith(origin + "/")] == []
         async with aiohttp.ClientSession() as http:
-            for name in loaded:
+            for name in (origin + "/", *loaded):
                 async with http.get(name, headers={"Authorization": f"Bearer {TOKEN}"}) as got:
                     assert got.status == 200
                     assert "unsafe-inline" not in got.headers["Content-Security-Policy"]

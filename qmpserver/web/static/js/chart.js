@@ -22,7 +22,7 @@ export class Chart extends EventTarget {
   #log = false;
   #asked = false;
   held = null; // the time that is at the right edge, while it is held
-  frozenTop = null; // the scale's top, while a limit is dragged
+  frozenTop = null; // the scale's top, while it must not change
   showTotal = false;
 
   constructor(place, history) {
@@ -39,8 +39,9 @@ export class Chart extends EventTarget {
     return this.#plot;
   }
 
-  get margin() {
-    return this.#place.clientWidth < 520 ? 100 : 132;
+  /** Room for the limits' handles; how wide those are is said in chart.css. */
+  get #margin() {
+    return matchMedia("(max-width: 600px)").matches ? 104 : 132;
   }
 
   /** The time under the cursor, or null. */
@@ -123,9 +124,14 @@ export class Chart extends EventTarget {
     const many = this.#history.rates.length > 16;
     const options = {
       ...this.#size(),
-      padding: [14, this.margin, 0, 0],
+      padding: [14, () => this.#margin, 0, 0],
       legend: { show: false },
-      cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },
+      cursor: {
+        drag: { x: false, y: false },
+        points: { show: false },
+        y: false,
+        bind: { mousemove: (_plot, _target, handler) => handler }, // over the lines of limits, too
+      },
       scales: {
         x: { time: true, range: () => this.#xRange() },
         y: { range: (_plot, _least, most) => this.#yRange(most), distr: this.#log ? 3 : 1 },

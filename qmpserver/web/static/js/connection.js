@@ -11,16 +11,24 @@ export function watchConnection(live, qmp) {
   const banner = byId("gone");
   let heard = performance.now();
   let lostAt = null;
-  let refused = false;
+  let answer = null; // the status of what the server answers, if it does
 
   async function findOut() {
     // A WebSocket does not tell why it was refused.
     try {
-      refused = (await fetch("static/icon.svg", { cache: "no-store" })).status === 401;
+      answer = (await fetch("static/icon.svg", { cache: "no-store" })).status;
     } catch {
-      refused = false;
+      answer = null;
     }
     show();
+  }
+
+  function reason(silent) {
+    const since = timeOfDay(lostAt);
+    if (silent) return `has sent nothing since ${since}.`;
+    if (answer === null) return `went away at ${since}. Trying to reach it again …`;
+    if (answer === 401) return "has another token now: open the link that it showed at its start.";
+    return "answers, but has not opened its WebSockets yet; it does for 32 pages at most. Trying again …";
   }
 
   function show() {
@@ -32,12 +40,7 @@ export function watchConnection(live, qmp) {
     setText(shown, silent ? "silent" : open ? "connected" : "not connected");
     banner.hidden = lostAt === null;
     if (lostAt === null) return;
-    if (silent) setText(banner, `The server at ${location.host} has sent nothing since ${timeOfDay(lostAt)}.`);
-    else if (refused) {
-      setText(banner, `The server at ${location.host} has another token now: open the link that it showed at its start.`);
-    } else {
-      setText(banner, `The server at ${location.host} has gone at ${timeOfDay(lostAt)}. Trying to reach it again …`);
-    }
+    setText(banner, `The server at ${location.host} ${reason(silent)}`);
   }
 
   live.addEventListener("message", () => {

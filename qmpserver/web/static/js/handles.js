@@ -73,6 +73,7 @@ export class Handles {
       handle.node.remove();
       handle.line.remove();
       this.#handles.delete(key);
+      this.#freeze(false); // what was pointed at may be among them
     }
     this.#spread(handles);
   }
@@ -140,6 +141,10 @@ export class Handles {
     const handle = { indexes, node, grip, value, cancel, line, limit: 0 };
     cancel.onclick = () => this.#limits.cancel(indexes);
     for (const one of [grip, line]) one.onpointerdown = (event) => this.#drag(handle, one, event);
+    for (const one of [node, line]) {
+      one.onpointerenter = () => this.#freeze(true);
+      one.onpointerleave = () => this.#freeze(false);
+    }
     grip.onkeydown = (event) => this.#key(handle, event);
     grip.onblur = () => handle === this.#moved && handle.timer && this.#commit();
     this.#margin.append(node);
@@ -147,11 +152,16 @@ export class Handles {
     return handle;
   }
 
+  /** Keep the scale while somebody aims at a limit: it would move away. */
+  #freeze(frozen) {
+    if (!this.#moved) this.#chart.frozenTop = frozen ? this.#chart.plot.scales.y.max : null;
+  }
+
   // -- moving one
 
   #begin(handle) {
+    this.#freeze(true);
     this.#moved = handle;
-    this.#chart.frozenTop = this.#chart.plot.scales.y.max;
     for (const one of [handle.node, handle.line]) one.classList.add("dragged");
   }
 
@@ -172,7 +182,7 @@ export class Handles {
     clearTimeout(handle.timer);
     handle.timer = null;
     this.#moved = null;
-    this.#chart.frozenTop = null;
+    this.#freeze(false);
     for (const one of [handle.node, handle.line]) one.classList.remove("dragged");
     this.#chart.draw();
     return handle;

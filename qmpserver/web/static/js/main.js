@@ -41,7 +41,7 @@ const chart = new Chart(byId("plot"), history);
 const handles = new Handles(byId("plot"), chart, limits);
 
 function meet(met) {
-  const same = machine && met.vcpus === machine.vcpus;
+  const same = machine && ["vcpus", "ring-size"].every((key) => met[key] === machine[key]);
   machine = met;
   setText(byId("name"), met.name ?? "qmpserver");
   document.title = met.name ? `${met.name} | qmpserver` : "qmpserver";

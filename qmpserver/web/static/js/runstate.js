@@ -14,12 +14,17 @@ export class RunState {
     this.#button.onclick = () => this.toggle();
     qmp.addEventListener("lost", () => {
       this.#button.disabled = true;
+      this.#show("unknown");
     });
   }
 
-  update({ status }) {
+  #show(status) {
     setText(this.#status, status);
     this.#status.dataset.state = status;
+  }
+
+  update({ status }) {
+    this.#show(status);
     setText(this.#button, status === "running" ? "Stop" : "Cont");
     this.#button.disabled = !this.#qmp.ready;
   }

@@ -118,7 +118,7 @@ export class VcpuTable {
     const span = (frame.time - first.time) * 1000;
     this.#rows.forEach(({ paused, fill, waiting, limit }, index) => {
       const held = frame["throttle-time"][index] - first["throttle-time"][index];
-      setText(paused, frame.limits[index] && span ? `${Math.min(100, Math.round((100 * held) / span))} %` : "");
+      setText(paused, frame.limits[index] && span ? `${Math.max(0, Math.min(100, Math.round((100 * held) / span)))} %` : "");
       limit.show(frame.limits[index] ? `${frame.limits[index]}` : "");
       fill.style.transform = `scaleX(${this.#ringSize ? frame.waiting[index] / this.#ringSize : 0})`;
       setText(waiting, `${frame.waiting[index]}`);
