@@ -160,7 +160,7 @@ class Vm:
     def __init__(self, name: str, qmp: Qmp) -> None:
         self.name = name
         self.qmp = qmp
-        self.pid = _peer(qmp.socket)
+        self.pid = peer(qmp.socket)
         self.load = 0  # a process that loads it, and is stopped
         self.log: Path | None = None  # what it prints, where it was launched here
         with sensible(name, "query-commands"):
@@ -228,10 +228,10 @@ def real_time() -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _peer(connection: socket.socket) -> int:
+def peer(connection: socket.socket) -> int:
     """The process that listens, whatever has launched it."""
     if connection.family is not socket.AF_UNIX:
-        raise VmError("a guest's memory can only be watched by way of a UNIX socket")
+        raise VmError("only by way of a UNIX socket can it be told which process that is")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, _uid, _gid = struct.unpack("3i", credentials)
     return int(pid)

@@ -110,7 +110,7 @@ COMMANDS = {
     "top once": ["top", "--once"],
     "top csv": ["top", "--csv"],
     "replay": ["replay", "--timeout", "5"],
-    **{f"bench {name}": ["bench", name] for name in ("cancel", "release", "limit", "guest")},
+    **{f"bench {name}": ["bench", name] for name in ("cancel", "release", "limit", "guest", "qmp")},
     "bench floor": ["bench", "floor", "--cycles", "1"],
 }
 # What is no fault to a command: it shows what it is given, or that the transcript has another.

@@ -85,6 +85,19 @@ def running(tmp_path: Path, until: Until) -> Iterator[str]:
         yield address
 
 
+def test_qmp_of_servers_that_are_named(qmpctl: Run, running: str, tmp_path: Path) -> None:
+    """One that runs already beside one that is launched; the first has one client."""
+    raw = tmp_path / "raw.json"
+    words = ["--windows", "1", "--seconds", "0.02", "--clients", "1", "2", "--json", str(raw)]
+    text = bench(qmpctl, "qmp", *words, "--qmp", running, "--server", "qmpserver -accel soft")
+    assert "for each client that is idle" in text or "no growth" in text
+    stored = samples(raw)
+    what = "pipelined, 2 clients, thousand/s"
+    assert (len(stored[running, what]), len(stored["qmpserver -accel soft", what])) == (0, 1)
+    assert len(stored[running, "round trip, on one processor, us"]) == 100
+    assert stored[running, "pipelined, 1 client, thousand/s"] > [0.0]
+
+
 def test_a_running_server_goes_on_running(qmpctl: Run, running: str) -> None:
     assert running in bench(qmpctl, "cancel", "--cycles", "1", "--qmp", running)
     status = json.loads(qmpctl("--qmp", running, "exec", "--json", "query-status").stdout)

@@ -1,8 +1,9 @@
 """How fast commands are answered: one at a time, and pipelined by one client and by many at once.
 
-By default QEMU and this server, in turn. QEMU serves one client a monitor, so it gets as many
-monitors as there are clients; this server gets one with ``max-clients``. The load comes from one
-thread, with bytes that are ready, which only counts the ends of lines.
+By default QEMU and this server, in turn. A server that runs already has one client. QEMU serves one
+client a monitor, so it gets as many monitors as there are clients; this server gets one with
+``max-clients``. The load comes from one thread, with bytes that are ready, which only counts the
+ends of lines.
 
 A round trip is measured where client and server share a processor, and where each has its own:
 then most of it is the scheduler's, which has to wake the other one twice. Beside the servers there
@@ -18,14 +19,14 @@ import signal
 import socket
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.address import Address
+from qmpserver.tools.address import Address, servers
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
-from qmpserver.tools.bench.servers import Candidate, add_ours, ours, qemu
+from qmpserver.tools.bench.servers import Candidate, add_servers, connected, launched, ours, qemu
 from qmpserver.tools.numbers import at_least
-from qmpserver.tools.vm import QEMU, REPLY_S, Qmp, VmError, encode, has_qemu, launch
+from qmpserver.tools.vm import REPLY_S, Qmp, VmError, encode, launch, peer
 
 if TYPE_CHECKING:
     import argparse
@@ -53,18 +54,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[1, 10, 100],
         help="how many at once (1 10 100)",
     )
-    add_ours(parser)
+    add_servers(parser)
     parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure as the options say."""
-    candidates = [ours(args)] if args.no_qemu else [qemu(args), ours(args)]
-    if not args.no_qemu and not has_qemu():
-        raise VmError(f"{QEMU} is not installed; --no-qemu measures this server alone")
+    candidates = launched(args, [ours(args)] if args.no_qemu else [qemu(args), ours(args)])
     with ExitStack() as stack:
         loads = [stack.enter_context(_load(one, max(args.clients))) for one in candidates]
+        loads += [stack.enter_context(_running(address)) for address in servers(args)]
         echo = stack.enter_context(_echo())
         processors = sorted(os.sched_getaffinity(0))
         trips = {n: what for n, what in ROUND_TRIPS_ON.items() if n <= len(processors)}
@@ -78,10 +78,12 @@ def run(args: argparse.Namespace) -> int:
                     with load.placed(processors[:number]):
                         series[load.name, what].samples += load.round_trips(ROUND_TRIPS)
                 for clients in args.clients if load is not echo else ():
+                    if clients > len(load.sockets):
+                        continue
                     rate = flood(load.sockets[:clients], args.seconds) / 1e3
                     series[load.name, _row(clients)].samples.append(rate)
             done(window + 1)
-        notes = [f"{one.name}: {_idle(one.idle_kib)}" for one in loads]
+        notes = [f"{one.name}: {_idle(one.idle_kib)}" for one in loads[: len(candidates)]]
         rate = flood(echo.sockets, args.seconds) / 1e3
     notes.append(f"the load by itself: {rate:.0f} thousand commands/s")
     result = Result(
@@ -206,6 +208,13 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
             stack.callback(clients[-1].close)
         sockets = [client.socket for client in clients]
         yield Load(server.name, vm.pid, sockets, (_resident_kib(vm.pid) - before) / count)
+
+
+@contextmanager
+def _running(address: Address) -> Iterator[Load]:
+    """Be the one client of a server that runs already, and goes on running."""
+    with closing(connected(address)) as qmp:
+        yield Load(str(address), peer(qmp.socket), [qmp.socket], 0)
 
 
 @contextmanager

@@ -83,6 +83,14 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
     return named
 
 
+def connected(address: Address) -> Qmp:
+    """Be a client of a server that runs already; raises ServerError."""
+    try:
+        return Qmp(address)
+    except OSError as error:
+        raise ServerError(f"{address}: {error.strerror or error}") from None
+
+
 def enter(
     stack: ExitStack, launched: Sequence[Candidate], running: Sequence[Address], vcpus: int
 ) -> list[Vm]:
@@ -100,10 +108,7 @@ def enter(
         run = launch(server.command, vcpus=vcpus, accel=server.accel, name=server.name)
         vms.append(stack.enter_context(run))
     for address in running:
-        try:
-            qmp = Qmp(address)
-        except OSError as error:
-            raise ServerError(f"{address}: {error.strerror or error}") from None
+        qmp = connected(address)
         stack.callback(qmp.close)
         vm = Vm(str(address), qmp)
         stack.callback(vm.close)
