@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,14 @@ def run(*argv: str | Path, status: int = 0, **more: str) -> subprocess.Completed
     assert "Traceback" not in ran.stderr
     assert ran.returncode == status, ran.stderr
     return ran
+
+
+def needs_go() -> None:
+    """Skip where Go or its QMP library is missing."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed (golang-go)")
+    if not Path("/usr/share/gocode/src/github.com/digitalocean/go-qemu").is_dir():
+        pytest.skip("Go's QMP library is not installed (golang-github-digitalocean-go-qemu-dev)")
 
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Until, listens
-from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, run
+from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, needs_go, run
 
 README = (EXAMPLES / "README.md").read_text()
 COMMANDS = re.findall(r"`([^`\n]+)` \|$", README, re.MULTILINE)
@@ -55,6 +55,8 @@ def test_command(words: list[str], tmp_path: Path, until: Until) -> None:
     program = Path(words[1]).name
     if program.endswith(".sh") and shutil.which("socat") is None:
         pytest.skip("socat is not installed")
+    if words[0] == "env":
+        needs_go()
     if program == "daemon.py" or "--policy" in words:  # runs until it is told to end
         with subprocess.Popen(
             words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
