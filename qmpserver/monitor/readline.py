@@ -12,6 +12,7 @@ __all__ = ["LineEditor"]
 _MAX_LINE = 4095
 _ENOUGH = 16384  # a key may show a line of 4095 letters anew
 _MAX_HISTORY = 64
+_MAX_PARAMETER = 999
 _SCREEN_WIDTH = 80
 _LEFT, _RIGHT, _ERASE_TO_END = b"\x1b[D", b"\x1b[C", b"\x1b[K"
 _CLEAR_SCREEN = b"\x1b[2J\x1b[1;1H"
@@ -108,7 +109,7 @@ class LineEditor:
                 self._parameter = 0
                 self._escape = {0x5B: _Escape.CSI, 0x4F: _Escape.SS3}.get(byte, _Escape.NONE)
             case _Escape.CSI if chr(byte) in "0123456789":
-                self._parameter = self._parameter * 10 + byte - 0x30
+                self._parameter = min(self._parameter * 10 + byte - 0x30, _MAX_PARAMETER)
             case _Escape.CSI:
                 self._escape = _Escape.NONE
                 self._csi_key(chr(byte))

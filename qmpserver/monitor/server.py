@@ -33,7 +33,10 @@ MAX_UNSENT_EVENTS = 4 * 1024 * 1024
 """A client that lets events pile up to this is disconnected."""
 
 MAX_TURN = 8
-"""Commands that a client has executed before others get their turn: about 50 us."""
+"""What is done for a client, in its session's `work`, before others get their turn.
+
+That is about 50 us of commands, and 1 ms of the worst that can be made up.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -157,16 +160,19 @@ class Client:
                 # The channel knows how much of it the client takes.
                 self._flush()
                 continue
-            if not left:
+            if left <= 0:
                 self._waits_its_turn = True
                 self._corked = False
                 channel.pause()
                 self.server._loop.call_soon(self._next_turn)
                 return
-            command = session.next_command()
+            done = session.work
+            command = session.next_command(left)
+            left -= session.work - done
             if command is None:
-                break
-            left -= 1
+                if left > 0:
+                    break
+                continue
             try:
                 bound = registry.find(command.name, command.oob)
                 result = registry.call(bound, command.arguments, self)

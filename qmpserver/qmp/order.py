@@ -13,17 +13,26 @@ __all__ = ["bucket", "member_order"]
 
 _BUCKETS = 512
 _U32 = 0xFFFFFFFF
+_SHIFTS = 24
+_SHORT = 64
 
 
-@lru_cache(maxsize=4096)
 def bucket(name: str) -> int:
     """Return the bucket that QEMU's dictionary keeps *name* in."""
+    # Names may be a client's, and of any length.
+    return _short_bucket(name) if len(name) <= _SHORT else _bucket(name)
+
+
+def _bucket(name: str) -> int:
     # Modified UTF-8: the only string with a NUL in it is one that was escaped.
     raw = name.encode("utf-8", "surrogatepass").replace(b"\0", b"\xc0\x80")
     key = 0x238F13AF * len(raw)
-    for index, byte in enumerate(raw):
-        key += byte << (index * 5 % 24)
+    for index in range(min(_SHIFTS, len(raw))):  # 5 and 24 have no common divisor
+        key += sum(raw[index::_SHIFTS]) << (index * 5 % _SHIFTS)
     return (1103515243 * (key & _U32) + 12345 & _U32) % _BUCKETS
+
+
+_short_bucket = lru_cache(maxsize=4096)(_bucket)
 
 
 def member_order(names: Iterable[str]) -> list[str]:

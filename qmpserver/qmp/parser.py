@@ -7,6 +7,8 @@ kept on a list here, never on Python's stack.
 """
 
 import enum
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -24,6 +26,10 @@ MAX_TOKEN_COUNT = 2 << 20
 # Packets beyond this, or deeper, are rare; the slow path has their limits.
 _FAST_SIZE = 1 << 20
 _FAST_NESTING = 64
+
+# What is done in a step: about 100 us at the most.
+_STEP_LINES = 64
+_STEP_TOKENS = 8
 
 
 class _Expect(enum.Enum):
@@ -174,14 +180,29 @@ class Parser:
             error a `ParseError`, which is returned, not raised.
 
         """
-        messages: list[Any] = []
+        return [message for messages in self.steps(data) for message in messages]
+
+    def steps(self, data: bytes) -> Iterator[list[Any]]:
+        """Take the next bytes of the stream, in steps that are short, whatever the bytes are.
+
+        Each step gives the messages that it has completed, as `feed` does; they may be none.  All
+        steps are to be taken before there is more.
+        """
         if self._fast and self.idle:
-            data = _parse_plain(data, messages)
-            if not data:
-                return messages
-        for token in self._lexer.feed(data):
-            self._token(token, messages)
-        return messages
+            while data:
+                messages: list[Any] = []
+                rest = _parse_plain(data, messages)
+                if messages:
+                    yield messages
+                if len(rest) == len(data):
+                    break
+                data = rest
+        tokens = self._lexer.feed(data)
+        while some := list(itertools.islice(tokens, _STEP_TOKENS)):
+            messages = []
+            for token in some:
+                self._token(token, messages)
+            yield messages
 
     def _token(self, token: Token, messages: list[Any]) -> None:
         kind, raw = token
@@ -216,7 +237,7 @@ class Parser:
 
 
 def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
-    """Parse the leading lines of *data* that hold one plain object each.
+    """Parse the leading lines of *data* that hold one plain object each, as many as a step may.
 
     Returns:
         What is left for the slow path, which is right about everything.
@@ -229,7 +250,7 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         return data
     start = 0
     end = len(data)
-    while start < end:
+    while start < end and len(messages) < _STEP_LINES:
         newline = data.find(b"\n", start)
         line = data[start : newline if newline >= 0 else end]
         try:

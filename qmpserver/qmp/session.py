@@ -19,7 +19,7 @@ Events pass only when ready.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qmpserver.qmp.errors import QMPError
@@ -33,7 +33,9 @@ MAX_QUEUED = 8
 """In-band commands that may wait while out-of-band ones still get past them."""
 
 _MAX_UNREAD = 64
-"""Messages kept unread before the session asks not to be given more."""
+"""Messages kept unread before the session parses no more, and asks not to be given more."""
+
+_ALL = 1 << 62
 
 _NOT_FOUND = "CommandNotFound"
 _NEGOTIATION = "qmp_capabilities"
@@ -70,10 +72,14 @@ class Session:
         pretty: write one member a line.
         offer_oob: offer out-of-band execution in the greeting.
 
+    Attributes:
+        work: how much was done so far, in messages and in steps of parsing.
+
     """
 
     __slots__ = (
         "_busy",
+        "_input",
         "_negotiated",
         "_negotiates",
         "_offer_oob",
@@ -83,7 +89,9 @@ class Session:
         "_parser",
         "_pretty",
         "_queue",
+        "_steps",
         "_unread",
+        "work",
     )
 
     def __init__(
@@ -95,7 +103,10 @@ class Session:
     ) -> None:
         self._pretty = pretty
         self._offer_oob = offer_oob
+        self.work = 0
         self._parser = Parser()
+        self._input: deque[bytes] = deque()
+        self._steps: Iterator[list[Any]] | None = None
         self._unread: deque[Any] = deque()
         self._queue: deque[Any] = deque()
         self._negotiates = version is not None
@@ -122,16 +133,16 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether all that has been received is dealt with."""
-        return not (self._busy or self._queue or self._unread)
+        return not (self._busy or self._queue or self._unread or self._unparsed)
 
     @property
     def wants_input(self) -> bool:
         """Whether more input is welcome; if not, wait until a command is done."""
-        return len(self._unread) < _MAX_UNREAD
+        return len(self._unread) < _MAX_UNREAD and not self._unparsed
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the client."""
-        self._unread.extend(self._parser.feed(data))
+        """Take bytes from the client; `next_command` looks at them."""
+        self._input.append(data)
 
     def take_output(self) -> bytes:
         """Return the bytes to send to the client, and forget them."""
@@ -148,28 +159,39 @@ class Session:
         """How many bytes `take_output` would return."""
         return self._output_size
 
-    def next_command(self) -> Command | None:
+    def next_command(self, most: int = _ALL) -> Command | None:
         """Return the next command to execute, or None if it is not its time yet.
 
         What the session can answer by itself, errors and the negotiation, it
         does on the way.  The outcome of each command returned must be reported.
+
+        Args:
+            most: return None also when so much has been added to `work`.
+
         """
-        while True:
+        most += self.work
+        while self.work < most:
             if not self._busy:
                 if self._queue:
                     message = self._queue.popleft()
                 elif self._unread:
                     message = self._unread.popleft()
+                elif self._parse():
+                    continue
                 else:
                     return None
-            elif not self._oob or not self._read_up_to_oob():
-                return None
-            else:
+            elif self._oob and self._read_up_to_oob():
                 message = self._unread.popleft()
+            elif len(self._unread) < _MAX_UNREAD and self._parse():
+                continue
+            else:
+                return None
+            self.work += 1
             command = self._command(message)
             if command is not None:
                 self._busy = self._busy or not command.oob
                 return command
+        return None
 
     def reply(self, command: Command, result: Any) -> None:
         """Report that *command* succeeded; a *result* of None means an empty object.
@@ -208,6 +230,23 @@ class Session:
     def _send(self, message: bytes) -> None:
         self._output.append(message)
         self._output_size += len(message)
+
+    @property
+    def _unparsed(self) -> bool:
+        return self._steps is not None or bool(self._input)
+
+    def _parse(self) -> bool:
+        """Parse a step's worth; tell whether there was something."""
+        while self._steps is not None or self._input:
+            if self._steps is None:
+                self._steps = self._parser.steps(self._input.popleft())
+            messages = next(self._steps, None)
+            if messages is not None:
+                self.work += 1
+                self._unread.extend(messages)
+                return True
+            self._steps = None
+        return False
 
     def _read_up_to_oob(self) -> bool:
         """Move unread messages to the queue, as far as the next out-of-band one."""

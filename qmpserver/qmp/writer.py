@@ -26,9 +26,10 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r":
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 # The order of each set of members seen; None is the order they came in.  Names come
-# from the schema, but those of an "id" come from the client: so there is a bound.
+# from the schema, but those of an "id" come from the client: so there are bounds.
 _orders: dict[tuple[str, ...], tuple[str, ...] | None] = {}
 _MAX_ORDERS = 1024
+_MAX_REMEMBERED = 1024  # letters
 _MAX_ORDERED_NESTING = 100
 
 
@@ -111,9 +112,10 @@ def _ordered(value: Any, depth: int) -> Any:
             order = tuple(member_order(names))
             if order == names:
                 order = None
-            if len(_orders) >= _MAX_ORDERS:
-                _orders.clear()
-            _orders[names] = order
+            if sum(map(len, names)) + len(names) <= _MAX_REMEMBERED:
+                if len(_orders) >= _MAX_ORDERS:
+                    _orders.clear()
+                _orders[names] = order
         if order is not None:
             value = {name: value[name] for name in order}
         result = value

@@ -52,6 +52,7 @@ def editor() -> LineEditor:
         (b"ab\x1b[Dx\x1b[Cy\n", "axby"),
         (b"a\x1bxb\x00c\n", "abc"),
         (b"in\t\n", "info "),
+        (b"ab\x1b[" + b"9" * 1_000_000 + b"~c\n", "abc"),
         (b"st\tx\n", "stx"),
         (b"sto\tx\n", "stop x"),
         (b"x\t\n", "x"),

@@ -91,6 +91,28 @@ async def test_clients_take_turns(
     assert commands.executed.count("echo") == many + 1
 
 
+@pytest.mark.parametrize("junk", [b"}", b"1 ", b"\xff", b"[]", b'{"id":"\\u00e9"}', b"[[]],"])
+async def test_junk_takes_turns_too(
+    server: Server, path: str, connect: "Connect", junk: bytes
+) -> None:
+    """What is no command is not dealt with at the expense of others either."""
+    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    rude, modest = [await connect(path) for _ in range(2)]
+    await rude.negotiate()
+    await modest.negotiate()
+    sessions = [client._session for client in server._clients]
+    before = {id(session): session.work for session in sessions}
+    rude.send(junk * (16_000 // len(junk)))
+    modest.send(b'{"execute": "echo"}')
+    assert await modest.receive() == {"return": {}}
+    done = [session.work - before[id(session)] for session in sessions]
+    assert max(done) < 100  # of thousands
+    # All of it is answered in the end.
+    rude.send(b'\xff{"execute": "echo", "id": "end"}')
+    while (await rude.receive()).get("id") != "end":
+        pass
+
+
 async def test_a_new_client_begins_anew(server: Server, path: str, connect: "Connect") -> None:
     await listen(server, path)
     first = await connect(path)

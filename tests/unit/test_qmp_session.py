@@ -218,6 +218,42 @@ def test_too_much_unread_asks_for_a_pause_and_nothing_is_lost() -> None:
     assert talk.session.wants_input
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [b"}", b"1 ", b"\xff", b"[]", b"{}\n", b'{"id":1.5}', b"'a'", b"[" * 99 + b"]" * 99, b"[],"],
+)
+def test_work_is_counted_whatever_comes(junk: bytes) -> None:
+    """So that whoever serves several sessions can take turns, also with the worst of them."""
+    talk = Talk()
+    answers, calls = talk.session.take_output(), 0
+    talk.session.receive(junk * (4096 // len(junk)) + b'\xff\n{"execute": "a"}')
+    while True:
+        before = talk.session.work
+        command = talk.session.next_command(8)
+        calls += 1
+        assert talk.session.work - before <= 8
+        if command is not None:
+            break
+        assert talk.session.work - before == 8
+        assert talk.session.output_size < 8 * 200
+        answers += talk.session.take_output()
+    assert calls > 4096 / 64 / 8
+    assert command.name == "a"
+    together = Talk()
+    together.session.receive(junk * (4096 // len(junk)) + b'\xff\n{"execute": "a"}')
+    assert together.session.next_command() is not None
+    assert together.session.take_output() == answers + talk.session.take_output()
+
+
+def test_a_command_that_is_executed_keeps_little_unread() -> None:
+    talk = Talk(NEGOTIATE_OOB)
+    [_] = talk.say(b'{"execute": "a"}')
+    talk.session.receive(b'{"execute": "b"}\n' * 10_000)
+    assert talk.session.next_command() is None
+    assert not talk.session.wants_input
+    assert len(talk.session._unread) < 200
+
+
 def test_events_only_after_negotiation() -> None:
     session = Session(VERSION)
     session.take_output()

@@ -1,6 +1,7 @@
 """Output, byte for byte as QEMU writes it."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpserver.qmp import Parser, QMPError, dumps, error_message, event_message, return_message
+from qmpserver.qmp.order import bucket
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,22 @@ def test_members_are_in_the_order_of_qemus_hash_table(pretty: bool) -> None:
         for value in (1, 1.5):
             written = dumps(dict.fromkeys(given_order, value), pretty)
             assert list(json.loads(written)) == order
+
+
+def test_names_of_any_length_have_a_bucket() -> None:
+    """Each as QEMU 7.2 has it; long ones, which only a client makes up, are not kept."""
+    for name in ("", "a", "\u00e9\0\U0001d11e", "execute", "x" * 64, "0123456789" * 50):
+        raw = name.encode().replace(b"\0", b"\xc0\x80")
+        key = 0x238F13AF * len(raw) + sum(b << (i * 5 % 24) for i, b in enumerate(raw))
+        assert bucket(name) == (1103515243 * (key & 0xFFFFFFFF) + 12345 & 0xFFFFFFFF) % 512
+    dumps({"x": 1})
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            dumps({f"{number}{'x' * 100_000}": {str(key): 1 for key in range(2000)}})
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_messages() -> None:
