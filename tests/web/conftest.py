@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import aiohttp
+import pytest
 import pytest_asyncio
 import uvloop
 
@@ -23,9 +24,13 @@ from qmpserver.web.serve import Site, serve
 VCPUS = 2
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Return the program's event loop: others have other transports."""
-    return {"uvloop": uvloop.new_event_loop}
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A server in the test's own process has the program's event loop: transports differ."""
+    if "server" in getattr(item, "fixturenames", ()):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 class Web(NamedTuple):
