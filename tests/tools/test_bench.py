@@ -202,6 +202,13 @@ def test_fair(qmpctl: Run, accel: str) -> None:
         assert f"| {what}" in text
 
 
+def test_fair_of_servers_that_are_named(qmpctl: Run, running: str) -> None:
+    ours = "qmpserver -accel soft,dirty-ring-size=4096"
+    text = bench(qmpctl, "fair", "--windows", "1", "--qmp", running, "--server", ours)
+    for name in (running, ours):
+        assert f"| beside a limited vCPU : a free one, {name} " in text
+
+
 def test_guest(qmpctl: Run, kvm: None) -> None:
     words = ["--windows", "1", "--limited-windows", "1", "--server", "qmpserver"]
     text = bench(qmpctl, "guest", *words)

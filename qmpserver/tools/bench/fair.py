@@ -4,6 +4,9 @@ Each row compares two machines, or one machine in two ways: a vCPU beside a limi
 same vCPU alone, both tracked; a machine that nobody limits or measures with one that has no ring;
 a guest that stays within its limit, since its working set is small, with the same guest untracked;
 a tracked guest without a limit with the same in QEMU, where that is installed.
+
+Of servers that are named, or run already, each row compares vCPU 0 beside a limited vCPU 1 with the
+same beside a free one, both tracked.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qmpserver.tools.address import servers
 from qmpserver.tools.bench.guest import free_window, tracked_window
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
-from qmpserver.tools.bench.servers import add_ours, enter, ours, qemu
+from qmpserver.tools.bench.servers import add_servers, enter, launched, ours, qemu
 from qmpserver.tools.numbers import at_least
 from qmpserver.tools.vm import has_qemu
 
@@ -35,14 +39,15 @@ SMALL = "4M"  # a working set that can't dirty as much, as a page counts once a 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--windows", type=at_least(1), default=20, help="of each (%(default)s)")
-    add_ours(parser)
+    add_servers(parser)
     add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure as the options say."""
     with ExitStack() as stack:
-        rows = _rows(stack, args)
+        named = enter(stack, launched(args, []), servers(args), 2)
+        rows = [_beside(vm) for vm in named] or _rows(stack, args)
         done = stack.enter_context(progress("fair", len(rows) * args.windows))
         series = []
         for row, (what, reference, measured) in enumerate(rows):
@@ -56,6 +61,15 @@ def run(args: argparse.Namespace) -> int:
     show = ("median", "min", "max")
     title = "MB/s that a vCPU stores to"
     return give(args, Result("fair", title, "MB/s", series, show=show, digits=0, paired=True))
+
+
+def _beside(vm: Vm) -> tuple[str, Window, Window]:
+    """The row of one server."""
+    return (
+        f"beside a limited vCPU : a free one, {vm.name}",
+        _of(tracked_window, vm),
+        _limited(vm, 1),
+    )
 
 
 def _rows(stack: ExitStack, args: argparse.Namespace) -> list[tuple[str, Window, Window]]:
