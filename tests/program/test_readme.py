@@ -1,4 +1,7 @@
-"""Every command that the README shows is run: here, or by .ci/run; and all that the pages show."""
+"""Every command that the README shows is run: here, or by .ci/run; and all that the pages show.
+
+The examples' page has tests of its own.
+"""
 
 import doctest
 import os
@@ -18,7 +21,7 @@ from qmpserver.settings import OPTIONS
 from tests.conftest import Until, listens
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("qmpserver/**/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted([*ROOT.glob("qmpserver/**/*.md"), *ROOT.glob("examples/*/**/*.md")])
 README = (ROOT / "README.md").read_text()
 READ = "In your test suite"
 BIN = Path(sys.executable).parent
@@ -190,7 +193,11 @@ def test_in_your_test_suite(reader: Reader, until: Until) -> None:
     until(lambda: not reader.pidfiles)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "examples" / "README.md", *PAGES],
+    ids=lambda page: page.name,
+)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
