@@ -139,6 +139,10 @@ class ServerThread(Conversation):
             ValueError: The schema says otherwise.
             KeyError: The schema has no such event.
         """
+        events = self._server.registry.schema.events
+        if event not in events:
+            raise KeyError(f"the schema has no event '{event}'")
+        events[event].validate(data)
         self._call(partial(self._server.emit, event, data))
 
     def handler(self, name: str) -> Callable[[_Handler], _Handler]:

@@ -173,8 +173,10 @@ def test_a_schema_of_ones_own(suite: pytest.Pytester) -> None:
             assert qmp_server.sent("HOT") == [("HOT", {"at": 1})]
             qmp_server.emit("HOT", {"at": 9})
             assert qmp_server.sent("HOT", at=9)
-            with pytest.raises(KeyError):
+            with pytest.raises(KeyError, match="the schema has no event 'COLD'"):
                 qmp_server.emit("COLD")
+            with pytest.raises(ValueError, match="at"):
+                qmp_server.emit("HOT", {"at": "once"})
             with pytest.raises(KeyError, match="the schema has no command 'cool'"):
                 qmp_server.handler("cool")
         """

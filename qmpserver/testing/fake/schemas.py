@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -35,13 +36,19 @@ def load(name: str, directory: Path) -> Vocabulary:
         SchemaError: The file is neither.
         OSError: It can't be read.
     """
+    if name in NAMED:
+        return _shipped(name)
+    return Vocabulary(_introspected(directory / name), "0.0.0")
+
+
+@functools.cache
+def _shipped(name: str) -> Vocabulary:
+    """Read it once: schemas are not changed, so all stand-ins of a process share it."""
     if name == DEFAULT:
         return Vocabulary(_introspected(HERE / "qemu-7.2.json.gz"), "7.2.22")
     if name == OWN:
         return Vocabulary(Schema.load(HERE.parents[1] / "schema" / "qapi-schema.json"), "11.0.0")
-    if name == GUEST_AGENT:
-        return Vocabulary(Schema.load(HERE / "guest-agent.json"), None)
-    return Vocabulary(_introspected(directory / name), "0.0.0")
+    return Vocabulary(Schema.load(HERE / "guest-agent.json"), None)
 
 
 def _introspected(path: Path) -> Schema:
