@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.commandline import PARAMETERS
+from qmpserver.monitor import fds
 from qmpserver.options import Kind
 from qmpserver.qmp import QMPError
 
 if TYPE_CHECKING:
     from qmpserver.commands.types import (
-        AddfdInfo,
         CommandLineOptionInfo,
         CommandLineParameterType,
-        FdsetFdInfo,
-        FdsetInfo,
         IOThreadInfo,
         NameInfo,
     )
     from qmpserver.machine.machine import Machine
-    from qmpserver.monitor import Client, Registry
-    from qmpserver.monitor.fds import Member
+    from qmpserver.monitor import Registry
 
 TYPES: dict[Kind, CommandLineParameterType] = {
     Kind.STRING: "string",
@@ -29,12 +26,6 @@ TYPES: dict[Kind, CommandLineParameterType] = {
     Kind.SIZE: "size",
     Kind.SIZE_IN_MIB: "size",
 }
-
-
-def _fd(member: Member) -> FdsetFdInfo:
-    if member.opaque is None:
-        return {"fd": member.fd}
-    return {"fd": member.fd, "opaque": member.opaque}
 
 
 def register(registry: Registry, machine: Machine) -> None:
@@ -69,29 +60,7 @@ def register(registry: Registry, machine: Machine) -> None:
     def query_iothreads() -> list[IOThreadInfo]:
         return []
 
-    @registry.command("getfd", client=True)
-    def getfd(client: Client, fdname: str) -> None:
-        client.server.fds.keep(client.monitor, fdname, client.take_fd())
-
-    @registry.command("closefd", client=True)
-    def closefd(client: Client, fdname: str) -> None:
-        client.server.fds.drop(client.monitor, fdname)
-
-    @registry.command("add-fd", client=True)
-    def add_fd(client: Client, fdset_id: int | None = None, opaque: str | None = None) -> AddfdInfo:
-        fd = client.take_fd()
-        return {"fdset-id": client.server.fds.add(fd, fdset_id, opaque), "fd": fd}
-
-    @registry.command("remove-fd", client=True)
-    def remove_fd(client: Client, fdset_id: int, fd: int | None = None) -> None:
-        client.server.fds.remove(fdset_id, fd)
-
-    @registry.command("query-fdsets", client=True)
-    def query_fdsets(client: Client) -> list[FdsetInfo]:
-        return [
-            {"fdset-id": number, "fds": [_fd(member) for member in members]}
-            for number, members in client.server.fds.sets.items()
-        ]
+    fds.register(registry)
 
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:

@@ -4,12 +4,18 @@ Named ones belong to a monitor, whoever is connected to it; sets of them, number
 everybody's.  Whatever is here is closed when it is removed or replaced, at the latest by `close`.
 """
 
+from __future__ import annotations
+
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import QMPError
 
-__all__ = ["FileDescriptors", "Member"]
+if TYPE_CHECKING:
+    from qmpserver.monitor.registry import Registry
+    from qmpserver.monitor.server import Client
+
+__all__ = ["FileDescriptors", "Member", "register"]
 
 
 class Member(NamedTuple):
@@ -100,6 +106,42 @@ class FileDescriptors:
         self.remove_sets()
         for monitor, name in list(self._named):
             self.drop(monitor, name)
+
+
+def register(registry: Registry) -> None:
+    """Bind the commands that pass descriptors: they are the same for whatever is controlled."""
+
+    @registry.command("getfd", client=True)
+    def getfd(client: Client, fdname: str) -> None:
+        client.server.fds.keep(client.monitor, fdname, client.take_fd())
+
+    @registry.command("closefd", client=True)
+    def closefd(client: Client, fdname: str) -> None:
+        client.server.fds.drop(client.monitor, fdname)
+
+    @registry.command("add-fd", client=True)
+    def add_fd(
+        client: Client, fdset_id: int | None = None, opaque: str | None = None
+    ) -> dict[str, int]:
+        fd = client.take_fd()
+        return {"fdset-id": client.server.fds.add(fd, fdset_id, opaque), "fd": fd}
+
+    @registry.command("remove-fd", client=True)
+    def remove_fd(client: Client, fdset_id: int, fd: int | None = None) -> None:
+        client.server.fds.remove(fdset_id, fd)
+
+    @registry.command("query-fdsets", client=True)
+    def query_fdsets(client: Client) -> list[dict[str, Any]]:
+        return [
+            {"fdset-id": number, "fds": [_shown(member) for member in members]}
+            for number, members in client.server.fds.sets.items()
+        ]
+
+
+def _shown(member: Member) -> dict[str, Any]:
+    if member.opaque is None:
+        return {"fd": member.fd}
+    return {"fd": member.fd, "opaque": member.opaque}
 
 
 def _not_found(name: str) -> QMPError:

@@ -31,6 +31,7 @@ class Commands(Registry):
         super().__init__(scenario.schema)
         self.refused: list[str] = []
         self.set_status: Callable[[str], None] = lambda _: None
+        self.shutdown: Callable[[str], None] = lambda _: None
         self._send = send
         self._script: dict[str, list[list[Any]]] = {}  # each a reply, and how often it is left
         for reply in scenario.replies:
@@ -106,8 +107,11 @@ class Commands(Registry):
                 return self._done(bound, arguments, client)
             return reply.result
         finally:
+            loop = asyncio.get_running_loop()
             if reply.events:
-                asyncio.get_running_loop().call_soon(self._send, reply.events)
+                loop.call_soon(self._send, reply.events)
+            if reply.shutdown is not None:
+                loop.call_soon(self.shutdown, reply.shutdown)
 
     def _done(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any:
         returns = self.schema.commands[bound.name].returns

@@ -59,6 +59,7 @@ class Reply:
         before: Events sent before the reply.
         events: Events sent after it.
         status: The run state from then on.
+        shutdown: Why everything ends after it; None if it does not.
         exact: It must have these arguments and no others.
     """
 
@@ -72,6 +73,7 @@ class Reply:
     before: Sequence[Event] = ()
     events: Sequence[Event] = ()
     status: str | None = None
+    shutdown: str | None = None
     exact: bool = False
 
     def fits(self, arguments: dict[str, Any]) -> bool:
@@ -419,6 +421,7 @@ class _Reader:
             before=[self.event(one) for one in table.tables("before")],
             events=[self.event(one) for one in table.tables("events")],
             status=self._status(table, "status"),
+            shutdown=self._shutdown(table),
         )
         table.done()
         return made
@@ -482,6 +485,16 @@ class _Reader:
                 if name not in (*names, transcript.MORE):
                     raise table.error(f"arguments.{name}", _unknown("argument", name, names))
         return arguments
+
+    def _shutdown(self, table: _Table) -> str | None:
+        reason = table.string("shutdown")
+        event = self._schema.events.get("SHUTDOWN")
+        if reason is not None and event is not None:
+            try:
+                event.validate({"guest": True, "reason": reason})
+            except ResultError as error:
+                raise table.error("shutdown", str(error)) from None
+        return reason
 
     def _status(self, table: _Table, key: str) -> str | None:
         status = table.string(key)

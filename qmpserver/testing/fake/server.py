@@ -63,6 +63,7 @@ class Fake(Server):
         self._state = State(scenario, self)
         register_all(commands, self._state)
         commands.set_status = self._state.set_status
+        commands.shutdown = self.shutdown
         commands.complete()
         self._faults = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
         if not own_process and any(spec.name == "stopped-process" for spec in scenario.faults):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.monitor import fds
 from qmpserver.testing.fake.state import agent, backends, block, devices, dirty, migration, runstate
 from qmpserver.testing.fake.values import fitted
 
@@ -82,5 +83,6 @@ class State:
 
 def register_all(registry: Registry, state: State) -> None:
     """Bind the handlers of all commands that have state."""
+    fds.register(registry)
     for module in MODULES:
         module.register(registry, state)
