@@ -254,7 +254,7 @@ async def test_storm_of_connections(
     server: Server, path: str, connect: "Connect", tcp: bool
 ) -> None:
     """A thousand come and go, at any time and in any way; what they took is given back."""
-    where = "tcp:127.0.0.1:0" if tcp else f"unix:{path}"
+    where = "tcp:127.0.0.1:0,nodelay=on" if tcp else f"unix:{path}"
     device = await server.listen(f"{where},server=on,wait=off,max-clients=4")
     address = cast("Any", device).address
     await asyncio.sleep(0)
@@ -308,3 +308,19 @@ async def test_who_never_reads_costs_a_bounded_amount(
         assert (await other.receive())["data"]["a"] == number
     assert channel.closed
     assert server.clients == 1
+
+
+async def test_a_pipe_that_answers_itself(
+    server: Server, directory: Path, path: str, connect: "Connect"
+) -> None:
+    """One FIFO for both directions: the monitor reads its own answers, for ever, as in QEMU."""
+    os.mkfifo(directory / "p")
+    await server.listen(f"pipe:{directory}/p")
+    await server.listen(UnixAddress(path))
+    peer = await connect(path)
+    await peer.negotiate()
+    looping = next(client for client in server._clients if client.monitor == "compat_monitor0")
+    await true(lambda: looping._session.work > 100)
+    for number in range(100):
+        reply = await peer.execute(b'{"execute": "echo", "id": %d}' % number)
+        assert reply == {"return": {}, "id": number}
