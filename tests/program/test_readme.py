@@ -30,7 +30,7 @@ PATIENCE = 100.0
 # So that a test takes seconds; of an option given twice the last counts.
 SHORT = {
     "cancel": ["--cycles", "1"],
-    "limit": ["--seconds", "0.5"],
+    "limit": ["--seconds", "3"],
     "guest": ["--windows", "1", "--limited-windows", "1"],
 }
 
