@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 from qmpserver.tools.address import Address, servers
 from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import Candidate, add_servers, connected, launched, ours, qemu
+from qmpserver.tools.errors import HUNG_UP, ServerError, sensible
 from qmpserver.tools.numbers import at_least
-from qmpserver.tools.vm import REPLY_S, Qmp, VmError, encode, launch, peer
+from qmpserver.tools.vm import REPLY_S, Qmp, encode, launch, peer
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +38,7 @@ ANSWER = b'{"return": {"status": "prelaunch", "running": false}}\r\n'
 DEPTH = 200  # commands of a client that are not answered yet
 ROUND_TRIPS = 100  # a window
 
+NO_MORE = "the server has ceased to answer"
 ECHO = "an echo"
 ROUND_TRIPS_ON = {1: "round trip, on one processor, us", 2: "round trip, on two, us"}
 
@@ -142,17 +144,38 @@ class Load:
         took = []
         for _ in range(count):
             start = time.monotonic_ns()
-            client.sendall(REQUEST)
-            while not client.recv(4096).endswith(b"\n"):
+            _send(client, REQUEST)
+            while not _received(client, 4096).endswith(b"\n"):
                 pass
             took.append((time.monotonic_ns() - start) / 1e3)
         return took
 
 
+def _send(client: socket.socket, data: bytes | memoryview) -> None:
+    """Raises ServerError."""
+    try:
+        client.sendall(data)
+    except OSError:
+        raise ServerError(HUNG_UP) from None
+
+
+def _received(client: socket.socket, size: int) -> bytes:
+    """Raises ServerError: There is nothing more to come, or nothing for too long."""
+    try:
+        data = client.recv(size)
+    except TimeoutError:
+        raise ServerError(NO_MORE) from None
+    except OSError:
+        data = b""
+    if not data:
+        raise ServerError(HUNG_UP)
+    return data
+
+
 def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
     """Keep `DEPTH` commands of each client under way; return answers a second, of all together.
 
-    Raises VmError: A client is disconnected, or nothing comes any more.
+    Raises ServerError: A client is disconnected, or nothing comes any more.
     """
     requests = memoryview(REQUEST * DEPTH)
     size = len(REQUEST)
@@ -161,7 +184,7 @@ def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
     for number, client in clients.items():
         client.settimeout(REPLY_S)
         epoll.register(number, select.EPOLLIN)
-        client.sendall(requests)
+        _send(client, requests)
     open_commands = DEPTH * len(clients)
     answered = 0
     start = time.monotonic()
@@ -170,16 +193,13 @@ def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
     while open_commands:
         ready = epoll.poll(REPLY_S)
         if not ready:
-            raise VmError("the server has ceased to answer")
+            raise ServerError(NO_MORE)
         going_on = time.monotonic() < end
         for number, _ in ready:
-            data = clients[number].recv(1 << 16)
-            if not data:
-                raise VmError("the server has hung up")
-            lines = data.count(b"\n")
+            lines = _received(clients[number], 1 << 16).count(b"\n")
             if going_on:
                 answered += lines
-                clients[number].sendall(requests[: lines * size])
+                _send(clients[number], requests[: lines * size])
             else:
                 open_commands -= lines
         if going_on:
@@ -214,6 +234,8 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
 def _running(address: Address) -> Iterator[Load]:
     """Be the one client of a server that runs already, and goes on running."""
     with closing(connected(address)) as qmp:
+        with sensible(address, "query-status"):
+            qmp.execute("query-status")["status"]
         yield Load(str(address), peer(qmp.socket), [qmp.socket], 0)
 
 
