@@ -7,9 +7,9 @@ set -eu
 
 if [ "${QMP_COMMAND-}" ]; then
 	# The dialog: socat has started this script once more, with the socket for its input and output.
-	read -r _greeting
+	read -r _greeting || exit 0
 	echo '{"execute": "qmp_capabilities"}'
-	read -r _answer
+	read -r _answer || exit 0
 	printf '%s\n' "$QMP_COMMAND"
 	while read -r answer; do
 		case $answer in '{"return"'* | '{"error"'*) printf '%s\n' "$answer" >&3 && exit ;; esac

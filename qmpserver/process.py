@@ -83,7 +83,9 @@ def log_to(path: str) -> None:
         ProcessError: It can't be opened.
     """
     try:
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        Path(path).write_bytes(b"")
+        # Both append, this and the trace events' writer, or one would overwrite the other.
+        handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     except OSError as error:
         raise ProcessError(f"Error opening logfile {path}: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

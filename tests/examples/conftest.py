@@ -26,6 +26,12 @@ QEMU = ["qemu-system-x86_64", "-accel", "kvm,dirty-ring-size=4096", "-accel", "t
 QEMU += ["-display", "none", "-nodefaults"]
 
 
+def _accepts(path: Path) -> bool:
+    """Whether somebody listens on a UNIX socket, by the kernel's list: __SO_ACCEPTCON is set."""
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(words[3] == "00010000" and words[-1] == str(path) for words in lines)
+
+
 @pytest.fixture(scope="session")
 def serve(until: Until) -> Serve:
     """Run a server on a socket for as long as the context lasts; it may end itself before."""
@@ -40,7 +46,7 @@ def serve(until: Until) -> Serve:
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:
             try:
                 # QEMU serves one client: connecting to see whether it listens takes its place.
-                until(path.exists if program else lambda: listens(path))
+                until(lambda: _accepts(path) if program else listens(path))
                 yield process
             finally:
                 process.terminate()

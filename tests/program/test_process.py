@@ -150,11 +150,12 @@ def test_a_passed_socket_that_nobody_uses(tmp_path: Path) -> None:
     assert "descriptor 3 was passed by socket activation, but no option uses it" in ran.stderr
 
 
-async def test_the_log(start: Start, tmp_path: Path) -> None:
+async def test_the_log(start: Start, tmp_path: Path, until: Until) -> None:
     path = tmp_path / "log"
     async with start(*SOFT, "-D", str(path), "-trace", "dirtylimit_set_vcpu") as program:
         client = await program.connect()
         await execute(client, "set-vcpu-dirty-limit", dirty_rate=7, cpu_index=0)
+        until(lambda: "rate limit 7\n" in path.read_text())
         await execute(client, "human-monitor-command", command_line="cancel_vcpu_dirty_limit")
         await hang_up(client)
     log = path.read_text()
