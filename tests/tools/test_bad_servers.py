@@ -111,7 +111,10 @@ COMMANDS = {
     "top once": ["top", "--once"],
     "top csv": ["top", "--csv"],
     "replay": ["replay", "--timeout", "S"],
-    **{f"bench {name}": ["bench", name] for name in ("cancel", "release", "limit", "guest", "qmp")},
+    **{
+        f"bench {name}": ["bench", name]
+        for name in ("cancel", "release", "limit", "guest", "qmp", "fair")
+    },
     "bench floor": ["bench", "floor", "--cycles", "1"],
 }
 # What is no fault to a command: it shows what it is given, or that the transcript has another.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import servers
 from qmpserver.tools.bench.guest import tracked_window
-from qmpserver.tools.bench.report import Result, Series, add_output, give
+from qmpserver.tools.bench.report import Result, Series, add_output, give, progress
 from qmpserver.tools.bench.servers import add_servers, enter, launched, ours
 from qmpserver.tools.numbers import at_least
 
@@ -50,13 +50,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as the options say."""
-    series = [
-        Series(IDLE, PING, eventfd_ping(args.cycles)),
-        Series(IDLE, ECHO, socket_echo(args.cycles)),
-    ]
     with ExitStack() as stack:
-        vms = enter(stack, launched(args, [ours(args)]), servers(args), 2)
-        for vm in vms:
+        candidates = launched(args, [ours(args)])
+        done = stack.enter_context(progress("floor", 1 + len(candidates) + len(servers(args))))
+        series = [
+            Series(IDLE, PING, eventfd_ping(args.cycles)),
+            Series(IDLE, ECHO, socket_echo(args.cycles)),
+        ]
+        vms = enter(stack, candidates, servers(args), 2)
+        for number, vm in enumerate(vms, 1):
+            done(number)
             name = BUSY if len(vms) == 1 else f"{BUSY} of {vm.name}"
             vm.qmp.execute("cont")
             series.append(Series(name, PING, eventfd_ping(args.cycles)))
