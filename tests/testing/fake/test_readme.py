@@ -1,8 +1,10 @@
 """What the page and the examples say of scenarios and faults is so; other snippets are run too."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -35,11 +37,69 @@ def test_the_page_names_the_schemas() -> None:
     assert package.__all__ == ["Fake", "Scenario", "ScenarioError"]
 
 
-@pytest.mark.skipif(shutil.which("gofmt") is None, reason="gofmt is not installed")
-def test_the_go_in_the_page_is_go() -> None:
-    (text,) = re.findall(r"^```go\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    source = f"package p\n\nfunc f() {{\n{text}}}\n"
-    subprocess.run(["gofmt", "-e"], input=source, text=True, check=True, timeout=20)
+GO = """package fake
+import ("bufio"; "net"; "os"; "os/exec"; "path/filepath"; "syscall"; "testing")
+func TestPause(t *testing.T) {
+SNIPPET
+	client, err := net.Dial("unix", listener.Addr().String())
+	if err != nil { t.Fatal(err) }
+	lines := bufio.NewScanner(client)
+	for _, command := range []string{"qmp_capabilities", "stop"} {
+		lines.Scan()
+		client.Write([]byte(`{"execute": "` + command + `"}`))
+	}
+	for lines.Scan() && lines.Text() != `{"return": {}}` { }
+	fake.Process.Signal(syscall.SIGTERM)
+	if err := fake.Wait(); err != nil { t.Fatal(err) }
+}
+"""
+RUST = """use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+fn main() -> std::io::Result<()> {
+SNIPPET_BEGIN
+    let mut client = loop {
+        if let Ok(client) = UnixStream::connect(&path) { break client; }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    for command in ["qmp_capabilities", "stop", "quit"] {
+        write!(client, "{{\\"execute\\": \\"{command}\\"}}\\n")?;
+    }
+SNIPPET_END
+    Ok(())
+}
+"""
+
+
+def snippet(language: str) -> str:
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the scenario that the snippets name, and the program on the path."""
+    (tmp_path / "pause.toml").write_text("expect = [{ command = 'stop' }]")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
+def test_started_from_go(elsewhere: Path) -> None:
+    (elsewhere / "go.mod").write_text("module fake\n")
+    (elsewhere / "fake_test.go").write_text(GO.replace("SNIPPET", snippet("go")))
+    subprocess.run(["go", "test", "./..."], cwd=elsewhere, check=True, timeout=120)
+
+
+@pytest.mark.skipif(shutil.which("rustc") is None, reason="rustc is not installed")
+def test_started_from_rust(elsewhere: Path) -> None:
+    begin, end = re.split(r"^// at the end.*$", snippet("rust"), flags=re.MULTILINE)
+    source = RUST.replace("SNIPPET_BEGIN", begin).replace("SNIPPET_END", end)
+    (elsewhere / "fake.rs").write_text(source)
+    subprocess.run(["rustc", "-o", "fake", "fake.rs"], cwd=elsewhere, check=True, timeout=120)
+    subprocess.run([elsewhere / "fake"], cwd=elsewhere, check=True, timeout=20)
 
 
 async def run(client: Raw, command: str, **arguments: object) -> object:
