@@ -115,18 +115,18 @@ async def test_limits_are_set_seen_and_cancelled(chrome: Browser, serve: Serve, 
             await each.until(f"{handle}.some((text) => /1\\s*40/.test(text))")
         assert await second.evaluate(f'document.querySelector("{limit_of(1)}").value') == "40"
 
-        # Dragging sets what has no limit, changes what has one, and out of the top ends it.
+        # Dragging a handle or a line: sets a limit, changes it, and out of the top ends it.
         over = await tab.evaluate(
             "document.querySelector('.u-over').getBoundingClientRect().toJSON()"
         )
-        grips = {".limit-handle.parked .grip": 0.1, ".limit-handle:not(.parked) .grip": 0.9}
-        for grip, part in grips.items():  # neither is where the other vCPU's limit can be
+        grip = ".limit-handle[data-vcpus='0'] .grip"
+        for part in (0.1, 0.9):  # neither is where the other vCPU's limit can be
             height = over["y"] + over["height"] * part
             shown = await tab.drag(grip, height, _DRAGGED)
             assert abs(shown["y"] - height) < 15
             await guest.until_limits({0: shown["limit"], 1: 40})
             await tab.until("!document.querySelector('.limit-handle.parked')")
-        await tab.drag(".limit-handle .grip", over["y"] - 40)
+        await tab.drag(".limit-line[data-vcpus='0']", over["y"] - 40)
         await guest.until_limits({1: 40})
 
         # A click ends one, another all.

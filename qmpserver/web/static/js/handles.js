@@ -136,8 +136,8 @@ export class Handles {
       value,
     );
     const cancel = el("button", { type: "button", className: "cancel", "aria-label": `Cancel the limit of ${name}` }, "×");
-    const node = el("div", { className: "limit-handle" }, grip, cancel);
-    const line = el("div", { className: "limit-line" });
+    const node = el("div", { className: "limit-handle", "data-vcpus": indexes.join() }, grip, cancel);
+    const line = el("div", { className: "limit-line", "data-vcpus": indexes.join() });
     const handle = { indexes, node, grip, value, cancel, line, limit: 0 };
     cancel.onclick = () => this.#limits.cancel(indexes);
     for (const one of [grip, line]) one.onpointerdown = (event) => this.#drag(handle, one, event);
