@@ -1,5 +1,6 @@
 """What a client sees of each fault, byte by byte where that matters."""
 
+import asyncio
 import json
 import re
 import time
@@ -9,7 +10,7 @@ import pytest
 from qemu.qmp import QMPClient
 
 from qmpserver.testing.fake import Fake, Scenario, ScenarioError, faults
-from tests.testing.fake.conftest import Serve
+from tests.testing.fake.conftest import Raw, Serve
 
 VIRTIO = {"driver": "virtio-net-pci", "id": "n0"}
 
@@ -217,6 +218,28 @@ async def test_stopping_a_process_that_is_somebody_elses_is_refused() -> None:
     scenario = Scenario.asked_for("default,fault=stopped-process")
     with pytest.raises(ScenarioError, match="needs a process of its own"):
         Fake(scenario)
+
+
+async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
+    fake = Fake(Scenario.asked_for("default,fault=not-json,fault=disconnect-mid-reply:stop"))
+    path = tmp_path / "pretty.sock"
+    await fake.listen(f"unix:{path},server=on,wait=off", pretty=True)
+    client = await Raw.connect(path)
+    for command in ("qmp_capabilities", "query-name", "stop"):
+        client.send(command)
+    async with asyncio.timeout(10):
+        said = (await client.reader.read()).decode()
+    greeting, *rest = re.split(r"(?<=\n)(?=[{w])", said)
+    assert "QMP" in json.loads(greeting)
+    assert json.loads(rest[0]) == {"return": {}}
+    assert rest[1].startswith("warning")
+    assert json.loads(rest[2]) == {"return": {}}
+    assert json.loads(rest[3])["event"] == "STOP"
+    cut = "".join(rest[4:])
+    assert cut.startswith("warning")
+    assert not cut.endswith("}\r\n")
+    await client.close()
+    await fake.close()
 
 
 async def test_faults_together(serve: Serve) -> None:

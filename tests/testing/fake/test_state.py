@@ -1,6 +1,8 @@
 """The machine that does not exist: what its commands do to each other."""
 
+import asyncio
 import base64
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,33 @@ async def test_chardevs(serve: Serve) -> None:
         busy = await do(client, "chardev-remove", id="compat_monitor0")
         assert busy["desc"] == "Chardev 'compat_monitor0' is busy"
         assert await do(client, "chardev-remove", id="c0") == {}
+
+
+async def test_passed_descriptors(serve: Serve) -> None:
+    async with serve("default") as served:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(served.path))
+            message = b'{"execute": "qmp_capabilities"} {"execute": "getfd", "arguments": '
+            socket.send_fds(client, [message + b'{"fdname": "tap0"}}'], [client.fileno()])
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            said = b""
+            while said.count(b"\n") < 3:
+                said += await loop.sock_recv(client, 4096)
+        assert said.endswith(b'{"return": {}}\r\n{"return": {}}\r\n')
+
+
+async def test_balloon(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        inactive = await do(client, "query-balloon")
+        assert inactive["class"] == "DeviceNotActive"
+        await do(client, "device_add", driver="virtio-balloon-pci", id="b")
+        assert await do(client, "query-balloon") == {"actual": 128 << 20}
+        client.send("balloon", {"value": 64 << 20})
+        assert await client.event() == ("BALLOON_CHANGE", {"actual": 64 << 20})
+        assert await client.receive() == {"return": {}}
+        assert await do(client, "query-balloon") == {"actual": 64 << 20}
 
 
 async def test_iothreads(serve: Serve) -> None:
@@ -294,6 +323,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("block-stream", {"device": "nobody"}),
     ("migrate-continue", {"state": "pre-switchover"}),
     ("migrate-incoming", {"uri": "tcp:a:1"}),
+    ("query-balloon", {}),
+    ("balloon", {"value": 1}),
     ("qom-get", {"path": "/machine/peripheral/nobody", "property": "type"}),
 ]
 

@@ -71,6 +71,23 @@ def register(registry: Registry, state: State) -> None:
 
     state.resets.append(reset)
 
+    balloon: list[int] = []  # what the guest has, once somebody has asked for it
+
+    def ballooning() -> None:
+        if not any(one["driver"].startswith("virtio-balloon") for one in state.devices.values()):
+            raise QMPError("No balloon device has been activated", "DeviceNotActive")
+
+    @registry.command("balloon")
+    def balloon_to(value: int) -> None:
+        ballooning()
+        balloon[:] = [value]
+        state.emit("BALLOON_CHANGE", {"actual": value})
+
+    @registry.command("query-balloon")
+    def query_balloon() -> Any:
+        ballooning()
+        return {"actual": balloon[0] if balloon else state.machine.memory}
+
     @registry.command("query-pci")
     def query_pci() -> Any:
         return [{"bus": 0, "devices": list(_pci_devices(state))}]
