@@ -9,7 +9,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.tools.errors import QmpctlError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-POINTS = 400  # of a curve; more can't be seen
+FONT = ["DejaVu Sans"]
+POINTS = 200  # of a curve; more can't be seen
 
 
 @dataclass(slots=True)
@@ -161,25 +162,28 @@ def plot(result: Result, path: Path) -> None:
         for series in result.series:
             if series.what != what or not series.samples:
                 continue
+            step = -(-len(series.samples) // POINTS)
             if series.seconds:
-                step = -(-len(series.samples) // POINTS)
                 seconds, samples = series.seconds[::step], series.samples[::step]
                 axes.plot(seconds, samples, label=series.server, linewidth=1)
                 axes.set_xlabel("s")
                 axes.set_ylabel(result.unit)
                 axes.set_yscale("log" if result.log else "linear")
-                axes.set_ylim(bottom=1 if result.log else 0)
             else:
-                axes.ecdf(series.samples, label=series.server)
+                ordered = sorted(series.samples)
+                axes.ecdf(ordered[step - 1 :: step], label=series.server)
                 axes.set_xlabel(result.unit)
                 axes.set_ylabel("part of the samples")
+        if any(series.seconds for series in result.series if series.what == what):
+            axes.set_ylim(bottom=1 if result.log else 0)  # all that is to fit is there
         values = [v for s in result.series if s.what == what and not s.seconds for v in s.samples]
         if values and min(values) > 0 and max(values) > 50 * min(values):
             axes.set_xscale("log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     # Letters as text, and no date: a picture that is small, and the same for the same samples.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": result.bench}):
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": result.bench, "font.sans-serif": FONT}
+    with mpl.rc_context(style):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
