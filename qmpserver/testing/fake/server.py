@@ -13,6 +13,7 @@ from qmpserver.testing.fake.expect import unmet
 from qmpserver.testing.fake.faults import AGENT, FAULTS, Spec, Wire
 from qmpserver.testing.fake.scenario import ScenarioError
 from qmpserver.testing.fake.state import State, register_all
+from qmpserver.tools.transcript import Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,8 +149,7 @@ class _Log(Conversation):
         """Keep a message."""
         super().hear(client, who, text)
         if self.file is not None:
-            arrow = "->" if who == "client" else "<-"
-            self.file.write(f"{client if client > 1 else ''}{arrow} {text}\n")
+            self.file.write(f"{Message(who, text, client=client)}\n")
         if not self._begun and who == "client" and _NEGOTIATION in text:
             self._begun = True
             self._fake.later(0, self._fake.negotiated)
