@@ -115,7 +115,9 @@ OPTIONS = {
     "help": Help("", "print this and exit"),
 }
 ALIASES = {"M": "machine", "h": "help"}
-NEED_MACHINE = ("accel", "enable-kvm", "guest", "bios", "http", "trace", "action")
+ABOUT_MACHINE = frozenset({"accel", "enable-kvm", "machine", "bios", "nographic"})
+"""What, with all options that are QEMU's alone, makes no difference to a stand-in for QEMU."""
+NEED_MACHINE = ("guest", "http", "trace", "action")
 BACKENDS = ("file", "null", "pipe", "socket", "stdio")
 
 
@@ -171,8 +173,13 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
         CommandLineError: Its first fault, named as QEMU names it.
     """
     settings = Settings()
-    for option, value in _split(argv):
+    stand_in = not {"-fake", "--fake"}.isdisjoint(argv)
+    for option, value in _split(argv, disks=stand_in):
         settings.given.add(option)
+        if stand_in and (option in ABOUT_MACHINE or option not in OPTIONS):
+            continue
+        if stand_in and option == "m":
+            value = re.sub(r",(slots|maxmem)=[^,]*", "", value)  # room for memory to add
         with named(option, value):
             _apply(settings, option, value)
     if settings.exit_with is None:
@@ -184,9 +191,8 @@ def _settle(settings: Settings) -> None:
     """Find what contradicts itself, and place the monitor that no option has placed."""
     if settings.fake is not None:
         needing = [option for option in NEED_MACHINE if option in settings.given]
-        if needing or settings.machine_accels:
-            option = needing[0] if needing else "machine accel="
-            raise CommandLineError(f"-{option} can't be had with -fake, which has no machine")
+        if needing:
+            raise CommandLineError(f"-{needing[0]} can't be had with -fake, which has no machine")
     if settings.bios is not None and settings.guest is not None:
         raise CommandLineError("-bios and -guest can't both be had: one of them is run")
     if settings.accels and settings.machine_accels:
@@ -218,10 +224,13 @@ def named(option: str, value: str) -> Iterator[None]:
         raise CommandLineError(f"{given}: {error}") from None
 
 
-def _split(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _split(argv: Sequence[str], *, disks: bool) -> Iterator[tuple[str, str]]:
+    """Pair options and values; what is no option is a disk's image, which may be there or not."""
     words = iter(argv)
     for word in words:
         if not word.startswith("-") or word == "-":
+            if disks:
+                continue
             raise CommandLineError(f"{word}: this program has no disks")
         name = word[2:] if word.startswith("--") else word[1:]
         name = ALIASES.get(name, name)
