@@ -1,7 +1,7 @@
 """Run all measurements, on this server and on QEMU where it is installed, into one report.
 
 The report is DIR/report.md, with a picture and the raw samples of each measurement beside it. It
-takes about six minutes; leave the machine alone meanwhile.
+takes five to six minutes; leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
