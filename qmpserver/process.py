@@ -76,6 +76,19 @@ class _Report:
 report = _Report()
 
 
+class _LogFile(logging.FileHandler):
+    """Says once on standard error that it can't be written to, and not with a traceback a line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Take an error while a line was written."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        show(f"qmpserver: the log can't be written, it ends here: {error.strerror}")
+
+
 def log_to(path: str) -> None:
     """Write the log of this program to file `path`.
 
@@ -85,7 +98,7 @@ def log_to(path: str) -> None:
     try:
         Path(path).write_bytes(b"")
         # Both append, this and the trace events' writer, or one would overwrite the other.
-        handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+        handler = _LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
         raise ProcessError(f"Error opening logfile {path}: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

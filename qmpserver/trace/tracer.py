@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qmpserver.trace.events import TraceEvent
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
 MOST_AT_ONCE = 512  # so that the event loop is not kept for more than a few ms
@@ -102,8 +105,17 @@ class Tracer:
         dropped = lib.trace_dropped()
         if taken or dropped != self._dropped:
             lost, self._dropped = dropped - self._dropped, dropped
-            self._writer.write([self._record(self._records[i]) for i in range(taken)], lost)
+            try:
+                self._writer.write([self._record(self._records[i]) for i in range(taken)], lost)
+            except OSError as error:
+                self._give_up(error)
         return taken
+
+    def _give_up(self, error: OSError) -> None:
+        """Switch all off: nobody asked for trace events at the price of the machine."""
+        log.warning("trace events can't be written, all are off now: %s", error.strerror)
+        lib.trace_enable(0)
+        self._enabled = 0
 
     def _record(self, native: ffi.CData) -> Record:
         return Record(
@@ -122,4 +134,7 @@ class Tracer:
             self._timer.cancel()
         while self._take():
             pass
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError as error:  # what it has kept until now does not fit either
+            log.warning("trace events can't be written: %s", error.strerror)

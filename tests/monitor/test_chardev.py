@@ -146,3 +146,10 @@ def test_no_device(text: str) -> None:
     with pytest.raises(OptionError) as refusal:
         parse_device(text, "m0")
     assert str(refusal.value) == f"'{text}' is not a valid char driver"
+
+
+@pytest.mark.parametrize("device", ["unix:,server=on", "unix:,server=on,abstract=on"])
+def test_a_socket_without_a_name_is_refused(device: str) -> None:
+    """The kernel would choose one in the abstract namespace, where everybody may connect."""
+    with pytest.raises(OptionError, match="a UNIX socket needs a path"):
+        parse_device(device, "id")

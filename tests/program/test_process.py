@@ -171,6 +171,34 @@ async def test_the_log(start: Start, tmp_path: Path, until: Until) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-trace", "*,file=/dev/full"],
+        ["-trace", "*,file={}/full.json"],
+        ["-D", "/dev/full", "-trace", "*"],
+    ],
+)
+async def test_a_full_disk(
+    start: Start, tmp_path: Path, options: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What can't be written down is told in a line, and harms nothing else."""
+    (tmp_path / "full.json").symlink_to("/dev/full")
+    given = [option.format(tmp_path) for option in options]
+    async with start(*SOFT, *given) as program:
+        client = await program.connect()
+        for rate in (7, 8, 9):
+            await execute(client, "set-vcpu-dirty-limit", dirty_rate=rate)
+            await execute(client, "cancel-vcpu-dirty-limit")
+        await execute(client, "quit")
+        assert await program.wait() == 0
+        await hang_up(client)
+    said = capfd.readouterr().err
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) < 4
+
+
 async def test_a_timeline_for_chrome(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     async with start(*SOFT, "-trace", f"*,file={path}") as program:
