@@ -1,7 +1,10 @@
 """What tests of several parts share: accelerators to run on, C compiled for a test, polling."""
 
+import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -27,6 +30,15 @@ def listens(path: str | Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
     return True
+
+
+def terminate(process: asyncio.subprocess.Process) -> None:
+    """Send SIGTERM to a child, also one that has just ended.
+
+    Its own method reaps the child then, and asyncio, which is late, takes its status for 255.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from qemu.qmp import QMPClient
 from qemu.qmp.events import EventListener
 
-from tests.conftest import listens
+from tests.conftest import listens, terminate
 
 PATIENCE = 20.0
 
@@ -93,7 +93,7 @@ def start(tmp_path: Path) -> Start:
             yield program
         finally:
             if process.returncode is None:
-                process.terminate()
+                terminate(process)
             status = await program.wait()
         assert status == 0
         assert not path.exists()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.conftest import terminate
+
 PATIENCE = 20
 LINK = re.compile(r"(http://127\.0\.0\.1:\d+/)\?token=(\S+)")
 
@@ -24,7 +26,7 @@ async def program(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
         yield process
     finally:
         if process.returncode is None:
-            process.terminate()
+            terminate(process)
         async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
 
@@ -43,7 +45,7 @@ async def test_the_link_is_shown_once_and_not_logged(
             cookie = response.headers["Set-Cookie"].split(";")[0]
         async with http.ws_connect(url + "qmp", headers={"Cookie": cookie}) as ws:
             assert "QMP" in await ws.receive_json(timeout=PATIENCE)
-        process.terminate()
+        terminate(process)
         async with asyncio.timeout(PATIENCE):
             rest = (await process.stderr.read()).decode()
     assert token not in rest
