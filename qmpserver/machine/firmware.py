@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from qmpserver.machine.guest import PAGE_SIZE, GuestError
@@ -32,6 +33,8 @@ class Firmware:
 
     def __init__(self, path: str, ram: mmap | memoryview) -> None:
         try:
+            if not S_ISREG(Path(path).stat().st_mode):  # others may never end, or never begin
+                raise FirmwareError(f"could not load PC BIOS '{path}': not a regular file")
             self.rom = Path(path).read_bytes()
         except OSError as error:
             raise FirmwareError(f"could not load PC BIOS '{path}': {error.strerror}") from None

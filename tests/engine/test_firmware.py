@@ -1,5 +1,6 @@
 """Firmware on KVM: the vCPUs start at the reset vector, and wake each other."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,10 @@ def test_processors_nobody_wakes_stay_asleep(
 def test_refusals(tmp_path: Path, ram: Ram) -> None:
     with pytest.raises(FirmwareError, match=r"^could not load PC BIOS '/none': No such file"):
         Firmware("/none", ram.buffer)
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(FirmwareError, match=f"'{path}': not a regular file"):
+            Firmware(str(path), ram.buffer)
     for size in (0, 1000, 9 << 20):
         (tmp_path / "odd").write_bytes(bytes(size))
         with pytest.raises(FirmwareError, match=f"it has {size} bytes, not a multiple of 65536"):
