@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["qmpserver/accel/native/build.py:ffibuilder"])
+setup(cffi_modules=["qmpserver/vm/accel/native/build.py:ffibuilder"])

@@ -13,9 +13,9 @@ from typing import Any
 
 from qemu.qmp import ConnectError, QMPClient, QMPError
 
-from qmpserver.tools.bench.cancel import measure
-from qmpserver.tools.bench.report import table
-from qmpserver.tools.bench.servers import OURS, Candidate, enter
+from qmpserver.bench.cancel import measure
+from qmpserver.bench.report import table
+from qmpserver.bench.servers import OURS, Candidate, enter
 
 CYCLES = 20
 RING = "dirty-ring-size=4096"

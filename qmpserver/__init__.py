@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver import _version
 
 if TYPE_CHECKING:
+    from qmpserver.keyval import OptionError
     from qmpserver.monitor import (
         Client,
         Device,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         Server,
         UnixAddress,
     )
-    from qmpserver.options import OptionError
     from qmpserver.qapi import Schema, SchemaError
     from qmpserver.qmp import QMPError
 
@@ -60,7 +60,7 @@ _HOMES = {
     "Device": "monitor",
     "DeviceError": "monitor",
     "InetAddress": "monitor",
-    "OptionError": "options",
+    "OptionError": "keyval",
     "QMPError": "qmp",
     "Registry": "monitor",
     "RegistryError": "monitor",

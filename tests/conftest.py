@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cffi import FFI
 
-NATIVE = Path(__file__).parents[1] / "qmpserver" / "accel" / "native"
+NATIVE = Path(__file__).parents[1] / "qmpserver" / "vm" / "accel" / "native"
 PATIENCE = 20.0
 
 CLibrary = Callable[[str, str], Any]

@@ -17,7 +17,7 @@ if [ $# -eq 0 ]; then
 	check "ruff check" $bin/ruff check
 	check "ruff format" $bin/ruff format --check
 	check "mypy" $bin/mypy
-	check "C: warnings and sanitizers" sh tests/native/run.sh
+	check "C: warnings and sanitizers" sh tests/vm/native/run.sh
 fi
 # A test that hangs shows where, and ends the run.
 check "pytest" $bin/pytest -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=true "$@"

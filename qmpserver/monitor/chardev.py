@@ -7,7 +7,7 @@ Only descriptions live here, and how they are read from QEMU's command line;
 import re
 from typing import NamedTuple
 
-from qmpserver.options import Kind, OptionError, Options, kinds, parse_options
+from qmpserver.keyval import Kind, OptionError, Options, kinds, parse_options
 
 __all__ = [
     "CHARDEV_OPTIONS",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Self
 
+from qmpserver.keyval import OptionError, kinds, parse_options
 from qmpserver.monitor.channel import Channel, Connection
 from qmpserver.monitor.chardev import (
     Address,
@@ -21,7 +22,6 @@ from qmpserver.monitor.events import Limiter
 from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.monitor.human import HumanClient, HumanCommands
 from qmpserver.monitor.registry import Bound, Registry
-from qmpserver.options import OptionError, kinds, parse_options
 from qmpserver.qmp import Command, QMPError, Session, event_message
 
 __all__ = ["MONITOR_OPTIONS", "Client", "Server"]

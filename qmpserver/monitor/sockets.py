@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from qmpserver.keyval import OptionError
 from qmpserver.monitor.chardev import Address, FdAddress, InetAddress, UnixAddress
-from qmpserver.options import OptionError
 
 __all__ = [
     "DeviceError",

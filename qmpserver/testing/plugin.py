@@ -66,8 +66,8 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
     """
     from contextlib import ExitStack
 
-    from qmpserver.settings import CommandLineError
-    from qmpserver.testing.fake import ScenarioError
+    from qmpserver.cli.settings import CommandLineError
+    from qmpserver.standin import ScenarioError
     from qmpserver.testing.thread import ServerThread
 
     wanted: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def qmp_transcript(
 
     With ``pytest --qmp-record`` the file is written instead.
     """
-    from qmpserver.testing.comparison import differences, written
+    from qmpserver.transcript.comparison import differences, written
 
     def check(name: str) -> None:
         __tracebackhide__ = True

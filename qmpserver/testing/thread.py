@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qmpserver.monitor import Server, SocketChardev, UnixAddress
-from qmpserver.testing.conversation import Conversation
+from qmpserver.transcript.conversation import Conversation
 
 if TYPE_CHECKING:
     import os
@@ -182,8 +182,8 @@ class ServerThread(Conversation):
             await self._ended.wait()
 
     def _fake(self) -> Server:
-        from qmpserver.testing.fake import Fake, Scenario
-        from qmpserver.testing.fake.schemas import NAMED
+        from qmpserver.standin import Fake, Scenario
+        from qmpserver.standin.vocabulary import NAMED
 
         schema = self._schema
         if schema is not None and schema not in NAMED:
@@ -200,8 +200,8 @@ class ServerThread(Conversation):
         return fake
 
     async def _machine(self, stack: contextlib.AsyncExitStack) -> Server:
-        from qmpserver.assembly import assemble
-        from qmpserver.settings import parse_command_line
+        from qmpserver.cli.assembly import assemble
+        from qmpserver.cli.settings import parse_command_line
 
         accel = self._accel if "," in self._accel else f"{self._accel},dirty-ring-size=4096"
         settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])

@@ -59,14 +59,14 @@ class _Lazy(argparse.ArgumentParser):
 
 
 def add_commands(
-    parser: argparse.ArgumentParser, package: str, commands: Mapping[str, str], metavar: str
+    parser: argparse.ArgumentParser, commands: Mapping[str, tuple[str, str]], metavar: str
 ) -> None:
-    """Add a subcommand for each of `commands`, names and lines of help.
+    """Add a subcommand for each of `commands`: by name its module and its line in the help.
 
-    Its module is the one of that name in `package`. It has ``configure(parser)``, which adds the
+    The module, named below `qmpserver`, has ``configure(parser)``, which adds the
     options, and ``run(args)``, which returns the exit status or raises `QmpctlError`; its docstring
     is shown as help.
     """
     menu = parser.add_subparsers(required=True, metavar=metavar, parser_class=_Lazy)
-    for name, line in commands.items():
-        menu.add_parser(name, help=line, module=f"{package}.{name}")
+    for name, (module, line) in commands.items():
+        menu.add_parser(name, help=line, module=f"qmpserver.{module}")

@@ -20,14 +20,14 @@ from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.menu import add_commands
 
 COMMANDS = {
-    "exec": "execute a command",
-    "schema": "explain a command's arguments",
-    "top": "watch vCPUs: rates, limits, throttling",
-    "record": "write what a client and a server say to a transcript",
-    "replay": "play a transcript to a server and report differences",
-    "completion": "print what makes a shell complete",
-    "bench": "measure servers",
-    "guest": "write the guest 'dirty' as a firmware image for QEMU",
+    "exec": ("tools.commands.exec", "execute a command"),
+    "schema": ("tools.commands.schema", "explain a command's arguments"),
+    "top": ("tools.commands.top", "watch vCPUs: rates, limits, throttling"),
+    "record": ("tools.commands.record", "write what a client and a server say to a transcript"),
+    "replay": ("tools.commands.replay", "play a transcript to a server and report differences"),
+    "completion": ("tools.commands.completion", "print what makes a shell complete"),
+    "bench": ("bench.menu", "measure servers"),
+    "guest": ("bench.guest_image", "write the guest 'dirty' as a firmware image for QEMU"),
 }
 
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"qmpctl {VERSION}")
     add_qmp(parser, dest="qmp")
-    add_commands(parser, "qmpserver.tools.commands", COMMANDS, "COMMAND")
+    add_commands(parser, COMMANDS, "COMMAND")
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import ExecuteError
 
+from qmpserver.bench.vm import EXTENSION
 from qmpserver.tools.client import connected, execute
 from qmpserver.tools.errors import sensible
-from qmpserver.tools.vm import EXTENSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

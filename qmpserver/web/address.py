@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from qmpserver.keyval import OptionError, Options, kinds, parse_options
 from qmpserver.monitor import InetAddress, UnixAddress
-from qmpserver.options import OptionError, Options, kinds, parse_options
 
 HTTP_OPTIONS = kinds(string="address token-file tls-cert tls-key")
 LOOPBACK = "127.0.0.1"

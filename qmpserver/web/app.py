@@ -12,8 +12,8 @@ from qmpserver.web.metrics import Metrics
 from qmpserver.web.qmp import Monitors
 
 if TYPE_CHECKING:
-    from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Server
+    from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.security import Guard
 
 

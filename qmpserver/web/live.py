@@ -18,7 +18,7 @@ from qmpserver.web.broadcast import Broadcast
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from qmpserver.machine.machine import Machine
+    from qmpserver.vm.machine.machine import Machine
 
 INTERVAL = 0.1  # seconds
 MB = 1 << 20

@@ -22,16 +22,16 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LAT
 from prometheus_client.utils import floatToGoString
 
 from qmpserver._version import VERSION
-from qmpserver.machine.runstate import RunState
+from qmpserver.vm.machine.runstate import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
-    from qmpserver.accel.engine import ReaperCounters
-    from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Server
+    from qmpserver.vm.accel.engine import ReaperCounters
+    from qmpserver.vm.machine.machine import Machine
 
 MB = 1 << 20
 NS = 1e9  # in a second

@@ -17,8 +17,8 @@ from qmpserver.web.qmp import GRACE
 from qmpserver.web.security import Guard, Names
 
 if TYPE_CHECKING:
-    from qmpserver.machine.machine import Machine
     from qmpserver.monitor import Server
+    from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
 
 BACKLOG = 128

@@ -2,6 +2,7 @@
 
 import pytest
 
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import (
     FdAddress,
     FileChardev,
@@ -15,7 +16,6 @@ from qmpserver.monitor import (
     parse_device,
 )
 from qmpserver.monitor.chardev import Chardev
-from qmpserver.options import OptionError
 
 
 @pytest.mark.parametrize(

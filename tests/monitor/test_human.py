@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server, UnixAddress
 from qmpserver.monitor.readline import LineEditor
-from qmpserver.options import OptionError
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect

@@ -13,8 +13,8 @@ from qemu.qmp import QMPClient
 from qemu.qmp.qmp_client import ExecuteError
 
 import qmpserver.monitor.server
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server, UnixAddress
-from qmpserver.options import OptionError
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from qmpserver.accel.native._native import ffi, lib
-from qmpserver.machine.guest import DirtyGuest, DirtyLayout, GuestError
-from qmpserver.tools.firmware import firmware_image
+from qmpserver.bench.firmware import firmware_image
 from qmpserver.tools.qmpctl import main
+from qmpserver.vm.accel.native._native import ffi, lib
+from qmpserver.vm.machine.guest import DirtyGuest, DirtyLayout, GuestError
 
 QEMU = shutil.which("qemu-system-x86_64")
 HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)

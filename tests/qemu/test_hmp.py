@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import pytest
 
-from qmpserver.commands.human import COMMANDS, INFO
+from qmpserver.vm.commands.human import COMMANDS, INFO
 from tests.conftest import Until, listens
 
 PATIENCE = 30.0

@@ -7,8 +7,8 @@ import pytest
 
 from qmpserver.qapi import Schema
 from qmpserver.tools.address import Address
-from qmpserver.tools.exact import replay_exactly
-from qmpserver.tools.transcript import Transcript, read_all
+from qmpserver.transcript.format import Transcript, read_all
+from qmpserver.transcript.replay_exact import replay_exactly
 from tests.qemu.transcript import OURS, PATIENCE, QEMU, exchanges, options_of, serving
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,6 @@
 """Records what QEMU answers in a transcript: ``python -m tests.qemu.transcript FILE...``.
 
-The format is `qmpserver.tools.transcript`'s. Answers that QEMU still gives are left as they are
+The format is `qmpserver.transcript.format`'s. Answers that QEMU still gives are left as they are
 written, with what may vary in them; the others are replaced.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qmpserver.tools.transcript import END, Message, Transcript, compare_exactly, message, read_all
+from qmpserver.transcript.format import END, Message, Transcript, compare_exactly, message, read_all
 
 PATIENCE = 10.0
 QEMU = ["qemu-system-x86_64"]

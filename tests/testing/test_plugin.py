@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import qemu.qmp.legacy  # noqa: F401 -- pytester forgets what inner runs import: they would pay for it each time
 
-import qmpserver.assembly
-import qmpserver.testing.comparison  # noqa: F401
+import qmpserver.cli.assembly
+import qmpserver.transcript.comparison  # noqa: F401
 from qmpserver.testing.thread import ServerThread
 
 pytest_plugins = "pytester"

@@ -15,9 +15,9 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from qmpserver.machine.machine import Machine
 from qmpserver.monitor import Server
 from qmpserver.monitor.server import MAX_UNSENT_EVENTS, MAX_UNSENT_REPLIES
+from qmpserver.vm.machine.machine import Machine
 from qmpserver.web import qmp, serve
 from tests.conftest import PATIENCE
 from tests.web.conftest import Web, serving

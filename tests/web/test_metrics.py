@@ -17,11 +17,11 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from qmpserver.accel import AccelOptions, open_accelerator
-from qmpserver.machine.guest import DirtyGuest
-from qmpserver.machine.machine import Machine
-from qmpserver.machine.memory import Ram
 from qmpserver.monitor import Server
+from qmpserver.vm.accel import AccelOptions, open_accelerator
+from qmpserver.vm.machine.guest import DirtyGuest
+from qmpserver.vm.machine.machine import Machine
+from qmpserver.vm.machine.memory import Ram
 from qmpserver.web.metrics import Metrics
 from tests.web.conftest import VCPUS, Web
 

@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 import trustme
 
-from qmpserver.machine.machine import Machine
+from qmpserver.cli.settings import CommandLineError, parse_command_line
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import DeviceError, Server
-from qmpserver.options import OptionError
-from qmpserver.settings import CommandLineError, parse_command_line
+from qmpserver.vm.machine.machine import Machine
 from qmpserver.web.address import parse_http
 from qmpserver.web.serve import serve
 from tests.web.conftest import Web

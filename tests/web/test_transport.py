@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from qmpserver.machine.machine import Machine
 from qmpserver.monitor import DeviceError, Server
+from qmpserver.vm.machine.machine import Machine
 from qmpserver.web.address import parse_http
 from qmpserver.web.serve import serve
 from tests.web.conftest import serving

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import Address, add_qmp, address, server
 from qmpserver.tools.errors import QmpctlError, ServerError
-from qmpserver.tools.transcript import Splitter, message
+from qmpserver.transcript.format import Splitter, message
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from typing import TextIO
 
-    from qmpserver.tools.transcript import Who
+    from qmpserver.transcript.format import Who
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

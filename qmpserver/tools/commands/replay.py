@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpserver.tools import transcript
 from qmpserver.tools.address import add_qmp, server, servers
 from qmpserver.tools.errors import UsageError
-from qmpserver.tools.exact import replay_exactly
 from qmpserver.tools.numbers import at_least
-from qmpserver.tools.replaying import PATIENCE_S, replay
+from qmpserver.transcript import format as transcript
+from qmpserver.transcript.replay import PATIENCE_S, replay
+from qmpserver.transcript.replay_exact import replay_exactly
 
 if TYPE_CHECKING:
     import argparse

@@ -1,0 +1,281 @@
+"""How fast commands are answered: one at a time, and pipelined by one client and by many at once.
+
+By default QEMU and this server, in turn. A server that runs already has one client. QEMU serves one
+client a monitor, so it gets as many monitors as there are clients; this server gets one with
+``max-clients``. The load comes from one thread, with bytes that are ready, which only counts the
+ends of lines.
+
+A round trip is measured where client and server share a processor, and where each has its own:
+then most of it is the scheduler's, which has to wake the other one twice. Beside the servers there
+is an echo, a process that does nothing but answer each line with the same bytes: no server can be
+faster.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import tempfile
+import time
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from qmpserver.bench.report import Result, Series, add_output, give, progress
+from qmpserver.bench.servers import Candidate, add_servers, connected, launched, ours, qemu
+from qmpserver.bench.vm import REPLY_S, Qmp, encode, launch, peer
+from qmpserver.tools.address import Address, servers
+from qmpserver.tools.errors import HUNG_UP, ServerError, sensible
+from qmpserver.tools.numbers import at_least
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+REQUEST = encode("query-status") + b"\n"
+ANSWER = b'{"return": {"status": "prelaunch", "running": false}}\r\n'
+DEPTH = 200  # commands of a client that are not answered yet
+ROUND_TRIPS = 100  # a window
+
+NO_MORE = "the server has ceased to answer"
+ECHO = "an echo"
+ROUND_TRIPS_ON = {1: "round trip, on one processor, us", 2: "round trip, on two, us"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--windows", type=at_least(1), default=10, help="of each (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=at_least(0.01, float), default=0.3, help="of a window (%(default)s)"
+    )
+    parser.add_argument(
+        "--clients",
+        type=at_least(1),
+        nargs="+",
+        default=[1, 10, 100],
+        help="how many at once (1 10 100)",
+    )
+    add_servers(parser)
+    parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as the options say."""
+    candidates = launched(args, [ours(args)] if args.no_qemu else [qemu(args), ours(args)])
+    with ExitStack() as stack:
+        loads = [stack.enter_context(_load(one, max(args.clients))) for one in candidates]
+        loads += [stack.enter_context(_running(address)) for address in servers(args)]
+        echo = stack.enter_context(_echo())
+        processors = sorted(os.sched_getaffinity(0))
+        trips = {n: what for n, what in ROUND_TRIPS_ON.items() if n <= len(processors)}
+        rows = [*trips.values(), *(_row(clients) for clients in args.clients)]
+        everyone = [*loads, echo]
+        series = {(load.name, what): Series(load.name, what) for what in rows for load in everyone}
+        done = stack.enter_context(progress("qmp", args.windows))
+        for window in range(args.windows):
+            for load in everyone if window % 2 else everyone[::-1]:
+                for number, what in trips.items():
+                    with load.placed(processors[:number]):
+                        series[load.name, what].samples += load.round_trips(ROUND_TRIPS)
+                for clients in args.clients if load is not echo else ():
+                    if clients > len(load.sockets):
+                        continue
+                    rate = flood(load.sockets[:clients], args.seconds) / 1e3
+                    series[load.name, _row(clients)].samples.append(rate)
+            done(window + 1)
+        notes = [f"{one.name}: {_idle(one.idle_kib)}" for one in loads[: len(candidates)]]
+        rate = flood(echo.sockets, args.seconds) / 1e3
+    notes.append(f"the load by itself: {rate:.0f} thousand commands/s")
+    result = Result(
+        "qmp",
+        "query-status",
+        "",
+        list(series.values()),
+        show=("median", "min", "max"),
+        digits=1,
+        paired=True,
+        notes=["\n".join(notes)],
+    )
+    return give(args, result)
+
+
+def _idle(kib: float) -> str:
+    if kib < 1:  # it may give back what its start took while clients connect
+        return "no growth that could be seen for clients that are idle"
+    return f"{kib:.0f} KiB for each client that is idle"
+
+
+def _row(clients: int) -> str:
+    return f"pipelined, {clients} client{'s' * (clients > 1)}, thousand/s"
+
+
+class Load:
+    """A server with its clients: sockets past the negotiation."""
+
+    def __init__(
+        self, name: str, pid: int, sockets: Sequence[socket.socket], idle_kib: float
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        self.sockets = sockets
+        self.idle_kib = idle_kib
+
+    @contextmanager
+    def placed(self, processors: Sequence[int]) -> Iterator[None]:
+        """Have this thread on the first of some processors and the server on the last."""
+        threads = [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
+        before = {thread: os.sched_getaffinity(thread) for thread in (0, *threads)}
+        try:
+            for thread in threads:
+                os.sched_setaffinity(thread, processors[-1:])
+            os.sched_setaffinity(0, processors[:1])
+            yield
+        finally:
+            for thread, allowed in before.items():
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, allowed)
+
+    def round_trips(self, count: int) -> list[float]:
+        """Microseconds that `count` commands took, one after the other."""
+        client = self.sockets[0]
+        client.settimeout(REPLY_S)
+        took = []
+        for _ in range(count):
+            start = time.monotonic_ns()
+            _send(client, REQUEST)
+            while not _received(client, 4096).endswith(b"\n"):
+                pass
+            took.append((time.monotonic_ns() - start) / 1e3)
+        return took
+
+
+def _send(client: socket.socket, data: bytes | memoryview) -> None:
+    """Raises ServerError."""
+    try:
+        client.sendall(data)
+    except OSError:
+        raise ServerError(HUNG_UP) from None
+
+
+def _received(client: socket.socket, size: int) -> bytes:
+    """Raises ServerError: There is nothing more to come, or nothing for too long."""
+    try:
+        data = client.recv(size)
+    except TimeoutError:
+        raise ServerError(NO_MORE) from None
+    except OSError:
+        data = b""
+    if not data:
+        raise ServerError(HUNG_UP)
+    return data
+
+
+def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
+    """Keep `DEPTH` commands of each client under way; return answers a second, of all together.
+
+    Raises ServerError: A client is disconnected, or nothing comes any more.
+    """
+    requests = memoryview(REQUEST * DEPTH)
+    size = len(REQUEST)
+    epoll = select.epoll(len(sockets))
+    clients = {client.fileno(): client for client in sockets}
+    for number, client in clients.items():
+        client.settimeout(REPLY_S)
+        epoll.register(number, select.EPOLLIN)
+        _send(client, requests)
+    open_commands = DEPTH * len(clients)
+    answered = 0
+    start = time.monotonic()
+    end = start + seconds
+    stopped = start
+    while open_commands:
+        ready = epoll.poll(REPLY_S)
+        if not ready:
+            raise ServerError(NO_MORE)
+        going_on = time.monotonic() < end
+        for number, _ in ready:
+            lines = _received(clients[number], 1 << 16).count(b"\n")
+            if going_on:
+                answered += lines
+                _send(clients[number], requests[: lines * size])
+            else:
+                open_commands -= lines
+        if going_on:
+            stopped = time.monotonic()
+    epoll.close()
+    return answered / (stopped - start)
+
+
+@contextmanager
+def _load(server: Candidate, count: int) -> Iterator[Load]:
+    """Run a server with `count` clients; its vCPU does not run."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpctl-"))
+        if "qemu-system" in server.command:
+            paths = [f"{directory}/{number}" for number in range(count)]
+            devices = [f"unix:{path},server=on,wait=off" for path in paths]
+        else:
+            paths = [f"{directory}/qmp"] * count
+            devices = [f"unix:{paths[0]},server=on,wait=off,max-clients={count}"]
+        command = f"{server.command} -S " + " ".join(f"-qmp {device}" for device in devices)
+        vm = stack.enter_context(launch(command, vcpus=1, accel=server.accel, name=server.name))
+        before = _resident_kib(vm.pid)
+        clients = []
+        for path in paths:
+            clients.append(Qmp(Address(path)))
+            stack.callback(clients[-1].close)
+        sockets = [client.socket for client in clients]
+        yield Load(server.name, vm.pid, sockets, (_resident_kib(vm.pid) - before) / count)
+
+
+@contextmanager
+def _running(address: Address) -> Iterator[Load]:
+    """Be the one client of a server that runs already, and goes on running."""
+    with closing(connected(address)) as qmp:
+        with sensible(address, "query-status"):
+            qmp.execute("query-status")["status"]
+        yield Load(str(address), peer(qmp.socket), [qmp.socket], 0)
+
+
+@contextmanager
+def flooding(paths: Sequence[str]) -> Iterator[int]:
+    """Have another process flood the monitors at `paths`; it begins stopped. Gives its pid."""
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            sockets = [Qmp(Address(path)).socket for path in paths]
+            os.kill(os.getpid(), signal.SIGSTOP)
+            while True:
+                flood(sockets, 1.0)
+        os._exit(0)
+    try:
+        os.waitpid(child, os.WUNTRACED)
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _resident_kib(pid: int) -> float:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+@contextmanager
+def _echo() -> Iterator[Load]:
+    """Have a process answer as many lines as it gets."""
+    mine, childs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        mine.close()
+        while data := childs.recv(1 << 16):
+            childs.sendall(ANSWER * data.count(b"\n"))
+        os._exit(0)
+    childs.close()
+    try:
+        yield Load(ECHO, child, [mine], 0)
+    finally:
+        mine.close()
+        os.waitpid(child, 0)

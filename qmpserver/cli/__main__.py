@@ -1,0 +1,5 @@
+"""``python -m qmpserver.cli`` is the program ``qmpserver``."""
+
+from qmpserver.cli.main import main
+
+main()

@@ -1,0 +1,132 @@
+"""What the command line asks for, put together: the machine and the server that controls it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpserver.cli import process
+from qmpserver.cli.settings import CommandLineError
+from qmpserver.monitor import Registry, Server
+from qmpserver.qapi import Schema
+from qmpserver.vm.accel import AcceleratorError, open_accelerator
+from qmpserver.vm.commands import register_all
+from qmpserver.vm.commands.control import VERSION_INFO
+from qmpserver.vm.machine.guest import DirtyGuest, GuestError
+from qmpserver.vm.machine.machine import Machine
+from qmpserver.vm.machine.memory import Ram
+
+if TYPE_CHECKING:
+    from qmpserver.cli.settings import Settings
+    from qmpserver.vm.accel import Accelerator, Guest
+    from qmpserver.vm.commands.human import HumanMonitor
+    from qmpserver.vm.trace.tracer import Writer
+
+_SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
+
+_log = logging.getLogger("qmpserver")
+
+
+@functools.cache
+def own_schema() -> Schema:
+    """Return the schema of this server's machine; any thread may call this, and use it."""
+    return Schema.load(_SCHEMA)
+
+
+async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Machine, Server]:
+    """Make the machine, not started yet, and a server without monitors; `stack` closes both.
+
+    Raises:
+        CommandLineError: It can't be had as asked for. Nothing is left behind then.
+    """
+    machine = await _make_machine(settings, stack)
+    registry = Registry(own_schema())
+    register_all(registry, machine)
+    server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
+    stack.push_async_callback(server.close)
+    machine.emit = server.emit
+    return machine, server
+
+
+async def _make_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machine:
+    try:
+        ram = Ram(settings.ram)
+    except (OSError, ValueError) as error:
+        raise CommandLineError(f"cannot set up guest memory 'ram': {error}") from None
+    with contextlib.ExitStack() as undo:
+        undo.callback(ram.close)
+        try:
+            accel, refused = open_accelerator(ram, settings.choices())
+        except AcceleratorError as error:
+            raise CommandLineError(str(error)) from None
+        undo.callback(accel.close)
+        if refused:
+            process.report("; ".join(refused))
+            process.report(f"falling back to {accel.name}")
+        _log.info(
+            "accelerator %s, dirty rings of %d entries, %s",
+            accel.name,
+            accel.dirty_ring_size,
+            "as asked for" if settings.accels or settings.machine_accels else "by default",
+        )
+        machine = _furnish(settings, ram, accel)
+        undo.pop_all()
+    stack.push_async_callback(machine.close)
+    return machine
+
+
+def _furnish(settings: Settings, ram: Ram, accel: Accelerator) -> Machine:
+    try:
+        guest = _guest(settings, ram, accel)
+        guest.load()
+        accel.add_vcpus(guest, settings.cpus)
+    except (GuestError, AcceleratorError) as error:
+        raise CommandLineError(str(error)) from None
+    machine = Machine(
+        ram,
+        accel,
+        guest,
+        name=settings.name,
+        uuid=settings.uuid,
+        actions=settings.actions,
+        trace=_trace_writer(settings),
+    )
+    for name in settings.trace:
+        try:
+            for event in machine.tracer.events(name.removeprefix("-")):
+                machine.tracer.enable(event, not name.startswith("-"))
+        except KeyError:
+            process.report(f"-trace {name}: warning: trace event '{name}' does not exist")
+    return machine
+
+
+def _guest(settings: Settings, ram: Ram, accel: Accelerator) -> Guest:
+    if settings.bios is not None:
+        from qmpserver.vm.machine.firmware import Firmware
+
+        return Firmware(settings.bios, ram.buffer)
+    return DirtyGuest(settings.guest or {}, ram.buffer, settings.cpus, accel.clock_hz)
+
+
+def _trace_writer(settings: Settings) -> Writer:
+    from qmpserver.vm.trace.writers import ChromeWriter, LineWriter
+
+    path = settings.trace_file or settings.log
+    try:
+        if path is None:
+            return LineWriter(sys.stderr)
+        if path.endswith(".json"):
+            return ChromeWriter(path)
+        return LineWriter(open(path, "a", encoding="ascii"))
+    except OSError as error:
+        raise CommandLineError(f"-trace file={path}: {error.strerror}") from None
+
+
+def _human_monitor(registry: Registry) -> HumanMonitor:
+    from qmpserver.vm.commands.human import HumanMonitor  # only with -monitor or -mon
+
+    return HumanMonitor(registry)

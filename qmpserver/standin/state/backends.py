@@ -1,0 +1,124 @@
+"""What stands behind devices: network backends, character devices, objects."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.qmp import QMPError
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Registry
+    from qmpserver.standin.state import State
+
+IOTHREAD_POLL_NS = 32768
+
+
+def register(registry: Registry, state: State) -> None:
+    """Bind these commands."""
+
+    @registry.command("netdev_add")
+    def netdev_add(id: str, **options: Any) -> None:  # noqa: A002 -- the schema's name
+        if id in state.netdevs:
+            raise QMPError(f"Duplicate ID '{id}'")
+        state.netdevs[id] = options
+
+    @registry.command("netdev_del")
+    def netdev_del(id: str) -> None:  # noqa: A002
+        if state.netdevs.pop(id, None) is None:
+            raise QMPError(f"Device '{id}' not found", "DeviceNotFound")
+
+    @registry.command("chardev-add")
+    def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
+        if id in state.chardevs:
+            raise QMPError(f"Chardev with id '{id}' already exists")
+        state.chardevs[id] = backend
+        return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
+
+    @registry.command("chardev-change")
+    def chardev_change(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
+        if id not in state.chardevs:
+            raise QMPError(f"Chardev '{id}' does not exist")
+        state.chardevs[id] = backend
+        return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
+
+    @registry.command("chardev-remove")
+    def chardev_remove(id: str) -> None:  # noqa: A002
+        monitors = [device.id for device in state.fake.devices]
+        if id in monitors or any(one.get("chardev") == id for one in state.devices.values()):
+            raise QMPError(f"Chardev '{id}' is busy")
+        if state.chardevs.pop(id, None) is None:
+            raise QMPError(f"Chardev '{id}' not found")
+
+    @registry.command("query-chardev")
+    def query_chardev() -> Any:
+        used = {one.get("chardev") for one in state.devices.values()}
+        return [
+            {"label": name, "filename": _filename(state, name), "frontend-open": name in used}
+            for name in reversed(state.chardevs)
+        ] + [
+            {"label": device.id, "filename": device.filename, "frontend-open": True}
+            for device in state.fake.devices
+        ]
+
+    @registry.command("object-add")
+    def object_add(id: str, qom_type: str, **properties: Any) -> None:  # noqa: A002
+        if id in state.objects:
+            raise QMPError(f"attempt to add duplicate property '{id}' to object (type 'container')")
+        state.objects[id] = {
+            "qom-type": qom_type,
+            **{name.replace("_", "-"): value for name, value in properties.items()},
+        }
+
+    @registry.command("object-del")
+    def object_del(id: str) -> None:  # noqa: A002
+        if id not in state.objects:
+            raise QMPError(f"object '{id}' not found")
+        if any(id in (one.get("memdev"), one.get("iothread")) for one in state.devices.values()):
+            raise QMPError(f"object '{id}' is in use, can not be deleted")
+        del state.objects[id]
+
+    @registry.command("query-iothreads")
+    def query_iothreads() -> Any:
+        return [
+            {"id": name, "thread-id": os.getpid() + index, "poll-max-ns": IOTHREAD_POLL_NS}
+            for index, name in enumerate(_of_type(state, "iothread"), 100)
+        ]
+
+    @registry.command("query-memdev")
+    def query_memdev() -> Any:
+        return [
+            {
+                "id": name,
+                "merge": True,
+                "dump": True,
+                "policy": "default",
+                "reserve": True,
+                **state.objects[name],
+            }
+            for name in _of_type(state, "memory-backend-")
+        ]
+
+
+def _of_type(state: State, prefix: str) -> list[str]:
+    return [name for name, one in state.objects.items() if one["qom-type"].startswith(prefix)]
+
+
+def _pty(state: State, name: str) -> str:
+    return f"/dev/pts/{list(state.chardevs).index(name)}"
+
+
+def _filename(state: State, name: str) -> str:
+    backend = state.chardevs[name]
+    kind = backend["type"]
+    if kind == "pty":
+        return f"pty:{_pty(state, name)}"
+    if kind != "socket":
+        return str(kind)
+    data = backend["data"]
+    address = data["addr"]
+    where = address.get("data", {})
+    path = where.get("path") or f"{where.get('host', '')}:{where.get('port', where.get('str', ''))}"
+    scheme = {"inet": "tcp"}.get(address["type"], address["type"])
+    server = ",server=on" if data.get("server", True) else ""
+    return f"disconnected:{scheme}:{path}{server}"

@@ -1,0 +1,218 @@
+"""Devices: plugged and unplugged, and as PCI and QOM show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.qmp import QMPError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qmpserver.monitor import Registry
+    from qmpserver.standin.state import State
+
+PERIPHERAL = "/machine/peripheral"
+# What a driver's properties refer to: the property, whose ids it takes, and QEMU's refusal.
+_REFERENCES = (
+    ("netdev", "netdevs", "Property '{driver}.netdev' can't find value '{value}'"),
+    ("chardev", "chardevs", "Property '{driver}.chardev' can't find value '{value}'"),
+    ("drive", "nodes", "Property '{driver}.drive' can't find value '{value}'"),
+)
+
+
+def register(registry: Registry, state: State) -> None:
+    """Bind these commands."""
+
+    @registry.command("device_add")
+    def device_add(**properties: Any) -> None:
+        driver = properties.get("driver")
+        if not isinstance(driver, str):
+            raise QMPError("Parameter 'driver' is missing")
+        name = properties.get("id")
+        if name is not None and name in state.devices:
+            raise QMPError(f"Duplicate device ID '{name}'")
+        for key, where, refusal in _REFERENCES:
+            value = properties.get(key)
+            if value is not None and value not in getattr(state, where):
+                raise QMPError(refusal.format(driver=driver, value=value))
+        if driver == "pc-dimm" and properties.get("memdev") not in state.objects:
+            raise QMPError(
+                f"Device '{properties.get('memdev')}' not found"
+                if "memdev" in properties
+                else "'memdev' property is not set"
+            )
+        key = name if isinstance(name, str) else f"unnamed{len(state.devices)}"
+        state.devices[key] = {**properties, "named": isinstance(name, str)}
+
+    @registry.command("device_del")
+    def device_del(id: str) -> None:  # noqa: A002 -- the schema's name
+        name = id.removeprefix(f"{PERIPHERAL}/")
+        if name not in state.devices:
+            raise QMPError(f"Device '{id}' not found", "DeviceNotFound")
+        if name in state.unplugging:
+            raise QMPError(f"Device {name} is already in the process of unplug")
+        state.unplugging.add(name)
+        state.later(state.machine.unplug_time, unplugged, name)
+
+    def unplugged(name: str) -> None:
+        if name not in state.unplugging:
+            return  # a reset was quicker
+        state.unplugging.discard(name)
+        driver = state.devices.pop(name)["driver"]
+        path = f"{PERIPHERAL}/{name}"
+        if driver.startswith("virtio-") and driver.endswith(("-pci", "-ccw")):
+            state.emit("DEVICE_DELETED", {"path": f"{path}/virtio-backend"})
+        state.emit("DEVICE_DELETED", {"device": name, "path": path})
+
+    def reset() -> None:
+        for name in sorted(state.unplugging):
+            unplugged(name)
+
+    state.resets.append(reset)
+
+    balloon: list[int] = []  # what the guest has, once somebody has asked for it
+
+    def ballooning() -> None:
+        if not any(one["driver"].startswith("virtio-balloon") for one in state.devices.values()):
+            raise QMPError("No balloon device has been activated", "DeviceNotActive")
+
+    @registry.command("balloon")
+    def balloon_to(value: int) -> None:
+        ballooning()
+        balloon[:] = [value]
+        state.emit("BALLOON_CHANGE", {"actual": value})
+
+    @registry.command("query-balloon")
+    def query_balloon() -> Any:
+        ballooning()
+        return {"actual": balloon[0] if balloon else state.machine.memory}
+
+    @registry.command("query-pci")
+    def query_pci() -> Any:
+        return [{"bus": 0, "devices": list(_pci_devices(state))}]
+
+    @registry.command("query-memory-devices")
+    def query_memory_devices() -> Any:
+        return [
+            {
+                "type": "dimm",
+                "data": {
+                    "id": name,
+                    "memdev": f"/objects/{one['memdev']}",
+                    "size": state.objects.get(one["memdev"], {}).get("size", 0),
+                    "addr": 0x100000000,
+                    "slot": slot,
+                    "node": one.get("node", 0),
+                    "hotplugged": True,
+                    "hotpluggable": True,
+                },
+            }
+            for slot, (name, one) in enumerate(state.devices.items())
+            if one["driver"] == "pc-dimm"
+        ]
+
+    @registry.command("qom-list")
+    def qom_list(path: str) -> Any:
+        children = {
+            PERIPHERAL: {name: one["driver"] for name, one in state.devices.items()},
+            "/objects": {name: one["qom-type"] for name, one in state.objects.items()},
+            "/chardevs": {name: f"chardev-{one['type']}" for name, one in state.chardevs.items()},
+        }
+        if path in children:
+            found = [{"name": n, "type": f"child<{k}>"} for n, k in children[path].items()]
+        else:
+            properties = _properties(state, path)
+            found = [{"name": name, "type": _qom_type(properties[name])} for name in properties]
+        return [{"name": "type", "type": "string"}, *found]
+
+    @registry.command("qom-get")
+    def qom_get(path: str, property: str) -> Any:  # noqa: A002 -- the schema's name
+        properties = _properties(state, path)
+        if property not in properties:
+            raise QMPError(f"Property '{properties['type']}.{property}' not found")
+        return properties[property]
+
+    @registry.command("qom-set")
+    def qom_set(path: str, property: str, value: Any) -> None:  # noqa: A002
+        properties = _properties(state, path)
+        if property not in properties:
+            raise QMPError(f"Property '{properties['type']}.{property}' not found")
+        _object(state, path)[property] = value
+
+
+def _object(state: State, path: str) -> dict[str, Any]:
+    parent, _, name = path.rpartition("/")
+    where = {PERIPHERAL: state.devices, "/objects": state.objects}.get(parent, {})
+    if name not in where:
+        raise QMPError(f"Device '{path}' not found", "DeviceNotFound")
+    return where[name]
+
+
+def _properties(state: State, path: str) -> dict[str, Any]:
+    one = _object(state, path)
+    hidden = ("driver", "qom-type", "named", "id")
+    shown = {name: value for name, value in one.items() if name not in hidden}
+    return {"type": one.get("driver", one.get("qom-type")), "realized": True, **shown}
+
+
+def _qom_type(value: object) -> str:
+    return {bool: "bool", int: "int"}.get(type(value), "string")
+
+
+def _pci_devices(state: State) -> Iterator[dict[str, Any]]:
+    yield _pci_device("", 0, 0, 0x0600, "Host bridge", (0x8086, 0x1237))
+    free = 2
+    for name, one in state.devices.items():
+        driver = one["driver"]
+        if not driver.endswith("-pci") and driver not in _PCI:
+            continue
+        slot, function = _address(one.get("addr"))
+        if slot is None:
+            slot, free = free, free + 1
+        kind = next((kind for word, kind in _KINDS.items() if word in driver), (0x00FF, None))
+        qdev_id = name if one["named"] else ""
+        yield _pci_device(qdev_id, slot, function, *kind, (0x1AF4, 0x1000))
+
+
+_PCI = frozenset(
+    ("e1000", "e1000e", "rtl8139", "nvme", "pcie-root-port", "pci-bridge", "qemu-xhci")
+)
+_KINDS: dict[str, tuple[int, str | None]] = {
+    "net": (0x0200, "Ethernet controller"),
+    "e1000": (0x0200, "Ethernet controller"),
+    "rtl8139": (0x0200, "Ethernet controller"),
+    "blk": (0x0100, "SCSI controller"),
+    "scsi": (0x0100, "SCSI controller"),
+    "nvme": (0x0108, None),
+    "xhci": (0x0C03, "USB controller"),
+    "port": (0x0604, "PCI bridge"),
+    "bridge": (0x0604, "PCI bridge"),
+}
+
+
+def _address(text: object) -> tuple[int | None, int]:
+    """Read a property `addr`: a number, or hexadecimal slot and function."""
+    if isinstance(text, int):
+        return text >> 3, text & 7
+    slot, _, function = str(text or "").partition(".")
+    try:
+        return int(slot, 16), int(function or "0", 16)
+    except ValueError:
+        return None, 0
+
+
+def _pci_device(
+    name: str, slot: int, function: int, kind: int, desc: str | None, numbers: tuple[int, int]
+) -> dict[str, Any]:
+    vendor, device = numbers
+    return {
+        "bus": 0,
+        "slot": slot,
+        "function": function,
+        "class_info": {"class": kind, **({} if desc is None else {"desc": desc})},
+        "id": {"vendor": vendor, "device": device, "subsystem-vendor": 0x1AF4, "subsystem": 0x1100},
+        "irq_pin": 0,
+        "qdev_id": name,
+        "regions": [],
+    }

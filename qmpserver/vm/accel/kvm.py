@@ -1,0 +1,427 @@
+"""KVM: the thinnest binding that does, one method an ioctl, and the accelerator built of it.
+
+Facts are the kernel's own, Documentation/virt/kvm/api.rst.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.vm.accel.engine import Engine
+from qmpserver.vm.accel.errors import AcceleratorError
+from qmpserver.vm.accel.native._native import ffi, lib
+from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
+
+if TYPE_CHECKING:
+    from qmpserver.vm.accel import AccelOptions, Entry, Guest
+    from qmpserver.vm.machine.memory import Ram
+
+ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
+MAX_CPUID_ENTRIES = 256
+SUGGESTED_RING_SIZE = 1024
+IDENTITY_MAP_ADDRESS = 0xFEFFC000  # no slot covers it, nor the TSS; Intel needs both for real mode
+TSS_ADDRESS = 0xFEFFD000  # three pages
+ROM_END = 1 << 32
+APIC_ID_LEAVES = (0xB, 0x1F)  # of CPUID, where it is in edx
+
+
+class _Descriptor:
+    """One of KVM's file descriptors."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def _ioctl(self, request: int, arg: Any = 0) -> int:
+        """Make the call with a number or a pointer; OSError on failure."""
+        if isinstance(arg, int):
+            arg = ffi.cast("unsigned long", arg)
+        result: int = lib.ioctl(self.fd, request, arg)
+        if result < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        return result
+
+    def get_stats_fd(self) -> _Descriptor:
+        """KVM_GET_STATS_FD, of a VM or a vCPU."""
+        return _Descriptor(self._ioctl(lib.KVM_GET_STATS_FD))
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+
+class Kvm(_Descriptor):
+    """``/dev/kvm``."""
+
+    def __init__(self, path: str = "/dev/kvm") -> None:
+        super().__init__(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def get_api_version(self) -> int:
+        """KVM_GET_API_VERSION."""
+        return self._ioctl(lib.KVM_GET_API_VERSION)
+
+    def check_extension(self, capability: int) -> int:
+        """KVM_CHECK_EXTENSION."""
+        return self._ioctl(lib.KVM_CHECK_EXTENSION, capability)
+
+    def get_vcpu_mmap_size(self) -> int:
+        """KVM_GET_VCPU_MMAP_SIZE."""
+        return self._ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
+
+    def get_supported_cpuid(self) -> Any:
+        """KVM_GET_SUPPORTED_CPUID: a ``struct kvm_cpuid2``."""
+        count = MAX_CPUID_ENTRIES
+        cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
+        self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
+        return cpuid
+
+    def create_vm(self) -> VmFd:
+        """KVM_CREATE_VM."""
+        return VmFd(self._ioctl(lib.KVM_CREATE_VM))
+
+
+class VmFd(_Descriptor):
+    """A virtual machine."""
+
+    def enable_cap(self, capability: int, arg: int) -> None:
+        """KVM_ENABLE_CAP with one argument."""
+        self._ioctl(
+            lib.KVM_ENABLE_CAP,
+            ffi.new("struct kvm_enable_cap *", {"cap": capability, "args": [arg]}),
+        )
+
+    def set_tss_addr(self, address: int) -> None:
+        """KVM_SET_TSS_ADDR."""
+        self._ioctl(lib.KVM_SET_TSS_ADDR, address)
+
+    def set_identity_map_addr(self, address: int) -> None:
+        """KVM_SET_IDENTITY_MAP_ADDR."""
+        self._ioctl(lib.KVM_SET_IDENTITY_MAP_ADDR, ffi.new("uint64_t *", address))
+
+    def set_user_memory_region(
+        self, slot: int, flags: int, gpa: int, size: int, userspace_addr: int
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION."""
+        self._ioctl(
+            lib.KVM_SET_USER_MEMORY_REGION,
+            ffi.new(
+                "struct kvm_userspace_memory_region *",
+                {
+                    "slot": slot,
+                    "flags": flags,
+                    "guest_phys_addr": gpa,
+                    "memory_size": size,
+                    "userspace_addr": userspace_addr,
+                },
+            ),
+        )
+
+    def get_dirty_log(self, slot: int, bitmap: Any) -> None:
+        """KVM_GET_DIRTY_LOG, into memory of a bit a page."""
+        self._ioctl(
+            lib.KVM_GET_DIRTY_LOG,
+            ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}),
+        )
+
+    def get_tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ; of a VM since Linux 5.18."""
+        return self._ioctl(lib.KVM_GET_TSC_KHZ)
+
+    def create_irqchip(self) -> None:
+        """KVM_CREATE_IRQCHIP, before the first vCPU."""
+        self._ioctl(lib.KVM_CREATE_IRQCHIP)
+
+    def create_vcpu(self, index: int) -> VcpuFd:
+        """KVM_CREATE_VCPU."""
+        return VcpuFd(self._ioctl(lib.KVM_CREATE_VCPU, index))
+
+
+class VcpuFd(_Descriptor):
+    """A virtual CPU."""
+
+    def map_run(self, size: int) -> mmap.mmap:
+        """Map ``struct kvm_run``."""
+        return mmap.mmap(self.fd, size)
+
+    def map_ring(self, entries: int) -> mmap.mmap:
+        """Map the dirty ring."""
+        offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
+        return mmap.mmap(self.fd, entries * ENTRY_SIZE, offset=offset)
+
+    def set_cpuid2(self, cpuid: Any) -> None:
+        """KVM_SET_CPUID2, with what :meth:`Kvm.get_supported_cpuid` gave."""
+        self._ioctl(lib.KVM_SET_CPUID2, cpuid)
+
+    def get_sregs(self) -> Any:
+        """KVM_GET_SREGS: a ``struct kvm_sregs``."""
+        return self._get(lib.KVM_GET_SREGS, "struct kvm_sregs")
+
+    def set_sregs(self, sregs: Any) -> None:
+        """KVM_SET_SREGS."""
+        self._ioctl(lib.KVM_SET_SREGS, sregs)
+
+    def get_vcpu_events(self) -> Any:
+        """KVM_GET_VCPU_EVENTS: a ``struct kvm_vcpu_events``."""
+        events = ffi.new("struct kvm_vcpu_events *")
+        self._ioctl(lib.KVM_GET_VCPU_EVENTS, events)
+        return events
+
+    def set_vcpu_events(self, events: Any) -> None:
+        """KVM_SET_VCPU_EVENTS."""
+        self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
+
+    def get_regs(self) -> Any:
+        """KVM_GET_REGS: a ``struct kvm_regs``."""
+        return self._get(lib.KVM_GET_REGS, "struct kvm_regs")
+
+    def set_regs(self, regs: Any) -> None:
+        """KVM_SET_REGS."""
+        self._ioctl(lib.KVM_SET_REGS, regs)
+
+    def get_mp_state(self) -> Any:
+        """KVM_GET_MP_STATE: a ``struct kvm_mp_state``."""
+        return self._get(lib.KVM_GET_MP_STATE, "struct kvm_mp_state")
+
+    def set_mp_state(self, state: Any) -> None:
+        """KVM_SET_MP_STATE."""
+        self._ioctl(lib.KVM_SET_MP_STATE, state)
+
+    def get_lapic(self) -> Any:
+        """KVM_GET_LAPIC: a ``struct kvm_lapic_state``."""
+        return self._get(lib.KVM_GET_LAPIC, "struct kvm_lapic_state")
+
+    def set_lapic(self, state: Any) -> None:
+        """KVM_SET_LAPIC."""
+        self._ioctl(lib.KVM_SET_LAPIC, state)
+
+    def _get(self, request: int, type_: str) -> Any:
+        value = ffi.new(f"{type_} *")
+        self._ioctl(request, value)
+        return value
+
+
+class FirstState:
+    """What a vCPU begins with, and is given again at a reset."""
+
+    def __init__(self, vcpu: VcpuFd, entry: Entry | None) -> None:
+        """Have it begin at `entry`, or where firmware does, with a local APIC."""
+        self._vcpu = vcpu
+        self._events = vcpu.get_vcpu_events()  # none is pending
+        self._mp_state = self._lapic = None
+        if entry is None:
+            self._sregs, self._regs = vcpu.get_sregs(), vcpu.get_regs()
+            self._mp_state, self._lapic = vcpu.get_mp_state(), vcpu.get_lapic()
+        else:
+            self._sregs, self._regs = _user_mode(vcpu, entry)
+        self.set()
+
+    def set(self) -> None:
+        """Give it to the vCPU, which must not be running."""
+        self._vcpu.set_vcpu_events(self._events)
+        self._vcpu.set_sregs(self._sregs)
+        self._vcpu.set_regs(self._regs)
+        if self._lapic is not None:
+            self._vcpu.set_lapic(self._lapic)
+            self._vcpu.set_mp_state(self._mp_state)
+
+
+def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
+    """Return registers to begin with in 64-bit mode at CPL 3: full speed on any KVM."""
+    sregs = vcpu.get_sregs()
+    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, entry.cr3, 0x20, 0x500
+    code = {"limit": 0xFFFFFFFF, "selector": 0x33, "type": 11, "present": 1, "dpl": 3, "s": 1}
+    sregs.cs = code | {"l": 1, "g": 1}
+    data = code | {"selector": 0x2B, "type": 3, "db": 1, "g": 1}
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
+    # IOPL 3: `out` reaches us as KVM_EXIT_IO instead of faulting
+    regs = {"rip": entry.rip, "rdi": entry.rdi, "rflags": 0x3002}
+    return sregs, ffi.new("struct kvm_regs *", regs)
+
+
+def _set_apic_id(cpuid: Any, number: int) -> None:
+    """CPUID tells each processor who it is; KVM leaves that to us."""
+    for i in range(cpuid.nent):
+        entry = cpuid.entries[i]
+        if entry.function == 1:
+            entry.ebx = entry.ebx & 0xFFFFFF | number << 24
+        elif entry.function in APIC_ID_LEAVES:
+            entry.edx = number
+
+
+class KvmAccelerator:
+    """Runs vCPUs on KVM, with a dirty ring each where `dirty_ring_size` is not 0."""
+
+    name = "kvm"
+
+    def __init__(self, ram: Ram, options: AccelOptions) -> None:
+        self.dirty_ring_size = options.dirty_ring_size
+        self._ram = ram
+        self.statistics: Statistics | None = None
+        self._first: list[FirstState] = []  # of each vCPU
+        self._open: list[Any] = []  # what close() closes, last first
+        self.engine: Engine
+        try:
+            self._kvm = self._keep(Kvm())
+        except OSError as error:
+            raise AcceleratorError(
+                f"Could not access KVM kernel module: {error.strerror}"
+            ) from error
+        try:
+            self._create_vm(options)
+        except OSError as error:
+            self.close()
+            raise AcceleratorError(error.strerror) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep(self, resource: Any) -> Any:
+        self._open.append(resource)
+        return resource
+
+    def _create_vm(self, options: AccelOptions) -> None:
+        kvm = self._kvm
+        for capability, name in (
+            (lib.KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"),
+            (lib.KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"),
+            (lib.KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"),
+        ):
+            if not kvm.check_extension(capability):
+                raise AcceleratorError(f"kvm does not support {name}")
+        self._vm = self._keep(kvm.create_vm())
+        if self.dirty_ring_size:
+            self._enable_dirty_ring()
+        # Or a triple fault which a kick left pending would outlive the reset.
+        if kvm.check_extension(lib.KVM_CAP_X86_TRIPLE_FAULT_EVENT):
+            self._vm.enable_cap(lib.KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1)
+        self._vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)
+        self._vm.set_tss_addr(TSS_ADDRESS)
+        self._set_regions()
+        self._vcpu_fds: list[VcpuFd] = []
+        self.clock_hz = self._vm.get_tsc_khz() * 1000
+        self.engine = Engine(self._ram, self._vm.fd, options.reaper, options.dirty_limit)
+
+    def _enable_dirty_ring(self) -> None:
+        """Before the first vCPU, as KVM wants it."""
+        for capability in (lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, lib.KVM_CAP_DIRTY_LOG_RING):
+            largest = self._kvm.check_extension(capability)
+            if largest:
+                break
+        else:
+            raise AcceleratorError(
+                "KVM dirty ring is not available on this kernel (KVM_CAP_DIRTY_LOG_RING); "
+                "leave dirty-ring-size out, or use -accel soft"
+            )
+        size = self.dirty_ring_size * ENTRY_SIZE
+        if size > largest:
+            raise AcceleratorError(
+                f"KVM dirty ring size {self.dirty_ring_size} too big "
+                f"(maximum is {largest // ENTRY_SIZE}).  Please use a smaller value."
+            )
+        try:
+            self._vm.enable_cap(capability, size)
+        except OSError as error:
+            raise AcceleratorError(
+                f"Enabling of KVM dirty ring failed: {error.strerror}. "
+                f"Suggested minimum value is {SUGGESTED_RING_SIZE}."
+            ) from error
+
+    def _set_regions(self) -> None:
+        base = int(ffi.cast("uintptr_t", self._ram.address))
+        for number, slot in enumerate(self._ram.slots):
+            self._vm.set_user_memory_region(
+                number, 0, slot.gpa, slot.pages * 4096, base + slot.ram_page * 4096
+            )
+
+    def add_vcpus(self, guest: Guest, count: int) -> None:
+        """Make `count` vCPUs, each at its entry of `guest`."""
+        most = self._kvm.check_extension(lib.KVM_CAP_MAX_VCPUS)
+        if count > most:
+            raise AcceleratorError(
+                f"Number of SMP cpus requested ({count}) exceeds the maximum cpus "
+                f"supported by KVM ({most})"
+            )
+        if guest.rom:
+            self._show_rom(guest.rom)
+        run_size = self._kvm.get_vcpu_mmap_size()
+        cpuid = self._kvm.get_supported_cpuid()
+        for index in range(count):
+            vcpu = self._keep(self._vm.create_vcpu(index))
+            self._vcpu_fds.append(vcpu)
+            _set_apic_id(cpuid, index)
+            vcpu.set_cpuid2(cpuid)
+            self._first.append(FirstState(vcpu, guest.entry(index)))
+            run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
+            ring = (
+                self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
+                if self.dirty_ring_size
+                else ffi.NULL
+            )
+            self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
+        self._open_statistics()
+
+    def _show_rom(self, rom: bytes) -> None:
+        """Give firmware what it expects of a PC: itself below 4 GiB, and local APICs, by KVM."""
+        for capability, name in (
+            (lib.KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP"),
+            (lib.KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"),
+        ):
+            if not self._kvm.check_extension(capability):
+                raise AcceleratorError(f"kvm does not support {name}, which -bios needs")
+        mapping = self._keep(mmap.mmap(-1, len(rom)))
+        mapping[:] = rom
+        pointer = self._keep_pointer(mapping)
+        address = int(ffi.cast("uintptr_t", pointer))
+        number = len(self._ram.slots)  # the rings never name it: it can't be written to
+        self._vm.set_user_memory_region(
+            number, lib.KVM_MEM_READONLY, ROM_END - len(rom), len(rom), address
+        )
+        self._vm.create_irqchip()
+
+    def _open_statistics(self) -> None:
+        """Before the vCPUs run: the call needs a lock that KVM_RUN holds, reading does not."""
+        if not self._kvm.check_extension(lib.KVM_CAP_BINARY_STATS_FD):
+            return
+        vm = self._keep(self._vm.get_stats_fd()).fd
+        vcpus = [self._keep(vcpu.get_stats_fd()).fd for vcpu in self._vcpu_fds]
+        layout = KvmLayout(vcpus[0])
+        self.statistics = Statistics(
+            "kvm", KvmStats(vm, KvmLayout(vm)), [KvmStats(fd, layout) for fd in vcpus]
+        )
+
+    def reset_vcpus(self) -> None:
+        """Give every vCPU the state that it began with. All must have stopped."""
+        for first in self._first:
+            first.set()
+        self.engine.reset()
+
+    def _keep_pointer(self, mapping: mmap.mmap) -> Any:
+        pointer = ffi.from_buffer(mapping)
+        self._open.append(_Exported(pointer))
+        return pointer
+
+    def get_dirty_log(self) -> bytearray:
+        """Take the log of dirty pages. Blocks. Any thread."""
+        log = bytearray((self._ram.pages + 63) // 64 * 8)
+        words = ffi.from_buffer("uint64_t[]", log)
+        for number, slot in enumerate(self._ram.slots):
+            self._vm.get_dirty_log(number, words + slot.ram_page // 64)
+        return log
+
+    def close(self) -> None:
+        """End all threads, then give back all that KVM gave, in reverse order."""
+        if hasattr(self, "engine"):
+            self.engine.close()
+        while self._open:
+            self._open.pop().close()
+
+
+class _Exported:
+    """A pointer into a mapping, which can't be unmapped as long as the pointer is there."""
+
+    def __init__(self, pointer: Any) -> None:
+        self._pointer = pointer
+
+    def close(self) -> None:
+        ffi.release(self._pointer)

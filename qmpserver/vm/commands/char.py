@@ -1,0 +1,21 @@
+"""Handlers of ``schema/char.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Client, Registry
+    from qmpserver.vm.commands.types import ChardevInfo
+    from qmpserver.vm.machine.machine import Machine
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+
+    @registry.command("query-chardev", client=True)
+    def query_chardev(client: Client) -> list[ChardevInfo]:
+        return [
+            {"label": one.id, "filename": one.filename, "frontend-open": one.attached}
+            for one in client.server.devices
+        ]

@@ -1,0 +1,75 @@
+"""Handlers of ``schema/machine.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.vm.machine.guest import MAX_VCPUS
+from qmpserver.vm.machine.qom import MACHINE_TYPE, RAM_ID, cpu_type, place, vcpu_path
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Client, Registry
+    from qmpserver.vm.commands.types import (
+        CpuInfoFast,
+        MachineInfo,
+        MemoryInfo,
+        TargetInfo,
+        UuidInfo,
+    )
+    from qmpserver.vm.machine.machine import Machine
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+
+    @registry.command("query-cpus-fast")
+    def query_cpus_fast() -> list[CpuInfoFast]:
+        return [
+            {
+                "thread-id": thread_id,
+                "props": place(index),
+                "qom-path": vcpu_path(index),
+                "cpu-index": index,
+                "target": "x86_64",
+            }
+            for index, thread_id in enumerate(machine.accel.engine.thread_ids())
+        ]
+
+    @registry.command("query-machines")
+    def query_machines(compat_props: bool = False) -> list[MachineInfo]:
+        info: MachineInfo = {
+            "hotpluggable-cpus": False,
+            "name": MACHINE_TYPE,
+            "numa-mem-supported": False,
+            "default-cpu-type": cpu_type(machine.accel.name),
+            "cpu-max": MAX_VCPUS,
+            "deprecated": False,
+            "is-default": True,
+            "default-ram-id": RAM_ID,
+            "acpi": False,
+        }
+        if compat_props:
+            info["compat-props"] = []
+        return [info]
+
+    @registry.command("query-target")
+    def query_target() -> TargetInfo:
+        return {"arch": "x86_64"}
+
+    @registry.command("query-uuid")
+    def query_uuid() -> UuidInfo:
+        return {"UUID": str(machine.uuid)}
+
+    @registry.command("query-memory-size-summary")
+    def query_memory_size_summary() -> MemoryInfo:
+        return {"base-memory": machine.ram.size, "plugged-memory": 0}
+
+    @registry.command("system_reset", client=True)
+    async def system_reset(client: Client | None) -> None:
+        await machine.reset()
+        if machine.finished.is_set() and client is not None:  # as with `quit`
+            client.execute_no_more()
+
+    @registry.command("system_powerdown")
+    def system_powerdown() -> None:
+        machine.powerdown()

@@ -1,0 +1,95 @@
+"""Handlers of ``schema/migration.json``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from qmpserver.qmp import QMPError
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Client, Registry
+    from qmpserver.vm.commands.types import (
+        DirtyLimitInfo,
+        DirtyRateInfo,
+        DirtyRateMeasureMode,
+        TimeUnit,
+    )
+    from qmpserver.vm.machine.machine import Machine
+
+log = logging.getLogger(__name__)
+
+
+def _who(client: Client | None) -> str:
+    return f"monitor {client.monitor}" if client is not None else "human monitor"
+
+
+def _which(cpu_index: int | None) -> str:
+    return "all vCPUs" if cpu_index is None else f"vCPU {cpu_index}"
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+
+    @registry.command("set-vcpu-dirty-limit", client=True)
+    def set_vcpu_dirty_limit(
+        client: Client | None, *, dirty_rate: int, cpu_index: int | None = None
+    ) -> None:
+        try:
+            machine.dirty_limit.set(dirty_rate, cpu_index)
+        except ValueError as error:
+            raise QMPError(str(error)) from None
+        log.info("%s: dirty limit of %s: %d MB/s", _who(client), _which(cpu_index), dirty_rate)
+
+    @registry.command("cancel-vcpu-dirty-limit", client=True)
+    def cancel_vcpu_dirty_limit(client: Client | None, *, cpu_index: int | None = None) -> None:
+        try:
+            machine.dirty_limit.cancel(cpu_index)
+        except ValueError as error:
+            raise QMPError(str(error)) from None
+        log.info("%s: dirty limit of %s: cancelled", _who(client), _which(cpu_index))
+
+    @registry.command("query-vcpu-dirty-limit")
+    def query_vcpu_dirty_limit() -> list[DirtyLimitInfo]:
+        return [
+            {
+                "limit-rate": limit.limit_rate,
+                "current-rate": limit.current_rate,
+                "cpu-index": limit.cpu_index,
+            }
+            for limit in machine.dirty_limit.query()
+        ]
+
+    @registry.command("calc-dirty-rate")
+    def calc_dirty_rate(
+        *,
+        calc_time: int,
+        calc_time_unit: TimeUnit = "second",
+        sample_pages: int | None = None,
+        mode: DirtyRateMeasureMode = "page-sampling",
+    ) -> None:
+        milliseconds = calc_time * 1000 if calc_time_unit == "second" else calc_time
+        try:
+            machine.dirty_rate.start(milliseconds, mode, sample_pages)
+        except ValueError as error:
+            raise QMPError(str(error)) from None
+
+    @registry.command("query-dirty-rate")
+    def query_dirty_rate(*, calc_time_unit: TimeUnit = "second") -> DirtyRateInfo:
+        last = machine.dirty_rate.last
+        in_seconds = calc_time_unit == "second"
+        info: DirtyRateInfo = {
+            "status": last.status,
+            "sample-pages": last.sample_pages,
+            "mode": last.mode,
+            "start-time": last.start_time,
+            "calc-time": last.calc_ms // 1000 if in_seconds else last.calc_ms,
+            "calc-time-unit": calc_time_unit,
+        }
+        if last.status == "measured":
+            info["dirty-rate"] = last.rate
+            if last.mode == "dirty-ring":
+                info["vcpu-dirty-rate"] = [
+                    {"dirty-rate": rate, "id": index} for index, rate in enumerate(last.vcpu_rates)
+                ]
+        return info

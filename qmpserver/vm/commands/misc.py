@@ -1,0 +1,76 @@
+"""Handlers of ``schema/misc.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.cli.parameters import PARAMETERS
+from qmpserver.keyval import Kind
+from qmpserver.monitor import fds
+from qmpserver.qmp import QMPError
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Registry
+    from qmpserver.vm.commands.types import (
+        CommandLineOptionInfo,
+        CommandLineParameterType,
+        IOThreadInfo,
+        NameInfo,
+    )
+    from qmpserver.vm.machine.machine import Machine
+
+TYPES: dict[Kind, CommandLineParameterType] = {
+    Kind.STRING: "string",
+    Kind.BOOL: "boolean",
+    Kind.NUMBER: "number",
+    Kind.SIZE: "size",
+    Kind.SIZE_IN_MIB: "size",
+}
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+
+    @registry.command("query-name")
+    def query_name() -> NameInfo:
+        return {} if machine.name is None else {"name": machine.name}
+
+    @registry.command("stop")
+    async def stop() -> None:
+        await machine.stop()
+
+    @registry.command("cont")
+    async def cont() -> None:
+        try:
+            await machine.cont()
+        except RuntimeError as error:
+            raise QMPError(str(error)) from None
+
+    @registry.command("human-monitor-command")
+    async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
+        from qmpserver.vm.commands.human import HumanMonitor
+
+        monitor = HumanMonitor(registry)
+        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
+            raise QMPError("Parameter 'cpu-index' expects a CPU number")
+        shown = await monitor.execute(command_line)
+        return (shown or "").replace("\n", "\r\n")
+
+    @registry.command("query-iothreads")
+    def query_iothreads() -> list[IOThreadInfo]:
+        return []
+
+    fds.register(registry)
+
+    @registry.command("query-command-line-options")
+    def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
+        if option is not None and option not in PARAMETERS:
+            raise QMPError(f"invalid option name: {option}")
+        return [
+            {
+                "option": name,
+                "parameters": [{"name": one, "type": TYPES[kind]} for one, kind in taken.items()],
+            }
+            for name, taken in PARAMETERS.items()
+            if option in (None, name)
+        ]

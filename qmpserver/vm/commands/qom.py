@@ -1,0 +1,42 @@
+"""Handlers of ``schema/qom.json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.qmp import QMPError
+from qmpserver.vm.machine.qom import AmbiguousError, NotFoundError, Object, machine_tree
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Registry
+    from qmpserver.vm.commands.types import ObjectPropertyInfo
+    from qmpserver.vm.machine.machine import Machine
+
+
+def register(registry: Registry, machine: Machine) -> None:
+    """Bind this file's commands."""
+
+    def find(path: str) -> Object:
+        try:
+            return machine_tree(machine).resolve(path)
+        except NotFoundError:
+            raise QMPError(f"Device '{path}' not found", "DeviceNotFound") from None
+
+    @registry.command("qom-list")
+    def qom_list(path: str) -> list[ObjectPropertyInfo]:
+        try:
+            found = find(path)
+        except AmbiguousError:
+            raise QMPError(f"Path '{path}' is ambiguous") from None
+        return [{"name": name, "type": type_} for name, type_ in found.property_types()]
+
+    @registry.command("qom-get")
+    def qom_get(path: str, property: str) -> Any:  # noqa: A002
+        try:
+            found = find(path)
+        except AmbiguousError:
+            raise QMPError(f"Device '{path}' not found", "DeviceNotFound") from None
+        try:
+            return found.get(property)
+        except KeyError:
+            raise QMPError(f"Property '{found.type}.{property}' not found") from None

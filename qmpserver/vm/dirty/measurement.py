@@ -1,0 +1,146 @@
+"""Measuring the dirty rate on demand, by rings, by the bitmap or by sampling."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from qmpserver.vm.dirty.rate import mb_per_s
+from qmpserver.vm.dirty.sampling import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpserver.vm.accel import Accelerator
+    from qmpserver.vm.dirty.tracking import Tracking
+    from qmpserver.vm.machine.memory import Ram
+
+T = TypeVar("T")
+Mode = Literal["page-sampling", "dirty-ring", "dirty-bitmap"]
+Status = Literal["unstarted", "measuring", "measured"]
+
+MIN_CALC_MS, MAX_CALC_MS = 50, 60_000
+MIN_SAMPLE_PAGES, MAX_SAMPLE_PAGES = 128, 16384
+DEFAULT_SAMPLE_PAGES = 512
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What was asked for, and what has come of it."""
+
+    mode: Mode = "page-sampling"
+    status: Status = "unstarted"
+    start_time: int = 0  # s, on CLOCK_MONOTONIC, as QEMU's
+    calc_ms: int = 0
+    sample_pages: int = 0  # of each GiB
+    rate: int = 0  # MB/s of all vCPUs
+    vcpu_rates: list[int] = field(default_factory=list)  # MB/s of each, if the mode can tell
+
+
+class DirtyRate:
+    """``calc-dirty-rate``. Belongs to the event loop's thread."""
+
+    def __init__(self, ram: Ram, accel: Accelerator, tracking: Tracking) -> None:
+        self.last = Measurement()
+        self._ram = ram
+        self._accel = accel
+        self._tracking = tracking
+        self._task: asyncio.Task[None] | None = None
+        self._executor = ThreadPoolExecutor(1, "dirty-rate")  # for what takes milliseconds
+
+    def start(self, calc_ms: int, mode: Mode, sample_pages: int | None) -> asyncio.Task[None]:
+        """Start a measurement of `calc_ms` milliseconds; :attr:`last` tells how it goes.
+
+        Returns:
+            The task that measures; it raises nothing.
+
+        Raises:
+            ValueError: Refused, in QEMU's words.
+        """
+        if self.last.status == "measuring":
+            raise ValueError("the dirty rate is already being measured.")
+        if not MIN_CALC_MS <= calc_ms <= MAX_CALC_MS:
+            raise ValueError(
+                f"Calculation time is out of range [{MIN_CALC_MS}ms, {MAX_CALC_MS}ms]."
+            )
+        if sample_pages is not None and mode != "page-sampling":
+            raise ValueError("sample-pages is used only in page-sampling mode")
+        if sample_pages is not None and not MIN_SAMPLE_PAGES <= sample_pages <= MAX_SAMPLE_PAGES:
+            raise ValueError(
+                f"sample-pages is out of range[{MIN_SAMPLE_PAGES}, {MAX_SAMPLE_PAGES}]."
+            )
+        rings = bool(self._accel.dirty_ring_size)
+        if (mode == "dirty-ring" and not rings) or (mode == "dirty-bitmap" and rings):
+            raise ValueError(f"mode {mode} is not enabled, use other method instead.")
+        self.last = Measurement(
+            mode,
+            "measuring",
+            int(time.monotonic()),
+            calc_ms,
+            DEFAULT_SAMPLE_PAGES if sample_pages is None else sample_pages,
+        )
+        self._task = asyncio.get_running_loop().create_task(self._measure(self.last))
+        return self._task
+
+    async def _measure(self, measurement: Measurement) -> None:
+        seconds = measurement.calc_ms / 1000
+        try:
+            match measurement.mode:
+                case "dirty-ring":
+                    measurement.vcpu_rates = await self._by_rings(seconds)
+                    measurement.rate = sum(measurement.vcpu_rates)
+                case "dirty-bitmap":
+                    measurement.rate = await self._by_bitmap(seconds)
+                case "page-sampling":
+                    measurement.rate = await self._by_sampling(seconds, measurement.sample_pages)
+        except OSError:
+            measurement.status = "unstarted"
+            return
+        if measurement.mode != "page-sampling":
+            measurement.sample_pages = 0
+        measurement.status = "measured"
+
+    async def _by_rings(self, seconds: float) -> list[int]:
+        engine = self._accel.engine
+        self._tracking.acquire(self)
+        try:
+            await self._tracking.wait()
+            start, before = time.monotonic(), engine.pages()
+            await asyncio.sleep(seconds)
+            seconds, pages = time.monotonic() - start, engine.pages()
+        finally:
+            self._tracking.release(self)
+        return [mb_per_s(b - a, seconds) for a, b in zip(before, pages, strict=True)]
+
+    async def _by_bitmap(self, seconds: float) -> int:
+        self._tracking.acquire(self)
+        try:
+            await self._tracking.wait()
+            await self._in_thread(self._accel.get_dirty_log)  # what was dirty before is not ours
+            start = time.monotonic()
+            await asyncio.sleep(seconds)
+            log = await self._in_thread(self._accel.get_dirty_log)
+            seconds = time.monotonic() - start
+        finally:
+            self._tracking.release(self)
+        return mb_per_s(int.from_bytes(log, "little").bit_count(), seconds)
+
+    async def _by_sampling(self, seconds: float, pages_per_gib: int) -> int:
+        start = time.monotonic()
+        sample = await self._in_thread(lambda: Sample(self._ram, pages_per_gib))
+        await asyncio.sleep(seconds)
+        changed = await self._in_thread(sample.changed)
+        return mb_per_s(round(changed * self._ram.pages), time.monotonic() - start)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    async def close(self) -> None:
+        """Give a measurement under way up; returns when nothing uses RAM or KVM any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await asyncio.to_thread(self._executor.shutdown)

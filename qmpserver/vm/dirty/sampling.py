@@ -1,0 +1,39 @@
+"""Page sampling: how much of RAM has changed, judged by some of its pages."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from qmpserver.vm.accel.native._native import ffi, lib
+
+if TYPE_CHECKING:
+    from qmpserver.vm.machine.memory import Ram
+
+GIB = 1 << 30
+
+
+class Sample:
+    """Fingerprints of pages chosen at random, `pages_per_gib` of each GiB of RAM, but at least one.
+
+    A page counts as changed when its contents have: one that was written to and is as before does
+    not. Of a share p of pages changed, n sampled pages give an estimate with the standard error
+    sqrt(p (1 - p) / n): 512 pages, half of them changed, are right within 4.4 % of all pages 19
+    times out of 20.
+
+    Making one and :meth:`changed` take a few microseconds a page; both may be called on any
+    thread, and guests need not stop.
+    """
+
+    def __init__(self, ram: Ram, pages_per_gib: int) -> None:
+        self._ram = ram
+        self._seed = random.getrandbits(64)
+        self._prints = ffi.new("uint64_t[]", max(1, ram.size * pages_per_gib // GIB))
+        lib.sample_take(ram.address, ram.pages, self._seed, self._prints, len(self._prints))
+
+    def changed(self) -> float:
+        """Return the share of the sampled pages that has changed, from 0 to 1."""
+        changed = lib.sample_changed(
+            self._ram.address, self._ram.pages, self._seed, self._prints, len(self._prints)
+        )
+        return int(changed) / len(self._prints)

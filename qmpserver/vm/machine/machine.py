@@ -1,0 +1,200 @@
+"""The machine: RAM, an accelerator's vCPUs, a guest program, and the run state that they are in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.vm.accel.engine import VcpuState
+from qmpserver.vm.dirty.limit import DirtyLimit
+from qmpserver.vm.dirty.measurement import DirtyRate
+from qmpserver.vm.dirty.tracking import Tracking
+from qmpserver.vm.machine.options import NO_UUID
+from qmpserver.vm.machine.runstate import NEEDS_RESET, Actions, RunState
+from qmpserver.vm.trace.tracer import Tracer
+from qmpserver.vm.trace.writers import LineWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from qmpserver.vm.accel import Accelerator, Guest
+    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.trace.tracer import Writer
+
+log = logging.getLogger(__name__)
+
+STOPPED = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
+
+
+class Machine:
+    """A virtual machine. All methods belong to the event loop's thread.
+
+    `emit` is called with each event's name and data; set it before :meth:`start`. `finished` is set
+    when the machine has been shut down and the program should end. Trace events go to `trace`, or
+    to standard error.
+    """
+
+    def __init__(
+        self,
+        ram: Ram,
+        accel: Accelerator,
+        guest: Guest,
+        *,
+        name: str | None = None,
+        uuid: UUID = NO_UUID,
+        actions: Actions | None = None,
+        trace: Writer | None = None,
+    ) -> None:
+        self.name = name
+        self.uuid = uuid
+        self.actions = actions or Actions()
+        self.ram = ram
+        self.accel = accel
+        self.guest = guest
+        self.emit: Callable[[str, dict[str, Any] | None], None] = lambda _event, _data: None
+        self.finished = asyncio.Event()
+        self.state: RunState = "prelaunch"
+        self.tracer = Tracer(trace or LineWriter(sys.stderr))
+        self.tracking = Tracking(accel)
+        self.dirty_limit = DirtyLimit(accel, self.tracking)
+        self.dirty_rate = DirtyRate(ram, accel, self.tracking)
+        self._moved = asyncio.Event()
+        self._overflows = 0
+        self._guest_reset: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()  # between running and not; monitors may disagree
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest may execute."""
+        return self.state == "running"
+
+    def start(self, *, stopped: bool = False) -> None:
+        """Start the vCPUs; `stopped` leaves the machine in prelaunch, for :meth:`cont`."""
+        engine = self.accel.engine
+        asyncio.get_running_loop().add_reader(engine.notify_fd, self._notified)
+        if not stopped:
+            self.state = "running"
+        engine.start(stopped=not self.running)  # a client may have been faster
+
+    def _notified(self) -> None:
+        """A vCPU parked, halted or failed, or its ring was found overrun."""
+        engine = self.accel.engine
+        os.eventfd_read(engine.notify_fd)
+        if engine.overflows != self._overflows:
+            self._overflows = engine.overflows
+            log.warning("a dirty ring was overrun: all memory counts as dirty")
+        self._moved.set()
+        self._look_for_failures()
+
+    def _look_for_failures(self) -> None:
+        """Reset after a triple fault, as a PC does; from anything else there is no going on."""
+        engine = self.accel.engine
+        if not self.running or self.finished.is_set() or not engine.count(VcpuState.FAILED):
+            return
+        if not engine.shut_down:
+            self.state = "internal-error"
+            engine.stop()
+            self.emit("STOP", None)
+        elif self._guest_reset is None:
+            self._guest_reset = asyncio.get_running_loop().create_task(self._reset_by_guest())
+
+    async def _reset_by_guest(self) -> None:
+        try:
+            await self._reset("guest-reset", guest=True)
+        finally:
+            self._guest_reset = None
+        self._look_for_failures()  # it may have met the next fault already
+
+    async def _wait_stopped(self) -> None:
+        """Have no vCPU execute guest code any more."""
+        engine = self.accel.engine
+        engine.stop()
+        while sum(engine.count(state) for state in STOPPED) < engine.vcpus:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _stop(self, state: RunState) -> None:
+        if self.running:
+            self.state = state
+            await self._wait_stopped()
+            self.emit("STOP", None)
+
+    async def stop(self) -> None:
+        """Stop all vCPUs; returns when none executes guest code any more."""
+        async with self._changing:
+            await self._stop("paused")
+
+    async def cont(self) -> None:
+        """Let the vCPUs run; waits for a stop under way.
+
+        Raises:
+            RuntimeError: The machine must be reset first; the text is QEMU's.
+        """
+        async with self._changing:
+            if self.running:
+                return
+            if self.state in NEEDS_RESET:
+                raise RuntimeError("Resetting the Virtual Machine is required")
+            self.state = "running"
+            self.emit("RESUME", None)
+            self.accel.engine.cont()
+            self._look_for_failures()  # one that failed while it was being stopped
+
+    async def reset(self) -> None:
+        """Have all vCPUs begin anew, as the client wishes; RAM keeps what the guest has stored.
+
+        As in QEMU a machine that does not run is in prelaunch afterwards.
+        """
+        await self._reset("host-qmp-system-reset", guest=False)
+
+    async def _reset(self, reason: str, *, guest: bool) -> None:
+        async with self._changing:
+            if guest and not self.accel.engine.shut_down:
+                return  # somebody has reset the machine already
+            if self.actions.reboot == "shutdown":
+                await self._shut_down(reason, guest=guest)
+                return
+            await self._wait_stopped()
+            if not self.running:
+                self.state = "prelaunch"
+            written = self.guest.load()
+            self.accel.reset_vcpus()
+            self.accel.engine.mark_dirty(written)
+            self.emit("RESET", {"guest": guest, "reason": reason})
+            if self.running:
+                self.accel.engine.cont()
+
+    def powerdown(self) -> None:
+        """Press the power button, which no guest here listens to."""
+        self.emit("POWERDOWN", None)
+
+    async def _shut_down(self, reason: str, *, guest: bool) -> None:
+        """End, or only stop, as the action set for a shutdown says."""
+        if self.actions.shutdown == "poweroff":
+            self.shutdown(reason, guest=guest)
+        else:
+            self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
+            await self._stop("shutdown")
+
+    def shutdown(self, reason: str, *, guest: bool = False) -> None:
+        """Announce the end and ask for it, once; who waits for `finished` calls :meth:`close`."""
+        if self.finished.is_set():
+            return
+        self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
+        self.finished.set()
+
+    async def close(self) -> None:
+        """End all threads and give everything back."""
+        if self._guest_reset is not None:
+            self._guest_reset.cancel()
+            await asyncio.wait([self._guest_reset])
+        await self.dirty_rate.close()
+        await self.tracking.close()
+        asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
+        self.tracer.close()  # while the threads have their names
+        await asyncio.to_thread(self.accel.close)
+        self.ram.close()

@@ -1,0 +1,93 @@
+"""Writing trace records down: as lines to read, or as Chrome's trace JSON to look at."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qmpserver.vm.trace.tracer import Record
+
+
+class LineWriter:
+    """A line an event, as QEMU's `log` backend writes them: ``THREAD@SECONDS:NAME TEXT``."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, records: Iterable[Record], dropped: int) -> None:
+        """Write some records; an event that lasts is told when it has ended."""
+        lines = []
+        if dropped:
+            lines.append(f"{dropped} trace events were dropped: the ring was full\n")
+        for event, thread_id, start, duration, arguments in records:
+            seconds, rest = divmod(start + duration, 1_000_000_000)
+            text = event.text(arguments)
+            lines.append(f"{thread_id}@{seconds}.{rest // 1000:06d}:{event.name} {text}\n")
+        self._stream.write("".join(lines))
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the stream, if it is not the process's own."""
+        if self._stream is not sys.stderr:
+            self._stream.close()
+
+
+class ChromeWriter:
+    """Chrome's trace event format, which Perfetto opens: a row for each thread, spans and moments.
+
+    The array is left open until :meth:`close`; readers take it without its end, too.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Create the file.
+
+        Raises:
+            OSError: It can't be.
+        """
+        self._file = open(path, "w", encoding="ascii")  # noqa: SIM115 -- closed by close()
+        self._file.write("[")
+        self._separator = "\n"
+        self._threads: set[int] = set()
+
+    def write(self, records: Iterable[Record], dropped: int) -> None:
+        """Write some records."""
+        for event, thread_id, start, duration, arguments in records:
+            if thread_id not in self._threads:
+                self._threads.add(thread_id)
+                self._put(
+                    ph="M", name="thread_name", tid=thread_id, args={"name": _name(thread_id)}
+                )
+            text = {"event": f"{event.name} {event.text(arguments)}".rstrip()}
+            at = start / 1000  # us
+            if event.span:
+                self._put(
+                    ph="X", name=event.span, tid=thread_id, ts=at, dur=duration / 1000, args=text
+                )
+            else:
+                self._put(ph="i", s="t", name=event.name, tid=thread_id, ts=at, args=text)
+        if dropped:
+            self._put(ph="i", s="p", name=f"{dropped} events dropped", tid=0, ts=0)
+        self._file.flush()
+
+    def _put(self, **members: object) -> None:
+        import json  # not at every start of the program
+
+        self._file.write(self._separator + json.dumps({"pid": os.getpid(), **members}))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.write("\n]\n")
+        self._file.close()
+
+
+def _name(thread_id: int) -> str:
+    try:
+        with open(f"/proc/self/task/{thread_id}/comm", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return str(thread_id)

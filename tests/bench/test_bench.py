@@ -1,0 +1,248 @@
+"""The measurements, short: what they print and store, not how fast anything is."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmpserver.bench.report import Result, Series, table
+from qmpserver.bench.vm import complete
+from qmpserver.tools.errors import UsageError
+from tests.conftest import Until
+from tests.tools.conftest import Run, serving
+
+PNG, SVG = b"\x89PNG", b"<?xml"
+
+
+def bench(qmpctl: Run, *words: str) -> str:
+    ran = qmpctl("bench", *words)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def samples(path: Path) -> dict[tuple[str, str], list[float]]:
+    result: Any = json.loads(path.read_text())
+    return {(one["server"], one["what"]): one["samples"] for one in result["series"]}
+
+
+def test_ratios_are_of_pairs() -> None:
+    series = [Series("a", "x", [1.0, 10.0, 2.0]), Series("b", "x", [2.0, 30.0, 8.0])]
+    text = table(Result("any", "s", "s", [*series, Series("b", "empty")], paired=True))
+    head, _, row = text.splitlines()
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == [
+        "s (median / p99 / max of 3)",
+        "a",
+        "b",
+        "b : a",
+    ]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells == ["x", "2.000 / 10.000 / 10.000", "8.000 / 30.000 / 30.000", "3.000"]
+
+
+def test_what_a_command_leaves_open_is_added(tmp_path: Path) -> None:
+    words = complete("qmpserver -smp 4 --accel soft", str(tmp_path), vcpus=1, accel="kvm")
+    assert words[:5] == ["qmpserver", "-smp", "4", "--accel", "soft"]
+    assert words[5:7] == ["-m", "512M"]
+    assert words[7] == "-qmp"
+    assert "-accel" not in words
+    words = complete("/x/qemu-system-x86_64 -m size=64M", str(tmp_path), vcpus=2, accel="kvm")
+    assert words[words.index("-smp") + 1] == "2"
+    assert Path(words[words.index("-bios") + 1]).stat().st_size > 0
+    with pytest.raises(UsageError, match="-smp cores=2"):
+        complete("qmpserver -smp cores=2", str(tmp_path), vcpus=1, accel="kvm")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_cancel_stores_and_draws(qmpctl: Run, accel: str, tmp_path: Path, ending: str) -> None:
+    raw, picture = tmp_path / "raw.json", tmp_path / f"picture.{ending}"
+    words = ["cancel", "--accel", accel, "--cycles", "2", "--json", str(raw)]
+    text = bench(qmpctl, *words, "--plot", str(picture))
+    assert "| to the ack " in text
+    stored = samples(raw)
+    assert len(stored["event-driven reaper", "to the reaper's wake"]) == 2
+    assert stored["polling reaper", "to the ack"] > [0.0]
+    assert picture.read_bytes().startswith({"png": PNG, "svg": SVG}[ending])
+
+
+def test_servers_that_are_named(qmpctl: Run, kvm: None, qemu: None, tmp_path: Path) -> None:
+    """A beside B: the commands are the columns."""
+    raw = tmp_path / "raw.json"
+    ours = "qmpserver -accel kvm,dirty-ring-size=4096,reaper=poll"
+    words = ["--server", ours, "--server", "qemu-system-x86_64", "--json", str(raw)]
+    text = bench(qmpctl, "cancel", "--cycles", "1", *words)
+    assert f"qemu-system-x86_64 : {ours}" in text
+    assert set(samples(raw)) >= {(ours, "to the ack"), ("qemu-system-x86_64", "to the ack")}
+
+
+@pytest.fixture
+def running(tmp_path: Path, until: Until) -> Iterator[str]:
+    with serving("qmpserver", tmp_path, until) as address:
+        yield address
+
+
+def test_qmp_of_servers_that_are_named(qmpctl: Run, running: str, tmp_path: Path) -> None:
+    """One that runs already beside one that is launched; the first has one client."""
+    raw = tmp_path / "raw.json"
+    words = ["--windows", "1", "--seconds", "0.02", "--clients", "1", "2", "--json", str(raw)]
+    text = bench(qmpctl, "qmp", *words, "--qmp", running, "--server", "qmpserver -accel soft")
+    assert "for each client that is idle" in text or "no growth" in text
+    stored = samples(raw)
+    what = "pipelined, 2 clients, thousand/s"
+    assert (len(stored[running, what]), len(stored["qmpserver -accel soft", what])) == (0, 1)
+    assert len(stored[running, "round trip, on one processor, us"]) == 100
+    assert stored[running, "pipelined, 1 client, thousand/s"] > [0.0]
+
+
+def test_a_running_server_goes_on_running(qmpctl: Run, running: str) -> None:
+    assert running in bench(qmpctl, "cancel", "--cycles", "1", "--qmp", running)
+    status = json.loads(qmpctl("--qmp", running, "exec", "--json", "query-status").stdout)
+    assert status["running"]
+    ran = qmpctl("bench", "limit", "--vcpus", "9", "--qmp", running)
+    assert ran.returncode == 2
+    assert "9 vCPUs are needed, it has 2" in ran.stderr
+
+
+def test_a_server_that_does_not_start(qmpctl: Run) -> None:
+    ran = qmpctl("bench", "cancel", "--server", "no-such-server")
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "qmpctl: no-such-server: No such file or directory\n",
+    )
+    ran = qmpctl("bench", "cancel", "--server", "qmpserver -no-such-option")
+    assert ran.returncode == 1
+    assert "no-such-option" in ran.stderr
+
+
+def test_a_picture_of_no_kind(qmpctl: Run) -> None:
+    ran = qmpctl("bench", "cancel", "--plot", "x.gif")
+    assert ran.returncode == 2
+    assert "'x.gif' ends in neither .png nor .svg" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["cancel", "--cycles", "0"], "'0' is no number from 1 on"),
+        (["cancel", "--json", "/nonexistent/x"], "there is no such directory"),
+        (["limit", "--seconds", "1"], "'1' is no number from 3 on"),
+        (["guest", "--windows", "x"], "'x' is no number from 1 on"),
+    ],
+)
+def test_refused_before_anything_is_measured(qmpctl: Run, words: list[str], why: str) -> None:
+    ran = qmpctl("bench", *words)
+    assert ran.returncode == 2
+    assert why in ran.stderr
+
+
+def test_scale(qmpctl: Run, accel: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    words = ["--size", "2,8G", "--cycles", "1", "--json", str(raw)]
+    assert "| 2 vCPUs, 8G " in bench(qmpctl, "scale", "--accel", accel, *words)
+    assert all(len(values) == 1 and values[0] > 0 for values in samples(raw).values())
+    assert qmpctl("bench", "scale", "--size", "0,1G").returncode == 2
+
+
+def test_qmp(qmpctl: Run, accel: str) -> None:
+    words = ["--no-qemu", "--windows", "1", "--seconds", "0.1", "--clients", "1", "3"]
+    text = bench(qmpctl, "qmp", "--accel", accel, *words)
+    assert "| an echo : qmpserver |" in text
+    assert "| round trip, on one processor, us " in text
+    assert ("| round trip, on two, us " in text) == (len(os.sched_getaffinity(0)) > 1)
+    assert "| pipelined, 3 clients, thousand/s " in text
+
+
+def test_start(qmpctl: Run, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    words = ["--starts", "2", "--server", "qmpserver -accel soft", "--json", str(raw)]
+    assert "| qmpserver -accel soft " in bench(qmpctl, "start", *words)
+    stored = samples(raw)
+    assert set(stored) == {("ms", "import asyncio"), ("ms", "qmpserver -accel soft")}
+    assert all(len(values) == 2 and min(values) > 0 for values in stored.values())
+    ran = qmpctl("bench", "start", "--server", "no-such-server")
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "qmpctl: no-such-server: No such file or directory\n",
+    )
+    ran = qmpctl("bench", "start", "--server", "false")
+    assert (ran.returncode, ran.stderr) == (1, "qmpctl: false: no greeting\n")
+
+
+def test_floor(qmpctl: Run, accel: str) -> None:
+    text = bench(qmpctl, "floor", "--accel", accel, "--cycles", "5")
+    for what in (
+        "eventfd ping, ms",
+        "socket echo, there and back, ms",
+        "harvest and reset, ns a page",
+    ):
+        assert f"| {what} " in text
+
+
+def test_release(qmpctl: Run, accel: str, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    bench(qmpctl, "release", "--accel", accel, "--cycles", "2", "--quits", "1", "--json", str(raw))
+    counts = {what.partition(":")[0]: len(took) for (_, what), took in samples(raw).items()}
+    assert counts == {
+        "cancel": 2,
+        "limit raised to 400 MB/s": 2,
+        "cont after stop": 2,
+        "stop": 2,
+        "quit": 1,
+    }
+
+
+def test_fair(qmpctl: Run, accel: str) -> None:
+    text = bench(qmpctl, "fair", "--accel", accel, "--windows", "1")
+    assert "| measured : reference |" in text
+    for what in ("beside a limited vCPU : alone", "no limit : no ring", "within its limit"):
+        assert f"| {what}" in text
+
+
+def test_fair_of_servers_that_are_named(qmpctl: Run, running: str) -> None:
+    ours = "qmpserver -accel soft,dirty-ring-size=4096"
+    text = bench(qmpctl, "fair", "--windows", "1", "--qmp", running, "--server", ours)
+    for name in (running, ours):
+        assert f"| beside a limited vCPU : a free one, {name} " in text
+
+
+def test_guest(qmpctl: Run, kvm: None) -> None:
+    words = ["--windows", "1", "--limited-windows", "1", "--server", "qmpserver"]
+    text = bench(qmpctl, "guest", *words)
+    for what in ("free", "tracked", "limited to 100 MB/s"):
+        assert f"| {what} " in text
+
+
+def test_compare_writes_a_report(qmpctl: Run, accel: str, tmp_path: Path) -> None:
+    words = ["--rounds", "1", "--only", "cancel", "--only", "floor", "--accel", accel]
+    text = bench(qmpctl, "compare", "--output", str(tmp_path / "out"), *words)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert text == f"{tmp_path}/out/report.md\n"
+    assert "| to the ack " in report
+    with_qemu = accel == "kvm" and shutil.which("qemu-system-x86_64") is not None
+    assert ("QEMU : event-driven reaper" in report) == with_qemu
+    for name in ("cancel", "floor"):
+        assert f"![{name}]({name}.svg)" in report
+        assert (tmp_path / "out" / f"{name}.svg").read_bytes().startswith(SVG)
+        assert samples(tmp_path / "out" / f"{name}.json")
+
+
+def test_the_image_boots_qemu_by_hand(qmpctl: Run, kvm: None, qemu: None, tmp_path: Path) -> None:
+    """`qmpctl guest` and the command that its help shows: then it can be measured."""
+    image, path = tmp_path / "dirty.bin", tmp_path / "q.sock"
+    assert qmpctl("guest", "--output", str(image), "--ram", "64M").returncode == 0
+    argv = ["qemu-system-x86_64", "-accel", "kvm,dirty-ring-size=4096", "-m", "64M"]
+    argv += ["-bios", str(image), "-display", "none", "-nodefaults"]
+    argv += ["-object", "memory-backend-memfd,id=ram,size=64M,share=on"]
+    argv += ["-machine", "pc,memory-backend=ram", "-qmp", f"unix:{path},server=on,wait=on"]
+    with subprocess.Popen(argv) as process:
+        try:
+            while not path.exists():
+                assert process.poll() is None
+            text = bench(qmpctl, "cancel", "--cycles", "1", "--qmp", f"unix:{path}")
+        finally:
+            process.terminate()
+    assert "| to the throttled vCPU running again " in text

@@ -1,0 +1,259 @@
+"""The human monitor of the whole program: on sockets and a terminal, and what it survives."""
+
+import asyncio
+import os
+import pty
+import random
+import signal
+import sys
+import termios
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.cli.conftest import answer, execute
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Program, Start
+    from tests.conftest import Until
+
+PATIENCE = 20.0
+PROMPT = b"(qemu) "
+SOFT = ["-accel", "soft,dirty-ring-size=4096", "-smp", "2", "-m", "64M"]
+
+
+class Person:
+    """Somebody at a human monitor on a socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def prompt(self) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(PROMPT)
+
+    async def enter(self, line: str) -> str:
+        """Enter a line; return what is shown for it."""
+        self.writer.write(f"{line}\n".encode())
+        shown = (await self.prompt()).partition(b"\r\n")[2]
+        return shown.removesuffix(PROMPT).decode()
+
+
+SitDown = Callable[[], Awaitable[Person]]
+
+
+@pytest_asyncio.fixture
+async def sit_down(tmp_path: Path) -> AsyncIterator[SitDown]:
+    """Open the human monitor; who did not leave is gone after the test."""
+    people: list[Person] = []
+
+    async def sit_down() -> Person:
+        async with asyncio.timeout(PATIENCE):
+            connection = asyncio.open_unix_connection(tmp_path / "hmp", limit=1 << 26)
+            person = Person(*await connection)
+        people.append(person)
+        await person.prompt()
+        return person
+
+    yield sit_down
+    for person in people:
+        person.writer.transport.abort()
+
+
+@pytest.fixture
+def human(tmp_path: Path) -> list[str]:
+    """The options of a human monitor."""
+    device = f"socket,id=hmp,path={tmp_path}/hmp,server=on,wait=off,max-clients=9"
+    return ["-chardev", device, "-mon", "chardev=hmp"]
+
+
+async def test_a_limit_by_hand(
+    start: "Start", machine: list[str], human: list[str], sit_down: SitDown
+) -> None:
+    async with start(*machine, *human) as program:
+        person = await sit_down()
+        assert await person.enter("info status") == "VM status: running\r\n"
+        assert "Please use" in await person.enter("set_vcpu_dirty_limit 40+2 1")
+        client = await program.connect()
+        [limit] = await execute(client, "query-vcpu-dirty-limit")
+        assert (limit["cpu-index"], limit["limit-rate"]) == (1, 42)
+        shown = await person.enter("info vcpu_dirty_limit")
+        assert shown.startswith("vcpu[1], limit rate 42 (MB/s), current rate ")
+        ring = "__org.qmpserver_query-dirty-ring"
+        await answer(client, ring, lambda got: got["tracking"])
+        shown = await person.enter("info dirty_ring")
+        assert shown.startswith("tracking: on, limit in service: on\r\nreaper: mode event, ")
+        assert shown.count("vcpu[") == 2
+        assert "Please use" in await person.enter("cancel_vcpu_dirty_limit")
+        assert await person.enter("info vcpu_dirty_limit") == "Dirty page limit not enabled!\r\n"
+        assert await person.enter("stop") == ""
+        assert (await execute(client, "query-status"))["status"] == "paused"
+        assert await person.enter("info history") == "".join(
+            f"{index}: '{line}'\r\n"
+            for index, line in enumerate(
+                [
+                    "info status",
+                    "set_vcpu_dirty_limit 40+2 1",
+                    "info dirty_ring",
+                    "cancel_vcpu_dirty_limit",
+                    "info vcpu_dirty_limit",
+                    "stop",
+                    "info history",
+                ]
+            )
+        )
+        await client.disconnect()
+        person.writer.write(b"q\nfoo\n")
+        async with asyncio.timeout(PATIENCE):
+            assert await person.reader.read() == b"q\x1b[K\r\n"
+        assert await program.wait() == 0
+
+
+async def test_chosen_cpu_stays(start: "Start", human: list[str], sit_down: SitDown) -> None:
+    async with start(*SOFT, *human) as program:
+        person = await sit_down()
+        assert (await person.enter("info cpus")).startswith("* CPU #0: thread_id=")
+        assert await person.enter("cpu 1") == ""
+        assert (await person.enter("info cpus")).partition("\r\n")[2].startswith("* CPU #1:")
+        assert await person.enter("cpu 2") == "invalid CPU index\r\n"
+        client = await program.connect()
+        shown = await execute(client, "human-monitor-command", command_line="info cpus")
+        assert shown.startswith("* CPU #0:")
+        await client.disconnect()
+
+
+async def test_going_away_while_a_command_runs(
+    start: "Start", human: list[str], sit_down: SitDown
+) -> None:
+    async with start(*SOFT, *human) as program:
+        client = await program.connect()
+        for _ in range(20):
+            person = await sit_down()
+            # Waits until the vCPUs are out; nobody waits for its end.
+            person.writer.write(b"stop\ncont\n")
+            person.writer.transport.abort()
+        person = await sit_down()
+        assert "VM status" in await person.enter("info status")
+        await person.enter("cont")
+        await answer(client, "query-status", lambda got: got["running"])
+        await client.disconnect()
+
+
+async def test_junk(start: "Start", human: list[str], sit_down: SitDown) -> None:
+    rng = random.Random(1)
+    pieces = [b"\t", b"\x1b[A", b"\n", b"info ", b"set_vcpu_dirty_limit ", b"(" * 99, b'"']
+    async with start(*SOFT, *human) as program:
+        for _ in range(5):
+            person = await sit_down()
+            junk = b"".join(rng.choice([*pieces, rng.randbytes(9)]) for _ in range(2000))
+            reading = asyncio.ensure_future(person.reader.read())
+            person.writer.write(junk)
+            person.writer.write_eof()
+            async with asyncio.timeout(PATIENCE):
+                assert PROMPT in await reading
+            person = await sit_down()
+        shown = await person.enter("\u00e9" + "x" * 9000)
+        assert shown == f"unknown command: '\u00e9{'x' * 4093}'\r\n"
+        person.writer.write(b"\xff\n")
+        assert (await person.prompt()).endswith(b"unknown command: '\xff'\r\n(qemu) ")
+        assert program.process.returncode is None
+
+
+async def test_who_never_reads_costs_little(
+    start: "Start", human: list[str], sit_down: SitDown
+) -> None:
+    async with start(*SOFT, *human) as program:
+        client = await program.connect()
+        greedy = await sit_down()
+        greedy.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        # Each key up shows 4,000 letters anew.
+        flood = b"x" * 4000 + b"\n" + b"\x1b[A\x1b[B" * 100_000 + b"help\n" * 10_000
+        greedy.writer.write(flood)
+        before = resident(program)
+        for _ in range(200):
+            async with asyncio.timeout(1):
+                assert (await execute(client, "query-status"))["running"]
+        other = await sit_down()
+        assert await other.enter("info status") == "VM status: running\r\n"
+        assert resident(program) - before < 16 << 20
+        await client.disconnect()
+
+
+def resident(program: "Program") -> int:
+    """Bytes of its own memory: what the guest touches is shared memory."""
+    for line in Path(f"/proc/{program.process.pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("the kernel does not tell")
+
+
+class Terminal:
+    """The program's terminal."""
+
+    def __init__(self) -> None:
+        self.outside, self.inside = pty.openpty()
+        self.before = termios.tcgetattr(self.inside)
+
+    async def until(self, wanted: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        shown = b""
+        async with asyncio.timeout(PATIENCE):
+            while not shown.endswith(wanted):
+                ready = loop.create_future()
+                loop.add_reader(self.outside, ready.set_result, None)
+                try:
+                    await ready
+                finally:
+                    loop.remove_reader(self.outside)
+                shown += os.read(self.outside, 65536)
+        return shown
+
+    def close(self) -> None:
+        os.close(self.outside)
+        os.close(self.inside)
+
+
+@pytest.mark.parametrize("end", ["quit", "SIGTERM", "SIGINT", "error"])
+async def test_terminal_is_given_back(end: str, until: "Until") -> None:
+    terminal = Terminal()
+    options = [*SOFT, "-S", "-chardev", "stdio,id=hmp", "-mon", "chardev=hmp"]
+    if end == "error":
+        options += ["-qmp", "unix:/nowhere/qmp,server=on,wait=off"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qmpserver.cli", *options),
+        stdin=terminal.inside,
+        stdout=terminal.inside,
+        stderr=terminal.inside,
+    )
+    try:
+        await terminal.until(PROMPT)
+        if end != "error":
+            os.write(terminal.outside, b"set_v\t7\r")
+            shown = (await terminal.until(PROMPT)).replace(b"\r\r\n", b"\r\n")
+            # Each key is shown once: by the program, not by the terminal.
+            assert shown.startswith(b"s\x1b[K\x1b[Dse\x1b[K")
+            assert b"set_vcpu_dirty_limit 7\x1b[K\r\n[Please use" in shown
+            local = termios.tcgetattr(terminal.inside)[3]
+            assert not local & (termios.ECHO | termios.ICANON)
+            assert local & termios.ISIG
+            # After being suspended, the terminal is set up again.
+            termios.tcsetattr(terminal.inside, termios.TCSANOW, terminal.before)
+            process.send_signal(signal.SIGCONT)
+            until(lambda: not termios.tcgetattr(terminal.inside)[3] & termios.ICANON)
+        if end == "quit":
+            os.write(terminal.outside, b"quit\r")
+        elif end != "error":
+            process.send_signal(signal.Signals[end])
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == (end == "error")
+        assert termios.tcgetattr(terminal.inside) == terminal.before
+        assert os.get_blocking(terminal.inside)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        terminal.close()

@@ -1,0 +1,116 @@
+"""What `python -m build` makes, and that it works where nothing else of the project is."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from qmpserver import __version__
+
+ROOT = Path(__file__).parents[2]
+NATIVE = "qmpserver/vm/accel/native/"
+SMOKE = """
+import asyncio, sys, qmpserver
+from pathlib import Path
+from qemu.qmp import ConnectError, QMPClient
+
+assert Path(qmpserver.__file__).is_relative_to(sys.prefix), qmpserver.__file__
+
+async def main(path):
+    options = f"-accel soft,dirty-ring-size=4096 -m 64M -qmp unix:{path},server=on,wait=on"
+    process = await asyncio.create_subprocess_exec(sys.prefix + "/bin/qmpserver", *options.split())
+    try:
+        client = QMPClient("smoke")
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await client.connect(path)
+                    break
+                except ConnectError:
+                    assert process.returncode is None
+                    await asyncio.sleep(0.01)
+            await client.execute("set-vcpu-dirty-limit", {"dirty-rate": 100})
+            limits = await client.execute("query-vcpu-dirty-limit")
+            assert limits[0]["limit-rate"] == 100, limits
+            await client.execute("quit")
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+asyncio.run(main(sys.argv[1]))
+"""
+PLUGIN = """
+import pytest
+
+def test(qmp_server, qmp):
+    qmp.cmd("stop")
+    with pytest.raises(AssertionError, match="no cont among: .*, stop"):
+        assert qmp_server.received("cont")
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build both from what git knows, so that nothing built earlier gets in."""
+    top = tmp_path_factory.mktemp("build")
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = run("git", "ls-files", "-z", "--cached", cwd=ROOT).split("\0")
+    archive = top / "source.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in filter(None, files):
+            tar.add(ROOT / name, name)
+    source = top / "source"
+    with tarfile.open(archive) as tar:
+        tar.extractall(source, filter="tar")
+    run(sys.executable, "-m", "build", "-o", top / "dist", cwd=source)
+    return {path.suffix: path for path in (top / "dist").iterdir()}
+
+
+def test_wheel_has_what_it_needs_and_nothing_else(built: dict[str, Path]) -> None:
+    with zipfile.ZipFile(built[".whl"]) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    tracked = run("git", "ls-files", "qmpserver", "schema", cwd=ROOT).split()
+    wanted = {
+        name if name.startswith("qmpserver/") else f"qmpserver/{name}"
+        for name in tracked
+        if name != "qmpserver/schema"
+        and (not name.endswith((".c", ".h", ".md")) or "/static/" in name)
+    }
+    extension = {name for name in names if name.startswith(NATIVE) and name.endswith(".so")}
+    assert len(extension) == 1
+    assert names - extension == wanted
+
+
+def test_sdist_has_the_sources(built: dict[str, Path]) -> None:
+    with tarfile.open(built[".gz"]) as sdist:
+        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+    tracked = run("git", "ls-files", NATIVE, "qmpserver/web/static", cwd=ROOT).split()
+    assert set(tracked) <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py", "CHANGELOG.md"} <= names
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_native.c"))]
+
+
+@pytest.mark.parametrize("kind", [".whl", ".gz"])
+def test_installed_alone_it_works(built: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
+    python = tmp_path / "env" / "bin" / "python"
+    pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    run(*pip, f"{built[kind]}[pytest]", cwd=tmp_path)
+    assert run(python, "-c", "import qmpserver; print(qmpserver.__version__)", cwd=tmp_path) == (
+        f"{__version__}\n"
+    )
+    run(python, "-c", SMOKE, tmp_path / "qmp.sock", cwd=tmp_path)
+    (tmp_path / "test_it.py").write_text(PLUGIN)
+    run(python, "-m", "pytest", "-W", "error", "test_it.py", cwd=tmp_path)

@@ -1,0 +1,129 @@
+"""Stand-ins in this process, and clients that see every byte."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmpserver.standin import Fake, Scenario
+
+PATIENCE = 10.0
+LIMIT = 64 * 1024 * 1024
+
+
+class Raw:
+    """A client that reads lines and decides nothing."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, path: Path) -> "Raw":
+        return cls(*await asyncio.open_unix_connection(path, limit=LIMIT))
+
+    def send(self, command: str, arguments: object = None, **members: object) -> None:
+        given = {} if arguments is None else {"arguments": arguments}
+        message = {"execute": command, **given, **members}
+        self.writer.write(json.dumps(message).encode() + b"\n")
+
+    async def line(self) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readline()
+
+    async def receive(self) -> Any:
+        line = await self.line()
+        assert line, "the server hung up"
+        return json.loads(line)
+
+    async def reply(self) -> Any:
+        """Return the next message that is no event."""
+        while True:
+            message = await self.receive()
+            if "event" not in message:
+                return message
+
+    async def execute(self, command: str, arguments: object = None) -> Any:
+        """Return what a command returns, or its error."""
+        self.send(command, arguments)
+        reply = await self.reply()
+        return reply["return"] if "return" in reply else reply["error"]
+
+    async def event(self) -> tuple[str, Any]:
+        message = await self.receive()
+        assert "event" in message, message
+        return message["event"], message.get("data")
+
+    async def negotiate(self) -> None:
+        assert "QMP" in await self.receive()
+        assert await self.execute("qmp_capabilities") == {}
+
+    async def silent(self, seconds: float = 0.2) -> bool:
+        """Whether nothing comes for so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                return not await self.reader.read(1)
+        except TimeoutError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+class Served:
+    """A stand-in on a socket, and its clients."""
+
+    def __init__(self, fake: Fake, path: Path) -> None:
+        self.fake = fake
+        self.path = path
+        self._clients: list[Raw] = []
+
+    async def connect(self) -> Raw:
+        """Return a client that nobody has greeted yet."""
+        client = await Raw.connect(self.path)
+        self._clients.append(client)
+        return client
+
+    async def client(self) -> Raw:
+        """Return a client past negotiation."""
+        client = await self.connect()
+        await client.negotiate()
+        return client
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+        await self.fake.close()
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Serve a scenario: what its TOML file would say, or an option's value."""
+
+    @contextlib.asynccontextmanager
+    async def run(
+        scenario: dict[str, Any] | str | None = None, *, max_clients: int = 1
+    ) -> AsyncIterator[Served]:
+        if isinstance(scenario, str):
+            made = Scenario.asked_for(scenario)
+        else:
+            made = Scenario.read(scenario or {})
+        path = tmp_path / "fake.sock"
+        served = Served(Fake(made), path)
+        try:
+            await served.fake.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
+            yield served
+        finally:
+            await served.close()
+
+    return run

@@ -1,0 +1,292 @@
+"""``qmpserver -fake`` as other test suites start it: over every device, to its exit status."""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qmpserver.transcript import format as transcript
+from tests.conftest import Until, listens
+
+COMMAND = [sys.executable, "-m", "qmpserver.cli", "-fake"]
+HELLO = b'{"execute": "qmp_capabilities"}\n'
+QUIT = b'{"execute": "quit"}\n'
+QEMU = """
+    -name guest=vm,debug-threads=on -machine q35,accel=kvm:tcg,usb=off -accel kvm -enable-kvm
+    -cpu Skylake-Client -m size=1G,slots=2,maxmem=4G -smp 2,sockets=2 -nodefaults -no-user-config
+    -nographic -display gtk -object memory-backend-ram,id=m0,size=1G
+    -drive file=disk.qcow2,if=none,id=d0 -device virtio-blk-pci,drive=d0 -netdev user,id=n0
+    -kernel bzImage -append console=ttyS0 -serial stdio -bios OVMF.fd disk.img
+"""
+PATIENCE = 20.0
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(scenario: str, *options: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [*COMMAND, scenario, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=fds,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def talk(client: socket.socket) -> list[bytes]:
+    """Say hello and quit; return all lines that come until the server hangs up."""
+    with client, client.makefile("rb") as file:
+        client.settimeout(PATIENCE)
+        client.sendall(HELLO + QUIT)
+        return list(file)
+
+
+def check(lines: list[bytes]) -> None:
+    assert b'"QMP"' in lines[0]
+    assert lines[1] == b'{"return": {}}\r\n'
+    assert b'"SHUTDOWN"' in lines[2]
+    assert lines[3:] == [b'{"return": {}}\r\n']
+
+
+def test_stdio(start: Start) -> None:
+    process = start("default", "-qmp", "stdio")
+    output, errors = process.communicate(HELLO + QUIT, timeout=PATIENCE)
+    check(output.splitlines(keepends=True))
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_unix(start: Start, tmp_path: Path, until: Until) -> None:
+    path = tmp_path / "q.sock"
+    process = start("none", "-qmp", f"unix:{path},server=on,wait=off")
+    until(lambda: listens(path))
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(path))
+    check(talk(client))
+    assert process.wait(PATIENCE) == 0
+    assert not path.exists()
+
+
+def test_tcp_to_who_listens(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = start("default", "-qmp", f"tcp:127.0.0.1:{listener.getsockname()[1]}")
+        listener.settimeout(PATIENCE)
+        check(talk(listener.accept()[0]))
+    assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("how", ["connected", "listening"])
+def test_an_inherited_socket(start: Start, tmp_path: Path, how: str) -> None:
+    if how == "connected":
+        mine, theirs = socket.socketpair()
+        device = f"fd:{theirs.fileno()}"
+    else:
+        theirs = socket.socket(socket.AF_UNIX)
+        theirs.bind(str(tmp_path / "q.sock"))
+        theirs.listen()
+        device = f"fd:{theirs.fileno()},server=on,wait=off"
+    process = start("default", "-qmp", device, fds=(theirs.fileno(),))
+    theirs.close()
+    if how == "listening":
+        mine = socket.socket(socket.AF_UNIX)
+        mine.connect(str(tmp_path / "q.sock"))  # it listens already, so nobody has to wait
+    check(talk(mine))
+    assert process.wait(PATIENCE) == 0
+
+
+SCENARIO = """
+ordered = true
+strict = true
+expect = [{ command = "stop" }, { command = "cont", times = 1 }]
+"""
+MET = b'{"execute": "stop"}\n{"execute": "cont"}\n'
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        (MET, 0, []),
+        (b"", 1, ["expected stop at least once, came not", "expected cont once, came not",
+                  "what came: qmp_capabilities, quit"]),
+        (MET + b'{"execute": "cont"}\n', 1,
+         ["expected cont once, came 2 times",
+          "what came: qmp_capabilities, stop, cont, cont, quit"]),
+        (b'{"execute": "cont"}\n{"execute": "stop"}\n', 1,
+         ["expected cont after stop, came before it",
+          "what came: qmp_capabilities, cont, stop, quit"]),
+        (MET + b'{"execute": "device_ad"}\n{"execute": "stop", "arguments": {"a": 1}}\n', 1,
+         ["refused: device_ad: The command device_ad has not been found",
+          "refused: stop: Parameter 'a' is unexpected"]),
+    ],
+)  # fmt: skip
+def test_exit_status(
+    start: Start, tmp_path: Path, sent: bytes, status: int, said: list[str]
+) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(SCENARIO)
+    process = start(str(path), "-qmp", "stdio")
+    _, errors = process.communicate(HELLO + sent + QUIT, timeout=PATIENCE)
+    assert errors.decode().splitlines() == [f"qmpserver: {line}" for line in said]
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_a_signal_ends_it_with_the_same_status(
+    start: Start, tmp_path: Path, until: Until, met: bool
+) -> None:
+    scenario, path = tmp_path / "a.toml", tmp_path / "q.sock"
+    scenario.write_text(f"expect = [{{ command = 'stop', times = {int(not met)} }}]")
+    process = start(str(scenario), "-qmp", f"unix:{path},server=on,wait=off")
+    until(lambda: listens(path))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == int(not met)
+    assert b"terminating on signal 15" in errors
+    assert (b"expected stop once, came not" in errors) is not met
+
+
+def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) -> None:
+    log, sent = tmp_path / "log.qmp", HELLO + b'{"execute": "query-status"}\nno JSON\n' + QUIT
+    process = start(f"default,log={log}", "-S", "-qmp", "stdio")
+    output, _ = process.communicate(sent, timeout=PATIENCE)
+    said = transcript.read(log.read_text()).messages
+    assert [one.value for one in said if one.who == "server"] == [
+        transcript.message("server", line).value for line in output.decode().splitlines()
+    ]
+    assert [one.text for one in said if one.who == "client"] == sent.decode().splitlines()
+    again = start(str(log), "-qmp", "stdio")
+    repeated, errors = again.communicate(sent, timeout=PATIENCE)
+    assert (again.returncode, errors) == (0, b"")
+    assert _untimed(repeated) == _untimed(output)
+
+
+def _untimed(output: bytes) -> list[object]:
+    values = [transcript.message("server", line).value for line in output.decode().splitlines()]
+    return [{**value, "timestamp": None} for value in values]
+
+
+def test_options_say_what_the_machine_is(start: Start) -> None:
+    options = ["-S", "-smp", "3", "-m", "1G", "-name", "vm", "-qmp", "stdio"]
+    process = start("default", *options)
+    queries = ["query-status", "query-cpus-fast", "query-memory-size-summary", "query-name"]
+    sent = b"".join(b'{"execute": "%b"}\n' % query.encode() for query in queries)
+    output, _ = process.communicate(HELLO + sent + QUIT, timeout=PATIENCE)
+    status, cpus, memory, name = (
+        transcript.message("server", line).value["return"]
+        for line in output.decode().splitlines()[2:6]
+    )
+    assert status["status"] == "prelaunch"
+    assert len(cpus) == 3
+    assert memory == {"base-memory": 1 << 30, "plugged-memory": 0}
+    assert name == {"name": "vm"}
+
+
+def test_what_starts_qemu_starts_it(start: Start) -> None:
+    """Options for a machine that is not there are taken, whatever they ask for."""
+    process = start("default", *shlex.split(QEMU), "-qmp", "stdio")
+    output, _ = process.communicate(HELLO + QUIT, timeout=PATIENCE)
+    assert b'"event": "SHUTDOWN"' in output
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-guest", "dirty"], "-guest can't be had with -fake, which has no machine"),
+        (["-no-such-option"], "-no-such-option: invalid option"),
+        (["-monitor", "stdio"], "-monitor stdio: Only QMP is supported"),
+    ],
+)
+def test_what_needs_a_machine_is_refused(start: Start, options: list[str], message: str) -> None:
+    process = start("default", *options)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert errors.decode().startswith(f"qmpserver: {message}")
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("/nonexistent.toml", "/nonexistent.toml: No such file or directory"),
+        ("default,fault=slow", "fault: name: there is no fault 'slow': silent-after-connect, "),
+        ("default,fault=stale-id:stpo", "there is no command or event 'stpo', but 'stop'"),
+        ("default,lgo=x", "there is no option 'lgo', but 'log'"),
+        ("default,log=/nonexistent/x", "log: /nonexistent/x: No such file or directory"),
+        ("default,schema=/nonexistent", "/nonexistent: No such file or directory; it is a file or"),
+    ],
+)
+def test_what_the_option_gets_wrong(start: Start, option: str, message: str) -> None:
+    process = start(option, "-qmp", "stdio")
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert errors.decode().startswith(f"qmpserver: -fake {option}: ")
+    assert message in errors.decode()
+    assert process.returncode == 1
+
+
+def test_stopped_process_keeps_its_socket(start: Start, tmp_path: Path, until: Until) -> None:
+    path = tmp_path / "q.sock"
+    process = start("default,fault=stopped-process:stop", "-qmp", f"unix:{path},server=on,wait=off")
+    until(lambda: listens(path))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.settimeout(PATIENCE)
+        file = client.makefile("rb")
+        client.sendall(HELLO + b'{"execute": "stop"}\n')
+        state = Path(f"/proc/{process.pid}/stat")
+        until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
+        assert listens(path)
+        process.send_signal(signal.SIGCONT)
+        while b'"STOP"' not in file.readline():
+            pass
+        client.sendall(QUIT)
+    assert process.wait(PATIENCE) == 0
+
+
+NATIVE = """
+import sys
+from qmpserver.cli import main
+sys.argv = ["", "-fake", "default", "-qmp", "stdio"]
+main.main()
+print([name for name in sys.modules if "native" in name or "cffi" in name], file=sys.stderr)
+"""
+
+
+def test_nothing_native_is_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NATIVE], input=HELLO + QUIT, capture_output=True, timeout=PATIENCE
+    )
+    assert done.stderr == b"[]\n"
+    check(done.stdout.splitlines(keepends=True))
+
+
+async def test_a_daemon(tmp_path: Path) -> None:
+    path, pidfile = tmp_path / "q.sock", tmp_path / "pid"
+    options = ["-qmp", f"unix:{path},server=on,wait=off", "-pidfile", str(pidfile), "-daemonize"]
+    process = await asyncio.create_subprocess_exec(*COMMAND, "default", *options)
+    assert await process.wait() == 0
+    pid = int(pidfile.read_text())
+    try:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+        check(talk(client))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)

@@ -1,0 +1,303 @@
+"""What scenarios say, and what is said of those that make no sense."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmpserver.standin import Fake, Scenario, ScenarioError
+from tests.standin.conftest import Serve
+
+PAUSED = {"status": "paused", "running": False, "singlestep": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("on = 1", "a.toml: on: 1 is not a list"),
+        ("on = [1]", "a.toml: on[1]: 1 is not a table"),
+        ("[[on]]", "a.toml: on[1].command: missing, a string is needed"),
+        ("[[on]]\ncommand = true", "a.toml: on[1].command: true is not a string"),
+        ("[[on]]\ncommand = 'qery-status'",
+         "a.toml: on[1].command: there is no command 'qery-status', but 'query-status'"),
+        ("[[on]]\ncommand = 'stop'\n[[on]]\ncommand = 'stop'\nretrun = {}",
+         "a.toml: on[2].retrun: there is no key 'retrun', but 'return'"),
+        ("[[on]]\ncommand = 'query-status'\nreturn = {}",
+         "a.toml: on[1].return: command 'query-status' sends what the schema forbids: "
+         "Parameter 'running' is missing"),
+        ("[[on]]\ncommand = 'stop'\nreturn = {}\nerror = 'no'",
+         "a.toml: on[1].error: there is a return too: only one of them can be had"),
+        ("[[on]]\ncommand = 'stop'\nerror = 'no'\nclass = 'X'",
+         "a.toml: on[1].class: goes with an error, and is one of GenericError, "),
+        ("[[on]]\ncommand = 'stop'\ntimes = 0", "a.toml: on[1].times: 0 is less than 1"),
+        ("[[on]]\ncommand = 'stop'\ntimes = 1.5", "a.toml: on[1].times: 1.5 is not a whole number"),
+        ("[[on]]\ncommand = 'stop'\ndelay = -1", "a.toml: on[1].delay: -1 is negative"),
+        ("[[on]]\ncommand = 'migrate-pause'\ndelay = 1",
+         "a.toml: on[1].delay: migrate-pause is executed out of band, and never waits"),
+        ("[[on]]\ncommand = 'netdev_del'\narguments = { idd = 1 }",
+         "a.toml: on[1].arguments.idd: there is no argument 'idd', but 'id'"),
+        ("[[on]]\ncommand = 'stop'\nevents = [{ event = 'STPO' }]",
+         "a.toml: on[1].events[1].event: there is no event 'STPO', but 'STOP'"),
+        ("[[on]]\ncommand = 'stop'\nstatus = 'pausd'",
+         "a.toml: on[1].status: there is no run state 'pausd', but 'paused'"),
+        ("[[event]]\nevent = 'RESET'\ndata = { guest = 1 }",
+         "a.toml: event[1].data: event 'RESET' sends what the schema forbids: "
+         "Invalid parameter type for 'guest', expected: boolean"),
+        ("[[expect]]\ncommand = 'stop'\ntimes = 'often'",
+         """a.toml: expect[1].times: 'often' is not a number, "1..", "..3" or "1..3\""""),
+        ("[[setup]]\ncommand = 'netdev_del'",
+         "a.toml: setup[1].arguments: Parameter 'id' is missing"),
+        ("[machine]\ncpus = 0", "a.toml: machine.cpus: 0 is less than 1"),
+        ("[machine]\nvcpus = 1", "a.toml: machine.vcpus: there is no key 'vcpus', but 'cpus'"),
+        ("fault = ['lat-reply']",
+         "a.toml: fault[1].name: there is no fault 'lat-reply', but 'late-reply'"),
+        ("version = '7.2'", "a.toml: version: '7.2' is not like 7.2.0"),
+        ("schema = 'guest-agent'\nversion = '7.2.0'",
+         "a.toml: version: the guest agent does not greet, so it tells none"),
+        ("schema = 'guest-agent'\nfault = ['event-flood']",
+         "a.toml: fault[1].name: event-flood needs events, and this schema has none"),
+        ("schema = 'qemu'", "a.toml: schema: "),
+        ("a = ", "a.toml: Invalid value (at end of document)"),
+        ("-> {'execute':\n<- hello", "a.toml: line 2: what a server says is JSON"),
+        ('-> {"execute": "strange"}\n<- {"return": {}}',
+         "a.toml:1: there is no command 'strange'; give the server's own schema"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_scenario_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError) as caught:
+        Scenario.load(str(path))
+    assert str(caught.value).startswith(f"{tmp_path}/{message}")
+
+
+async def test_a_setup_that_the_state_refuses() -> None:
+    gone = {"command": "netdev_del", "arguments": {"id": "n0"}}
+    with pytest.raises(ScenarioError, match="setup: netdev_del: Device 'n0' not found"):
+        Fake(Scenario.read({"setup": [gone]}))
+
+
+def table(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
+
+
+async def test_replies_in_turn(serve: Serve) -> None:
+    scenario = table("""
+        [[on]]
+        command = "query-status"
+        times = 2
+        return = { status = "paused", running = false, singlestep = false }
+        [[on]]
+        command = "query-status"
+        times = 1
+        error = "no"
+        class = "DeviceNotActive"
+    """)
+    async with serve(scenario) as served:
+        client = await served.client()
+        assert [await client.execute("query-status") for _ in range(2)] == [PAUSED, PAUSED]
+        assert await client.execute("query-status") == {"class": "DeviceNotActive", "desc": "no"}
+        assert (await client.execute("query-status"))["status"] == "running"
+
+
+async def test_replies_by_arguments(serve: Serve) -> None:
+    scenario = table("""
+        [[on]]
+        command = "device_add"
+        arguments = { driver = "</^virtio-/>", id = "n1" }
+        error = "Bus 'pcie.0' does not support hotplugging"
+    """)
+    async with serve(scenario) as served:
+        client = await served.client()
+        for driver, name, works in [("virtio-net-pci", "n1", False), ("virtio-net-pci", "n2", True),
+                                    ("e1000", "n1", True)]:  # fmt: skip
+            got = await client.execute("device_add", {"driver": driver, "id": name, "bus": "b"})
+            assert (got == {}) is works, got
+
+
+async def test_arguments_are_checked_before_a_scenario_answers(serve: Serve) -> None:
+    scenario = {"on": [{"command": "netdev_del", "return": {}}]}
+    async with serve(scenario) as served:
+        client = await served.client()
+        assert await client.execute("netdev_del", {"id": "nobody"}) == {}
+        refused = await client.execute("netdev_del", {"id": 1})
+        assert refused["desc"] == "Invalid parameter type for 'id', expected: string"
+
+
+async def test_events_before_and_after(serve: Serve) -> None:
+    scenario = table("""
+        [[on]]
+        command = "system_powerdown"
+        before = [{ event = "POWERDOWN" }]
+        events = [
+            { event = "SHUTDOWN", data = { guest = true, reason = "guest-shutdown" } },
+            { event = "STOP", after = 0.05 },
+        ]
+        status = "shutdown"
+    """)
+    async with serve(scenario) as served:
+        client = await served.client()
+        client.send("system_powerdown")
+        names = []
+        for _ in range(6):
+            message = await client.receive()
+            names.append(message.get("event", "reply"))
+        # What the state does by itself comes too.
+        assert names == ["POWERDOWN", "STOP", "POWERDOWN", "reply", "SHUTDOWN", "STOP"]
+        assert (await client.execute("query-status"))["status"] == "shutdown"
+
+
+async def test_a_delay_lets_other_clients_pass(serve: Serve) -> None:
+    scenario = {"on": [{"command": "query-block", "delay": 0.2, "return": []}]}
+    async with serve(scenario, max_clients=2) as served:
+        slow, quick = await served.client(), await served.client()
+        slow.send("query-block")
+        slow.send("query-name", id=1)
+        assert await quick.execute("query-name") == {}
+        assert await slow.receive() == {"return": []}
+        assert await slow.receive() == {"return": {}, "id": 1}
+        said = [one.client for one in served.fake.said.messages if one.who == "server"]
+        assert said[-3:] == [2, 1, 1]
+
+
+async def test_a_null_result_is_a_result(serve: Serve) -> None:
+    scenario = {"on": [{"command": "query-pci", "return": []}]}
+    async with serve(scenario) as served:
+        client = await served.client()
+        assert await client.execute("query-pci") == []
+
+
+async def test_events_of_their_own(serve: Serve) -> None:
+    scenario = table("""
+        [[event]]
+        event = "RESUME"
+        [[event]]
+        event = "STOP"
+        after = 0.05
+    """)
+    async with serve(scenario) as served:
+        client = await served.client()
+        assert await client.event() == ("RESUME", None)
+        assert await client.event() == ("STOP", None)
+
+
+async def test_setup_comes_before_the_first_client(serve: Serve) -> None:
+    scenario = table("""
+        [machine]
+        status = "paused"
+        cpus = 2
+        [[setup]]
+        command = "blockdev-add"
+        arguments = { driver = "null-co", node-name = "disk" }
+        [[setup]]
+        command = "device_add"
+        arguments = { driver = "virtio-blk-pci", drive = "disk", id = "vda" }
+    """)
+    async with serve(scenario) as served:
+        client = await served.client()
+        (block,) = await client.execute("query-block")
+        assert block["qdev"] == "/machine/peripheral/vda"
+        assert block["inserted"]["node-name"] == "disk"
+        assert (await client.execute("query-status"))["status"] == "paused"
+
+
+async def test_the_greeting_tells_the_version(serve: Serve) -> None:
+    async with serve({"version": "9.1.2"}) as served:
+        client = await served.connect()
+        version = (await client.receive())["QMP"]["version"]
+        assert version["qemu"] == {"major": 9, "minor": 1, "micro": 2}
+        await client.execute("qmp_capabilities")
+        assert await client.execute("query-version") == version
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent", "failures"),
+    [
+        ({"times": 0}, 1, ["expected stop never, came 1"]),
+        ({"times": "2.."}, 1, ["expected stop at least 2 times, came 1"]),
+        ({"times": "..1"}, 2, ["expected stop 0 to 1 times, came 2 times"]),
+        ({"times": "..1"}, 0, []),
+        ({"times": "1..2"}, 2, []),
+        ({}, 3, []),
+    ],
+)
+async def test_how_often(
+    serve: Serve, wanted: dict[str, Any], sent: int, failures: list[str]
+) -> None:
+    async with serve({"expect": [{"command": "stop", **wanted}]}) as served:
+        client = await served.client()
+        for _ in range(sent):
+            await client.execute("stop")
+        assert served.fake.failures()[:1] == failures
+
+
+async def test_expected_arguments(serve: Serve) -> None:
+    wanted = {"command": "netdev_add", "arguments": {"type": "user", "id": "</^net/>"}}
+    async with serve({"expect": [wanted]}) as served:
+        client = await served.client()
+        await client.execute("netdev_add", {"type": "tap", "id": "net0"})
+        first, second, _ = served.fake.failures()
+        assert first == (
+            'expected netdev_add {"type": "user", "id": "</^net/>"} at least once, came not'
+        )
+        assert second == '  other arguments came: {"type": "tap", "id": "net0"}'
+        await client.execute("netdev_add", {"type": "user", "id": "net1", "net": "10.0.0.0/8"})
+        assert served.fake.failures() == []
+
+
+RECORDED = """
+# transcript of somebody's QEMU
+<- {"QMP": {"version": {"qemu": {"micro": 1, "minor": 2, "major": 8}, "package": ""},
+            "capabilities": []}}
+-> {"execute": "qmp_capabilities"}
+<- {"return": {}}
+-> {"execute": "query-status"}
+<- {"return": {"status": "inmigrate", "running": false}}
+-> {"execute": "cont"}
+<- {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RESUME"}
+<- {"return": {}}
+<- {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "WAKEUP"}
+-> {"execute": "query-status"}
+<- {"return": {"status": "running", "running": true}}
+-> {"execute": "gone", "arguments": {}}
+<- {"error": {"class": "CommandNotFound", "desc": "The command gone has not been found"}}
+-> {"execute": "device_del", "arguments": {"id": "x"}}
+<- {"error": {"class": "GenericError", "desc": "Device x is already in the process of unplug"}}
+"""
+
+
+async def test_a_recording_answers_as_it_was_recorded(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "a.qmp"
+    path.write_text(RECORDED)
+    async with serve(str(path)) as served:
+        client = await served.connect()
+        greeting = await client.receive()
+        assert greeting["QMP"]["version"]["qemu"] == {"major": 8, "minor": 2, "micro": 1}
+        await client.execute("qmp_capabilities")
+        first = await client.execute("query-status")
+        assert first == {"status": "inmigrate", "running": False}
+        client.send("cont")
+        names = [(await client.receive()).get("event") for _ in range(3)]
+        assert names == ["RESUME", None, "WAKEUP"]
+        for _ in range(2):  # the last recorded one stays
+            assert (await client.execute("query-status"))["status"] == "running"
+        assert (await client.execute("gone"))["class"] == "CommandNotFound"
+        refused = await client.execute("device_del", {"id": "x"})
+        assert refused["desc"] == "Device x is already in the process of unplug"
+        assert (await client.execute("device_del", {"id": "y"}))["class"] == "DeviceNotFound"
+
+
+async def test_a_recorded_schema_is_used(serve: Serve, tmp_path: Path) -> None:
+    schema = (
+        '[{"name": "ping", "meta-type": "command", "arg-type": "0", "ret-type": "0"},'
+        ' {"name": "query-qmp-schema", "meta-type": "command", "arg-type": "0", "ret-type": "0"},'
+        ' {"name": "0", "meta-type": "object", "members": []}]'
+    )
+    path = tmp_path / "a.qmp"
+    path.write_text(f'-> {{"execute": "query-qmp-schema"}}\n<- {{"return": {schema}}}\n')
+    async with serve(str(path)) as served:
+        client = await served.client()
+        assert len(await client.execute("query-qmp-schema")) == 3
+        assert await client.execute("ping") == {}
+        assert "class" in await client.execute("stop")

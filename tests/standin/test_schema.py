@@ -1,0 +1,193 @@
+"""Every command of a whole QEMU's schema is answered, and answered as the schema says."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmpserver.qapi import Schema, SchemaError
+from qmpserver.qapi.model import EMPTY, AlternateType, ArrayType, ObjectType
+from qmpserver.standin import Scenario, ScenarioError, vocabulary
+from qmpserver.standin.values import fitted, smallest
+from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
+from tests.standin.conftest import Serve
+
+RECORDED = Path(vocabulary.__file__).with_name("qemu-7.2.json.gz")
+# They end the conversation, wait for the client, or refuse what they are not in the state for.
+OWN_STATE = {"quit", "qmp_capabilities"}
+
+
+def recorded() -> list[dict[str, Any]]:
+    infos: list[dict[str, Any]] = json.loads(gzip.decompress(RECORDED.read_bytes()))
+    return infos
+
+
+@pytest.fixture(scope="module")
+def schema() -> Schema:
+    return Schema.from_introspection(recorded())
+
+
+def test_introspection_of_the_introspected_is_the_same(schema: Schema) -> None:
+    infos = recorded()
+    assert schema.introspect() == infos
+    schema._introspection = None
+    again, theirs = Tree(schema.introspect()), Tree(infos)
+    assert again.roots() == theirs.roots()
+    assert len(again.roots()) > 250
+    for name in again.roots():
+        assert again.flat(name) == theirs.flat(name), name
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+def test_what_is_shipped_is_what_this_qemu_says() -> None:
+    qemu = Qemu()
+    try:
+        version = qemu.version["qemu"]
+        live = qemu.execute("query-qmp-schema")["return"]
+    finally:
+        qemu.close()
+    if (version["major"], version["minor"]) != (7, 2):
+        pytest.skip("it is not QEMU 7.2")
+    mine, theirs = Tree(recorded()), Tree(live)
+    assert mine.roots() == theirs.roots()
+    assert all(mine.flat(name) == theirs.flat(name) for name in theirs.roots())
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+def test_refusals_of_arguments_are_qemus(schema: Schema) -> None:
+    """Spoil good arguments of each command in one place, and compare what both say."""
+    maker = Maker(random.Random(72))
+    qemu = Qemu()
+    compared = 0
+    try:
+        for name, command in schema.commands.items():
+            if not command.gen or _has_alternate(command.arguments, ()):
+                continue  # an alternate's name in an error is lost
+            for _ in range(5):
+                arguments = maker.spoilt(command.arguments)
+                refusal = _refusal(command, arguments)
+                if refusal is not None:
+                    theirs = qemu.execute(name, arguments).get("error", {}).get("desc", "")
+                    if "uint" in theirs or "int8" in theirs or "int32" in theirs:
+                        continue  # so are widths
+                    assert refusal == theirs, (name, arguments)
+                    compared += 1
+    finally:
+        qemu.close()
+    assert compared > 300
+
+
+def _has_alternate(type_: object, outer: tuple[object, ...]) -> bool:
+    if type_ in outer:
+        return False
+    inner = (*outer, type_)
+    if isinstance(type_, ArrayType):
+        return _has_alternate(type_.element, inner)
+    if isinstance(type_, ObjectType):
+        parts = [member.type for member in type_.members]
+        parts += [branch.type for branch in type_.branches.values()]
+        return any(_has_alternate(part, inner) for part in parts)
+    return isinstance(type_, AlternateType)
+
+
+def test_the_smallest_value_of_every_type_is_allowed(schema: Schema) -> None:
+    for command in schema.commands.values():
+        command.validate_result(smallest(command.returns or EMPTY))
+        if command.gen:
+            arguments = smallest(command.arguments)
+            assert isinstance(arguments, dict)
+            command.validate(arguments)
+    for event in schema.events.values():
+        event.validate(smallest(event.data))
+
+
+def test_a_value_is_made_to_fit(schema: Schema) -> None:
+    returns = schema.commands["query-status"].returns
+    assert returns is not None
+    assert fitted({"status": "paused", "later": 1}, returns) == {
+        "status": "paused",
+        "singlestep": False,
+        "running": False,
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", vocabulary.NAMED)
+async def test_every_command_is_answered_as_the_schema_says(
+    serve: Serve, name: str, seed: int
+) -> None:
+    maker = Maker(random.Random(seed))
+    answered = failed = 0
+    async with serve({"schema": name}) as served:
+        commands = served.fake.scenario.schema.commands
+        greeted = served.fake.scenario.version is not None
+        client = await (served.client() if greeted else served.connect())
+        for command in commands.values():
+            if command.name in OWN_STATE or not command.success_response:
+                continue
+            arguments = maker.value(command.arguments, 0)
+            assert isinstance(arguments, dict)
+            client.send(command.name, arguments, id=command.name)
+            reply: dict[str, Any] = {"event": ""}
+            while "event" in reply:
+                reply = json.loads((await client.line()).removeprefix(b"\xff"))
+            assert reply["id"] == command.name
+            if "error" in reply:  # the state's, since these are good arguments
+                assert not reply["error"]["desc"].startswith("Internal error"), reply
+                failed += 1
+            else:
+                command.validate_result(reply["return"])
+                answered += 1
+        assert served.fake.failures() == []
+        assert not served.fake._commands.refused
+    assert answered > 2 * failed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]x", "stray 'x'"),
+        ('{"a": 1}', "neither a query-qmp-schema's reply nor a QAPI schema"),
+        ('[{"name": "x"}]', "this is no introspection: KeyError"),
+        ('[{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "0"}]', "'0'"),
+        ('[{"name": "c", "meta-type": "command", "arg-type": "int", "ret-type": "int"},'
+         ' {"name": "int", "meta-type": "builtin", "json-type": "int"}]', "type int is no object"),
+        ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
+         ' {"name": "0", "meta-type": "strange"}]', "unknown kind strange"),
+    ],
+)  # fmt: skip
+def test_what_is_no_schema(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    (tmp_path / "a.toml").write_text('schema = "bad.json"')
+    with pytest.raises(ScenarioError, match=message) as caught:
+        Scenario.load(str(tmp_path / "a.toml"))
+    assert f"{tmp_path}/a.toml: schema: " in str(caught.value)
+    with pytest.raises((SchemaError, OSError)):
+        vocabulary.load("bad.json", tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_schema_from_a_file(
+    serve: Serve, tmp_path: Path, packed: bool, wrapped: bool
+) -> None:
+    infos = Schema.load(vocabulary.HERE / "guest-agent.json").introspect()
+    raw = json.dumps({"return": infos} if wrapped else infos).encode()
+    (tmp_path / "mine").write_bytes(gzip.compress(raw) if packed else raw)
+    async with serve(f"default,schema={tmp_path}/mine") as served:
+        client = await served.client()
+        assert await client.execute("guest-sync", {"id": 7}) == 7
+        assert "not been found" in (await client.execute("query-status"))["desc"]
+
+
+async def test_a_schema_in_qapi(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(
+        "{ 'struct': 'Pump', 'data': { 'rpm': 'int' } }"
+        "{ 'command': 'query-pump', 'returns': 'Pump' }"
+    )
+    async with serve(f"default,schema={tmp_path}/mine.json") as served:
+        client = await served.client()
+        assert await client.execute("query-pump") == {"rpm": 0}

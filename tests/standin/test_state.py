@@ -1,0 +1,347 @@
+"""The machine that does not exist: what its commands do to each other."""
+
+import asyncio
+import base64
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.qapi.test_qemu_live import QEMU
+from tests.standin.conftest import Raw, Serve
+
+NODE = {"driver": "null-co", "node-name": "n"}
+
+
+async def do(client: Raw, text: str, **arguments: Any) -> Any:
+    named = {name.replace("_", "-"): value for name, value in arguments.items()}
+    return await client.execute(text, named or None)
+
+
+async def test_run_states(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        client.send("stop")
+        client.send("stop")
+        client.send("cont")
+        said = [(await client.receive()).get("event", "reply") for _ in range(5)]
+        assert said == ["STOP", "reply", "reply", "RESUME", "reply"]
+        client.send("system_reset")
+        assert await client.event() == (
+            "RESET",
+            {"guest": False, "reason": "host-qmp-system-reset"},
+        )
+
+
+async def test_a_shut_down_machine_needs_a_reset(serve: Serve) -> None:
+    async with serve({"machine": {"status": "shutdown"}}) as served:
+        client = await served.client()
+        refused = await do(client, "cont")
+        assert refused["desc"] == "Resetting the Virtual Machine is required"
+        assert await do(client, "system_reset") == {}
+        assert await do(client, "cont") == {}
+        assert (await do(client, "query-status"))["running"]
+
+
+async def test_hotplug(serve: Serve) -> None:
+    async with serve({"machine": {"unplug-time": 60}}) as served:
+        client = await served.client()
+        assert await do(client, "netdev_add", type="user", id="net0") == {}
+        nic = {"driver": "virtio-net-pci", "netdev": "net0", "id": "nic0", "addr": "0x5.0x1"}
+        assert await do(client, "device_add", **nic) == {}
+        (bus,) = await do(client, "query-pci")
+        (shown,) = [one for one in bus["devices"] if one["qdev_id"] == "nic0"]
+        assert (shown["slot"], shown["function"]) == (5, 1)
+        assert shown["class_info"] == {"class": 512, "desc": "Ethernet controller"}
+        listed = await do(client, "qom-list", path="/machine/peripheral")
+        assert {"name": "nic0", "type": "child<virtio-net-pci>"} in listed
+        assert await do(client, "qom-get", path="/machine/peripheral/nic0", property="netdev")
+        assert await do(client, "device_del", id="nic0") == {}
+        again = await do(client, "device_del", id="nic0")
+        assert again["desc"] == "Device nic0 is already in the process of unplug"
+        client.send("system_reset")  # a guest that starts anew gives everything back
+        assert (await client.event())[1] == {"path": "/machine/peripheral/nic0/virtio-backend"}
+        assert (await client.event())[1]["device"] == "nic0"
+        assert await client.reply() == {"return": {}}
+        assert (await do(client, "device_del", id="nic0"))["class"] == "DeviceNotFound"
+        assert await do(client, "netdev_del", id="net0") == {}
+
+
+async def test_a_reset_ends_an_unplug(serve: Serve) -> None:
+    async with serve({"machine": {"unplug-time": 60}}) as served:
+        client = await served.client()
+        await do(client, "device_add", driver="e1000", id="n")
+        await do(client, "device_del", id="n")
+        client.send("system_reset")
+        assert [(await client.event())[0] for _ in range(2)] == ["DEVICE_DELETED", "RESET"]
+
+
+async def test_memory_hotplug(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        size = 1 << 30
+        await do(client, "object-add", qom_type="memory-backend-ram", id="m0", size=size)
+        assert await do(client, "device_add", driver="pc-dimm", id="d0", memdev="m0") == {}
+        (dimm,) = await do(client, "query-memory-devices")
+        assert dimm["data"]["memdev"] == "/objects/m0"
+        assert dimm["data"]["size"] == size
+        summary = await do(client, "query-memory-size-summary")
+        assert summary["plugged-memory"] == size
+        refused = await do(client, "object-del", id="m0")
+        assert refused["desc"] == "object 'm0' is in use, can not be deleted"
+        await do(client, "device_del", id="d0")
+        assert (await client.event())[0] == "DEVICE_DELETED"
+        assert await do(client, "object-del", id="m0") == {}
+
+
+async def test_chardevs(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        address = {"type": "unix", "data": {"path": "/tmp/x"}}
+        backend = {"type": "socket", "data": {"addr": address, "wait": False}}
+        assert await do(client, "chardev-add", id="c0", backend=backend) == {}
+        pty = await do(client, "chardev-add", id="c1", backend={"type": "pty", "data": {}})
+        assert pty == {"pty": "/dev/pts/1"}
+        shown = {one["label"]: one for one in await do(client, "query-chardev")}
+        assert shown["c0"]["filename"] == "disconnected:unix:/tmp/x,server=on"
+        assert shown["c1"]["filename"] == "pty:/dev/pts/1"
+        assert shown["compat_monitor0"]["frontend-open"]
+        busy = await do(client, "chardev-remove", id="compat_monitor0")
+        assert busy["desc"] == "Chardev 'compat_monitor0' is busy"
+        assert await do(client, "chardev-remove", id="c0") == {}
+
+
+async def test_passed_descriptors(serve: Serve) -> None:
+    async with serve("default") as served:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(served.path))
+            message = b'{"execute": "qmp_capabilities"} {"execute": "getfd", "arguments": '
+            socket.send_fds(client, [message + b'{"fdname": "tap0"}}'], [client.fileno()])
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            said = b""
+            while said.count(b"\n") < 3:
+                said += await loop.sock_recv(client, 4096)
+        assert said.endswith(b'{"return": {}}\r\n{"return": {}}\r\n')
+
+
+async def test_balloon(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        inactive = await do(client, "query-balloon")
+        assert inactive["class"] == "DeviceNotActive"
+        await do(client, "device_add", driver="virtio-balloon-pci", id="b")
+        assert await do(client, "query-balloon") == {"actual": 128 << 20}
+        client.send("balloon", {"value": 64 << 20})
+        assert await client.event() == ("BALLOON_CHANGE", {"actual": 64 << 20})
+        assert await client.receive() == {"return": {}}
+        assert await do(client, "query-balloon") == {"actual": 64 << 20}
+
+
+async def test_iothreads(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        await do(client, "object-add", qom_type="iothread", id="io0")
+        assert [one["id"] for one in await do(client, "query-iothreads")] == ["io0"]
+
+
+async def test_block_nodes(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        file = {"driver": "file", "filename": "/images/a.raw", "node-name": "f"}
+        assert await client.execute("blockdev-add", file) == {}
+        assert await do(client, "blockdev-add", driver="raw", file="f", node_name="d") == {}
+        in_use = await do(client, "blockdev-del", node_name="f")
+        assert in_use["desc"] == "Block device f is in use"
+        await do(client, "device_add", driver="virtio-blk-pci", drive="d", id="vda")
+        (block,) = await do(client, "query-block")
+        assert block["inserted"]["file"] == "/images/a.raw"
+        in_use = await do(client, "blockdev-del", node_name="d")
+        assert in_use["desc"] == "Node d is in use"
+        assert await do(client, "block_resize", node_name="d", size=1 << 31) == {}
+        nodes = await do(client, "query-named-block-nodes")
+        assert [one["node-name"] for one in nodes] == ["d", "f"]
+        assert nodes[0]["image"]["virtual-size"] == 1 << 31
+
+
+async def test_block_jobs(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        for name in ("a", "b"):
+            await client.execute("blockdev-add", {"driver": "null-co", "node-name": name})
+        mirror = {"job-id": "j", "device": "a", "target": "b", "sync": "full"}
+        client.send("blockdev-mirror", mirror)
+        assert await client.receive() == {"return": {}}
+        name, data = await client.event()
+        assert (name, data["device"], data["type"]) == ("BLOCK_JOB_READY", "j", "mirror")
+        (job,) = await do(client, "query-block-jobs")
+        assert (job["device"], job["ready"]) == ("j", True)
+        assert [one["id"] for one in await do(client, "query-jobs")] == ["j"]
+        client.send("block-job-complete", {"device": "j"})
+        assert await client.receive() == {"return": {}}
+        assert (await client.event())[0] == "BLOCK_JOB_COMPLETED"
+        assert await do(client, "query-block-jobs") == []
+        gone = await do(client, "block-job-cancel", device="j")
+        assert gone["class"] == "DeviceNotActive"
+
+
+async def migrated(client: Raw) -> list[str]:
+    states: list[str] = []
+    while not states or states[-1] not in ("completed", "pre-switchover", "cancelled"):
+        name, data = await client.event()
+        if name == "MIGRATION":
+            states.append(data["status"])
+    return states
+
+
+async def test_migration(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 0.05}}) as served:
+        client = await served.client()
+        events = [{"capability": "events", "state": True}]
+        await do(client, "migrate-set-capabilities", capabilities=events)
+        assert {"capability": "events", "state": True} in await do(
+            client, "query-migrate-capabilities"
+        )
+        assert await do(client, "query-migrate") == {}
+        assert await do(client, "migrate", uri="tcp:a:1") == {}
+        again = await do(client, "migrate", uri="tcp:a:1")
+        assert again["desc"] == "There's a migration process in progress"
+        states = await migrated(client)
+        assert states[-1] == "completed"
+        info = await do(client, "query-migrate")
+        assert info["status"] == "completed"
+        assert info["ram"]["remaining"] == 0
+        assert info["ram"]["transferred"] == info["ram"]["total"] == 128 << 20
+        assert (await do(client, "query-status"))["status"] == "postmigrate"
+
+
+async def test_migration_pauses_and_goes_on(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 0.01}}) as served:
+        client = await served.client()
+        wanted = [
+            {"capability": name, "state": True} for name in ("events", "pause-before-switchover")
+        ]
+        await do(client, "migrate-set-capabilities", capabilities=wanted)
+        early = await do(client, "migrate-continue", state="pre-switchover")
+        assert early["desc"] == "Migration not in expected state: none"
+        client.send("migrate", {"uri": "tcp:a:1"})
+        assert (await client.event())[1] == {"status": "setup"}
+        assert await client.receive() == {"return": {}}
+        assert await migrated(client) == ["active", "pre-switchover"]
+        assert (await do(client, "query-status"))["status"] == "finish-migrate"
+        client.send("migrate-continue", {"state": "pre-switchover"})
+        assert (await client.event())[1] == {"status": "device"}
+        assert await client.receive() == {"return": {}}
+        assert await migrated(client) == ["completed"]
+
+
+async def test_migration_is_cancelled(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 60}}) as served:
+        client = await served.client()
+        await do(client, "migrate", uri="tcp:a:1")
+        assert (await do(client, "query-migrate"))["status"] in ("setup", "active")
+        info = await do(client, "query-migrate")
+        assert info["status"] == "active"
+        assert info["ram"]["remaining"] > 0
+        await do(client, "migrate_cancel")
+        assert (await do(client, "query-migrate"))["status"] == "cancelled"
+        assert (await do(client, "query-status"))["running"]
+
+
+async def test_incoming_migration(serve: Serve) -> None:
+    scenario = {"machine": {"status": "inmigrate", "migration-time": 0.01}}
+    async with serve(scenario) as served:
+        client = await served.client()
+        assert await do(client, "migrate-incoming", uri="tcp:a:1") == {}
+        assert (await client.event())[0] == "RESUME"
+        assert (await do(client, "query-status"))["status"] == "running"
+
+
+async def test_dirty_limit_and_rate(serve: Serve) -> None:
+    async with serve({"machine": {"cpus": 2}}) as served:
+        client = await served.client()
+        await do(client, "set-vcpu-dirty-limit", dirty_rate=50, cpu_index=1)
+        shown = {"cpu-index": 1, "limit-rate": 50, "current-rate": 50}
+        assert await do(client, "query-vcpu-dirty-limit") == [shown]
+        refused = await do(client, "set-vcpu-dirty-limit", dirty_rate=50, cpu_index=2)
+        assert refused["desc"] == "incorrect cpu index specified"
+        await do(client, "cancel-vcpu-dirty-limit")
+        assert await do(client, "query-vcpu-dirty-limit") == []
+        assert (await do(client, "query-dirty-rate"))["status"] == "unstarted"
+        await do(client, "calc-dirty-rate", calc_time=60, mode="dirty-ring")
+        assert (await do(client, "query-dirty-rate"))["status"] == "measuring"
+
+
+async def test_the_guest_agent(serve: Serve) -> None:
+    async with serve({"schema": "guest-agent"}) as served:
+        client = await served.connect()
+        client.send("guest-sync-delimited", {"id": 12})
+        assert await client.line() == b'\xff{"return": 12}\r\n'
+        assert await do(client, "guest-ping") == {}
+        assert (await do(client, "qmp_capabilities"))["class"] == "CommandNotFound"
+        assert await do(client, "guest-fsfreeze-freeze") == 1
+        assert await do(client, "guest-fsfreeze-status") == "frozen"
+        assert await do(client, "guest-fsfreeze-thaw") == 1
+        missing = await do(client, "guest-file-open", path="/a")
+        assert "No such file or directory" in missing["desc"]
+        text = base64.b64encode(b"hello").decode()
+        for mode, command in (("w", "guest-file-write"), ("r", "guest-file-read")):
+            handle = await do(client, "guest-file-open", path="/a", mode=mode)
+            more = {"buf-b64": text} if mode == "w" else {}
+            got = await client.execute(command, {"handle": handle, **more})
+            assert got["count"] == 5
+            await do(client, "guest-file-close", handle=handle)
+        assert got["buf-b64"] == text
+        client.send("guest-shutdown")
+        client.send("guest-ping", id="next")
+        assert (await client.receive())["id"] == "next"  # success is not answered
+
+
+# What QEMU refuses, in which words.
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("netdev_add", {"type": "user", "id": "u"}),
+    ("netdev_add", {"type": "user", "id": "u"}),
+    ("netdev_del", {"id": "nobody"}),
+    ("device_add", {}),
+    ("device_del", {"id": "nobody"}),
+    ("chardev-add", {"id": "c", "backend": {"type": "null", "data": {}}}),
+    ("chardev-add", {"id": "c", "backend": {"type": "null", "data": {}}}),
+    ("chardev-remove", {"id": "nobody"}),
+    ("chardev-change", {"id": "nobody", "backend": {"type": "null", "data": {}}}),
+    ("object-add", {"qom-type": "iothread", "id": "i"}),
+    ("object-add", {"qom-type": "iothread", "id": "i"}),
+    ("object-del", {"id": "nobody"}),
+    ("blockdev-add", {"driver": "null-co"}),
+    ("blockdev-add", NODE),
+    ("blockdev-add", NODE),
+    ("blockdev-add", {"driver": "raw", "node-name": "r", "file": "nobody"}),
+    ("blockdev-add", {"driver": "raw", "node-name": "r", "file": "n"}),
+    ("blockdev-del", {"node-name": "n"}),
+    ("blockdev-del", {"node-name": "nobody"}),
+    ("block-job-cancel", {"device": "nobody"}),
+    ("block-job-complete", {"device": "nobody"}),
+    ("block_resize", {"node-name": "nobody", "size": 1}),
+    ("block-stream", {"device": "nobody"}),
+    ("migrate-continue", {"state": "pre-switchover"}),
+    ("migrate-incoming", {"uri": "tcp:a:1"}),
+    ("query-balloon", {}),
+    ("balloon", {"value": 1}),
+    ("qom-get", {"path": "/machine/peripheral/nobody", "property": "type"}),
+]
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+async def test_refusals_are_qemus(serve: Serve, tmp_path: Path) -> None:
+    from tests.qapi.test_qemu_live import Qemu
+
+    qemu = Qemu()
+    try:
+        async with serve("default") as served:
+            client = await served.client()
+            for command, arguments in REFUSED:
+                theirs = qemu.execute(command, arguments)
+                client.send(command, arguments)
+                assert await client.reply() == theirs, (command, arguments)
+    finally:
+        qemu.close()

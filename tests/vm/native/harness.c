@@ -1,0 +1,209 @@
+/*
+ * The whole engine on the software accelerator, with everything going on at once, for the sanitizers:
+ * a sanitized extension does not load into a plain Python.
+ *
+ *     cc -g -fsanitize=thread -I qmpserver/vm/accel/native tests/vm/native/harness.c qmpserver/vm/accel/native/[a-z]*.c
+ *
+ * While limits come and go, vCPUs are stopped and continued, the log is switched, rings are overrun and resets
+ * interrupted and events traced, another thread copies what is marked, as a migration does. Prints one line, and exits with 0 only if
+ * no page was lost: at each pause the copy must equal the memory.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "engine.h"
+#include "guest.h"
+
+#define PAGES 4099ull
+#define VCPUS 2
+#define RING 1024
+#define SET_PAGES 1500ull
+
+static void check(bool ok, const char *what)
+{
+	if (!ok) {
+		fprintf(stderr, "harness: %s failed\n", what);
+		exit(1);
+	}
+}
+
+static void wait_parked(struct engine *engine)
+{
+	while (engine_count(engine, VCPU_PARKED) < VCPUS)
+		usleep(100);
+}
+
+/* A page's content: all that its vCPU writes there. */
+static uint64_t content(const uint8_t *ram, uint64_t page)
+{
+	const uint64_t *words = (const uint64_t *)(ram + page * 4096);
+
+	return __atomic_load_n(&words[0], __ATOMIC_RELAXED) +
+	       __atomic_load_n(&words[offsetof(struct dirty_guest, progress) / 8], __ATOMIC_RELAXED);
+}
+
+struct migration {
+	struct engine *engine;
+	const uint8_t *ram;
+	uint64_t copy[PAGES];
+	uint64_t copied;
+	uint64_t traced;
+	uint32_t done;
+};
+
+static void copy_marked(struct migration *m)
+{
+	uint64_t bitmap[(PAGES + 63) / 64];
+
+	engine_take_bitmap(m->engine, bitmap);
+	for (uint64_t page = 0; page < PAGES; page++)
+		if (bitmap[page / 64] >> (page % 64) & 1) {
+			m->copy[page] = content(m->ram, page);
+			m->copied++;
+		}
+	check(!(bitmap[PAGES / 64] >> (PAGES % 64)), "bits of RAM alone");
+}
+
+static void *migrate(void *opaque)
+{
+	struct migration *m = opaque;
+
+	while (!load(&m->done)) {
+		copy_marked(m);
+		usleep(700);
+	}
+	return NULL;
+}
+
+static void *switch_log(void *opaque)
+{
+	struct migration *m = opaque;
+
+	while (!load(&m->done)) {
+		check(!engine_set_tracking(m->engine, true), "engine_set_tracking");
+		usleep(1500);
+	}
+	return NULL;
+}
+
+/* What the tracer does; the events are switched all the while. */
+static void *trace(void *opaque)
+{
+	static struct trace_record records[256];
+	struct migration *m = opaque;
+	uint32_t count, events = ~0u;
+	bool done;
+
+	do {
+		done = load(&m->done);
+		trace_enable(done ? 0 : events);
+		events = ~events;
+		while ((count = trace_take(records, 256))) {
+			m->traced += count;
+			for (uint32_t i = 0; i < count; i++) {
+				check(records[i].event < TRACE_EVENTS && records[i].tid, "a trace record");
+				check(records[i].duration_ns < 60000000000ull, "a record's duration");
+			}
+		}
+		usleep(300);
+	} while (!done);
+	return NULL;
+}
+
+/* What the event loop's thread does. */
+static void steer(struct engine *engine, int round)
+{
+	uint64_t pages[VCPUS];
+
+	for (int i = 0; i < 6; i++) {
+		limit_set(engine, i % 3 - 1, 1 + (uint64_t)(round * 37 % 800));
+		limit_kick(engine, i % 3 - 1);
+		if (round % 3 == 1)
+			soft_overrun(engine, 64 + (uint32_t)(round * 97 % 2000));
+		if (round % 4 == 2)
+			soft_interrupt_reset(engine);
+		usleep(500);
+		reaper_kick(engine);
+		engine_pages(engine, pages);
+		if (i == 3) {
+			engine_stop(engine);
+			engine_cont(engine);
+		}
+		usleep(500);
+		limit_cancel(engine, i % 2 ? -1 : i % 3 - 1);
+		limit_kick(engine, i % 2 ? -1 : i % 3 - 1);
+	}
+	limit_cancel(engine, -1);
+	limit_kick(engine, -1);
+	usleep(1000);
+}
+
+int main(int argc, char **argv)
+{
+	int rounds = argc > 1 ? atoi(argv[1]) : 50;
+	uint8_t *ram = mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct migration *m = calloc(1, sizeof(*m));
+	uint64_t missing = 0, overflows = 0, shortfalls = 0;
+
+	check(m && ram != MAP_FAILED, "memory");
+	m->ram = ram;
+	for (int mode = REAPER_EVENT; mode <= REAPER_POLL; mode++) {
+		struct engine *engine = engine_new(-1, ram, PAGES, mode, mode == REAPER_POLL);
+
+		check(engine && !engine_add_slot(engine, 0, 0, PAGES), "engine_new");
+		m->engine = engine;
+		if (mode == REAPER_POLL)
+			soft_buffer_log(engine);
+		for (uint64_t i = 0; i < VCPUS; i++) {
+			struct dirty_guest *control = (struct dirty_guest *)(ram + i * 4096);
+
+			*control = (struct dirty_guest){ .base = (512 + i * SET_PAGES) * 4096,
+							 .pages = SET_PAGES,
+							 .pattern = i,
+							 .seed = 88172645463325252ull + i };
+			check(!engine_add_soft_vcpu(engine, i * 4096, RING), "engine_add_soft_vcpu");
+		}
+		check(!engine_start(engine, true), "engine_start");
+		for (int round = 0; round < rounds; round++) {
+			pthread_t copier, switcher, tracer;
+
+			check(!engine_set_tracking(engine, true), "tracking on");
+			copy_marked(m);
+			store(&m->done, 0);
+			engine_cont(engine);
+			for (uint64_t page = 0; page < PAGES; page++)
+				m->copy[page] = content(ram, page);
+			check(!pthread_create(&copier, NULL, migrate, m), "pthread_create");
+			check(!pthread_create(&switcher, NULL, switch_log, m), "pthread_create");
+			check(!pthread_create(&tracer, NULL, trace, m), "pthread_create");
+			steer(engine, round);
+			store(&m->done, 1);
+			pthread_join(copier, NULL);
+			pthread_join(switcher, NULL);
+			pthread_join(tracer, NULL);
+			engine_stop(engine);
+			wait_parked(engine);
+			copy_marked(m);
+			for (uint64_t page = 0; page < PAGES; page++)
+				missing += m->copy[page] != content(ram, page);
+			check(!engine_set_tracking(engine, false), "tracking off");
+		}
+		for (int i = 0; i < VCPUS; i++)
+			overflows += engine->vcpus[i]->overflows;
+		shortfalls += engine->reset_shortfalls;
+		engine_free(engine);
+	}
+	printf("harness: %d rounds, %llu pages copied, %llu overflows, %llu short resets, %llu traced, %llu lost\n",
+	       2 * rounds,
+	       (unsigned long long)m->copied, (unsigned long long)overflows, (unsigned long long)shortfalls,
+	       (unsigned long long)m->traced, (unsigned long long)missing);
+	check(m->traced, "tracing");
+	free(m);
+	munmap(ram, PAGES * 4096);
+	return missing || !overflows || !shortfalls ? 1 : 0;
+}

@@ -1,0 +1,35 @@
+#!/bin/sh
+# The C part without Python: strict warnings, and the harness under each sanitizer that works here, with gcc
+# and, where there is one, clang.
+set -eu
+cd "$(dirname "$0")/../.."
+native=qmpserver/vm/accel/native
+sources=$(find $native -name '*.c' ! -name '_native*' | sort)
+flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -I $native"
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT INT TERM
+failed=
+
+# Older thread sanitizers do not cope with addresses as random as today's kernels make them.
+calmly() {
+	if setarch -R true 2>/dev/null; then setarch -R "$@"; else "$@"; fi
+}
+
+for cc in gcc clang; do
+	command -v $cc >/dev/null || continue
+	for source in $sources tests/vm/native/*.c; do
+		$cc $flags -O2 -c "$source" -o /dev/null || failed=yes
+	done
+	for sanitizer in address,undefined thread; do
+		build="$cc -fsanitize=$sanitizer -fno-sanitize-recover=all"
+		echo 'int main(void) { return 0; }' >"$dir/probe.c"
+		if ! $build "$dir/probe.c" -o "$dir/probe" 2>/dev/null || ! calmly "$dir/probe" 2>/dev/null; then
+			echo "$cc: no $sanitizer sanitizer here, skipped"
+			continue
+		fi
+		echo "$cc: $sanitizer"
+		$build $flags tests/vm/native/harness.c $sources -o "$dir/harness" -pthread &&
+			calmly timeout 120 "$dir/harness" 30 || failed=yes
+	done
+done
+[ -z "$failed" ]
