@@ -9,7 +9,7 @@ their own.
 `Registry`                         binds functions to the commands of a schema
 `Schema`                           the schema: commands, events, types
 `UnixAddress`, `InetAddress`       where to listen
-`QMPError`                         what a handler raises to refuse a command
+`CommandError`                         what a handler raises to refuse a command
 `RegistryError`, `SchemaError`,    what the above raise
 `OptionError`, `DeviceError`
 =================================  ===========================================================
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
         UnixAddress,
     )
     from qmpserver.qapi import Schema, SchemaError
-    from qmpserver.qmp import QMPError
+    from qmpserver.qmp import CommandError
 
 __all__ = [
     "Client",
+    "CommandError",
     "Device",
     "DeviceError",
     "InetAddress",
     "OptionError",
-    "QMPError",
     "Registry",
     "RegistryError",
     "Schema",
@@ -61,7 +61,7 @@ _HOMES = {
     "DeviceError": "monitor",
     "InetAddress": "monitor",
     "OptionError": "keyval",
-    "QMPError": "qmp",
+    "CommandError": "qmp",
     "Registry": "monitor",
     "RegistryError": "monitor",
     "Schema": "qapi",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.servers import Candidate, add_servers, connected, launched, ours, qemu
 from qmpserver.bench.vm import REPLY_S, Qmp, encode, launch, peer
-from qmpserver.tools.address import Address, servers
+from qmpserver.tools.address import ServerAddress, servers
 from qmpserver.tools.errors import HUNG_UP, ServerError, sensible
 from qmpserver.tools.numbers import at_least
 
@@ -224,14 +224,14 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
         before = _resident_kib(vm.pid)
         clients = []
         for path in paths:
-            clients.append(Qmp(Address(path)))
+            clients.append(Qmp(ServerAddress(path)))
             stack.callback(clients[-1].close)
         sockets = [client.socket for client in clients]
         yield Load(server.name, vm.pid, sockets, (_resident_kib(vm.pid) - before) / count)
 
 
 @contextmanager
-def _running(address: Address) -> Iterator[Load]:
+def _running(address: ServerAddress) -> Iterator[Load]:
     """Be the one client of a server that runs already, and goes on running."""
     with closing(connected(address)) as qmp:
         with sensible(address, "query-status"):
@@ -245,7 +245,7 @@ def flooding(paths: Sequence[str]) -> Iterator[int]:
     child = os.fork()
     if not child:
         with suppress(BaseException):
-            sockets = [Qmp(Address(path)).socket for path in paths]
+            sockets = [Qmp(ServerAddress(path)).socket for path in paths]
             os.kill(os.getpid(), signal.SIGSTOP)
             while True:
                 flood(sockets, 1.0)

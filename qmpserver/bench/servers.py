@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
-    from qmpserver.tools.address import Address
+    from qmpserver.tools.address import ServerAddress
 
 WARM_S = 2.0  # until all of the guest's memory has been touched once
 OURS = f"{shlex.quote(sys.executable)} -m qmpserver.cli"
@@ -83,7 +83,7 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
     return named
 
 
-def connected(address: Address) -> Qmp:
+def connected(address: ServerAddress) -> Qmp:
     """Be a client of a server that runs already; raises ServerError."""
     try:
         return Qmp(address)
@@ -92,7 +92,7 @@ def connected(address: Address) -> Qmp:
 
 
 def enter(
-    stack: ExitStack, launched: Sequence[Candidate], running: Sequence[Address], vcpus: int
+    stack: ExitStack, launched: Sequence[Candidate], running: Sequence[ServerAddress], vcpus: int
 ) -> list[Vm]:
     """Have servers run for as long as the stack lasts, their guests warm, and stopped.
 

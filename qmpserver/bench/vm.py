@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.bench.firmware import firmware_image, ram_size
-from qmpserver.tools.address import Address
+from qmpserver.tools.address import ServerAddress
 from qmpserver.tools.errors import (
     HUNG_UP,
     MAX_MESSAGE,
@@ -66,7 +66,7 @@ class Qmp:
     What it costs is what it measures, which is why it is no asyncio client.
     """
 
-    def __init__(self, address: Address, patience: float = REPLY_S) -> None:
+    def __init__(self, address: ServerAddress, patience: float = REPLY_S) -> None:
         """Connect and negotiate; `patience` is how many seconds to wait for each message.
 
         Raises:
@@ -321,7 +321,7 @@ def launch(server: str, *, vcpus: int, accel: str, name: str = "") -> Iterator[V
         deadline = time.monotonic() + START_S
         while True:
             try:
-                qmp = Qmp(Address(f"{directory}/qmp.sock"))
+                qmp = Qmp(ServerAddress(f"{directory}/qmp.sock"))
                 break
             except (OSError, ServerError):
                 if process.poll() is not None or time.monotonic() > deadline:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qmpserver.cli.settings import Settings
     from qmpserver.monitor import Device, Server
-    from qmpserver.standin import Fake
+    from qmpserver.standin import StandIn
     from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
 
@@ -62,7 +62,7 @@ async def run_fake(settings: Settings, ready: Callable[[], None] = lambda: None)
     Raises:
         CommandLineError: It can't be had as asked for. Nothing is left behind then.
     """
-    from qmpserver.standin import Fake, Scenario, ScenarioError  # only with -fake
+    from qmpserver.standin import Scenario, ScenarioError, StandIn  # only with -fake
 
     async with contextlib.AsyncExitStack() as stack:
         ended = _Signals()
@@ -70,7 +70,7 @@ async def run_fake(settings: Settings, ready: Callable[[], None] = lambda: None)
             stack.enter_context(process.pidfile(settings.pidfile))
         try:
             scenario = Scenario.asked_for(settings.fake or "")
-            fake = Fake(scenario.on_machine(_machine_asked_for(settings)), own_process=True)
+            fake = StandIn(scenario.on_machine(_machine_asked_for(settings)), own_process=True)
         except ScenarioError as error:
             raise CommandLineError(f"-fake {settings.fake}: {error}") from None
         stack.push_async_callback(fake.close)
@@ -96,7 +96,7 @@ def _machine_asked_for(settings: Settings) -> dict[str, Any]:
     return dict(asked[option] for option in asked if option in settings.given)
 
 
-async def _open_and_wait(settings: Settings, server: Server, controlled: Machine | Fake) -> None:
+async def _open_and_wait(settings: Settings, server: Server, controlled: Machine | StandIn) -> None:
     for opened in await _open_monitors(settings, server):
         if opened.waits:
             await _first(opened.wait_connected(), controlled.finished.wait())
@@ -106,7 +106,7 @@ class _Signals:
     """Signals that end the program, from the start on."""
 
     def __init__(self) -> None:
-        self._machine: Machine | Fake | None = None
+        self._machine: Machine | StandIn | None = None
         self._number: int | None = None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -119,7 +119,7 @@ class _Signals:
             process.report(f"terminating on signal {number}")
             self._machine.shutdown("host-signal")
 
-    def tell(self, machine: Machine | Fake) -> None:
+    def tell(self, machine: Machine | StandIn) -> None:
         """Shut `machine` down for a signal, also one that came before."""
         self._machine = machine
         if self._number is not None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor.registry import Registry
     from qmpserver.monitor.server import Client
 
-__all__ = ["FileDescriptors", "Member", "register"]
+__all__ = ["FileDescriptors", "SetMember", "register"]
 
 
-class Member(NamedTuple):
+class SetMember(NamedTuple):
     """A descriptor in a set, and what the client remembers it by."""
 
     fd: int
@@ -30,10 +30,10 @@ class FileDescriptors:
 
     def __init__(self) -> None:
         self._named: dict[tuple[str, str], int] = {}
-        self._sets: dict[int, list[Member]] = {}
+        self._sets: dict[int, list[SetMember]] = {}
 
     @property
-    def sets(self) -> dict[int, list[Member]]:
+    def sets(self) -> dict[int, list[SetMember]]:
         """The sets by number, the highest first, each in the order it grew."""
         return dict(sorted(self._sets.items(), reverse=True))
 
@@ -41,12 +41,12 @@ class FileDescriptors:
         """Keep *fd* for *monitor* under *name*, in place of what had that name.
 
         Raises:
-            QMPError: a digit comes first, as in a descriptor's number.
+            CommandError: a digit comes first, as in a descriptor's number.
 
         """
         if name[:1].isascii() and name[:1].isdigit():
             os.close(fd)
-            raise QMPError("Parameter 'fdname' expects a name not starting with a digit")
+            raise CommandError("Parameter 'fdname' expects a name not starting with a digit")
         replaced = self._named.get((monitor, name))
         self._named[monitor, name] = fd
         if replaced is not None:
@@ -56,7 +56,7 @@ class FileDescriptors:
         """Close what *monitor* has under *name*.
 
         Raises:
-            QMPError: there is no such thing.
+            CommandError: there is no such thing.
 
         """
         fd = self._named.pop((monitor, name), None)
@@ -68,22 +68,22 @@ class FileDescriptors:
         """Add *fd* to set *number*, by default a new one, and return the set's number.
 
         Raises:
-            QMPError: the number is negative.
+            CommandError: the number is negative.
 
         """
         if number is None:
             number = next(free for free in range(len(self._sets) + 1) if free not in self._sets)
         elif number < 0:
             os.close(fd)
-            raise QMPError("Parameter 'fdset-id' expects a non-negative value")
-        self._sets.setdefault(number, []).append(Member(fd, opaque))
+            raise CommandError("Parameter 'fdset-id' expects a non-negative value")
+        self._sets.setdefault(number, []).append(SetMember(fd, opaque))
         return number
 
     def remove(self, number: int, fd: int | None = None) -> None:
         """Close set *number*, or only *fd* in it.
 
         Raises:
-            QMPError: there is no such set, or no such descriptor in it.
+            CommandError: there is no such set, or no such descriptor in it.
 
         """
         members = self._sets.get(number, [])
@@ -138,11 +138,11 @@ def register(registry: Registry) -> None:
         ]
 
 
-def _shown(member: Member) -> dict[str, Any]:
+def _shown(member: SetMember) -> dict[str, Any]:
     if member.opaque is None:
         return {"fd": member.fd}
     return {"fd": member.fd, "opaque": member.opaque}
 
 
-def _not_found(name: str) -> QMPError:
-    return QMPError(f"File descriptor named '{name}' not found")
+def _not_found(name: str) -> CommandError:
+    return CommandError(f"File descriptor named '{name}' not found")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from qmpserver.monitor.expression import SPACE, ExpressionError, evaluate, skip_space
 
-__all__ = ["Command", "LineError", "complete", "help_text", "parse", "table"]
+__all__ = ["HumanCommand", "LineError", "complete", "help_text", "parse", "table"]
 
 _MAX_WORDS = 16
 _NAME_ENDS = SPACE + "/"
@@ -17,7 +17,7 @@ _ESCAPED = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 Value = int | bool | str
 
 
-class Command(NamedTuple):
+class HumanCommand(NamedTuple):
     """One command of a table.
 
     Attributes:
@@ -39,19 +39,21 @@ class Command(NamedTuple):
     params: str
     help: str
     run: Callable[..., Awaitable[str | None]]
-    sub_table: tuple["Command", ...] = ()
+    sub_table: tuple["HumanCommand", ...] = ()
 
 
 class LineError(Exception):
     """A line can't be executed; the message is what to show."""
 
 
-def table(*commands: Command) -> tuple[Command, ...]:
+def table(*commands: HumanCommand) -> tuple[HumanCommand, ...]:
     """Return the commands in the order of QEMU's help."""
     return tuple(sorted(commands, key=lambda command: command.name))
 
 
-def parse(commands: tuple[Command, ...], line: str) -> tuple[Command, dict[str, Value]] | None:
+def parse(
+    commands: tuple[HumanCommand, ...], line: str
+) -> tuple[HumanCommand, dict[str, Value]] | None:
     """Find the command of a line, and its arguments; None for an empty line.
 
     Raises:
@@ -80,7 +82,7 @@ def parse(commands: tuple[Command, ...], line: str) -> tuple[Command, dict[str, 
         raise LineError(f'{error}Try "help {words}" for more information\n') from None
 
 
-def help_text(commands: tuple[Command, ...], words: str) -> str:
+def help_text(commands: tuple[HumanCommand, ...], words: str) -> str:
     """Return the help on a command, or with no words that on all of the table."""
     wanted = _split(words)
     if wanted is None:
@@ -98,7 +100,7 @@ def help_text(commands: tuple[Command, ...], words: str) -> str:
     return "".join(f"{prefix}{one.name} {one.params} -- {one.help}\n" for one in commands)
 
 
-def complete(commands: tuple[Command, ...], line: str) -> tuple[str, list[str]]:
+def complete(commands: tuple[HumanCommand, ...], line: str) -> tuple[str, list[str]]:
     """Return the last word of *line*, and what it could become."""
     words = _split(line)
     if words is None:
@@ -121,7 +123,7 @@ def complete(commands: tuple[Command, ...], line: str) -> tuple[str, list[str]]:
     return word, [name for name in names if name.startswith(word)]
 
 
-def _find(commands: tuple[Command, ...], name: str) -> Command | None:
+def _find(commands: tuple[HumanCommand, ...], name: str) -> HumanCommand | None:
     return next((command for command in commands if name in command.name.split("|")), None)
 
 
@@ -164,7 +166,7 @@ def _split(text: str) -> list[str] | None:
 class _Arguments:
     """Reads what follows a command's name."""
 
-    def __init__(self, command: Command, line: str, start: int) -> None:
+    def __init__(self, command: HumanCommand, line: str, start: int) -> None:
         self._name = command.name
         self._wanted = [one.split(":") for one in command.args_type.split(",") if one]
         self._line = line

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from qmpserver.qapi import Command, ParameterError, Schema
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 __all__ = ["Bound", "Registry", "RegistryError"]
 
@@ -77,7 +77,7 @@ class Registry:
 
         The handler gets the arguments as keywords, with ``_`` for ``-``.  It
         returns a JSON value, or None for an empty object, and raises
-        `QMPError` to report an error.  A plain function runs at once on the
+        `CommandError` to report an error.  A plain function runs at once on the
         event loop and must not block; a coroutine function is awaited, and the
         client's next in-band command waits for it.
 
@@ -150,27 +150,27 @@ class Registry:
         """Return command *name*.
 
         Raises:
-            QMPError: there is none, or it can't be executed out of band.
+            CommandError: there is none, or it can't be executed out of band.
 
         """
         bound = self._bound.get(name)
         if bound is None:
-            raise QMPError(f"The command {name} has not been found", "CommandNotFound")
+            raise CommandError(f"The command {name} has not been found", "CommandNotFound")
         if oob and not bound.allow_oob:
-            raise QMPError(f"The command {name} does not support OOB")
+            raise CommandError(f"The command {name} does not support OOB")
         return bound
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
         """Check *arguments* and call the handler.
 
         Raises:
-            QMPError: an argument does not fit, or what the handler raises.
+            CommandError: an argument does not fit, or what the handler raises.
 
         """
         try:
             arguments = bound.validate(arguments)
         except ParameterError as error:
-            raise QMPError(error.desc) from None
+            raise CommandError(error.desc) from None
         if arguments:
             keywords = self._keywords
             try:

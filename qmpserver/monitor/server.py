@@ -22,7 +22,7 @@ from qmpserver.monitor.events import Limiter
 from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.monitor.human import HumanClient, HumanCommands
 from qmpserver.monitor.registry import Bound, Registry
-from qmpserver.qmp import Command, QMPError, Session, event_message
+from qmpserver.qmp import CommandError, Request, Session, event_message
 
 __all__ = ["MONITOR_OPTIONS", "Client", "Server"]
 
@@ -86,12 +86,12 @@ class Client:
         """Return the file descriptor that came with the command; the caller must close it.
 
         Raises:
-            QMPError: there came none.
+            CommandError: there came none.
 
         """
         fds = self._channel.take_fds()
         if not fds:
-            raise QMPError("No file descriptor supplied via SCM_RIGHTS")
+            raise CommandError("No file descriptor supplied via SCM_RIGHTS")
         for fd in fds[1:]:
             os.close(fd)
         return fds[0]
@@ -196,10 +196,10 @@ class Client:
         self._waits_its_turn = False
         self._run()
 
-    def _await(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
+    def _await(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
         self._task = self.server.spawn(self._executed(command, bound, result))
 
-    async def _executed(self, command: Command, bound: Bound, result: Awaitable[Any]) -> None:
+    async def _executed(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
         try:
             value = await result
         except Exception as error:
@@ -209,7 +209,7 @@ class Client:
         self._task = None
         self._run()
 
-    def _succeeded(self, command: Command, bound: Bound, result: Any) -> None:
+    def _succeeded(self, command: Request, bound: Bound, result: Any) -> None:
         try:
             if bound.success_response:
                 self._session.reply(command, result)
@@ -220,11 +220,11 @@ class Client:
         else:
             bound.succeeded += 1
 
-    def _failed(self, command: Command, error: Exception) -> None:
+    def _failed(self, command: Request, error: Exception) -> None:
         self.server.registry.count_failure(command.name)
-        if not isinstance(error, QMPError):
+        if not isinstance(error, CommandError):
             _log.error("monitor %s: command %s failed", self.monitor, command.name, exc_info=error)
-            error = QMPError(f"Internal error in command {command.name}: {error!r}")
+            error = CommandError(f"Internal error in command {command.name}: {error!r}")
         self._session.fail(command, error)
 
     def _flush(self) -> None:

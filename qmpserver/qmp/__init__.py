@@ -5,19 +5,19 @@ than ``qmp_capabilities``.  It imports nothing else of the project and can be
 used on its own: bytes in, things to do and bytes to send out.
 """
 
-from qmpserver.qmp.errors import ParseError, QMPError
+from qmpserver.qmp.errors import CommandError, ParseError
 from qmpserver.qmp.lexer import MAX_TOKEN_SIZE
 from qmpserver.qmp.parser import Parser
-from qmpserver.qmp.session import MAX_QUEUED, Command, Session
+from qmpserver.qmp.session import MAX_QUEUED, Request, Session
 from qmpserver.qmp.writer import dumps, error_message, event_message, return_message
 
 __all__ = [
     "MAX_QUEUED",
     "MAX_TOKEN_SIZE",
-    "Command",
+    "CommandError",
     "ParseError",
     "Parser",
-    "QMPError",
+    "Request",
     "Session",
     "dumps",
     "error_message",

@@ -1,9 +1,9 @@
 """The errors of the protocol.  Only exceptions that end up as QMP error objects live here."""
 
-__all__ = ["ParseError", "QMPError"]
+__all__ = ["CommandError", "ParseError"]
 
 
-class QMPError(Exception):
+class CommandError(Exception):
     """An error to be reported to the client as a QMP error object.
 
     A command handler raises it; the session turns it into the reply.
@@ -23,5 +23,5 @@ class QMPError(Exception):
         return f"{type(self).__name__}({self.desc!r}, {self.error_class!r})"
 
 
-class ParseError(QMPError):
+class ParseError(CommandError):
     """Input that is not in QEMU's JSON dialect, or exceeds one of its limits."""

@@ -12,12 +12,12 @@ import enum
 import re
 from collections.abc import Iterator
 
-__all__ = ["MAX_TOKEN_SIZE", "Kind", "Lexer", "Token"]
+__all__ = ["MAX_TOKEN_SIZE", "Lexer", "Token", "TokenKind"]
 
 MAX_TOKEN_SIZE = 64 << 20
 
 
-class Kind(enum.IntEnum):
+class TokenKind(enum.IntEnum):
     """What a token is."""
 
     STRUCTURE = 0
@@ -31,7 +31,7 @@ class Kind(enum.IntEnum):
     """A token that has outgrown MAX_TOKEN_SIZE; the lexer takes the next byte as a fresh start."""
 
 
-Token = tuple[Kind, bytes]
+Token = tuple[TokenKind, bytes]
 
 
 class _State(enum.IntEnum):
@@ -67,7 +67,13 @@ _WHOLE = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
-_GROUP_KINDS = (Kind.STRUCTURE, Kind.STRING, Kind.INTEGER, Kind.FLOAT, Kind.KEYWORD)
+_GROUP_KINDS = (
+    TokenKind.STRUCTURE,
+    TokenKind.STRING,
+    TokenKind.INTEGER,
+    TokenKind.FLOAT,
+    TokenKind.KEYWORD,
+)
 
 # Runs that leave the state as it is; to skip them is all that keeps long strings cheap.
 _RUNS = {
@@ -116,11 +122,11 @@ _TABLE: dict[_State, dict[int, _State]] = {
     for state, edges in _EDGES.items()
 }
 _ENDS = {
-    _State.ZERO: Kind.INTEGER,
-    _State.DIGITS: Kind.INTEGER,
-    _State.FRACTION: Kind.FLOAT,
-    _State.EXPONENT_DIGITS: Kind.FLOAT,
-    _State.KEYWORD: Kind.KEYWORD,
+    _State.ZERO: TokenKind.INTEGER,
+    _State.DIGITS: TokenKind.INTEGER,
+    _State.FRACTION: TokenKind.FLOAT,
+    _State.EXPONENT_DIGITS: TokenKind.FLOAT,
+    _State.KEYWORD: TokenKind.KEYWORD,
 }
 _CLOSING_QUOTE = {_State.DOUBLE_QUOTED: ord('"'), _State.SINGLE_QUOTED: ord("'")}
 _STRUCTURE = frozenset(b"{}[]:,")
@@ -175,7 +181,7 @@ class Lexer:
                 if state is not _State.RECOVERY:
                     partial += match[0]
                     if len(partial) > MAX_TOKEN_SIZE:
-                        return self._finish(match.end(), Kind.OVERSIZE)
+                        return self._finish(match.end(), TokenKind.OVERSIZE)
                 position = match.end()
                 if position == end:
                     break
@@ -184,12 +190,12 @@ class Lexer:
                 state = _State.START
             if state is _State.START and byte in _STRUCTURE:
                 self._state = _State.START
-                return position + 1, (Kind.STRUCTURE, bytes((byte,)))
+                return position + 1, (TokenKind.STRUCTURE, bytes((byte,)))
             if byte == _CLOSING_QUOTE.get(state):
                 partial.append(byte)
                 return self._finish(
                     position + 1,
-                    Kind.STRING,
+                    TokenKind.STRING,
                 )
             target = _TABLE[state].get(byte)
             if target is None:
@@ -197,18 +203,18 @@ class Lexer:
                 if state in _ENDS and not (state is _State.ZERO and byte in _DIGIT):
                     return self._finish(position, _ENDS[state])
                 partial.append(byte)
-                return self._finish(position + 1, Kind.STRAY)
+                return self._finish(position + 1, TokenKind.STRAY)
             position += 1
             state = target
             if state is not _State.START:
                 partial.append(byte)
                 if len(partial) > MAX_TOKEN_SIZE:
-                    return self._finish(position, Kind.OVERSIZE)
+                    return self._finish(position, TokenKind.OVERSIZE)
         self._state = state
         return position, None
 
-    def _finish(self, position: int, kind: Kind) -> tuple[int, Token]:
+    def _finish(self, position: int, kind: TokenKind) -> tuple[int, Token]:
         token = bytes(self._partial)
         self._partial.clear()
-        self._state = _State.RECOVERY if kind is Kind.STRAY else _State.START
+        self._state = _State.RECOVERY if kind is TokenKind.STRAY else _State.START
         return position, (kind, token)

@@ -1,7 +1,7 @@
 """Values of single tokens: strings, numbers, keywords.  What nests is `parser`'s."""
 
 from qmpserver.qmp.errors import ParseError
-from qmpserver.qmp.lexer import Kind, Token
+from qmpserver.qmp.lexer import Token, TokenKind
 from qmpserver.qmp.text import decode, decode_lossy, is_valid_codepoint
 
 __all__ = ["Scalar", "parse_error", "scalar"]
@@ -31,13 +31,13 @@ def scalar(token: Token) -> Scalar:
 
     """
     kind, raw = token
-    if kind is Kind.STRING:
+    if kind is TokenKind.STRING:
         return _string(raw)
-    if kind is Kind.INTEGER and len(raw) <= _LONGEST_INTEGER:
+    if kind is TokenKind.INTEGER and len(raw) <= _LONGEST_INTEGER:
         number = int(raw)
         if _INT64_MIN <= number <= _UINT64_MAX:
             return number
-    if kind is not Kind.KEYWORD:
+    if kind is not TokenKind.KEYWORD:
         return float(raw)
     try:
         return _KEYWORDS[raw]

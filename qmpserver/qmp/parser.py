@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from qmpserver.qmp.errors import ParseError
-from qmpserver.qmp.lexer import MAX_TOKEN_SIZE, Kind, Lexer, Token
+from qmpserver.qmp.lexer import MAX_TOKEN_SIZE, Lexer, Token, TokenKind
 from qmpserver.qmp.literals import parse_error, scalar
 from qmpserver.qmp.text import decode_lossy
 
@@ -106,7 +106,7 @@ class _Builder:
                         raise parse_error("expected separator in list")
                     frame.expect = _Expect.ELEMENT
                     return None
-        if kind is not Kind.STRUCTURE:
+        if kind is not TokenKind.STRUCTURE:
             return self._value(scalar(token))
         try:
             container, expect = _OBJECT_OR_ARRAY[raw]
@@ -206,7 +206,7 @@ class Parser:
 
     def _token(self, token: Token, messages: list[Any]) -> None:
         kind, raw = token
-        if kind is Kind.STRUCTURE:
+        if kind is TokenKind.STRUCTURE:
             if raw == b"{":
                 self._braces += 1
             elif raw == b"}":
@@ -216,7 +216,7 @@ class Parser:
             elif raw == b"]":
                 self._brackets -= 1
         error: ParseError | None = None
-        if kind is Kind.STRAY:
+        if kind is TokenKind.STRAY:
             error = ParseError(f"JSON parse error, stray '{decode_lossy(raw)}'")
         elif self._size + len(raw) + 1 > MAX_TOKEN_SIZE:
             error = ParseError("JSON token size limit exceeded")

@@ -22,12 +22,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qmpserver.qmp.errors import QMPError
+from qmpserver.qmp.errors import CommandError
 from qmpserver.qmp.order import member_order
 from qmpserver.qmp.parser import Parser
 from qmpserver.qmp.writer import dumps, error_message, event_message, return_message
 
-__all__ = ["MAX_QUEUED", "Command", "Session"]
+__all__ = ["MAX_QUEUED", "Request", "Session"]
 
 MAX_QUEUED = 8
 """In-band commands that may wait while out-of-band ones still get past them."""
@@ -42,7 +42,7 @@ _NEGOTIATION = "qmp_capabilities"
 _OOB = "oob"
 
 
-class Command:
+class Request:
     """A well-formed command, to be executed by the session's owner."""
 
     __slots__ = ("arguments", "has_id", "id", "name", "oob")
@@ -159,7 +159,7 @@ class Session:
         """How many bytes `take_output` would return."""
         return self._output_size
 
-    def next_command(self, most: int = _ALL) -> Command | None:
+    def next_command(self, most: int = _ALL) -> Request | None:
         """Return the next command to execute, or None if it is not its time yet.
 
         What the session can answer by itself, errors and the negotiation, it
@@ -193,7 +193,7 @@ class Session:
                 return command
         return None
 
-    def reply(self, command: Command, result: Any) -> None:
+    def reply(self, command: Request, result: Any) -> None:
         """Report that *command* succeeded; a *result* of None means an empty object.
 
         Raises:
@@ -205,12 +205,12 @@ class Session:
         self._send(return_message(result, command.has_id, command.id, self._pretty))
         self.finish(command)
 
-    def fail(self, command: Command, error: QMPError) -> None:
+    def fail(self, command: Request, error: CommandError) -> None:
         """Report that *command* failed."""
         self._send(error_message(error, command.has_id, command.id, self._pretty))
         self.finish(command)
 
-    def finish(self, command: Command) -> None:
+    def finish(self, command: Request) -> None:
         """Report that *command* succeeded, where the schema says that success is not answered."""
         if not command.oob:
             self._busy = False
@@ -258,11 +258,11 @@ class Session:
             self._queue.append(unread.popleft())
         return False
 
-    def _command(self, message: Any) -> Command | None:
+    def _command(self, message: Any) -> Request | None:
         """Return what *message* commands; if that is nothing of the owner's, answer it."""
         if type(message) is not dict:
-            if not isinstance(message, QMPError):
-                message = QMPError("QMP input must be a JSON object")
+            if not isinstance(message, CommandError):
+                message = CommandError("QMP input must be a JSON object")
             self._send(error_message(message, pretty=self._pretty))
             return None
         has_id = "id" in message
@@ -280,23 +280,25 @@ class Session:
                 self._negotiate(name, oob, arguments or {})
                 self._send(return_message({}, has_id, request_id, self._pretty))
                 return None
-        except QMPError as error:
+        except CommandError as error:
             self._send(error_message(error, has_id, request_id, self._pretty))
             return None
-        return Command(name, {} if arguments is None else arguments, oob, has_id, request_id)
+        return Request(name, {} if arguments is None else arguments, oob, has_id, request_id)
 
     def _negotiate(self, name: str, oob: bool, arguments: dict[str, Any]) -> None:
         if name != _NEGOTIATION:
-            raise QMPError("Expecting capabilities negotiation with 'qmp_capabilities'", _NOT_FOUND)
+            raise CommandError(
+                "Expecting capabilities negotiation with 'qmp_capabilities'", _NOT_FOUND
+            )
         if oob:
-            raise QMPError(f"The command {name} does not support OOB")
+            raise CommandError(f"The command {name} does not support OOB")
         enabled = _enabled_capabilities(arguments)
         if self._negotiated:
-            raise QMPError(
+            raise CommandError(
                 "Capabilities negotiation is already complete, command ignored", _NOT_FOUND
             )
         if enabled and not self._offer_oob:
-            raise QMPError(f"Capability {', '.join(enabled)} not available")
+            raise CommandError(f"Capability {', '.join(enabled)} not available")
         self._negotiated = True
         self._oob = bool(enabled)
 
@@ -308,7 +310,7 @@ def _check(message: dict[str, Any], allow_oob: bool) -> str:
         The member that names the command.
 
     Raises:
-        QMPError: the first thing wrong.
+        CommandError: the first thing wrong.
 
     """
     named_by = None
@@ -316,17 +318,17 @@ def _check(message: dict[str, Any], allow_oob: bool) -> str:
         value = message[member]
         if member == "execute" or (member == "exec-oob" and allow_oob):
             if type(value) is not str:
-                raise QMPError(f"QMP input member '{member}' must be a string")
+                raise CommandError(f"QMP input member '{member}' must be a string")
             if named_by is not None:
-                raise QMPError(f"QMP input member '{member}' clashes with '{named_by}'")
+                raise CommandError(f"QMP input member '{member}' clashes with '{named_by}'")
             named_by = member
         elif member == "arguments":
             if type(value) is not dict:
-                raise QMPError("QMP input member 'arguments' must be an object")
+                raise CommandError("QMP input member 'arguments' must be an object")
         elif member != "id":
-            raise QMPError(f"QMP input member '{member}' is unexpected")
+            raise CommandError(f"QMP input member '{member}' is unexpected")
     if named_by is None:
-        raise QMPError("QMP input lacks member 'execute'")
+        raise CommandError("QMP input lacks member 'execute'")
     return named_by
 
 
@@ -334,14 +336,14 @@ def _enabled_capabilities(arguments: dict[str, Any]) -> list[str]:
     """Return the value of ``enable``, checked as the schema would."""
     enable = arguments.get("enable", [])
     if type(enable) is not list:
-        raise QMPError("Invalid parameter type for 'enable', expected: array")
+        raise CommandError("Invalid parameter type for 'enable', expected: array")
     for index, capability in enumerate(enable):
         if type(capability) is not str:
-            raise QMPError(f"Invalid parameter type for 'enable[{index}]', expected: string")
+            raise CommandError(f"Invalid parameter type for 'enable[{index}]', expected: string")
         if capability != _OOB:
             # The element has no name of its own, and that is what QEMU calls it.
-            raise QMPError(f"Parameter 'null' does not accept value '{capability}'")
+            raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
     for name in arguments:
         if name != "enable":
-            raise QMPError(f"Parameter '{name}' is unexpected")
+            raise CommandError(f"Parameter '{name}' is unexpected")
     return enable

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qmpserver.qmp.errors import QMPError
+from qmpserver.qmp.errors import CommandError
 from qmpserver.qmp.order import member_order
 from qmpserver.qmp.text import INVALID_CHARACTER
 
@@ -72,7 +72,7 @@ def return_message(value: Any, has_id: bool, request_id: Any, pretty: bool = Fal
 
 
 def error_message(
-    error: QMPError, has_id: bool = False, request_id: Any = None, pretty: bool = False
+    error: CommandError, has_id: bool = False, request_id: Any = None, pretty: bool = False
 ) -> bytes:
     """Encode the reply that a command failed, with its end of line."""
     message: dict[str, Any] = {"error": {"class": error.error_class, "desc": error.desc}}

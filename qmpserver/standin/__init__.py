@@ -4,13 +4,13 @@ The protocol and its sessions are the real server's.  What a command answers is 
 the scenario, by the state of a machine that does not exist, and by the schema.
 
     scenario = Scenario.load("crash.toml")  # or Scenario.read({"on": [...]})
-    async with Fake(scenario) as fake:
+    async with StandIn(scenario) as fake:
         await fake.listen("unix:/tmp/q.sock,server=on,wait=off")
         await fake.finished.wait()  # a client said quit
     print(fake.failures())  # what was expected and did not come
 """
 
 from qmpserver.standin.scenario import Scenario, ScenarioError
-from qmpserver.standin.server import Fake
+from qmpserver.standin.server import StandIn
 
-__all__ = ["Fake", "Scenario", "ScenarioError"]
+__all__ = ["Scenario", "ScenarioError", "StandIn"]

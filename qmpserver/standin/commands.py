@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.qapi import ParameterError
 from qmpserver.qapi.model import EMPTY
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 from qmpserver.standin.values import fitted, smallest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from qmpserver.standin.scenario import Event, Reply, Scenario
+    from qmpserver.standin.scenario import Reply, Scenario, ScriptedEvent
 
 _NEGOTIATION = "qmp_capabilities"
 _QUIT = "quit"  # ends the program, whoever answers
@@ -27,7 +27,7 @@ class Commands(Registry):
         refused: What clients sent that the schema does not allow, and why.
     """
 
-    def __init__(self, scenario: Scenario, send: Callable[[Iterable[Event]], None]) -> None:
+    def __init__(self, scenario: Scenario, send: Callable[[Iterable[ScriptedEvent]], None]) -> None:
         super().__init__(scenario.schema)
         self.refused: list[str] = []
         self.set_status: Callable[[str], None] = lambda _: None
@@ -52,11 +52,11 @@ class Commands(Registry):
         """Return command *name*, and note if there is none.
 
         Raises:
-            QMPError: As of `Registry`.
+            CommandError: As of `Registry`.
         """
         try:
             return super().find(name, oob)
-        except QMPError as error:
+        except CommandError as error:
             self.refused.append(f"{name}: {error.desc}")
             raise
 
@@ -64,13 +64,13 @@ class Commands(Registry):
         """Answer a command.
 
         Raises:
-            QMPError: The schema, the scenario or the state refuses it.
+            CommandError: The schema, the scenario or the state refuses it.
         """
         try:
             arguments = bound.validate(arguments)
         except ParameterError as error:
             self.refused.append(f"{bound.name}: {error.desc}")
-            raise QMPError(error.desc) from None
+            raise CommandError(error.desc) from None
         reply = self._take(bound.name, arguments)
         if bound.is_async:
             return self._later(reply, bound, arguments, client)
@@ -102,7 +102,7 @@ class Commands(Registry):
             if reply.status is not None:
                 self.set_status(reply.status)
             if reply.error is not None:
-                raise QMPError(*reply.error)
+                raise CommandError(*reply.error)
             if not reply.returns or bound.name == _QUIT:
                 return self._done(bound, arguments, client)
             return reply.result

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qmpserver.standin.scenario import Expectation, Scenario
-    from qmpserver.transcript.conversation import Command, Found
+    from qmpserver.transcript.conversation import Found, ReceivedCommand
 
 
-def unmet(scenario: Scenario, came: Found[Command]) -> list[str]:
+def unmet(scenario: Scenario, came: Found[ReceivedCommand]) -> list[str]:
     """Return the expectations that are not met, a line each: what was expected and what came."""
     faults = list(_counts(scenario.expected, came))
     if not faults and scenario.ordered:
@@ -22,7 +22,7 @@ def unmet(scenario: Scenario, came: Found[Command]) -> list[str]:
     return faults
 
 
-def _counts(expected: Sequence[Expectation], came: Found[Command]) -> Iterator[str]:
+def _counts(expected: Sequence[Expectation], came: Found[ReceivedCommand]) -> Iterator[str]:
     for one in expected:
         count = sum(one.fits(*command) for command in came)
         if count < one.least or (one.most is not None and count > one.most):
@@ -33,7 +33,7 @@ def _counts(expected: Sequence[Expectation], came: Found[Command]) -> Iterator[s
                 yield f"  other arguments came: {shown}"
 
 
-def _order(expected: Sequence[Expectation], came: Found[Command]) -> Iterator[str]:
+def _order(expected: Sequence[Expectation], came: Found[ReceivedCommand]) -> Iterator[str]:
     """Each has to come first after the first of the one before it."""
     at = 0
     before = None
@@ -55,7 +55,7 @@ def _times(one: Expectation) -> str:
     return f"{one.least} to {one.most} times"
 
 
-def _show(command: Command) -> str:
+def _show(command: ReceivedCommand) -> str:
     import json
 
     return json.dumps(command.arguments)

@@ -35,7 +35,7 @@ _NEGOTIATION = "qmp_capabilities"
 _MESSAGE = re.compile(rb"\{\r\n.*?\r\n\}\r\n|.*?\r\n", re.DOTALL)
 
 
-class Message(NamedTuple):
+class WireMessage(NamedTuple):
     """A message to a client.
 
     Attributes:
@@ -89,7 +89,7 @@ class Wire(Relay):
         self._parser = Parser()
         self._asked: deque[tuple[Any, str]] = deque()  # of requests not yet answered: id, command
         self._trickle: deque[bytes] = deque()
-        self._waiting: list[Message] | None = None  # for its late start
+        self._waiting: list[WireMessage] | None = None  # for its late start
 
     def start(self, owner: Owner) -> None:
         """Start reading, unless a fault says later, or never."""
@@ -153,17 +153,17 @@ class Wire(Relay):
             super().write(self._trickle.popleft())
             self.loop.call_later(gap, self._drip, gap)
 
-    def _read(self, data: bytes) -> Message:
+    def _read(self, data: bytes) -> WireMessage:
         value = json.loads(data)
         if "QMP" in value:
-            return Message(data, "greeting", "")
+            return WireMessage(data, "greeting", "")
         if "event" in value:
-            return Message(data, "event", value["event"])
+            return WireMessage(data, "event", value["event"])
         for index, (request_id, name) in enumerate(self._asked):
             if request_id == value.get("id"):
                 del self._asked[index]
-                return Message(data, "reply", name)
-        return Message(data, "reply", "")
+                return WireMessage(data, "reply", name)
+        return WireMessage(data, "reply", "")
 
     def _begin(self) -> None:
         waiting, self._waiting = self._waiting or [], None
@@ -172,7 +172,7 @@ class Wire(Relay):
         for message in waiting:
             self._pass(0, message)
 
-    def _pass(self, index: int, message: Message) -> None:
+    def _pass(self, index: int, message: WireMessage) -> None:
         """Send a message through the faults from `index` on."""
         if index == len(self._faults):
             self.put(message.data, message.gap)
@@ -207,7 +207,7 @@ class Fault:
         """Whether the client is sent away."""
         return False
 
-    def strikes(self, message: Message) -> bool:
+    def strikes(self, message: WireMessage) -> bool:
         """Whether it happens to this message; counts that it does."""
         if message.kind not in self.kinds or self.left == 0:
             return False
@@ -220,15 +220,15 @@ class Fault:
             self.left -= 1
         return True
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         """Do it."""
         send(message)
 
-    def watch(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def watch(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         """Take a message that it does not happen to."""
         send(message)
 
-    def noise(self) -> Message:
+    def noise(self) -> WireMessage:
         """Return an event that nobody has asked for."""
         declared = self.schema.events.get("RTC_CHANGE") or next(iter(self.schema.events.values()))
         data = smallest(declared.data) if declared.data.members else None
@@ -240,10 +240,10 @@ class _SilentAfterConnect(Fault):
 
     kinds = ("greeting", "reply", "event")
 
-    def strikes(self, message: Message) -> bool:
+    def strikes(self, message: WireMessage) -> bool:
         return True
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         pass
 
 
@@ -252,7 +252,7 @@ class _SilentAfterNegotiation(Fault):
 
     kinds = ("reply", "event")
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         pass
 
 
@@ -263,22 +263,22 @@ class _LateReply(Fault):
 
     def __init__(self, spec: Spec, schema: Schema) -> None:
         super().__init__(spec, schema)
-        self._behind: dict[Wire, list[Message]] = {}
+        self._behind: dict[Wire, list[WireMessage]] = {}
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         if wire in self._behind:
             self._behind[wire].append(message)
             return
         self._behind[wire] = [message]
         wire.loop.call_later(self.seconds, self._release, wire, send)
 
-    def watch(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def watch(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         if message.kind == "reply" and wire in self._behind:
             self._behind[wire].append(message)
         else:
             send(message)
 
-    def _release(self, wire: Wire, send: Callable[[Message], None]) -> None:
+    def _release(self, wire: Wire, send: Callable[[WireMessage], None]) -> None:
         for message in self._behind.pop(wire):
             send(message)
 
@@ -290,12 +290,12 @@ class _StaleId(Fault):
         super().__init__(spec, schema)
         self._last: object = "stale"
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         value = json.loads(message.data)
         value["id"], self._last = self._last, value.get("id", self._last)
         send(message._replace(data=dumps(value) + b"\r\n"))
 
-    def watch(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def watch(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         if message.kind == "reply":
             self._last = json.loads(message.data).get("id", self._last)
         send(message)
@@ -306,7 +306,7 @@ class _EventBeforeGreeting(Fault):
 
     kinds = ("greeting",)
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(self.noise())
         send(message)
 
@@ -316,14 +316,14 @@ class _EventBeforeReply(Fault):
 
     def __init__(self, spec: Spec, schema: Schema) -> None:
         super().__init__(spec, schema)
-        self._held: dict[Wire, list[Message]] = {}
+        self._held: dict[Wire, list[WireMessage]] = {}
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         self._held.setdefault(wire, []).append(message)
         if len(self._held[wire]) == 1:
             wire.loop.call_later(EVENT_PATIENCE, self._release, wire, send, self._held[wire])
 
-    def watch(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def watch(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         if message.kind == "reply" and wire in self._held:
             self._held[wire].append(message)
             return
@@ -332,7 +332,9 @@ class _EventBeforeReply(Fault):
             for reply in self._held.pop(wire, []):
                 send(reply)
 
-    def _release(self, wire: Wire, send: Callable[[Message], None], held: list[Message]) -> None:
+    def _release(
+        self, wire: Wire, send: Callable[[WireMessage], None], held: list[WireMessage]
+    ) -> None:
         if self._held.get(wire) is held:
             self.watch(wire, self.noise(), send)
 
@@ -343,7 +345,7 @@ class _DuplicatedEvent(Fault):
     kinds = ("event",)
     default_where = "DEVICE_DELETED"
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(message)
         send(message)
 
@@ -353,27 +355,27 @@ class _SplitReply(Fault):
 
     kinds = ("greeting", "reply", "event")
 
-    def strikes(self, message: Message) -> bool:
+    def strikes(self, message: WireMessage) -> bool:
         if self.where is None and (self.left is None or self.left > 0):
             self.left = None if self.left is None else self.left - 1
             return True
         return super().strikes(message)
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(message._replace(gap=BYTE_GAP))
 
 
 class _GluedReplies(Fault):
     """An event and the reply come as one piece, and no line end parts them."""
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(message._replace(data=self.noise().data.rstrip() + message.data))
 
 
 class _HugeReply(Fault):
     """The reply is longer than 10 MiB: the rest is spaces within it."""
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(message._replace(data=b"{" + b" " * PADDING + message.data[1:]))
 
 
@@ -382,7 +384,7 @@ class _EventFlood(Fault):
 
     default_times = 1
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         flood = self.noise()
         send(flood._replace(data=flood.data * FLOOD))
         send(message)
@@ -391,14 +393,14 @@ class _EventFlood(Fault):
 class _NotJson(Fault):
     """A line that is no JSON comes before the reply, as of a library that prints."""
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(message._replace(data=b"warning: this line is no JSON\r\n" + message.data))
 
 
 class _DisconnectMidReply(Fault):
     """Half of the reply comes, then the connection ends."""
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         wire.put(message.data[: len(message.data) // 2])
         wire.loop.call_soon(wire.close)
 
@@ -406,7 +408,7 @@ class _DisconnectMidReply(Fault):
 class _StoppedProcess(Fault):
     """The process is stopped, as by SIGSTOP, instead of replying; sockets stay open and accept."""
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
         send(message)  # somebody has sent SIGCONT
 
@@ -417,7 +419,7 @@ class _SecondClientRefused(Fault):
     def refuses(self, wire: Wire) -> bool:
         return not wire.first
 
-    def strikes(self, message: Message) -> bool:
+    def strikes(self, message: WireMessage) -> bool:
         return False
 
 
@@ -426,7 +428,7 @@ class _ResetBeforeReply(Fault):
 
     default_times = 1
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(_event("RESET", {"guest": True, "reason": "guest-reset"}))
         send(message)
 
@@ -434,7 +436,7 @@ class _ResetBeforeReply(Fault):
 class _LimitIgnored(Fault):
     """A dirty limit is accepted and shown, but the rate never comes down to it."""
 
-    def strikes(self, message: Message) -> bool:
+    def strikes(self, message: WireMessage) -> bool:
         return False
 
 
@@ -447,7 +449,7 @@ class _LateStart(Fault):
     def start_after(self) -> float:
         return self.seconds
 
-    def strikes(self, message: Message) -> bool:
+    def strikes(self, message: WireMessage) -> bool:
         return False
 
 
@@ -456,7 +458,7 @@ class _Delimited(Fault):
 
     default_where = "guest-sync-delimited"
 
-    def strike(self, wire: Wire, message: Message, send: Callable[[Message], None]) -> None:
+    def strike(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         send(message._replace(data=b"\xff" + message.data))
 
 
@@ -489,6 +491,6 @@ NEED_EVENTS = frozenset(
 )  # fmt: skip
 
 
-def _event(name: str, data: Any) -> Message:
+def _event(name: str, data: Any) -> WireMessage:
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return Message(event_message(name, data, seconds, rest // 1000), "event", name)
+    return WireMessage(event_message(name, data, seconds, rest // 1000), "event", name)

@@ -38,7 +38,7 @@ class ScenarioError(Exception):
     """A scenario that can't be played: file, key, what is wrong, what would be right."""
 
 
-class Event(NamedTuple):
+class ScriptedEvent(NamedTuple):
     """An event to send, `after` so many seconds."""
 
     name: str
@@ -70,8 +70,8 @@ class Reply:
     returns: bool = False
     error: tuple[str, str] | None = None
     delay: float = 0.0
-    before: Sequence[Event] = ()
-    events: Sequence[Event] = ()
+    before: Sequence[ScriptedEvent] = ()
+    events: Sequence[ScriptedEvent] = ()
     status: str | None = None
     shutdown: str | None = None
     exact: bool = False
@@ -107,7 +107,7 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineState:
     """What the state of the machine is at first; sizes in bytes, times in seconds."""
 
     status: str = "running"
@@ -135,10 +135,10 @@ class Scenario:
 
     schema: Schema
     version: str | None
-    machine: Machine = field(default_factory=Machine)
+    machine: MachineState = field(default_factory=MachineState)
     setup: Sequence[tuple[str, dict[str, Any]]] = ()
     replies: Sequence[Reply] = ()
-    events: Sequence[Event] = ()
+    events: Sequence[ScriptedEvent] = ()
     expected: Sequence[Expectation] = ()
     ordered: bool = False
     strict: bool = False
@@ -239,7 +239,7 @@ class Scenario:
         return replace(self, faults=[*self.faults, *more])
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
-        """Return it with another machine: changes to `Machine`."""
+        """Return it with another machine: changes to `MachineState`."""
         return replace(self, machine=replace(self.machine, **changes))
 
     @classmethod
@@ -370,11 +370,11 @@ class _Reader:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
-    def machine(self, table: _Table) -> Machine:
-        standard = Machine()
+    def machine(self, table: _Table) -> MachineState:
+        standard = MachineState()
         uuid = table.string("uuid")
         migration, unplug = table.seconds("migration-time"), table.seconds("unplug-time")
-        made = Machine(
+        made = MachineState(
             status=self._status(table, "status") or standard.status,
             cpus=table.integer("cpus", 1) or standard.cpus,
             memory=table.integer("memory", 1) or standard.memory,
@@ -428,7 +428,7 @@ class _Reader:
         table.done()
         return made
 
-    def event(self, table: _Table) -> Event:
+    def event(self, table: _Table) -> ScriptedEvent:
         name = table.needed("event")
         declared = self._schema.events.get(name)
         if declared is None:
@@ -438,7 +438,7 @@ class _Reader:
             declared.validate(data)
         except ResultError as error:
             raise table.error("data", str(error)) from None
-        made = Event(name, data, table.seconds("after") or 0.0)
+        made = ScriptedEvent(name, data, table.seconds("after") or 0.0)
         table.done()
         return made
 
@@ -562,7 +562,7 @@ class _Recording:
     def _replies(self) -> Iterable[tuple[int, Reply]]:
         """Yield replies, each with the line of its command."""
         waiting: list[transcript.Message] = []
-        before: list[Event] = []
+        before: list[ScriptedEvent] = []
         made: tuple[int, Reply] | None = None
         for one in self._messages:
             if one.who == "client":
@@ -572,7 +572,7 @@ class _Recording:
             if one.is_greeting or not isinstance(one.value, dict) or _answers_nothing(one.value):
                 continue
             if one.is_event:
-                event = Event(one.value["event"], one.value.get("data"))
+                event = ScriptedEvent(one.value["event"], one.value.get("data"))
                 if waiting or made is None:
                     before.append(event)
                 else:
@@ -601,7 +601,7 @@ def _answers_nothing(value: dict[str, Any]) -> bool:
 
 
 def _recorded_reply(
-    command: transcript.Message, value: dict[str, Any], before: Sequence[Event]
+    command: transcript.Message, value: dict[str, Any], before: Sequence[ScriptedEvent]
 ) -> Reply:
     error = value.get("error")
     return Reply(

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor import Server
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import unmet
 from qmpserver.standin.faults import AGENT, FAULTS, Spec, Wire
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor import Client
     from qmpserver.monitor.channel import Connection
-    from qmpserver.standin.scenario import Event, Scenario
+    from qmpserver.standin.scenario import Scenario, ScriptedEvent
     from qmpserver.transcript.format import Who
 
 _NEGOTIATION = "qmp_capabilities"
 
 
-class Fake(Server):
+class StandIn(Server):
     """A QMP server without a machine, that does what a scenario says.
 
     Use it as `Server`: on the event loop's thread, `listen` for clients, `close` in the end.
@@ -74,7 +74,7 @@ class Fake(Server):
         for command, arguments in scenario.setup:
             try:
                 commands.call(commands.find(command), arguments, None)
-            except QMPError as error:
+            except CommandError as error:
                 raise ScenarioError(f"setup: {command}: {error.desc}") from None
         self._state.settled()
         if scenario.log is not None:
@@ -128,7 +128,7 @@ class Fake(Server):
         if not self.finished.is_set():
             function(*arguments)
 
-    def _send_later(self, events: Iterable[Event]) -> None:
+    def _send_later(self, events: Iterable[ScriptedEvent]) -> None:
         for event in events:
             if event.after:
                 self.later(event.after, self.emit, event.name, event.data)
@@ -139,7 +139,7 @@ class Fake(Server):
 class _Log(Conversation):
     """The conversation, and a file that it is written to as a transcript."""
 
-    def __init__(self, fake: Fake) -> None:
+    def __init__(self, fake: StandIn) -> None:
         super().__init__()
         self.file: TextIO | None = None
         self._fake = fake

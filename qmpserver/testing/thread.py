@@ -182,7 +182,7 @@ class ServerThread(Conversation):
             await self._ended.wait()
 
     def _fake(self) -> Server:
-        from qmpserver.standin import Fake, Scenario
+        from qmpserver.standin import Scenario, StandIn
         from qmpserver.standin.vocabulary import NAMED
 
         schema = self._schema
@@ -194,7 +194,7 @@ class ServerThread(Conversation):
             scenario = Scenario.read(self._scenario or {}, directory=self._files, schema=schema)
         if self._smp is not None:
             scenario = scenario.on_machine({"cpus": self._smp})
-        fake = Fake(scenario.with_faults(self._faults))
+        fake = StandIn(scenario.with_faults(self._faults))
         fake.finished = self._ended
         self._failures = fake.failures
         return fake

@@ -11,7 +11,7 @@ from qmpserver.tools.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """A UNIX socket's path, or a TCP host and port."""
 
     where: str | tuple[str, int]
@@ -35,14 +35,14 @@ class Address:
         return client
 
 
-def address(text: str) -> Address:
+def address(text: str) -> ServerAddress:
     """Read an address; raises ArgumentTypeError."""
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
-        return Address(rest)
+        return ServerAddress(rest)
     host, _, port = rest.rpartition(":")
     if kind == "tcp" and host and port.isdecimal() and 0 < int(port) < 1 << 16:
-        return Address((host.removeprefix("[").removesuffix("]"), int(port)))
+        return ServerAddress((host.removeprefix("[").removesuffix("]"), int(port)))
     raise argparse.ArgumentTypeError(f"'{text}' is neither unix:PATH nor tcp:HOST:PORT")
 
 
@@ -60,12 +60,12 @@ def add_qmp(parser: argparse.ArgumentParser, *, dest: str = "qmp_here") -> None:
     qmp.completer = complete_addresses  # type: ignore[attr-defined]
 
 
-def servers(args: argparse.Namespace) -> list[Address]:
+def servers(args: argparse.Namespace) -> list[ServerAddress]:
     """Return the servers that were named."""
     return [*args.qmp, *args.qmp_here]
 
 
-def server(args: argparse.Namespace) -> Address:
+def server(args: argparse.Namespace) -> ServerAddress:
     """Return the one server that was named; raises UsageError."""
     named = servers(args)
     if len(named) != 1:

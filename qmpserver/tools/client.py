@@ -20,7 +20,7 @@ from qmpserver.tools.errors import HUNG_UP, NO_GREETING, TOO_LONG, ServerError, 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from qmpserver.tools.address import Address
+    from qmpserver.tools.address import ServerAddress
 
 GREETING_S = 5.0
 REPLY_S = 30.0
@@ -28,7 +28,9 @@ HANG_UP_S = 1.0
 
 
 @contextlib.asynccontextmanager
-async def connected(address: Address, patience: float = GREETING_S) -> AsyncIterator[QMPClient]:
+async def connected(
+    address: ServerAddress, patience: float = GREETING_S
+) -> AsyncIterator[QMPClient]:
     """Be a client of the server for as long as the context lasts.
 
     Raises ServerError: It can't be connected to, or does not greet as a QMP server within
@@ -55,7 +57,7 @@ async def connected(address: Address, patience: float = GREETING_S) -> AsyncIter
 
 async def execute(
     client: QMPClient,
-    address: Address,
+    address: ServerAddress,
     command: str,
     arguments: Mapping[str, object] | None = None,
     patience: float = REPLY_S,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from qemu.qmp import QMPClient
 
-    from qmpserver.tools.address import Address
+    from qmpserver.tools.address import ServerAddress
 
 HISTORY = 24
 PATIENCE_S = 5.0
@@ -57,7 +57,7 @@ class View:
 class Watcher:
     """A connection to one server, open while the context lasts."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ServerAddress) -> None:
         self.address = address
         self.name = str(address)
         self._stack = AsyncExitStack()

@@ -27,21 +27,21 @@ PATIENCE = 5.0
 _ABSENT = object()
 
 
-class Command(NamedTuple):
+class ReceivedCommand(NamedTuple):
     """A command as a client sent it."""
 
     name: str
     arguments: dict[str, Any]
 
 
-class Event(NamedTuple):
+class SentEvent(NamedTuple):
     """An event as clients got it."""
 
     name: str
     data: dict[str, Any]
 
 
-_Said = TypeVar("_Said", bound=Command | Event)
+_Said = TypeVar("_Said", bound=ReceivedCommand | SentEvent)
 
 
 class Found(list[_Said]):
@@ -79,14 +79,14 @@ class Conversation:
     def __str__(self) -> str:
         return "\n".join(map(str, self.messages))
 
-    def received(self, name: str | None = None, **arguments: Any) -> Found[Command]:
+    def received(self, name: str | None = None, **arguments: Any) -> Found[ReceivedCommand]:
         """Return the commands of this name that had at least these arguments.
 
         In the names of arguments ``_`` stands for ``-``.
         """
         return _fitting(self._commands(), name, arguments)
 
-    def sent(self, name: str | None = None, **data: Any) -> Found[Event]:
+    def sent(self, name: str | None = None, **data: Any) -> Found[SentEvent]:
         """Return the events of this name whose data had at least these members."""
         return _fitting(self._events(), name, data)
 
@@ -108,14 +108,14 @@ class Conversation:
                 name == got.name and (arguments is None or arguments == got.arguments)
                 for got in left
             ):
-                wanted = name if arguments is None else _show(Command(name, arguments))
+                wanted = name if arguments is None else _show(ReceivedCommand(name, arguments))
                 names = [before if isinstance(before, str) else before[0] for before in expected]
                 after = f" after {', '.join(names[:number])}" if number else ""
                 raise AssertionError(f"no {wanted}{after} among: {_listed(commands)}")
 
     def wait_received(
         self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **arguments: Any
-    ) -> Command:
+    ) -> ReceivedCommand:
         """Block until such a command has come, now or before; return the `count`-th.
 
         Args:
@@ -131,13 +131,13 @@ class Conversation:
 
     async def until_received(
         self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **arguments: Any
-    ) -> Command:
+    ) -> ReceivedCommand:
         """Wait as `wait_received` does, on an event loop."""
         return await self._wait(lambda: self.received(name, **arguments), count, patience)
 
     def wait_event(
         self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **data: Any
-    ) -> Event:
+    ) -> SentEvent:
         """Block until such an event has been sent to a client, now or before; as `wait_received`.
 
         Raises:
@@ -147,7 +147,7 @@ class Conversation:
 
     async def event(
         self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **data: Any
-    ) -> Event:
+    ) -> SentEvent:
         """Wait as `wait_event` does, on an event loop."""
         return await self._wait(lambda: self.sent(name, **data), count, patience)
 
@@ -165,14 +165,14 @@ class Conversation:
         for listener in listeners:
             listener()
 
-    def _commands(self) -> list[Command]:
+    def _commands(self) -> list[ReceivedCommand]:
         return [
-            Command(one.command, _object(one.value, "arguments"))
+            ReceivedCommand(one.command, _object(one.value, "arguments"))
             for one in self.messages
             if one.command is not None
         ]
 
-    def _events(self) -> list[Event]:
+    def _events(self) -> list[SentEvent]:
         """Each event once, however many clients it was sent to."""
         events = []
         copies: Counter[tuple[int, str]] = Counter()
@@ -183,7 +183,7 @@ class Conversation:
                 copies[one.client, text] += 1
                 if copies[one.client, text] > most[text]:
                     most[text] += 1
-                    events.append(Event(one.value["event"], _object(one.value, "data")))
+                    events.append(SentEvent(one.value["event"], _object(one.value, "data")))
         return events
 
     def _block(self, look: Callable[[], Found[_Said]], count: int, patience: float) -> _Said:
@@ -272,11 +272,11 @@ def _fitting(said: list[_Said], name: str | None, members: dict[str, Any]) -> Fo
     return Found(list(filter(fits, said)), wanted, said)
 
 
-def _listed(said: Iterable[Command | Event]) -> str:
+def _listed(said: Iterable[ReceivedCommand | SentEvent]) -> str:
     return ", ".join(map(_show, said)) or "nothing"
 
 
-def _show(one: Command | Event) -> str:
+def _show(one: ReceivedCommand | SentEvent) -> str:
     return f"{one.name} {json.dumps(one[1])}" if one[1] else one.name
 
 

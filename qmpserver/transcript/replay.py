@@ -22,7 +22,7 @@ from qmpserver.transcript.format import Message, Splitter, compare, message
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qmpserver.tools.address import Address
+    from qmpserver.tools.address import ServerAddress
     from qmpserver.transcript.format import Transcript
 
 PATIENCE_S = 5.0
@@ -45,7 +45,7 @@ class Difference:
 
 
 def replay(
-    transcript: Transcript, address: Address, patience: float = PATIENCE_S
+    transcript: Transcript, address: ServerAddress, patience: float = PATIENCE_S
 ) -> Iterator[Difference]:
     """Play the client; gives differences as they are seen.
 
@@ -73,7 +73,7 @@ def replay(
 class _Player:
     """One connection, and what was expected on it and has not come, or has come unexpected."""
 
-    def __init__(self, transcript: Transcript, address: Address, patience: float) -> None:
+    def __init__(self, transcript: Transcript, address: ServerAddress, patience: float) -> None:
         self.given_up = False
         self._rules = transcript.rules
         self._address = address

@@ -13,12 +13,12 @@ from qmpserver.transcript.replay import PATIENCE_S, Difference
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qmpserver.tools.address import Address
+    from qmpserver.tools.address import ServerAddress
     from qmpserver.transcript.format import Transcript
 
 
 def replay_exactly(
-    transcript: Transcript, addresses: Sequence[Address], patience: float = PATIENCE_S
+    transcript: Transcript, addresses: Sequence[ServerAddress], patience: float = PATIENCE_S
 ) -> Iterator[Difference]:
     """Play the clients, the first at the first address; gives differences as they are seen.
 
@@ -58,7 +58,7 @@ def replay_exactly(
 
 
 class _Connection:
-    def __init__(self, address: Address, patience: float) -> None:
+    def __init__(self, address: ServerAddress, patience: float) -> None:
         self._address = address
         self._patience = patience
         try:

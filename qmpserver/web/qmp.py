@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from qmpserver.monitor.channel import READ_SIZE
-from qmpserver.qmp import MAX_TOKEN_SIZE, ParseError, Parser, QMPError, error_message
+from qmpserver.qmp import MAX_TOKEN_SIZE, CommandError, ParseError, Parser, error_message
 from qmpserver.web.channel import ReplyChannel, WebSocketChannel
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ async def _read_command(request: web.Request) -> bytes:
         if messages and isinstance(messages[0], ParseError):
             _refuse(messages[0])
         if len(messages) > 1 or (not part and not (messages and parser.idle)):
-            _refuse(QMPError("Expecting one command in the body"))
+            _refuse(CommandError("Expecting one command in the body"))
         if not part:
             return bytes(body)
         await asyncio.sleep(0)
@@ -132,7 +132,7 @@ def _check_size(size: int) -> None:
         raise web.HTTPRequestEntityTooLarge(MAX_TOKEN_SIZE, size)
 
 
-def _refuse(error: QMPError) -> NoReturn:
+def _refuse(error: CommandError) -> NoReturn:
     raise web.HTTPBadRequest(text=error_message(error).decode(), content_type="application/json")
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from qmpserver.monitor import Client, Registry, Server
 from qmpserver.qapi import Schema
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
 SCHEMA = Schema.load(Path(__file__).parent / "schema.json")
@@ -57,7 +57,7 @@ class Commands:
 
         @command("refuse")
         def refuse() -> None:
-            raise QMPError("not now", "DeviceNotActive")
+            raise CommandError("not now", "DeviceNotActive")
 
         @command("block")
         async def block() -> dict[str, Any]:

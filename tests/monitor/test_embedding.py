@@ -14,7 +14,7 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 import qmpserver
-from qmpserver import QMPError, Registry, RegistryError, Schema, Server, UnixAddress
+from qmpserver import CommandError, Registry, RegistryError, Schema, Server, UnixAddress
 
 PATIENCE = 10.0
 VERSION = {"qemu": {"major": 1, "minor": 0, "micro": 0}, "package": ""}
@@ -124,7 +124,7 @@ async def test_handlers_of_every_kind(tmp_path: Path) -> None:
 
     @registry.command("refuse")
     async def refuse() -> None:
-        raise QMPError("not now", "DeviceNotActive")
+        raise CommandError("not now", "DeviceNotActive")
 
     path = tmp_path / "q.sock"
     client = QMPClient("test")

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from qmpserver.monitor.expression import ExpressionError, evaluate
-from qmpserver.monitor.hmp import Command, LineError, complete, help_text, parse, table
+from qmpserver.monitor.hmp import HumanCommand, LineError, complete, help_text, parse, table
 
 
 async def nothing(_monitor: object, **_arguments: object) -> str:
     return ""
 
 
-def command(name: str, args_type: str, *sub_table: Command) -> Command:
-    return Command(name, args_type, "PARAMS", f"does {name}", nothing, sub_table)
+def command(name: str, args_type: str, *sub_table: HumanCommand) -> HumanCommand:
+    return HumanCommand(name, args_type, "PARAMS", f"does {name}", nothing, sub_table)
 
 
 TABLE = table(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmpserver.qapi import Schema
-from qmpserver.tools.address import Address
+from qmpserver.tools.address import ServerAddress
 from qmpserver.transcript.format import Transcript, read_all
 from qmpserver.transcript.replay_exact import replay_exactly
 from tests.qemu.transcript import OURS, PATIENCE, QEMU, exchanges, options_of, serving
@@ -24,7 +24,7 @@ ENOUGH = 20
 def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> None:
     assert transcript.rules.exact
     with serving(command, options_of(transcript, accel)) as paths:
-        addresses = [Address(str(path)) for path in paths]
+        addresses = [ServerAddress(str(path)) for path in paths]
         differences = replay_exactly(transcript, addresses, PATIENCE)
         different = [f"{path.name}: {one}" for one in itertools.islice(differences, ENOUGH)]
     assert not different, "\n" + "\n".join(different)

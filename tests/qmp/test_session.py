@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qmpserver.qmp import MAX_QUEUED, Command, QMPError, Session
+from qmpserver.qmp import MAX_QUEUED, CommandError, Request, Session
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
 NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
@@ -22,7 +22,7 @@ class Talk:
             assert self.say(opening) == []
             assert self.replies() == [{"return": {}}]
 
-    def say(self, data: bytes) -> list[Command]:
+    def say(self, data: bytes) -> list[Request]:
         self.session.receive(data)
         commands = []
         while (command := self.session.next_command()) is not None:
@@ -132,7 +132,7 @@ def test_id_comes_back(request_id: str) -> None:
     [command] = talk.say(message)
     talk.session.reply(command, {"a": 1})
     [command] = talk.say(message)
-    talk.session.fail(command, QMPError("no"))
+    talk.session.fail(command, CommandError("no"))
     assert talk.say(f'{{"id": {request_id}}}'.encode()) == []
     replies = talk.replies()
     assert [reply["id"] for reply in replies] == [json.loads(request_id)] * 3
@@ -153,7 +153,7 @@ def test_a_result_that_is_no_json_leaves_the_command_open() -> None:
     [command] = talk.say(b'{"execute": "x"}')
     with pytest.raises(TypeError):
         talk.session.reply(command, object())
-    talk.session.fail(command, QMPError("sorry"))
+    talk.session.fail(command, CommandError("sorry"))
     [reply] = talk.replies()
     assert reply["error"]["desc"] == "sorry"
 

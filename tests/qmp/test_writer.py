@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmpserver.qmp import Parser, QMPError, dumps, error_message, event_message, return_message
+from qmpserver.qmp import CommandError, Parser, dumps, error_message, event_message, return_message
 from qmpserver.qmp.order import bucket
 
 
@@ -92,7 +92,7 @@ def test_messages() -> None:
     assert return_message(False, False, None) == b'{"return": false}\r\n'
     assert return_message(0, False, None) == b'{"return": 0}\r\n'
     assert return_message("", False, None) == b'{"return": ""}\r\n'
-    error = QMPError("no \u00e9", "CommandNotFound")
+    error = CommandError("no \u00e9", "CommandNotFound")
     assert error_message(error, True, "x") == (
         b'{"id": "x", "error": {"class": "CommandNotFound", "desc": "no \\u00E9"}}\r\n'
     )

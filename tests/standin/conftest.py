@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qmpserver.standin import Fake, Scenario
+from qmpserver.standin import Scenario, StandIn
 
 PATIENCE = 10.0
 LIMIT = 64 * 1024 * 1024
@@ -80,7 +80,7 @@ class Raw:
 class Served:
     """A stand-in on a socket, and its clients."""
 
-    def __init__(self, fake: Fake, path: Path) -> None:
+    def __init__(self, fake: StandIn, path: Path) -> None:
         self.fake = fake
         self.path = path
         self._clients: list[Raw] = []
@@ -119,7 +119,7 @@ def serve(tmp_path: Path) -> Serve:
         else:
             made = Scenario.read(scenario or {})
         path = tmp_path / "fake.sock"
-        served = Served(Fake(made), path)
+        served = Served(StandIn(made), path)
         try:
             await served.fake.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
             yield served

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from qemu.qmp import QMPClient
 
-from qmpserver.standin import Fake, Scenario, ScenarioError, faults
+from qmpserver.standin import Scenario, ScenarioError, StandIn, faults
 from tests.standin.conftest import Raw, Serve
 
 VIRTIO = {"driver": "virtio-net-pci", "id": "n0"}
@@ -216,11 +216,11 @@ async def test_limit_ignored(serve: Serve, fault: str, rate: int) -> None:
 async def test_stopping_a_process_that_is_somebody_elses_is_refused() -> None:
     scenario = Scenario.asked_for("default,fault=stopped-process")
     with pytest.raises(ScenarioError, match="needs a process of its own"):
-        Fake(scenario)
+        StandIn(scenario)
 
 
 async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
-    fake = Fake(Scenario.asked_for("default,fault=not-json,fault=disconnect-mid-reply:stop"))
+    fake = StandIn(Scenario.asked_for("default,fault=not-json,fault=disconnect-mid-reply:stop"))
     path = tmp_path / "pretty.sock"
     await fake.listen(f"unix:{path},server=on,wait=off", pretty=True)
     client = await Raw.connect(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmpserver.standin import Fake, Scenario, ScenarioError
+from qmpserver.standin import Scenario, ScenarioError, StandIn
 from tests.standin.conftest import Serve
 
 PAUSED = {"status": "paused", "running": False, "singlestep": False}
@@ -75,7 +75,7 @@ def test_faults_of_a_scenario_are_named(tmp_path: Path, text: str, message: str)
 async def test_a_setup_that_the_state_refuses() -> None:
     gone = {"command": "netdev_del", "arguments": {"id": "n0"}}
     with pytest.raises(ScenarioError, match="setup: netdev_del: Device 'n0' not found"):
-        Fake(Scenario.read({"setup": [gone]}))
+        StandIn(Scenario.read({"setup": [gone]}))
 
 
 def table(text: str) -> dict[str, Any]:

@@ -182,7 +182,10 @@ def test_record_without_a_server(qmpctl: Run, tmp_path: Path, until: Until) -> N
     assert said == f"qmpctl: unix:{tmp_path}/none: No such file or directory\n"
     here.write_text("somebody else's")
     ran = qmpctl(*argv[1:], f"unix:{here}", "-")
-    assert (ran.returncode, ran.stderr) == (1, f"qmpctl: unix:{here}: Address already in use\n")
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        f"qmpctl: unix:{here}: Address already in use\n",
+    )
     assert here.exists()
     ran = qmpctl("record", "--qmp", "unix:x", "--listen", "unix:/nonexistent/a", "-")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)

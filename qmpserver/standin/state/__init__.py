@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.scenario import Scenario
-    from qmpserver.standin.server import Fake
+    from qmpserver.standin.server import StandIn
 
 MODULES = (agent, backends, block, devices, dirty, migration, runstate)
 
@@ -32,7 +32,7 @@ class State:
         status: The run state.
     """
 
-    def __init__(self, scenario: Scenario, fake: Fake) -> None:
+    def __init__(self, scenario: Scenario, fake: StandIn) -> None:
         self.machine = scenario.machine
         self.fake = fake
         self.status = scenario.machine.status

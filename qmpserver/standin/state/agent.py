@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qmpserver._version import VERSION
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -72,7 +72,9 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("guest-shutdown")
     def shutdown(mode: str = "powerdown") -> None:
         if mode not in ("halt", "powerdown", "reboot"):
-            raise QMPError("Invalid parameter 'mode', expected: 'halt', 'powerdown', or 'reboot'")
+            raise CommandError(
+                "Invalid parameter 'mode', expected: 'halt', 'powerdown', or 'reboot'"
+            )
 
     @registry.command("guest-exec")
     def guest_exec(**_: Any) -> Any:
@@ -83,18 +85,18 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("guest-exec-status")
     def guest_exec_status(pid: int) -> Any:
         if pid not in pids:
-            raise QMPError("PID " + str(pid) + " does not exist")
+            raise CommandError("PID " + str(pid) + " does not exist")
         return {"exited": True, "exitcode": 0}
 
     def opened(handle: int) -> _File:
         if handle not in files:
-            raise QMPError(f"handle '{handle}' has not been found")
+            raise CommandError(f"handle '{handle}' has not been found")
         return files[handle]
 
     @registry.command("guest-file-open")
     def file_open(path: str, mode: str = "r") -> Any:
         if mode.startswith("r") and path not in contents:
-            raise QMPError(
+            raise CommandError(
                 f"failed to open file '{path}' (mode: '{mode}'): No such file or directory"
             )
         if mode.startswith("w"):
@@ -109,7 +111,7 @@ def register(registry: Registry, state: State) -> None:
         try:
             data = base64.b64decode(buf_b64, validate=True)[:count]
         except binascii.Error:
-            raise QMPError("Base64 data is not valid") from None
+            raise CommandError("Base64 data is not valid") from None
         contents[file.path] += data
         return {"count": len(data), "eof": False}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -20,25 +20,25 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("netdev_add")
     def netdev_add(id: str, **options: Any) -> None:  # noqa: A002 -- the schema's name
         if id in state.netdevs:
-            raise QMPError(f"Duplicate ID '{id}'")
+            raise CommandError(f"Duplicate ID '{id}'")
         state.netdevs[id] = options
 
     @registry.command("netdev_del")
     def netdev_del(id: str) -> None:  # noqa: A002
         if state.netdevs.pop(id, None) is None:
-            raise QMPError(f"Device '{id}' not found", "DeviceNotFound")
+            raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
 
     @registry.command("chardev-add")
     def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
         if id in state.chardevs:
-            raise QMPError(f"Chardev with id '{id}' already exists")
+            raise CommandError(f"Chardev with id '{id}' already exists")
         state.chardevs[id] = backend
         return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
 
     @registry.command("chardev-change")
     def chardev_change(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
         if id not in state.chardevs:
-            raise QMPError(f"Chardev '{id}' does not exist")
+            raise CommandError(f"Chardev '{id}' does not exist")
         state.chardevs[id] = backend
         return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
 
@@ -46,9 +46,9 @@ def register(registry: Registry, state: State) -> None:
     def chardev_remove(id: str) -> None:  # noqa: A002
         monitors = [device.id for device in state.fake.devices]
         if id in monitors or any(one.get("chardev") == id for one in state.devices.values()):
-            raise QMPError(f"Chardev '{id}' is busy")
+            raise CommandError(f"Chardev '{id}' is busy")
         if state.chardevs.pop(id, None) is None:
-            raise QMPError(f"Chardev '{id}' not found")
+            raise CommandError(f"Chardev '{id}' not found")
 
     @registry.command("query-chardev")
     def query_chardev() -> Any:
@@ -64,7 +64,9 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("object-add")
     def object_add(id: str, qom_type: str, **properties: Any) -> None:  # noqa: A002
         if id in state.objects:
-            raise QMPError(f"attempt to add duplicate property '{id}' to object (type 'container')")
+            raise CommandError(
+                f"attempt to add duplicate property '{id}' to object (type 'container')"
+            )
         state.objects[id] = {
             "qom-type": qom_type,
             **{name.replace("_", "-"): value for name, value in properties.items()},
@@ -73,9 +75,9 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("object-del")
     def object_del(id: str) -> None:  # noqa: A002
         if id not in state.objects:
-            raise QMPError(f"object '{id}' not found")
+            raise CommandError(f"object '{id}' not found")
         if any(id in (one.get("memdev"), one.get("iothread")) for one in state.devices.values()):
-            raise QMPError(f"object '{id}' is in use, can not be deleted")
+            raise CommandError(f"object '{id}' is in use, can not be deleted")
         del state.objects[id]
 
     @registry.command("query-iothreads")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,30 +25,32 @@ def register(registry: Registry, state: State) -> None:
         options = {name.replace("_", "-"): value for name, value in options.items()}
         name = options.get("node-name")
         if name is None:
-            raise QMPError("'node-name' must be specified for the root node")
+            raise CommandError("'node-name' must be specified for the root node")
         if name in state.nodes:
-            raise QMPError(f"Duplicate nodes with node-name='{name}'")
+            raise CommandError(f"Duplicate nodes with node-name='{name}'")
         for child in _CHILDREN:
             if isinstance(value := options.get(child), str) and value not in state.nodes:
-                raise QMPError(f"Cannot find device='{value}' nor node-name='{value}'")
+                raise CommandError(f"Cannot find device='{value}' nor node-name='{value}'")
         state.nodes[name] = {"driver": driver, **options}
 
     @registry.command("blockdev-del")
     def blockdev_del(node_name: str) -> None:
         if node_name not in state.nodes:
-            raise QMPError(f"Failed to find node with node-name='{node_name}'")
+            raise CommandError(f"Failed to find node with node-name='{node_name}'")
         parents = [one.get(child) for one in state.nodes.values() for child in _CHILDREN]
         if node_name in parents:
-            raise QMPError(f"Block device {node_name} is in use")
+            raise CommandError(f"Block device {node_name} is in use")
         if any(one.get("drive") == node_name for one in state.devices.values()):
-            raise QMPError(f"Node {node_name} is in use")
+            raise CommandError(f"Node {node_name} is in use")
         del state.nodes[node_name]
 
     @registry.command("block_resize")
     def block_resize(size: int, device: str | None = None, node_name: str | None = None) -> None:
         name = _drive(state, device) if device else node_name
         if name not in state.nodes:
-            raise QMPError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+            raise CommandError(
+                f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
+            )
         state.nodes[name]["size"] = size
 
     @registry.command("query-named-block-nodes")
@@ -88,7 +90,7 @@ def register(registry: Registry, state: State) -> None:
         def handler(device: str = "", job_id: str | None = None, speed: int = 0, **_: Any) -> None:
             name = job_id or device
             if name in jobs:
-                raise QMPError(f"Job ID '{name}' already in use")
+                raise CommandError(f"Job ID '{name}' already in use")
             _node(state, device)
             size = state.nodes[device].get("size", SIZE)
             jobs[name] = {
@@ -107,13 +109,13 @@ def register(registry: Registry, state: State) -> None:
 
     def job(name: str) -> dict[str, Any]:
         if name not in jobs:
-            raise QMPError(f"Block job '{name}' not found", "DeviceNotActive")
+            raise CommandError(f"Block job '{name}' not found", "DeviceNotActive")
         return jobs[name]
 
     @registry.command("block-job-complete")
     def block_job_complete(device: str) -> None:
         if not job(device)["ready"]:
-            raise QMPError(
+            raise CommandError(
                 f"Job '{device}' in state 'running' cannot accept command verb 'complete'"
             )
         state.later(0, ended, device, "BLOCK_JOB_COMPLETED")
@@ -150,7 +152,7 @@ _JOB_EVENT = ("type", "device", "len", "offset", "speed")
 
 def _node(state: State, name: str | None) -> dict[str, Any]:
     if name not in state.nodes:
-        raise QMPError(f"Cannot find device='{name}' nor node-name='{name}'")
+        raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
     return state.nodes[name]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,16 +28,16 @@ def register(registry: Registry, state: State) -> None:
     def device_add(**properties: Any) -> None:
         driver = properties.get("driver")
         if not isinstance(driver, str):
-            raise QMPError("Parameter 'driver' is missing")
+            raise CommandError("Parameter 'driver' is missing")
         name = properties.get("id")
         if name is not None and name in state.devices:
-            raise QMPError(f"Duplicate device ID '{name}'")
+            raise CommandError(f"Duplicate device ID '{name}'")
         for key, where, refusal in _REFERENCES:
             value = properties.get(key)
             if value is not None and value not in getattr(state, where):
-                raise QMPError(refusal.format(driver=driver, value=value))
+                raise CommandError(refusal.format(driver=driver, value=value))
         if driver == "pc-dimm" and properties.get("memdev") not in state.objects:
-            raise QMPError(
+            raise CommandError(
                 f"Device '{properties.get('memdev')}' not found"
                 if "memdev" in properties
                 else "'memdev' property is not set"
@@ -49,9 +49,9 @@ def register(registry: Registry, state: State) -> None:
     def device_del(id: str) -> None:  # noqa: A002 -- the schema's name
         name = id.removeprefix(f"{PERIPHERAL}/")
         if name not in state.devices:
-            raise QMPError(f"Device '{id}' not found", "DeviceNotFound")
+            raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
         if name in state.unplugging:
-            raise QMPError(f"Device {name} is already in the process of unplug")
+            raise CommandError(f"Device {name} is already in the process of unplug")
         state.unplugging.add(name)
         state.later(state.machine.unplug_time, unplugged, name)
 
@@ -75,7 +75,7 @@ def register(registry: Registry, state: State) -> None:
 
     def ballooning() -> None:
         if not any(one["driver"].startswith("virtio-balloon") for one in state.devices.values()):
-            raise QMPError("No balloon device has been activated", "DeviceNotActive")
+            raise CommandError("No balloon device has been activated", "DeviceNotActive")
 
     @registry.command("balloon")
     def balloon_to(value: int) -> None:
@@ -130,14 +130,14 @@ def register(registry: Registry, state: State) -> None:
     def qom_get(path: str, property: str) -> Any:  # noqa: A002 -- the schema's name
         properties = _properties(state, path)
         if property not in properties:
-            raise QMPError(f"Property '{properties['type']}.{property}' not found")
+            raise CommandError(f"Property '{properties['type']}.{property}' not found")
         return properties[property]
 
     @registry.command("qom-set")
     def qom_set(path: str, property: str, value: Any) -> None:  # noqa: A002
         properties = _properties(state, path)
         if property not in properties:
-            raise QMPError(f"Property '{properties['type']}.{property}' not found")
+            raise CommandError(f"Property '{properties['type']}.{property}' not found")
         _object(state, path)[property] = value
 
 
@@ -145,7 +145,7 @@ def _object(state: State, path: str) -> dict[str, Any]:
     parent, _, name = path.rpartition("/")
     where = {PERIPHERAL: state.devices, "/objects": state.objects}.get(parent, {})
     if name not in where:
-        raise QMPError(f"Device '{path}' not found", "DeviceNotFound")
+        raise CommandError(f"Device '{path}' not found", "DeviceNotFound")
     return where[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -23,7 +23,7 @@ def register(registry: Registry, state: State) -> None:
         if index is None:
             return cpus
         if index not in cpus:
-            raise QMPError("incorrect cpu index specified")
+            raise CommandError("incorrect cpu index specified")
         return range(index, index + 1)
 
     def rate(index: int) -> int:
@@ -59,7 +59,7 @@ def register(registry: Registry, state: State) -> None:
         calc_time: int, mode: str = "page-sampling", calc_time_unit: str = "second", **_: Any
     ) -> None:
         if measured.get("status") == "measuring":
-            raise QMPError("the dirty rate is already being measured")
+            raise CommandError("the dirty rate is already being measured")
         seconds = calc_time / (1000 if calc_time_unit == "millisecond" else 1)
         measured.clear()
         measured.update(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -35,7 +35,7 @@ class _Migration:
 
     def start(self) -> None:
         if self.status in _UNDER_WAY:
-            raise QMPError("There's a migration process in progress")
+            raise CommandError("There's a migration process in progress")
         self.begun, self._number = time.monotonic(), self._number + 1
         self.go("setup")
         self.state.later(0, self._step, self._number, "setup", "active")
@@ -50,7 +50,7 @@ class _Migration:
     def resume(self, expected: str) -> None:
         """Go on after a pause before the switch."""
         if self.status != expected:
-            raise QMPError(f"Migration not in expected state: {self.status or 'none'}")
+            raise CommandError(f"Migration not in expected state: {self.status or 'none'}")
         self.go("device")
         self.state.later(0, self._complete, self._number)
 
@@ -121,7 +121,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("migrate-incoming")
     def migrate_incoming(**_: Any) -> None:
         if state.status != "inmigrate":
-            raise QMPError("'-incoming' was not specified on the command line")
+            raise CommandError("'-incoming' was not specified on the command line")
         migration.go("setup")
         state.later(state.machine.migration_time, arrived)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
@@ -30,7 +30,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("cont")
     def cont() -> None:
         if state.status in _NEEDS_RESET:
-            raise QMPError("Resetting the Virtual Machine is required")
+            raise CommandError("Resetting the Virtual Machine is required")
         if state.status == "inmigrate":
             return  # it runs as soon as it has come
         state.set_status("running")
@@ -50,7 +50,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("system_wakeup")
     def system_wakeup() -> None:
         if state.status != "suspended":
-            raise QMPError("Unable to wake up: guest is not in suspended state")
+            raise CommandError("Unable to wake up: guest is not in suspended state")
         state.status = "running"
         state.emit("WAKEUP")
 

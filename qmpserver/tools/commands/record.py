@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.address import Address, add_qmp, address, server
+from qmpserver.tools.address import ServerAddress, add_qmp, address, server
 from qmpserver.tools.errors import QmpctlError, ServerError
 from qmpserver.transcript.format import Splitter, message
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _record(here: Address, there: Address, file: TextIO) -> None:
+async def _record(here: ServerAddress, there: ServerAddress, file: TextIO) -> None:
     loop = asyncio.get_running_loop()
     client: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = loop.create_future()
 
@@ -122,7 +122,7 @@ def _bound(path: str) -> socket.socket:
     return bound
 
 
-def _remove(here: Address) -> None:
+def _remove(here: ServerAddress) -> None:
     if isinstance(here.where, str):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(here.where)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qemu.qmp import ExecuteError
 
-from qmpserver.tools.address import Address, add_qmp, server
+from qmpserver.tools.address import ServerAddress, add_qmp, server
 from qmpserver.tools.client import GREETING_S, connected, execute
 from qmpserver.tools.completion import complete_all
 from qmpserver.tools.errors import QmpctlError, UsageError, sensible
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _schema(address: Address) -> Schema:
+async def _schema(address: ServerAddress) -> Schema:
     async with connected(address) as client:
         try:
             entries = await execute(client, address, "query-qmp-schema", patience=GREETING_S)

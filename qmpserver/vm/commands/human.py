@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.monitor.hmp import Command, LineError, complete, help_text, parse, table
-from qmpserver.qmp import QMPError
+from qmpserver.monitor.hmp import HumanCommand, LineError, complete, help_text, parse, table
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -44,7 +44,7 @@ class HumanMonitor:
             return await command.run(self, **arguments)
         except LineError as error:
             return str(error)
-        except QMPError as error:
+        except CommandError as error:
             return f"Error: {error.desc}\n"
 
     def complete(self, line: str) -> tuple[str, list[str]]:
@@ -55,7 +55,7 @@ class HumanMonitor:
         """Execute a QMP command; arguments that are None are left out.
 
         Raises:
-            QMPError: It failed.
+            CommandError: It failed.
 
         """
         given = {key.replace("_", "-"): one for key, one in arguments.items() if one is not None}
@@ -215,7 +215,7 @@ async def _info_status(monitor: HumanMonitor) -> str:
 async def _trace_event(monitor: HumanMonitor, name: str, option: bool) -> str:
     try:
         await monitor.qmp("trace-event-set-state", name=name, enable=option)
-    except QMPError as error:
+    except CommandError as error:
         return f"{error.desc}\n"  # QEMU puts no "Error:" before these
     return ""
 
@@ -224,7 +224,7 @@ async def _info_trace_events(monitor: HumanMonitor, name: str = "*") -> str:
     try:
         events: list[types.TraceEventInfo]
         events = await monitor.qmp("trace-event-get-state", name=name)
-    except QMPError as error:
+    except CommandError as error:
         return f"{error.desc}\n"
     return "".join(f"{one['name']} : state {int(one['state'] == 'enabled')}\n" for one in events)
 
@@ -257,34 +257,36 @@ async def _info_version(monitor: HumanMonitor) -> str:
 
 
 INFO = table(
-    Command("accelerators", "", "", "show present and enabled information", _info_accelerators),
-    Command("cpus", "", "", "show infos for each CPU", _info_cpus),
-    Command("dirty_rate", "", "", "show dirty rate information", _info_dirty_rate),
-    Command("dirty_ring", "", "", "show dirty ring and reaper information", _info_dirty_ring),
-    Command("history", "", "", "show the command line history", _info_history),
-    Command("kvm", "", "", "show KVM information", _info_kvm),
-    Command("name", "", "", "show the current VM name", _info_name),
-    Command("status", "", "", "show the current VM status (running|paused)", _info_status),
-    Command(
+    HumanCommand(
+        "accelerators", "", "", "show present and enabled information", _info_accelerators
+    ),
+    HumanCommand("cpus", "", "", "show infos for each CPU", _info_cpus),
+    HumanCommand("dirty_rate", "", "", "show dirty rate information", _info_dirty_rate),
+    HumanCommand("dirty_ring", "", "", "show dirty ring and reaper information", _info_dirty_ring),
+    HumanCommand("history", "", "", "show the command line history", _info_history),
+    HumanCommand("kvm", "", "", "show KVM information", _info_kvm),
+    HumanCommand("name", "", "", "show the current VM name", _info_name),
+    HumanCommand("status", "", "", "show the current VM status (running|paused)", _info_status),
+    HumanCommand(
         "trace-events",
         "name:s?",
         "[name]",
         "show available trace-events & their state (name: event name pattern)",
         _info_trace_events,
     ),
-    Command("uuid", "", "", "show the current VM UUID", _info_uuid),
-    Command(
+    HumanCommand("uuid", "", "", "show the current VM UUID", _info_uuid),
+    HumanCommand(
         "vcpu_dirty_limit",
         "",
         "",
         "show dirty page limit information of all vCPU",
         _info_vcpu_dirty_limit,
     ),
-    Command("version", "", "", "show the version of QEMU", _info_version),
+    HumanCommand("version", "", "", "show the version of QEMU", _info_version),
 )
 
 COMMANDS = table(
-    Command(
+    HumanCommand(
         "calc_dirty_rate",
         "dirty_ring:-r,dirty_bitmap:-b,second:l,sample_pages_per_GB:l?",
         "[-r] [-b] second [sample_pages_per_GB]",
@@ -293,7 +295,7 @@ COMMANDS = table(
         "\n\t\t\t -b to specify dirty bitmap as method of calculation)",
         _calc_dirty_rate,
     ),
-    Command(
+    HumanCommand(
         "cancel_vcpu_dirty_limit",
         "cpu_index:l?",
         "[cpu_index]",
@@ -301,10 +303,10 @@ COMMANDS = table(
         "\n\t\t\t\t\t limit on a specified virtual cpu",
         _cancel_vcpu_dirty_limit,
     ),
-    Command("cont|c", "", "", "resume emulation", _silent("cont")),
-    Command("cpu", "index:i", "index", "set the default CPU", _cpu),
-    Command("help|?", "name:S?", "[cmd]", "show the help", _help),
-    Command(
+    HumanCommand("cont|c", "", "", "resume emulation", _silent("cont")),
+    HumanCommand("cpu", "index:i", "index", "set the default CPU", _cpu),
+    HumanCommand("help|?", "name:S?", "[cmd]", "show the help", _help),
+    HumanCommand(
         "info",
         "",
         "[subcommand]",
@@ -312,8 +314,8 @@ COMMANDS = table(
         _info,
         INFO,
     ),
-    Command("quit|q", "", "", "quit the emulator", _quit),
-    Command(
+    HumanCommand("quit|q", "", "", "quit the emulator", _quit),
+    HumanCommand(
         "set_vcpu_dirty_limit",
         "dirty_rate:l,cpu_index:l?",
         "dirty_rate [cpu_index]",
@@ -321,16 +323,16 @@ COMMANDS = table(
         "\n\t\t\t\t\t on a specified virtual cpu",
         _set_vcpu_dirty_limit,
     ),
-    Command("stop|s", "", "", "stop emulation", _silent("stop")),
-    Command(
+    HumanCommand("stop|s", "", "", "stop emulation", _silent("stop")),
+    HumanCommand(
         "system_powerdown",
         "",
         "",
         "send system power down event",
         _silent("system_powerdown"),
     ),
-    Command("system_reset", "", "", "reset the system", _silent("system_reset")),
-    Command(
+    HumanCommand("system_reset", "", "", "reset the system", _silent("system_reset")),
+    HumanCommand(
         "trace-event",
         "name:s,option:b",
         "name on|off",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
@@ -38,7 +38,7 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             machine.dirty_limit.set(dirty_rate, cpu_index)
         except ValueError as error:
-            raise QMPError(str(error)) from None
+            raise CommandError(str(error)) from None
         log.info("%s: dirty limit of %s: %d MB/s", _who(client), _which(cpu_index), dirty_rate)
 
     @registry.command("cancel-vcpu-dirty-limit", client=True)
@@ -46,7 +46,7 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             machine.dirty_limit.cancel(cpu_index)
         except ValueError as error:
-            raise QMPError(str(error)) from None
+            raise CommandError(str(error)) from None
         log.info("%s: dirty limit of %s: cancelled", _who(client), _which(cpu_index))
 
     @registry.command("query-vcpu-dirty-limit")
@@ -72,7 +72,7 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             machine.dirty_rate.start(milliseconds, mode, sample_pages)
         except ValueError as error:
-            raise QMPError(str(error)) from None
+            raise CommandError(str(error)) from None
 
     @registry.command("query-dirty-rate")
     def query_dirty_rate(*, calc_time_unit: TimeUnit = "second") -> DirtyRateInfo:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qmpserver.cli.parameters import PARAMETERS
 from qmpserver.keyval import Kind
 from qmpserver.monitor import fds
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -44,7 +44,7 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             await machine.cont()
         except RuntimeError as error:
-            raise QMPError(str(error)) from None
+            raise CommandError(str(error)) from None
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
@@ -52,7 +52,7 @@ def register(registry: Registry, machine: Machine) -> None:
 
         monitor = HumanMonitor(registry)
         if cpu_index is not None and not await monitor.select_cpu(cpu_index):
-            raise QMPError("Parameter 'cpu-index' expects a CPU number")
+            raise CommandError("Parameter 'cpu-index' expects a CPU number")
         shown = await monitor.execute(command_line)
         return (shown or "").replace("\n", "\r\n")
 
@@ -65,7 +65,7 @@ def register(registry: Registry, machine: Machine) -> None:
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
         if option is not None and option not in PARAMETERS:
-            raise QMPError(f"invalid option name: {option}")
+            raise CommandError(f"invalid option name: {option}")
         return [
             {
                 "option": name,

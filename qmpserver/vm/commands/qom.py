@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 from qmpserver.vm.machine.qom import AmbiguousError, NotFoundError, Object, machine_tree
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             return machine_tree(machine).resolve(path)
         except NotFoundError:
-            raise QMPError(f"Device '{path}' not found", "DeviceNotFound") from None
+            raise CommandError(f"Device '{path}' not found", "DeviceNotFound") from None
 
     @registry.command("qom-list")
     def qom_list(path: str) -> list[ObjectPropertyInfo]:
         try:
             found = find(path)
         except AmbiguousError:
-            raise QMPError(f"Path '{path}' is ambiguous") from None
+            raise CommandError(f"Path '{path}' is ambiguous") from None
         return [{"name": name, "type": type_} for name, type_ in found.property_types()]
 
     @registry.command("qom-get")
@@ -35,8 +35,8 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             found = find(path)
         except AmbiguousError:
-            raise QMPError(f"Device '{path}' not found", "DeviceNotFound") from None
+            raise CommandError(f"Device '{path}' not found", "DeviceNotFound") from None
         try:
             return found.get(property)
         except KeyError:
-            raise QMPError(f"Property '{found.type}.{property}' not found") from None
+            raise CommandError(f"Property '{found.type}.{property}' not found") from None

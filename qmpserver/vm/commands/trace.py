@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -21,7 +21,7 @@ def register(registry: Registry, machine: Machine) -> None:
         try:
             return tracer.events(name)
         except KeyError:
-            raise QMPError(f'unknown event "{name}"') from None
+            raise CommandError(f'unknown event "{name}"') from None
 
     @registry.command("trace-event-get-state")
     def trace_event_get_state(*, name: str) -> list[TraceEventInfo]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.monitor import SocketDevice
-from qmpserver.qmp import QMPError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
@@ -28,7 +28,7 @@ def register(registry: Registry, machine: Machine) -> None:
         except KeyError:
             found = []
         if len(found) < len(instances):
-            raise QMPError("Instance not found", "DeviceNotFound")
+            raise CommandError("Instance not found", "DeviceNotFound")
         for device in found:
             device.yank()
 
