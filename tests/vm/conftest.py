@@ -101,6 +101,9 @@ class Rig:
     def soft_interrupt_reset(self) -> None:
         lib.soft_interrupt_reset(self.engine._ptr)
 
+    def soft_cut_reset(self) -> None:
+        lib.soft_cut_reset(self.engine._ptr)
+
     def soft_buffer_log(self) -> None:
         lib.soft_buffer_log(self.engine._ptr)
 

@@ -100,6 +100,15 @@ class Engine:
         if lib.engine_add_kvm_vcpu(self._ptr, fd, run, ring, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
+    def add_kvm_canary(self, fd: int, gpa: int, ring: Any, ring_size: int) -> None:
+        """Add the canary: a vCPU that was created last and never runs, and its page's address.
+
+        Raises:
+            OSError: KVM does not write to the page as expected.
+        """
+        if lib.engine_add_kvm_canary(self._ptr, fd, gpa, ring, ring_size) < 0:
+            raise OSError(ffi.errno, "cannot add the canary")
+
     def add_soft_vcpu(self, control_gpa: int, ring_size: int) -> None:
         """Add a vCPU of the software accelerator; its guest's control block is given."""
         if lib.engine_add_soft_vcpu(self._ptr, control_gpa, ring_size) < 0:
@@ -135,12 +144,12 @@ class Engine:
         """Let all vCPUs run."""
         lib.engine_cont(self._ptr)
 
-    def reset(self) -> None:
-        """Park what has halted or failed; the software accelerator's vCPUs begin anew.
+    def restart_vcpus(self) -> None:
+        """Park the vCPUs that halted or failed; the software accelerator's begin their guest anew.
 
         All vCPUs must have stopped.
         """
-        lib.engine_reset(self._ptr)
+        lib.engine_restart_vcpus(self._ptr)
 
     def mark_dirty(self, pages: range) -> None:
         """Tell of RAM pages that the host has written to: dirty, if dirty pages are logged."""
@@ -197,17 +206,17 @@ class Engine:
     @property
     def tracking(self) -> bool:
         """Whether dirty pages are logged."""
-        return bool(self._ptr.tracking)
+        return bool(self._ptr.log.tracking)
 
     @property
     def limit_in_service(self) -> bool:
         """Whether any vCPU has a dirty limit."""
-        return bool(self._ptr.limit_in_service)
+        return bool(self._ptr.limit.in_service)
 
     @property
     def last_cancel(self) -> int:
         """When the dirty limit was last cancelled for any vCPU: ns on ``CLOCK_MONOTONIC``."""
-        return int(self._ptr.last_cancel_ns)
+        return int(self._ptr.limit.last_cancel_ns)
 
     @property
     def overflows(self) -> int:
@@ -216,8 +225,8 @@ class Engine:
 
     @property
     def reset_shortfalls(self) -> int:
-        """How often a reset freed fewer entries than were harvested."""
-        return int(self._ptr.reset_shortfalls)
+        """The number of ring resets that were cut short, whatever they returned."""
+        return int(self._ptr.log.cut_resets)
 
     def limit_set(self, cpu_index: int | None, mb_per_s: int) -> None:
         """Limit one vCPU, or all, to `mb_per_s` MB/s of dirtied pages; `limit_kick` must follow."""
@@ -249,6 +258,7 @@ class Engine:
     def vcpu(self, index: int) -> VcpuCounters:
         """Read one vCPU's counters."""
         vcpu = self._ptr.vcpus[index]
+        harvested = vcpu.ring.fetch  # before all pages, or more could be harvested than there are
         return VcpuCounters(
             index=index,
             thread_id=vcpu.tid,
@@ -256,8 +266,8 @@ class Engine:
             exit_reason=vcpu.exit_reason,
             limit=vcpu.limit,
             ring_size=vcpu.ring.size,
-            waiting=lib.vcpu_waiting(vcpu),
-            harvested=vcpu.ring.fetch,
+            waiting=lib.vcpu_pages(vcpu) - harvested,
+            harvested=harvested,
             full_exits=vcpu.full_exits,
             overflows=vcpu.overflows,
             throttle_time=vcpu.throttle_ns,

@@ -23,6 +23,8 @@ MAX_CPUID_ENTRIES = 256
 SUGGESTED_RING_SIZE = 1024
 IDENTITY_MAP_ADDRESS = 0xFEFFC000  # no slot covers it, nor the TSS; Intel needs both for real mode
 TSS_ADDRESS = 0xFEFFD000  # three pages
+# The canary's page: beyond any guest's addresses, where KVM allows that, or next to its own pages.
+CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
 APIC_ID_LEAVES = (0xB, 0x1F)  # of CPUID, where it is in edx
 
@@ -359,7 +361,38 @@ class KvmAccelerator:
                 else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
+        if self.dirty_ring_size:
+            self._add_canary(count)
         self._open_statistics()
+
+    def _add_canary(self, index: int) -> None:
+        """Add the vCPU whose ring tells whether a reset was complete (`native/dirtylog.c`).
+
+        It is created last, because KVM resets rings in the order of creation. It never runs, and
+        with its local APIC disabled no interrupt finds it.
+        """
+        vcpu = self._keep(self._vm.create_vcpu(index))
+        sregs = vcpu.get_sregs()
+        sregs.apic_base = 0
+        vcpu.set_sregs(sregs)
+        page = self._keep_pointer(self._keep(mmap.mmap(-1, mmap.PAGESIZE)))
+        address = self._show_canary(int(ffi.cast("uintptr_t", page)))
+        ring = self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
+        self.engine.add_kvm_canary(vcpu.fd, address, ring, self.dirty_ring_size)
+
+    def _show_canary(self, page: int) -> int:
+        """Give the canary's page a slot of its own, always logged; return its address."""
+        number = len(self._ram.slots) + 1  # a ROM may have the one before
+        for address in CANARY_ADDRESSES:
+            try:
+                self._vm.set_user_memory_region(
+                    number, lib.KVM_MEM_LOG_DIRTY_PAGES, address, mmap.PAGESIZE, page
+                )
+            except OSError as error:
+                refused = error
+            else:
+                return address
+        raise refused
 
     def _show_rom(self, rom: bytes) -> None:
         """Give firmware what it expects of a PC: itself below 4 GiB, and local APICs, by KVM."""
@@ -394,7 +427,7 @@ class KvmAccelerator:
         """Give every vCPU the state that it began with. All must have stopped."""
         for first in self._first:
             first.set()
-        self.engine.reset()
+        self.engine.restart_vcpus()
 
     def _keep_pointer(self, mapping: mmap.mmap) -> Any:
         pointer = ffi.from_buffer(mapping)

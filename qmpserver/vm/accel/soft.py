@@ -82,7 +82,7 @@ class SoftAccelerator:
 
     def reset_vcpus(self) -> None:
         """Have every vCPU begin anew. All must have stopped."""
-        self.engine.reset()
+        self.engine.restart_vcpus()
 
     def get_dirty_log(self) -> bytearray:
         """Take the log of dirty pages. Blocks. Any thread."""

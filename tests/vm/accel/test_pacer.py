@@ -17,7 +17,7 @@ uint64_t next_look(const struct pacer *p, uint64_t now);
 SOURCE = f"""
 #include "pacer.h"
 {FUNCTIONS}
-void start(struct pacer *p, uint64_t limit, uint64_t now) {{ pacer_start(p, limit, now); }}
+void start(struct pacer *p, uint64_t limit, uint64_t now) {{ pacer_set(p, limit, false, now); }}
 void charge(struct pacer *p, uint64_t pages, uint64_t ran_ns, uint64_t now)
 {{ pacer_charge(p, pages, ran_ns, now); }}
 uint64_t next_look(const struct pacer *p, uint64_t now) {{ return pacer_next_look(p, now); }}

@@ -22,7 +22,7 @@ SOURCE = f"""
 void init(struct controller *c, enum controller_kind kind, uint32_t ring_size)
 {{ controller_init(c, kind, ring_size); }}
 void start(struct controller *c, uint64_t limit, uint64_t now)
-{{ controller_start(c, limit, now); }}
+{{ controller_set(c, limit, false, now); }}
 uint64_t charge(struct controller *c, uint64_t pages, uint64_t ran_ns, bool full, uint64_t now)
 {{ return controller_charge(c, pages, ran_ns, full, now); }}
 uint64_t next_look(const struct controller *c, uint64_t now)

@@ -7,12 +7,13 @@ import contextlib
 import ctypes
 import os
 import random
-import signal
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+
+from qmpserver.vm.accel.native._native import lib
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel.kvm import KvmAccelerator
@@ -71,7 +72,7 @@ def signals(rig: "Rig") -> Iterator[None]:
     def send() -> None:
         while not done.wait(0.0002):
             for thread_id in targets:
-                libc.syscall(SYS_TGKILL, os.getpid(), thread_id, signal.SIGRTMIN)
+                libc.syscall(SYS_TGKILL, os.getpid(), thread_id, lib.KICK_SIGNAL)
 
     thread = threading.Thread(target=send)
     thread.start()

@@ -3,11 +3,12 @@
 import ctypes
 import os
 import random
-import signal
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+from qmpserver.vm.accel.native._native import lib
 
 if TYPE_CHECKING:
     from tests.vm.conftest import MakeRig, Rig
@@ -102,7 +103,7 @@ def test_a_storm_of_signals_loses_nothing(make_rig: "MakeRig", ring: int) -> Non
         targets = [*rig.engine.thread_ids(), rig.engine.reaper().thread_id]
         while not done.is_set():
             for thread_id in targets:
-                libc.syscall(SYS_TGKILL, os.getpid(), thread_id, signal.SIGRTMIN)
+                libc.syscall(SYS_TGKILL, os.getpid(), thread_id, lib.KICK_SIGNAL)
                 sent += 1
 
     thread = threading.Thread(target=storm)

@@ -2,7 +2,7 @@
 # The C part without Python: strict warnings, and the harness under each sanitizer that works here, with gcc
 # and, where there is one, clang.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 native=qmpserver/vm/accel/native
 sources=$(find $native -name '*.c' ! -name '_native*' | sort)
 flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -I $native"

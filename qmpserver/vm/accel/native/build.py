@@ -1,6 +1,6 @@
-"""Builds the native data plane with cffi, in API mode.
+"""Build of the native data plane with cffi, in API mode.
 
-KVM's structures come from the system's own ``linux/kvm.h``.
+KVM's structures come from the system's own `linux/kvm.h`.
 """
 
 from pathlib import Path
@@ -13,22 +13,33 @@ HEADERS = [
     "qemu_throttle.h",
     "controller.h",
     "guest.h",
+    "memory.h",
+    "ring.h",
+    "kick.h",
+    "vcpu.h",
+    "dirtylog.h",
+    "reaper.h",
+    "limit.h",
+    "kvm.h",
+    "soft.h",
     "engine.h",
     "sample.h",
     "trace.h",
 ]
 SOURCES = sorted(path.name for path in HERE.glob("[!_]*.c"))
 
-# What the engine's structures hold of the C library, and what Python fills in of KVM's.
+# Types of the C library in the engine's structures, and structures of KVM that Python fills in.
 SYSTEM = """
 int ioctl(int fd, unsigned long request, ...);
 
 typedef struct { ...; } pthread_mutex_t;
 typedef unsigned long pthread_t;
 typedef void *timer_t;
+typedef struct { ...; } sem_t;
+
+#define KICK_SIGNAL ...
 
 struct kvm_dirty_gfn { uint32_t flags; uint32_t slot; uint64_t offset; ...; };
-struct ring { struct kvm_dirty_gfn *entries; uint32_t size; uint64_t fetch; };
 struct kvm_run { uint8_t immediate_exit; uint32_t exit_reason; ...; };
 
 struct kvm_segment {
@@ -81,6 +92,7 @@ struct kvm_cpuid2 { uint32_t nent; uint32_t padding; struct kvm_cpuid_entry2 ent
 #define KVM_SET_LAPIC ...
 #define KVM_EXIT_SHUTDOWN ...
 #define KVM_MEM_READONLY ...
+#define KVM_MEM_LOG_DIRTY_PAGES ...
 #define KVM_DIRTY_LOG_PAGE_OFFSET ...
 #define KVM_CAP_USER_MEMORY ...
 #define KVM_CAP_MAX_VCPUS ...
@@ -96,7 +108,7 @@ struct kvm_cpuid2 { uint32_t nent; uint32_t padding; struct kvm_cpuid_entry2 ent
 
 
 def _declarations(header: str) -> str:
-    """Return what `header` offers to Python: the text between its cdef marks."""
+    """Return the declarations for Python in `header`: the text between its cdef marks."""
     text = (HERE / header).read_text()
     return text.split("/* cdef begin */")[1].split("/* cdef end */")[0]
 
@@ -107,8 +119,7 @@ for _header in HEADERS:
     ffibuilder.cdef(_declarations(_header))
 ffibuilder.set_source(
     "qmpserver.vm.accel.native._native",
-    "#include <linux/kvm.h>\n#include <sys/ioctl.h>\n"
-    + "".join(f'#include "{header}"\n' for header in HEADERS),
+    "#include <sys/ioctl.h>\n" + "".join(f'#include "{header}"\n' for header in HEADERS),
     sources=[f"qmpserver/vm/accel/native/{name}" for name in SOURCES],
     depends=[
         f"qmpserver/vm/accel/native/{path.name}" for path in (*HERE.glob("*.h"), Path(__file__))

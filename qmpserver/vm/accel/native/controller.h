@@ -1,7 +1,7 @@
 /*
- * What a limited vCPU's thread asks: how long must it wait now, and when must somebody look again? Which
- * controller answers is chosen once, for all vCPUs. A new one is a header of its own with its mathematics,
- * and a line in each function here.
+ * The two questions of a limited vCPU's thread: how long must it wait now, and when is the next look at its
+ * ring due? One controller answers for all vCPUs, chosen at the start. A new one is a header of its own with its
+ * mathematics, and a line in each function here.
  */
 #ifndef QMPSERVER_CONTROLLER_H
 #define QMPSERVER_CONTROLLER_H
@@ -26,19 +26,33 @@ static inline void controller_init(struct controller *c, enum controller_kind ki
 	c->qemu.ring_pages = ring_size;
 }
 
-/* A limit of `limit` MB/s (not 0) begins, or takes the place of another. */
-static inline void controller_start(struct controller *c, uint64_t limit, uint64_t now)
+/*
+ * A limit of `limit` MB/s (not 0) begins, or takes the place of another that was in force until now. Returns until
+ * when the vCPU must wait; it may run if that is not after `now`.
+ */
+static inline uint64_t controller_set(struct controller *c, uint64_t limit, bool replaces, uint64_t now)
 {
 	c->limit = limit;
-	if (c->kind == CONTROLLER_QEMU)
+	if (c->kind == CONTROLLER_QEMU) {
 		qemu_throttle_start(&c->qemu, limit, now);
+		return now;
+	}
+	pacer_set(&c->pacer, limit, replaces, now);
+	return c->pacer.paid_until;
+}
+
+/* The vCPU could not run for `ns` because the machine was stopped: no time has passed for the limit. */
+static inline void controller_skip(struct controller *c, uint64_t ns)
+{
+	if (c->kind == CONTROLLER_QEMU)
+		qemu_throttle_skip(&c->qemu, ns);
 	else
-		pacer_start(&c->pacer, limit, now);
+		pacer_skip(&c->pacer, ns);
 }
 
 /*
- * Charge `pages` that were dirtied in `ran_ns` of running, which a full ring ended or something else. Returns
- * until when the vCPU must wait; it may run if that is not after `now`. After a wait charge again, nothing.
+ * Charge `pages` that were dirtied in `ran_ns` of running; `ring_full` says whether a full ring ended it. Returns
+ * until when the vCPU must wait; it may run if that is not after `now`. After a wait charge 0 pages.
  */
 static inline uint64_t controller_charge(struct controller *c, uint64_t pages, uint64_t ran_ns, bool ring_full,
 					 uint64_t now)
@@ -51,7 +65,7 @@ static inline uint64_t controller_charge(struct controller *c, uint64_t pages, u
 	return c->pacer.paid_until;
 }
 
-/* When to look again, if the vCPU is let run at `now`. */
+/* Return when to look again, if the vCPU is let run at `now`. */
 static inline uint64_t controller_next_look(const struct controller *c, uint64_t now)
 {
 	return c->kind == CONTROLLER_QEMU ? qemu_throttle_next_look(&c->qemu)

@@ -1,15 +1,25 @@
 /*
- * KVM's side of the engine: KVM_RUN, KVM_RESET_DIRTY_RINGS, and getting a thread out of the guest.
+ * The accelerator KVM: KVM_RUN, KVM_RESET_DIRTY_RINGS, and getting a thread out of the guest.
  */
 #define _GNU_SOURCE
-#include "engine.h"
+#include "kvm.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "engine.h"
+
+/*
+ * A write to this MSR has KVM write the time to the given page at once: three times, so that a reader sees
+ * whether it is whole, and each write pushes an entry. The address is the VM's, not the vCPU's, and the guest could
+ * read it: 0 afterwards, which writes nothing, is what the guest would have found.
+ */
+#define MSR_WALL_CLOCK 0x4b564d00
+#define PUSHES_PER_WRITE 3
+#define MAX_WRITES 128
 
 /* initial-exec: a signal handler must not be the one to allocate thread-local storage */
 static __thread struct kvm_run *own_run __attribute__((tls_model("initial-exec")));
@@ -18,7 +28,7 @@ static void on_kick(int sig)
 {
 	(void)sig;
 	if (own_run)
-		__atomic_store_n(&own_run->immediate_exit, 1, __ATOMIC_RELAXED);
+		store_relaxed(&own_run->immediate_exit, 1);
 }
 
 int kvm_install_kick(void)
@@ -27,50 +37,49 @@ int kvm_install_kick(void)
 
 	memset(&action, 0, sizeof(action));
 	action.sa_handler = on_kick;
-	return sigaction(SIGRTMIN, &action, NULL);
+	action.sa_flags = SA_RESTART; /* KVM_RUN ends all the same */
+	return sigaction(KICK_SIGNAL, &action, NULL);
 }
 
-void kvm_signal(struct vcpu *vcpu)
+static void kvm_interrupt(struct vcpu *vcpu)
 {
-	syscall(SYS_tgkill, getpid(), load(&vcpu->tid), SIGRTMIN);
+	syscall(SYS_tgkill, getpid(), load_acquire(&vcpu->tid), KICK_SIGNAL);
 }
 
-static void block_kick(int how)
+static void mask_kick(int how)
 {
 	sigset_t set;
 
 	sigemptyset(&set);
-	sigaddset(&set, SIGRTMIN);
+	sigaddset(&set, KICK_SIGNAL);
 	pthread_sigmask(how, &set, NULL);
 }
 
-int kvm_thread_init(struct vcpu *vcpu)
+static int kvm_thread_init(struct vcpu *vcpu)
 {
 	struct sigevent event;
 
 	own_run = vcpu->run;
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_THREAD_ID;
-	event.sigev_signo = SIGRTMIN;
+	event.sigev_signo = KICK_SIGNAL;
 	event._sigev_un._tid = vcpu->tid;
 	if (timer_create(CLOCK_MONOTONIC, &event, &vcpu->look_timer) < 0)
-		return -1;
-	block_kick(SIG_UNBLOCK);
+		return errno;
+	mask_kick(SIG_UNBLOCK);
 	return 0;
 }
 
-void kvm_thread_exit(struct vcpu *vcpu)
+static void kvm_thread_exit(struct vcpu *vcpu)
 {
-	block_kick(SIG_BLOCK);
+	mask_kick(SIG_BLOCK);
 	own_run = NULL;
-	if (load(&vcpu->state) != VCPU_FAILED || vcpu->exit_reason)
-		timer_delete(vcpu->look_timer);
+	timer_delete(vcpu->look_timer);
 }
 
 static void set_timer(struct vcpu *vcpu, uint64_t until)
 {
-	struct itimerspec when = { .it_value = { .tv_sec = (time_t)(until / 1000000000ull),
-						 .tv_nsec = (long)(until % 1000000000ull) } };
+	struct itimerspec when = { .it_value = to_timespec(until) };
 
 	timer_settime(vcpu->look_timer, TIMER_ABSTIME, &when, NULL);
 }
@@ -88,48 +97,42 @@ static void answer_io(struct kvm_run *run)
  * An instruction that left for the sake of a device ends in the next KVM_RUN: have it end now, or that would
  * happen to registers that were set meanwhile.
  */
-void kvm_complete_io(struct vcpu *vcpu)
+static void kvm_complete_exit(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
 	while (run->exit_reason == KVM_EXIT_IO || run->exit_reason == KVM_EXIT_MMIO) {
 		int ret;
 
-		__atomic_store_n(&run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		store_relaxed(&run->immediate_exit, 1);
 		ret = ioctl(vcpu->fd, KVM_RUN, 0);
-		__atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		store_relaxed(&run->immediate_exit, 0);
 		if (ret < 0)
 			break;
 		answer_io(run);
 	}
 }
 
-enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
+static enum vcpu_exit kvm_enter(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 {
 	struct kvm_run *run = vcpu->run;
 	enum vcpu_exit why = EXIT_KICKED;
-	int ret = 0, error = 0;
+	int ret, error;
 
+	(void)seen; /* a kick interrupts */
 	if (until)
 		set_timer(vcpu, until);
-	__atomic_fetch_add(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&vcpu->kicks, __ATOMIC_SEQ_CST) == seen) {
-		ret = ioctl(vcpu->fd, KVM_RUN, 0);
-		error = errno;
-	} else {
-		ret = -1;
-		error = EINTR;
-	}
-	vcpu_left_guest(vcpu);
-	/* After this a kick's signal may still come, and costs one round at most; its wish is read anyway. */
-	__atomic_store_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	ret = ioctl(vcpu->fd, KVM_RUN, 0);
+	error = errno;
+	/* Its request is read after this. An interrupt that comes later costs one round. */
+	store_relaxed(&run->immediate_exit, 0);
 	if (until)
 		set_timer(vcpu, 0);
 
 	if (ret < 0) {
 		if (error == EINTR || error == EAGAIN)
 			return EXIT_KICKED;
-		store(&vcpu->exit_reason, KVM_EXIT_INTERNAL_ERROR);
+		store_release(&vcpu->exit_reason, KVM_EXIT_INTERNAL_ERROR);
 		return EXIT_FAILED;
 	}
 	switch (run->exit_reason) {
@@ -148,41 +151,87 @@ enum vcpu_exit kvm_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 		why = EXIT_FAILED;
 		break;
 	}
-	store(&vcpu->exit_reason, run->exit_reason);
+	store_release(&vcpu->exit_reason, run->exit_reason);
 	return why;
 }
 
-int64_t kvm_reset_rings(struct engine *engine)
+static int64_t kvm_reset_rings(struct engine *engine)
 {
 	sigset_t all, old;
 	int64_t ret;
 
-	/*
-	 * A pending signal would make the kernel end early and drop the pages it was just gathering, which the
-	 * number that it returns does not always tell. SIGSTOP can't be blocked: under storms of it, what
-	 * it cut short returned too few.
-	 */
+	/* A pending signal would cut it short; dirtylog.c has what becomes of those that cannot be blocked. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = ioctl(engine->vm_fd, KVM_RESET_DIRTY_RINGS, 0);
+	ret = ioctl(engine->kvm.fd, KVM_RESET_DIRTY_RINGS, 0);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return ret;
 }
 
-int kvm_log_dirty_pages(struct engine *engine, bool on)
+static int kvm_log_dirty_pages(struct engine *engine, bool on)
 {
-	for (uint32_t i = 0; i < engine->nslots; i++) {
-		const struct memslot *slot = &engine->slots[i];
+	const struct memory *memory = &engine->memory;
+
+	for (uint32_t i = 0; i < memory->nslots; i++) {
+		const struct memslot *slot = &memory->slots[i];
 		struct kvm_userspace_memory_region region = {
 			.slot = i,
 			.flags = on ? KVM_MEM_LOG_DIRTY_PAGES : 0,
 			.guest_phys_addr = slot->gpa,
-			.memory_size = slot->pages * 4096,
-			.userspace_addr = (uintptr_t)(engine->ram + slot->ram_page * 4096),
+			.memory_size = slot->pages * PAGE_BYTES,
+			.userspace_addr = (uintptr_t)(memory->ram + slot->ram_page * PAGE_BYTES),
 		};
 
-		if (ioctl(engine->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		if (ioctl(engine->kvm.fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
 			return -1;
 	}
 	return 0;
 }
+
+static void kvm_push_canaries(struct engine *engine, uint32_t count)
+{
+	_Alignas(struct kvm_msrs) uint8_t buffer[sizeof(struct kvm_msrs) +
+						 (MAX_WRITES + 1) * sizeof(struct kvm_msr_entry)] = { 0 };
+	struct kvm_msrs *msrs = (struct kvm_msrs *)buffer;
+	uint32_t writes = count / PUSHES_PER_WRITE;
+
+	if (writes > MAX_WRITES)
+		writes = MAX_WRITES;
+	for (uint32_t i = 0; i <= writes; i++) {
+		msrs->entries[i].index = MSR_WALL_CLOCK;
+		msrs->entries[i].data = i < writes ? engine->kvm.canary_gpa : 0;
+	}
+	msrs->nmsrs = writes + 1;
+	ioctl(engine->kvm.canary_fd, KVM_SET_MSRS, msrs); /* the ring tells whether it succeeded */
+}
+
+/* Python has set the vCPU's registers. */
+static void kvm_restart(struct vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
+static void kvm_free_vcpu(struct vcpu *vcpu)
+{
+	(void)vcpu; /* the mappings are Python's */
+}
+
+static void kvm_free_vm(struct engine *engine)
+{
+	(void)engine; /* so are the descriptors */
+}
+
+const struct accel_ops kvm_ops = {
+	.name = "KVM",
+	.thread_init = kvm_thread_init,
+	.thread_exit = kvm_thread_exit,
+	.enter = kvm_enter,
+	.complete_exit = kvm_complete_exit,
+	.interrupt = kvm_interrupt,
+	.restart = kvm_restart,
+	.reset_rings = kvm_reset_rings,
+	.log_dirty_pages = kvm_log_dirty_pages,
+	.push_canaries = kvm_push_canaries,
+	.free_vcpu = kvm_free_vcpu,
+	.free_vm = kvm_free_vm,
+};

@@ -1,6 +1,6 @@
 /*
- * The arithmetic of the dirty limit: how long a vCPU that has dirtied so much must wait, and how long it
- * may run before somebody has to look again. Pure: no clock, no ring, no thread.
+ * The arithmetic of the dirty limit: how long a vCPU that has dirtied so many pages must wait, and how long it
+ * may run before the next look at its ring. Pure: no clock, no ring, no thread.
  *
  * It is the generic cell rate algorithm (ITU-T I.371, the "virtual scheduling" form). Each page costs
  * 1/limit seconds. `paid_until` is the moment at which all pages charged so far are paid for:
@@ -8,9 +8,11 @@
  *     charge(n):  paid_until = max(paid_until, now - BURST) + n / limit
  *     must wait while paid_until > now
  *
- * A greedy guest is always in debt, so that over any time it gets the limit exactly: what one slice
- * overshot, the next pause pays. A guest that stayed below its limit has up to BURST of credit, so that it
- * may dirty its working set at once after each reset of the ring without being held.
+ * A greedy guest is always in debt, and over any time it gets the limit exactly: the next pause pays for
+ * the overshoot of a slice. A guest below its limit accrues up to BURST of credit, and may dirty its working set
+ * at once after each reset of the ring without being held. Another limit takes over debt and credit, as pages, up
+ * to BURST of its own time: a manager that sets limits often neither forgives the one nor grants the other. While the
+ * machine is stopped no time passes (skip).
  *
  * A pause is about SLICE long: the vCPU is let run until it will have used up what SLICE is worth, at the
  * speed it was last seen to dirty pages at, and is looked at then. Looking is reading the ring ahead of the
@@ -20,6 +22,7 @@
 #ifndef QMPSERVER_PACER_H
 #define QMPSERVER_PACER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* cdef begin */
@@ -38,12 +41,31 @@ struct pacer {
 #define PACER_FASTEST_NS 300ull         /* bounds on ns_per_page: 13 GB/s ... */
 #define PACER_SLOWEST_NS 4000ull        /* ... and 1 GB/s, so that a guest which speeds up is caught early */
 
-static inline void pacer_start(struct pacer *p, uint64_t limit, uint64_t now)
+static inline uint64_t pacer_convert(uint64_t ns, uint64_t from_limit, uint64_t to_limit)
 {
+	unsigned __int128 converted = (unsigned __int128)ns * from_limit / to_limit;
+
+	return converted < PACER_BURST_NS ? (uint64_t)converted : PACER_BURST_NS;
+}
+
+/* Begin with a limit, without debt or credit; or replace the one in force until now, if `replaces`. */
+static inline void pacer_set(struct pacer *p, uint64_t limit, bool replaces, uint64_t now)
+{
+	if (!replaces)
+		p->paid_until = now;
+	else if (p->paid_until > now)
+		p->paid_until = now + pacer_convert(p->paid_until - now, p->limit, limit);
+	else
+		p->paid_until = now - pacer_convert(now - p->paid_until, p->limit, limit);
 	p->limit = limit;
-	p->paid_until = now;
 	p->remainder = 0;
-	p->ns_per_page = PACER_FASTEST_NS * 4;
+	if (!p->ns_per_page)
+		p->ns_per_page = PACER_FASTEST_NS * 4;
+}
+
+static inline void pacer_skip(struct pacer *p, uint64_t ns)
+{
+	p->paid_until += ns;
 }
 
 /* Charge `pages` that took `ran_ns` of running; the vCPU must then wait until paid_until. */
@@ -56,7 +78,7 @@ static inline void pacer_charge(struct pacer *p, uint64_t pages, uint64_t ran_ns
 	p->paid_until += cost / p->limit;
 	p->remainder = cost % p->limit;
 
-	/* Believe a faster guest at once and a slower one by and by: a late look costs a long pause. */
+	/* Believe a faster guest at once and a slower one gradually: a late look costs a long pause. */
 	if (pages >= 8 && ran_ns) {
 		uint64_t seen = ran_ns / pages;
 
@@ -70,7 +92,7 @@ static inline void pacer_charge(struct pacer *p, uint64_t pages, uint64_t ran_ns
 	}
 }
 
-/* When to look again, if the vCPU is let run at `now` (which is not before paid_until). */
+/* Return when to look again, if the vCPU is let run at `now` (which is not before paid_until). */
 static inline uint64_t pacer_next_look(const struct pacer *p, uint64_t now)
 {
 	uint64_t credit_ns = now - p->paid_until + PACER_SLICE_NS;

@@ -51,6 +51,13 @@ static inline void qemu_throttle_start(struct qemu_throttle *t, uint64_t limit, 
 	t->window_pages = 0;
 }
 
+/* Move the present window and sleep by the time that the machine was stopped. */
+static inline void qemu_throttle_skip(struct qemu_throttle *t, uint64_t ns)
+{
+	t->until += ns;
+	t->window_end += ns;
+}
+
 /* Correct the sleep after a window in which the rate was `rate` MB/s. */
 static inline void qemu_throttle_correct(struct qemu_throttle *t, uint64_t rate)
 {

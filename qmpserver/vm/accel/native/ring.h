@@ -10,13 +10,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include <linux/kvm.h>
+#include "atomics.h"
+#include "kvm_api.h"
 
+/* cdef begin */
 struct ring {
 	struct kvm_dirty_gfn *entries;
-	uint32_t size;  /* a power of two */
+	uint32_t size;  /* a power of two; 0: there is no ring */
 	uint64_t fetch; /* entries harvested since the ring was made; its low bits are the position */
 };
+/* cdef end */
 
 static inline struct kvm_dirty_gfn *ring_entry(const struct ring *ring, uint64_t index)
 {
@@ -25,16 +28,28 @@ static inline struct kvm_dirty_gfn *ring_entry(const struct ring *ring, uint64_t
 
 static inline bool ring_is_dirty(const struct ring *ring, uint64_t index)
 {
-	uint32_t flags = __atomic_load_n(&ring_entry(ring, index)->flags, __ATOMIC_ACQUIRE);
-
-	return flags & KVM_DIRTY_GFN_F_DIRTY;
+	return load_acquire(&ring_entry(ring, index)->flags) & KVM_DIRTY_GFN_F_DIRTY;
 }
 
-/* As below, while the fetch index stays where it is. */
-static inline uint64_t ring_search(const struct ring *ring, uint64_t fetch, uint64_t from)
+/* Whether an entry was released and is not reset yet. */
+static inline bool ring_is_released(const struct ring *ring, uint64_t index)
 {
-	uint64_t low = from > fetch ? from : fetch; /* everything below was pushed */
-	uint64_t limit = fetch + ring->size;
+	return load_acquire(&ring_entry(ring, index)->flags) & KVM_DIRTY_GFN_F_RESET;
+}
+
+/*
+ * Return how many entries were pushed since the ring was made, or `seen` if that is more: the caller's last
+ * result, which keeps its count from going back. Any thread may ask while another harvests.
+ *
+ * Entries are pushed in order, so steps that double and then halve find the first one that is not dirty in
+ * 2 log2(n) reads, and nothing is harvested. The result is never more than was pushed: an entry at index i that is
+ * dirty was pushed for i, or for a later lap of the ring, which is pushed after i. It may be less while entries
+ * from the fetch index on are being harvested; `seen` covers those, and the next call finds the others.
+ */
+static inline uint64_t ring_pushed(const struct ring *ring, uint64_t seen)
+{
+	uint64_t low = load_acquire(&ring->fetch); /* everything below was pushed */
+	uint64_t limit = low + ring->size;
 	uint64_t step = 1;
 
 	while (low < limit && ring_is_dirty(ring, low + step - 1 < limit ? low + step - 1 : limit - 1)) {
@@ -46,28 +61,7 @@ static inline uint64_t ring_search(const struct ring *ring, uint64_t fetch, uint
 		if (low + step <= limit && ring_is_dirty(ring, low + step - 1))
 			low += step;
 	}
-	return low;
-}
-
-/*
- * How many entries were ever pushed: the first index that is not dirty, searched for from `from` (what
- * the caller saw last) or the fetch index, whichever is further. Entries are pushed in order, so doubling
- * steps and then halving ones find it in 2 log2(n) reads, and nothing is harvested.
- *
- * Any thread may ask while another harvests: that moves the fetch index with each entry, so a search that
- * missed entries because they were just harvested sees it moved, and is made again. Never more than was pushed:
- * an entry that is dirty for its next turn of the ring proves that all of this turn were pushed.
- */
-static inline uint64_t ring_pushed(const struct ring *ring, uint64_t from)
-{
-	uint64_t fetch = __atomic_load_n(&ring->fetch, __ATOMIC_ACQUIRE), before, pushed;
-
-	do {
-		before = fetch;
-		pushed = ring_search(ring, fetch, from);
-		fetch = __atomic_load_n(&ring->fetch, __ATOMIC_ACQUIRE);
-	} while (fetch != before);
-	return pushed;
+	return low > seen ? low : seen;
 }
 
 #endif

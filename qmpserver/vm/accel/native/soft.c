@@ -9,20 +9,21 @@
  * by an old permission (where KVM flushes the TLBs, this waits for each vCPU's batch to end).
  */
 #define _GNU_SOURCE
-#include "engine.h"
-#include "guest.h"
+#include "soft.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "engine.h"
+#include "guest.h"
 
 #define RESERVED 64 /* KVM_DIRTY_RING_RSVD_ENTRIES */
 #define FAULT_NS 2500 /* what a write fault and its log entry cost a guest on KVM, or rates would be absurd */
 #define BUFFER 512  /* entries in Intel's page modification log */
 #define GATHERED 64 /* pages that a reset protects at a time */
+#define CANARIES 256 /* entries in the canary's ring */
 #define BATCH 32    /* stores between two looks; less than RESERVED, so that a batch never overruns */
 
 struct soft_vcpu {
@@ -44,31 +45,18 @@ struct soft_vm {
 	uint32_t logging;
 	pthread_mutex_t slots_lock;
 
+	struct kvm_dirty_gfn canaries[CANARIES]; /* the ring that is reset last */
+	uint32_t canary_dirty_index;
+	uint32_t canary_reset_index;
+
 	/* faults, for tests */
 	uint32_t overrun;
 	uint32_t interrupt;
+	uint32_t cut;
 	uint32_t buffering;
 };
 
-int soft_new(struct engine *engine)
-{
-	struct soft_vm *vm = calloc(1, sizeof(*vm));
-
-	if (!vm)
-		return -1;
-	engine->soft = vm;
-	pthread_mutex_init(&vm->slots_lock, NULL);
-	vm->writable = calloc((engine->ram_pages + 63) / 64, sizeof(uint64_t));
-	vm->log = calloc((engine->ram_pages + 63) / 64, sizeof(uint64_t));
-	if (!vm->writable || !vm->log) {
-		soft_free(engine);
-		errno = ENOMEM;
-		return -1;
-	}
-	return 0;
-}
-
-void soft_free(struct engine *engine)
+static void soft_free_vm(struct engine *engine)
 {
 	if (!engine->soft)
 		return;
@@ -79,7 +67,25 @@ void soft_free(struct engine *engine)
 	engine->soft = NULL;
 }
 
-void soft_vcpu_free(struct vcpu *vcpu)
+int soft_new(struct engine *engine)
+{
+	struct soft_vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		return -1;
+	engine->soft = vm;
+	pthread_mutex_init(&vm->slots_lock, NULL);
+	vm->writable = calloc((engine->memory.pages + 63) / 64, sizeof(uint64_t));
+	vm->log = calloc((engine->memory.pages + 63) / 64, sizeof(uint64_t));
+	if (!vm->writable || !vm->log) {
+		soft_free_vm(engine);
+		errno = ENOMEM;
+		return -1;
+	}
+	return dirtylog_start_canary(engine, (struct ring){ .entries = vm->canaries, .size = CANARIES });
+}
+
+static void soft_free_vcpu(struct vcpu *vcpu)
 {
 	if (!vcpu->soft)
 		return;
@@ -90,10 +96,10 @@ void soft_vcpu_free(struct vcpu *vcpu)
 /* The slot that holds `pages` pages from guest-physical address `gpa`, or -1. */
 static int find_slot(const struct engine *engine, uint64_t gpa, uint64_t pages)
 {
-	for (uint32_t i = 0; i < engine->nslots; i++) {
-		const struct memslot *slot = &engine->slots[i];
+	for (uint32_t i = 0; i < engine->memory.nslots; i++) {
+		const struct memslot *slot = &engine->memory.slots[i];
 
-		if (gpa >= slot->gpa && gpa - slot->gpa < slot->pages * 4096 &&
+		if (gpa >= slot->gpa && gpa - slot->gpa < slot->pages * PAGE_BYTES &&
 		    pages <= slot->pages - (gpa - slot->gpa) / 4096)
 			return (int)i;
 	}
@@ -115,15 +121,15 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size)
 		return -1;
 	}
 	vcpu->ring.size = ring_size;
-	soft->control_slot = &engine->slots[slot];
+	soft->control_slot = &engine->memory.slots[slot];
 	soft->control_page = soft->control_slot->ram_page + (control_gpa - soft->control_slot->gpa) / 4096;
-	soft->control = (struct dirty_guest *)(engine->ram + soft->control_page * 4096);
+	soft->control = (struct dirty_guest *)(engine->memory.ram + soft->control_page * 4096);
 	guest_dirty_start(&soft->state, soft->control);
 	vcpu->soft = soft;
 	return 0;
 }
 
-void soft_vcpu_reset(struct vcpu *vcpu)
+static void soft_restart(struct vcpu *vcpu)
 {
 	guest_dirty_start(&vcpu->soft->state, vcpu->soft->control);
 	vcpu->soft->deadline = 0;
@@ -134,9 +140,9 @@ static void push(struct vcpu *vcpu, uint32_t slot, uint64_t offset)
 	struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, vcpu->soft->dirty_index++);
 
 	/* Atomic, for an entry that is overrun may be read at this moment. */
-	__atomic_store_n(&entry->slot, slot, __ATOMIC_RELAXED);
-	__atomic_store_n(&entry->offset, offset, __ATOMIC_RELAXED);
-	__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
+	store_relaxed(&entry->slot, slot);
+	store_relaxed(&entry->offset, offset);
+	store_release(&entry->flags, KVM_DIRTY_GFN_F_DIRTY);
 }
 
 static void empty_buffer(struct vcpu *vcpu)
@@ -168,12 +174,12 @@ static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_
 	uint64_t bit = 1ull << (page % 64), *word = &vcpu->engine->soft->writable[page / 64];
 	uint64_t from;
 
-	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit)
+	if (load_seq_cst(word) & bit)
 		return;
 	if (__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST) & bit)
 		return;
 	if (vcpu->ring.size) {
-		log_page(vcpu, (uint32_t)(slot - vcpu->engine->slots), page - slot->ram_page);
+		log_page(vcpu, (uint32_t)(slot - vcpu->engine->memory.slots), page - slot->ram_page);
 	} else {
 		__atomic_fetch_or(&vcpu->engine->soft->log[page / 64], bit, __ATOMIC_SEQ_CST);
 	}
@@ -183,8 +189,8 @@ static void make_writable(struct vcpu *vcpu, const struct memslot *slot, uint64_
 
 static bool ring_soft_full(const struct vcpu *vcpu)
 {
-	uint32_t used = vcpu->soft->dirty_index - load(&vcpu->soft->reset_index);
-	uint32_t *overrun = &vcpu->engine->soft->overrun, left = load(overrun);
+	uint32_t used = vcpu->soft->dirty_index - load_acquire(&vcpu->soft->reset_index);
+	uint32_t *overrun = &vcpu->engine->soft->overrun, left = load_acquire(overrun);
 
 	if (used < vcpu->ring.size - RESERVED - (vcpu->engine->soft->buffering ? BUFFER : 0))
 		return false;
@@ -197,13 +203,13 @@ static bool ring_soft_full(const struct vcpu *vcpu)
 
 static uint64_t *page_at(const struct engine *engine, uint64_t page)
 {
-	return (uint64_t *)(engine->ram + page * 4096);
+	return (uint64_t *)(engine->memory.ram + page * 4096);
 }
 
 /* Only this thread writes the word, others may read it at any time. */
 static void increment(uint64_t *word, uint64_t by)
 {
-	__atomic_store_n(word, __atomic_load_n(word, __ATOMIC_RELAXED) + by, __ATOMIC_RELAXED);
+	store_relaxed(word, load_relaxed(word) + by);
 }
 
 static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until)
@@ -216,10 +222,10 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 		struct dirty_guest params = *soft->control;
 		uint32_t stores = params.interval ? 1 : BATCH;
 		int slot_index = find_slot(engine, params.base, params.pages);
-		const struct memslot *slot = &engine->slots[slot_index < 0 ? 0 : slot_index];
+		const struct memslot *slot = &engine->memory.slots[slot_index < 0 ? 0 : slot_index];
 		bool logging;
 
-		if (__atomic_load_n(&vcpu->kicks, __ATOMIC_SEQ_CST) != seen)
+		if (kick_came(vcpu, seen))
 			return EXIT_KICKED;
 		if (until && now_ns() >= until)
 			return EXIT_KICKED;
@@ -229,12 +235,8 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 			uint64_t now = now_ns();
 
 			if (now < soft->deadline) {
-				uint64_t wake = until && until < soft->deadline ? until : soft->deadline;
-				struct timespec ts = { .tv_sec = (time_t)(wake / 1000000000ull),
-						       .tv_nsec = (long)(wake % 1000000000ull) };
-
-				syscall(SYS_futex, &vcpu->kicks, FUTEX_WAIT_BITSET_PRIVATE, seen, &ts, NULL,
-					FUTEX_BITSET_MATCH_ANY);
+				kick_wait(vcpu, seen,
+					  until && until < soft->deadline ? until : soft->deadline);
 				continue;
 			}
 			/* Late by a few stores: catch up. By more, as after a pause: go on from here. */
@@ -245,10 +247,10 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 
 		/* All sequentially consistent: either quiesce() sees this batch, or the batch sees the pages
 		   that were protected before. */
-		__atomic_fetch_add(&soft->batch, 1, __ATOMIC_SEQ_CST);
-		logging = __atomic_load_n(&vm->logging, __ATOMIC_SEQ_CST);
+		add_seq_cst(&soft->batch, 1);
+		logging = load_seq_cst(&vm->logging);
 		if (logging && vcpu->ring.size && ring_soft_full(vcpu)) {
-			store(&soft->batch, soft->batch + 1);
+			count_up(&soft->batch, 1);
 			return EXIT_RING_FULL;
 		}
 		if (logging)
@@ -262,76 +264,130 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 			increment(page_at(engine, page), 1);
 		}
 		increment(&soft->control->progress, stores);
-		store(&soft->batch, soft->batch + 1);
+		count_up(&soft->batch, 1);
 	}
 }
 
-enum vcpu_exit soft_run(struct vcpu *vcpu, uint32_t seen, uint64_t until)
+static enum vcpu_exit soft_enter(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 {
-	enum vcpu_exit why;
+	enum vcpu_exit why = run_guest(vcpu, seen, until);
 
-	__atomic_fetch_add(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
-	why = run_guest(vcpu, seen, until);
 	empty_buffer(vcpu);
-	vcpu_left_guest(vcpu);
 	return why;
 }
 
 /* Wait until every store that was under way at the time of the call is done. */
 static void quiesce(struct engine *engine)
 {
-	/* Sleeping, for a thread of real-time priority would keep whom it waits for from the processor. */
+	/* Sleeping: a thread of real-time priority would keep the vCPU that it waits for from the processor. */
 	const struct timespec moment = { .tv_nsec = 1000 };
 
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		struct soft_vcpu *soft = engine->vcpus[i]->soft;
-		uint32_t batch = __atomic_load_n(&soft->batch, __ATOMIC_SEQ_CST);
+		uint32_t batch = load_seq_cst(&soft->batch);
 
-		while (batch % 2 && __atomic_load_n(&soft->batch, __ATOMIC_ACQUIRE) == batch)
+		while (batch % 2 && load_acquire(&soft->batch) == batch)
 			nanosleep(&moment, NULL);
 	}
 }
 
-int64_t soft_reset_rings(struct engine *engine)
+static void protect(struct soft_vm *vm, const uint64_t *pages, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		__atomic_fetch_and(&vm->writable[pages[i] / 64], ~(1ull << (pages[i] % 64)),
+				   __ATOMIC_SEQ_CST);
+}
+
+/* Take a released entry from the place `index` of a ring, as free. Returns whether there was one. */
+static bool take_released(const struct ring *ring, uint32_t index)
+{
+	if (!ring->size || !ring_is_released(ring, index))
+		return false;
+	store_release(&ring_entry(ring, index)->flags, 0);
+	return true;
+}
+
+/*
+ * Reset a vCPU's ring: free up to `most` of its released entries, and protect their pages, as many at a time as KVM
+ * does. If it is `cut`, the pages gathered last stay writable. Returns the number of entries.
+ */
+static uint32_t reset_ring(struct vcpu *vcpu, uint32_t most, bool cut)
+{
+	const struct memory *memory = &vcpu->engine->memory;
+	uint32_t index = vcpu->soft->reset_index, freed = 0, count = 0;
+	uint64_t gathered[GATHERED];
+
+	for (; freed < most && take_released(&vcpu->ring, index); index++, freed++) {
+		const struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, index);
+		const struct memslot *slot = &memory->slots[load_relaxed(&entry->slot)];
+		uint64_t offset = load_relaxed(&entry->offset);
+
+		if (offset >= slot->pages) /* written to by two at once */
+			continue;
+		if (count == GATHERED) {
+			protect(vcpu->engine->soft, gathered, count);
+			count = 0;
+		}
+		gathered[count++] = slot->ram_page + offset;
+	}
+	if (!cut)
+		protect(vcpu->engine->soft, gathered, count);
+	store_release(&vcpu->soft->reset_index, index);
+	return freed;
+}
+
+/* The last vCPU with a released entry, or NULL. */
+static struct vcpu *last_released(const struct engine *engine)
+{
+	for (uint32_t i = engine->nvcpus; i > 0; i--) {
+		struct vcpu *vcpu = engine->vcpus[i - 1];
+
+		if (vcpu->ring.size && ring_is_released(&vcpu->ring, vcpu->soft->reset_index))
+			return vcpu;
+	}
+	return NULL;
+}
+
+static int64_t soft_reset_rings(struct engine *engine)
 {
 	struct soft_vm *vm = engine->soft;
+	const struct ring canaries = { .entries = vm->canaries, .size = CANARIES };
+	const struct vcpu *cut = NULL;
 	int64_t freed = 0;
-	/* With no more than it gathers, nobody could tell that it was. */
-	bool interrupted = engine->harvested > GATHERED &&
-			   __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL);
+	uint32_t most;
+	bool ended = false;
 
 	pthread_mutex_lock(&vm->slots_lock);
-	for (uint32_t i = 0; i < engine->nvcpus; i++) {
-		struct vcpu *vcpu = engine->vcpus[i];
-		uint32_t index = vcpu->soft->reset_index;
+	/* With no more entries than it gathers, the number returned would not tell. */
+	most = engine->log.harvested > GATHERED && __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
+		       GATHERED : UINT32_MAX;
+	if (most == UINT32_MAX && load_acquire(&vm->cut)) {
+		cut = last_released(engine);
+		if (cut)
+			store_release(&vm->cut, 0);
+	}
+	for (uint32_t i = 0; i < engine->nvcpus && !ended; i++) {
+		bool ends = most != UINT32_MAX || engine->vcpus[i] == cut;
 
-		for (;; index++, freed++) {
-			struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, index);
-			const struct memslot *slot;
-			uint64_t offset, page;
-
-			if (!vcpu->ring.size ||
-			    !(__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET))
-				break;
-			slot = &engine->slots[__atomic_load_n(&entry->slot, __ATOMIC_RELAXED)];
-			offset = __atomic_load_n(&entry->offset, __ATOMIC_RELAXED);
-			page = slot->ram_page + offset;
-			__atomic_store_n(&entry->flags, 0, __ATOMIC_RELEASE);
-			if (offset >= slot->pages) /* written to by two at once */
-				continue;
-			if (!interrupted)
-				__atomic_fetch_and(&vm->writable[page / 64], ~(1ull << (page % 64)),
-						   __ATOMIC_SEQ_CST);
-			else if (freed == GATHERED)
-				break;
-		}
-		store(&vcpu->soft->reset_index, index);
-		if (interrupted && freed)
-			break;
+		freed += reset_ring(engine->vcpus[i], most, ends);
+		ended = ends && freed;
+	}
+	while (!ended && take_released(&canaries, vm->canary_reset_index)) {
+		vm->canary_reset_index++;
+		freed++;
 	}
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return freed;
+}
+
+static void soft_push_canaries(struct engine *engine, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t index = engine->soft->canary_dirty_index++;
+
+		store_release(&engine->soft->canaries[index % CANARIES].flags, KVM_DIRTY_GFN_F_DIRTY);
+	}
 }
 
 void soft_take_log(struct engine *engine, uint64_t *bitmap)
@@ -339,7 +395,7 @@ void soft_take_log(struct engine *engine, uint64_t *bitmap)
 	struct soft_vm *vm = engine->soft;
 
 	pthread_mutex_lock(&vm->slots_lock);
-	for (uint64_t i = 0; i < (engine->ram_pages + 63) / 64; i++) {
+	for (uint64_t i = 0; i < (engine->memory.pages + 63) / 64; i++) {
 		bitmap[i] = __atomic_exchange_n(&vm->log[i], 0, __ATOMIC_SEQ_CST);
 		__atomic_fetch_and(&vm->writable[i], ~bitmap[i], __ATOMIC_SEQ_CST);
 	}
@@ -347,14 +403,16 @@ void soft_take_log(struct engine *engine, uint64_t *bitmap)
 	pthread_mutex_unlock(&vm->slots_lock);
 }
 
-int soft_log_dirty_pages(struct engine *engine, bool on)
+/* As lazy as KVM's: what is switched to what it is, protects nothing. */
+static int soft_log_dirty_pages(struct engine *engine, bool on)
 {
 	struct soft_vm *vm = engine->soft;
+	bool begins = on && !vm->logging;
 
 	pthread_mutex_lock(&vm->slots_lock);
-	for (uint64_t i = 0; on && i < (engine->ram_pages + 63) / 64; i++)
-		__atomic_store_n(&vm->writable[i], 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&vm->logging, on, __ATOMIC_SEQ_CST);
+	for (uint64_t i = 0; begins && i < (engine->memory.pages + 63) / 64; i++)
+		store_seq_cst(&vm->writable[i], 0);
+	store_seq_cst(&vm->logging, on);
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
 	return 0;
@@ -362,15 +420,56 @@ int soft_log_dirty_pages(struct engine *engine, bool on)
 
 void soft_overrun(struct engine *engine, uint32_t stores)
 {
-	store(&engine->soft->overrun, stores);
+	store_release(&engine->soft->overrun, stores);
 }
 
 void soft_interrupt_reset(struct engine *engine)
 {
-	store(&engine->soft->interrupt, 1);
+	store_release(&engine->soft->interrupt, 1);
+}
+
+void soft_cut_reset(struct engine *engine)
+{
+	store_release(&engine->soft->cut, 1);
 }
 
 void soft_buffer_log(struct engine *engine)
 {
 	engine->soft->buffering = 1;
 }
+
+static int soft_thread_init(struct vcpu *vcpu)
+{
+	(void)vcpu;
+	return 0;
+}
+
+static void soft_thread_exit(struct vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
+static void soft_complete_exit(struct vcpu *vcpu)
+{
+	(void)vcpu; /* its exits leave nothing half-done */
+}
+
+static void soft_interrupt(struct vcpu *vcpu)
+{
+	(void)vcpu; /* it looks for kicks itself */
+}
+
+const struct accel_ops soft_ops = {
+	.name = "soft",
+	.thread_init = soft_thread_init,
+	.thread_exit = soft_thread_exit,
+	.enter = soft_enter,
+	.complete_exit = soft_complete_exit,
+	.interrupt = soft_interrupt,
+	.restart = soft_restart,
+	.reset_rings = soft_reset_rings,
+	.log_dirty_pages = soft_log_dirty_pages,
+	.push_canaries = soft_push_canaries,
+	.free_vcpu = soft_free_vcpu,
+	.free_vm = soft_free_vm,
+};

@@ -1,12 +1,15 @@
 /*
- * Trace events of the native threads: written into one ring that never makes a writer wait, read by Python.
- * What each event means, and its text, is in qmpserver/vm/trace/events.py.
+ * Trace events of the native threads: written into one queue that never makes a writer wait, read by Python.
+ * Meanings and texts of the events are in qmpserver/vm/trace/events.py.
  */
 #ifndef QMPSERVER_TRACE_H
 #define QMPSERVER_TRACE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "atomics.h"
+#include "clock.h"
 
 /* cdef begin */
 enum trace_event {
@@ -22,14 +25,14 @@ enum trace_event {
 	TRACE_DIRTYLIMIT_THROTTLE_PCT,
 	TRACE_DIRTYLIMIT_SET_VCPU,
 	TRACE_DIRTYLIMIT_VCPU_EXECUTE,
-	TRACE_EVENTS /* how many there are */
+	TRACE_EVENTS /* their number */
 };
 
 #define TRACE_ARGS 3
 #define TRACE_RECORDS 16384 /* 1 MiB */
 
 struct trace_record {
-	uint64_t turn;     /* even: free; odd: written; each lap of the ring adds 2 */
+	uint64_t lap;      /* even: free; odd: written; each lap of the queue adds 2 */
 	uint64_t start_ns; /* CLOCK_MONOTONIC */
 	uint64_t duration_ns;
 	int32_t tid;
@@ -40,10 +43,10 @@ struct trace_record {
 /* Record the events that have their bit set, and no others. Any thread. */
 void trace_enable(uint32_t events);
 
-/* Take up to `count` records out of the ring, oldest first. One thread at a time. Returns how many. */
+/* Take up to `count` records out of the queue, oldest first. One thread at a time. Return their number. */
 uint32_t trace_take(struct trace_record *records, uint32_t count);
 
-/* How many records were dropped, for the ring was full, since the process began. Any thread. */
+/* Return how many records were dropped since the process began, because the queue was full. Any thread. */
 uint64_t trace_dropped(void);
 
 /* Write a record, whether enabled or not. Any thread. */
@@ -53,10 +56,30 @@ void trace_write(enum trace_event event, uint64_t start_ns, uint64_t duration_ns
 
 extern uint32_t trace_enabled;
 
-/* Whether the event is asked for: one load that is nearly always in the cache, and a branch never taken. */
+/* Return whether the event is enabled: one load that is nearly always in the cache, and a branch never taken. */
 static inline bool tracing(enum trace_event event)
 {
-	return __builtin_expect(__atomic_load_n(&trace_enabled, __ATOMIC_RELAXED) & 1u << event, 0);
+	return __builtin_expect(load_relaxed(&trace_enabled) & 1u << event, 0);
+}
+
+/* Record an event that happens now, if it is enabled. */
+static inline void trace_now(enum trace_event event, uint64_t arg0, uint64_t arg1, uint64_t arg2)
+{
+	if (tracing(event))
+		trace_write(event, now_ns(), 0, arg0, arg1, arg2);
+}
+
+/* Return the time if the event is enabled; else 0, and trace_since() will not record it. */
+static inline uint64_t trace_start(enum trace_event event)
+{
+	return tracing(event) ? now_ns() : 0;
+}
+
+/* Record an event that has lasted since `from`, if it was enabled then and is now. */
+static inline void trace_since(enum trace_event event, uint64_t from, uint64_t arg0, uint64_t arg1)
+{
+	if (from && tracing(event))
+		trace_write(event, from, now_ns() - from, arg0, arg1, 0);
 }
 
 #endif

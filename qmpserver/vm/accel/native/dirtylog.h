@@ -1,0 +1,68 @@
+/* The dirty log: the rings' harvest and reset, the bitmap, and what restores both when pages may be missing. */
+#ifndef QMPSERVER_DIRTYLOG_H
+#define QMPSERVER_DIRTYLOG_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ring.h"
+
+struct engine;
+struct vcpu;
+
+/* cdef begin */
+/* A ring of its own that the accelerator resets last: dirtylog.c tells what for. */
+struct canary {
+	struct ring ring; /* `fetch`: entries offered */
+	uint64_t pushed;
+	uint64_t reset;
+};
+
+struct dirty_log {
+	uint32_t tracking; /* the accelerator logs dirty pages */
+
+	/* A bit per page of RAM: set at any time, before its entry is released; taken only after a reset. */
+	uint64_t *bitmap;
+
+	/* under the lock */
+	uint32_t logging;     /* some RAM may be logged, also after a switch that failed */
+	uint32_t distrusted;  /* some pages may be writable and not logged */
+	uint64_t harvested;   /* entries released and not reset */
+	uint64_t cut_resets;  /* resets that ended early */
+	uint64_t hidden_cuts; /* of those, resets that returned the full count */
+	struct canary canary;
+	pthread_mutex_t lock;
+};
+
+/* Harvest all rings and reset them, as the reaper does in a turn. Any thread. Return the pages harvested. */
+uint64_t engine_reap(struct engine *engine);
+
+/*
+ * Move the bits of all pages found dirty since the last call to `bitmap` (64 pages to a word). While tracking is
+ * on, every page stored to before the call is in this bitmap or in an earlier one, also when the guest runs:
+ * hardware may keep what it logged to itself until the vCPU leaves the guest, so each is made to leave it once.
+ * Read a page's content after the call that reported it. Any thread; blocks until the vCPUs left.
+ */
+void engine_take_bitmap(struct engine *engine, uint64_t *bitmap);
+
+/*
+ * Switch the log of dirty pages for all RAM; vCPUs that waited for it go on. A no-op if it is so already. Blocks
+ * for milliseconds, with large RAM for up to a second, and nobody reaps meanwhile. Any thread. 0, or -1 and errno.
+ */
+int engine_set_tracking(struct engine *engine, bool on);
+
+/* Mark pages of RAM that the host has written to, if dirty pages are logged. Any thread. Never blocks. */
+void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages);
+/* cdef end */
+
+int dirtylog_init(struct engine *engine);
+void dirtylog_free(struct engine *engine);
+
+/* Push the first canaries into a ring that the accelerator has made. 0, or -1 and errno. */
+int dirtylog_start_canary(struct engine *engine, struct ring ring);
+
+/* Harvest and reset one vCPU's ring, on its own thread, because the accelerator says that it is full. */
+void reap_full_ring(struct vcpu *vcpu);
+
+#endif

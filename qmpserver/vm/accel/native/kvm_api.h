@@ -1,0 +1,21 @@
+/*
+ * linux/kvm.h, and the numbers that headers older than 6.1 lack. Having a number says nothing of the running
+ * kernel: whoever uses one asks KVM_CHECK_EXTENSION first.
+ */
+#ifndef QMPSERVER_KVM_API_H
+#define QMPSERVER_KVM_API_H
+
+#include <linux/kvm.h>
+
+#ifndef KVM_CAP_BINARY_STATS_FD
+#define KVM_CAP_BINARY_STATS_FD 203
+#define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
+#endif
+#ifndef KVM_CAP_X86_TRIPLE_FAULT_EVENT
+#define KVM_CAP_X86_TRIPLE_FAULT_EVENT 218
+#endif
+#ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+#define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
+#endif
+
+#endif
