@@ -76,7 +76,11 @@ class Rig:
         self.guest.load()
         self.accel.add_vcpus(self.guest, vcpus)
         prepare(self)
-        self.engine.start(stopped=True)
+        try:
+            self.engine.start(stopped=True)
+        except OSError:
+            self.close()
+            raise
         if track:
             self.track(True)
         self.wait_out()

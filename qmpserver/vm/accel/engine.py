@@ -115,10 +115,17 @@ class Engine:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
     def start(self, *, stopped: bool) -> None:
-        """Start all threads. Once."""
+        """Start all threads. Once.
+
+        Raises:
+            OSError: A thread, or the timer that it needs, is refused; no thread is left.
+        """
         error = lib.engine_start(self._ptr, stopped)
         if error:
-            raise OSError(error, "cannot start the vCPU threads")
+            raise OSError(
+                f"cannot start the vCPU threads: {os.strerror(error)}; raise the limits of threads "
+                "(pids.max, ulimit -u) and of pending signals (ulimit -i)"
+            )
 
     def close(self) -> None:
         """End all threads and free what they share. Blocks until they have ended."""

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from qmpserver.vm.dirty.rate import mb_per_s
 from qmpserver.vm.dirty.sampling import Sample
+from qmpserver.vm.dirty.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qmpserver.vm.accel import Accelerator
     from qmpserver.vm.dirty.tracking import Tracking
     from qmpserver.vm.machine.memory import Ram
 
-T = TypeVar("T")
 Mode = Literal["page-sampling", "dirty-ring", "dirty-bitmap"]
 Status = Literal["unstarted", "measuring", "measured"]
 
@@ -49,7 +46,7 @@ class DirtyRate:
         self._accel = accel
         self._tracking = tracking
         self._task: asyncio.Task[None] | None = None
-        self._executor = ThreadPoolExecutor(1, "dirty-rate")  # for what takes milliseconds
+        self._worker = Worker("dirty-rate")
 
     def start(self, calc_ms: int, mode: Mode, sample_pages: int | None) -> asyncio.Task[None]:
         """Start a measurement of `calc_ms` milliseconds; :attr:`last` tells how it goes.
@@ -119,10 +116,10 @@ class DirtyRate:
         self._tracking.acquire(self)
         try:
             await self._tracking.wait()
-            await self._in_thread(self._accel.get_dirty_log)  # what was dirty before is not ours
+            await self._worker.run(self._accel.get_dirty_log)  # what was dirty before is not ours
             start = time.monotonic()
             await asyncio.sleep(seconds)
-            log = await self._in_thread(self._accel.get_dirty_log)
+            log = await self._worker.run(self._accel.get_dirty_log)
             seconds = time.monotonic() - start
         finally:
             self._tracking.release(self)
@@ -130,17 +127,14 @@ class DirtyRate:
 
     async def _by_sampling(self, seconds: float, pages_per_gib: int) -> int:
         start = time.monotonic()
-        sample = await self._in_thread(lambda: Sample(self._ram, pages_per_gib))
+        sample = await self._worker.run(lambda: Sample(self._ram, pages_per_gib))
         await asyncio.sleep(seconds)
-        changed = await self._in_thread(sample.changed)
+        changed = await self._worker.run(sample.changed)
         return mb_per_s(round(changed * self._ram.pages), time.monotonic() - start)
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     async def close(self) -> None:
         """Give a measurement under way up; returns when nothing uses RAM or KVM any more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await asyncio.to_thread(self._executor.shutdown)
+        await self._worker.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from qmpserver.vm.dirty.rate import RateWindow
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpserver.vm.accel import Accelerator
+    from qmpserver.vm.dirty.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ class Tracking:
     `on_failure` is called when it could not be switched.
     """
 
-    def __init__(self, accel: Accelerator) -> None:
+    def __init__(self, accel: Accelerator, worker: Worker) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         self.rates = RateWindow(accel.engine)
         self._accel = accel
         self._users: set[object] = set()
-        self._executor = ThreadPoolExecutor(1, "tracking")
+        self._worker = worker
         self._task: asyncio.Task[None] | None = None
         self._grace: asyncio.TimerHandle | None = None
 
@@ -78,15 +78,14 @@ class Tracking:
     async def _switch(self) -> None:
         """Bring the log to what the users need; they may change their minds meanwhile."""
         engine = self._accel.engine
-        loop = asyncio.get_running_loop()
         try:
             while bool(self._users) != engine.tracking:
                 if self._users:
-                    await loop.run_in_executor(self._executor, engine.set_tracking, True)
+                    await self._worker.run(engine.set_tracking, True)
                     self.rates.open()
                 else:
                     self.rates.close()
-                    await loop.run_in_executor(self._executor, engine.set_tracking, False)
+                    await self._worker.run(engine.set_tracking, False)
         except OSError as error:
             log.error("dirty page tracking could not be switched: %s", error)
             self.on_failure()
@@ -94,10 +93,9 @@ class Tracking:
             self._task = None
 
     async def close(self) -> None:
-        """Wait for a switch under way, and end the thread."""
+        """Wait for a switch under way."""
         self._end_grace()
         self._users.clear()
         if self._task is not None:
             await asyncio.wait([self._task])
         self.rates.close()
-        self._executor.shutdown()

@@ -12,6 +12,7 @@ from qmpserver.vm.accel.engine import VcpuState
 from qmpserver.vm.dirty.limit import DirtyLimit
 from qmpserver.vm.dirty.measurement import DirtyRate
 from qmpserver.vm.dirty.tracking import Tracking
+from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.machine.options import NO_UUID
 from qmpserver.vm.machine.runstate import NEEDS_RESET, Actions, RunState
 from qmpserver.vm.trace.tracer import Tracer
@@ -59,7 +60,8 @@ class Machine:
         self.finished = asyncio.Event()
         self.state: RunState = "prelaunch"
         self.tracer = Tracer(trace or LineWriter(sys.stderr))
-        self.tracking = Tracking(accel)
+        self._worker = Worker("accelerator")
+        self.tracking = Tracking(accel, self._worker)
         self.dirty_limit = DirtyLimit(accel, self.tracking)
         self.dirty_rate = DirtyRate(ram, accel, self.tracking)
         self._moved = asyncio.Event()
@@ -196,5 +198,6 @@ class Machine:
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
         self.tracer.close()  # while the threads have their names
-        await asyncio.to_thread(self.accel.close)
+        await self._worker.run(self.accel.close)
+        await self._worker.close()
         self.ram.close()

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 FUNCTIONS = """
 void start(struct pacer *p, uint64_t limit, uint64_t now);
+void replace(struct pacer *p, uint64_t limit, uint64_t now);
+void skip(struct pacer *p, uint64_t ns);
 void charge(struct pacer *p, uint64_t pages, uint64_t ran_ns, uint64_t now);
 uint64_t next_look(const struct pacer *p, uint64_t now);
 """
@@ -18,6 +20,8 @@ SOURCE = f"""
 #include "pacer.h"
 {FUNCTIONS}
 void start(struct pacer *p, uint64_t limit, uint64_t now) {{ pacer_set(p, limit, false, now); }}
+void replace(struct pacer *p, uint64_t limit, uint64_t now) {{ pacer_set(p, limit, true, now); }}
+void skip(struct pacer *p, uint64_t ns) {{ pacer_skip(p, ns); }}
 void charge(struct pacer *p, uint64_t pages, uint64_t ran_ns, uint64_t now)
 {{ pacer_charge(p, pages, ran_ns, now); }}
 uint64_t next_look(const struct pacer *p, uint64_t now) {{ return pacer_next_look(p, now); }}
@@ -177,13 +181,57 @@ def test_idling_buys_one_second_of_credit_and_no_more(native: Any) -> None:
     assert guest.pauses[0][0] >= idle_until
 
 
-def test_a_new_limit_clears_the_debt(native: Any) -> None:
+def test_the_first_limit_begins_without_debt_or_credit(native: Any) -> None:
     guest = Guest(native, 1, 3_300)
     guest.lib.charge(guest.pacer, 10 * PAGES_PER_MB, MS, guest.now)
     assert guest.pacer.paid_until == guest.now + 10 * SECOND
     guest.lib.start(guest.pacer, 100, guest.now + MS)
     assert guest.pacer.paid_until == guest.now + MS
     assert guest.pacer.remainder == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "debt", "kept"),
+    [
+        (10, 100, SECOND, SECOND // 10),
+        (100, 10, SECOND // 20, SECOND // 2),
+        (100, 1, SECOND, SECOND),  # no more than a second, or it would take minutes
+        (10, 10, SECOND // 3, SECOND // 3),
+        (LARGEST, 1, 1, SECOND),
+        (1, LARGEST, SECOND, 0),
+        (10, 100, -SECOND, -SECOND // 10),
+        (100, 10, -SECOND // 2, -SECOND),
+    ],
+)
+def test_another_limit_keeps_debt_and_credit(
+    native: Any, old: int, new: int, debt: int, kept: int
+) -> None:
+    guest = Guest(native, old, 3_300)
+    guest.pacer.paid_until = guest.now + debt
+    guest.lib.replace(guest.pacer, new, guest.now)
+    assert guest.pacer.limit == new
+    assert guest.pacer.paid_until == guest.now + kept
+
+
+@pytest.mark.parametrize("limit", [10, 100])
+def test_limits_that_alternate_are_held(native: Any, limit: int) -> None:
+    guest = Guest(native, limit, 3_300)
+    for number in range(400):
+        guest.run(0.05)
+        guest.lib.replace(guest.pacer, limit + number % 2, guest.now)
+    assert guest.rate == pytest.approx(limit + 0.5, rel=0.02)
+
+
+def test_stopped_time_earns_nothing(native: Any) -> None:
+    guest = Guest(native, 100, 3_300)
+    stopped = 0
+    for _ in range(20):
+        guest.run(0.5)
+        guest.now += SECOND
+        guest.lib.skip(guest.pacer, SECOND)
+        stopped += SECOND
+    seconds = (guest.now - guest.start - stopped) / SECOND
+    assert guest.pages / PAGES_PER_MB / seconds == pytest.approx(100, rel=0.02)
 
 
 @pytest.mark.parametrize("limit", [SECOND - 1, SECOND, 1 << 32, 1 << 63, LARGEST - 1, LARGEST])

@@ -1,7 +1,7 @@
-"""The judge of test_migration.py as a process that others stop: `stopped_migration.py ACCEL ROUNDS`.
+"""The judge of test_migration.py as a process that others stop: `... ACCEL ROUNDS`.
 
-It waits for a line on standard input and prints one JSON object. `CUT=1` has the software accelerator cut resets
-short itself, `CANARY=0` takes the canary away.
+It waits for a line on standard input and prints one JSON object. `CUT=1` has the software
+accelerator cut resets short itself, `CANARY=0` takes the canary away.
 """
 
 import json

@@ -1,6 +1,7 @@
 """A process that stops, freezes or traces another one again and again: `storm.py HOW PID`.
 
-It goes on until its standard input ends, leaves the other process running, and prints how often it did so.
+It goes on until its standard input has a line, leaves the other process running, and prints how
+often it did so.
 """
 
 import ctypes
@@ -73,7 +74,7 @@ def freezer(pid: int) -> Iterator[Disturb]:
 
 
 def repeat(disturb: Disturb, pid: int) -> int:
-    """Disturb the process until standard input ends; return how often."""
+    """Disturb the process until standard input has a line; return how often."""
     count = 0
     with suppress(ProcessLookupError, FileNotFoundError, ChildProcessError):
         while not select.select([sys.stdin], [], [], GAP_S)[0]:

@@ -48,8 +48,8 @@ def test_a_new_limit_counts_at_once(make_rig: "MakeRig", until: "Until") -> None
     assert rates(rig, 0.8)[0] == pytest.approx(200, rel=0.3)
 
 
-def test_the_same_limit_again_begins_anew(make_rig: "MakeRig", until: "Until") -> None:
-    """What was dirtied between the two, and owed before, is forgotten: it would take minutes."""
+def test_pages_between_two_limits_are_not_charged(make_rig: "MakeRig", until: "Until") -> None:
+    """To pay for them, and for the old debt in full, would take minutes."""
     rig = make_rig(vcpus=1)
     rig.limit(0, 1)
     rig.engine.cont()
@@ -58,6 +58,53 @@ def test_the_same_limit_again_begins_anew(make_rig: "MakeRig", until: "Until") -
     rig.advance(20_000)
     rig.limit(0, 1)
     rig.advance(300)
+
+
+def test_an_unchanged_limit_changes_nothing(make_rig: "MakeRig") -> None:
+    """A manager that repeats a limit does not forgive the debt, and disturbs nobody."""
+    rig = make_rig(vcpus=1)
+    rig.limit(0, 5)
+    rig.engine.cont()
+    rig.advance(300)
+    start, before = time.monotonic(), rig.engine.pages()[0]
+    while time.monotonic() - start < 2:
+        rig.limit(0, 5)
+        time.sleep(0.02)
+    rate = (rig.engine.pages()[0] - before) / 256 / (time.monotonic() - start)
+    assert rate < 5 * 1.2
+
+
+def test_stopped_time_earns_nothing(make_rig: "MakeRig") -> None:
+    rig = make_rig(vcpus=1)
+    rig.limit(0, 20)
+    rig.engine.cont()
+    rig.advance(300)
+    pages, seconds = 0, 0.0
+    for _ in range(4):
+        rig.park()
+        time.sleep(0.5)
+        start, before = time.monotonic(), rig.engine.pages()[0]
+        rig.engine.cont()
+        time.sleep(0.4)
+        rig.park()
+        seconds += time.monotonic() - start
+        pages += rig.engine.pages()[0] - before
+    assert pages / 256 / seconds < 20 * 1.3
+
+
+def test_the_quit_flag_decides(make_rig: "MakeRig", until: "Until") -> None:
+    """Whatever else is set, no limit counts once it is."""
+    rig = make_rig(vcpus=1)
+    rig.limit(0, 1)
+    rig.engine.cont()
+    until(lambda: throttled(rig))
+    rig.engine._ptr.limit.quit = 1
+    wakes = rig.engine.reaper().last_idle_wake
+    rig.engine.limit_kick(0)
+    rig.advance(20_000)
+    until(lambda: rig.engine.reaper().last_idle_wake > wakes)
+    assert rig.engine.limits() == [1]
+    assert rig.engine.limit_in_service
 
 
 def test_one_limited_the_other_free(make_rig: "MakeRig") -> None:
@@ -150,16 +197,24 @@ def test_a_vcpu_waits_for_tracking(make_rig: "MakeRig", until: "Until") -> None:
     rig.engine.cont()
     until(lambda: rig.engine.vcpu(0).state is VcpuState.HOLDING)
     assert rig.engine.vcpu(0).throttled
-    assert rig.progress() == [0]
-    rig.park()
-    assert rig.progress() == [0]
-    rig.engine.cont()
     rig.track(True)
     rig.advance(1000)
     rig.track(False)
     until(lambda: rig.engine.vcpu(0).state is VcpuState.HOLDING)
     rig.cancel(None)
     rig.advance(1000)
+
+
+def test_the_wait_for_tracking_is_bounded(make_rig: "MakeRig", until: "Until") -> None:
+    """Switching the log of much RAM takes a second; charging begins when it is on."""
+    rig = make_rig(vcpus=1, track=False)
+    rig.limit(None, 1)
+    rig.engine.cont()
+    rig.advance(20_000)  # which would take a minute
+    assert rig.engine.pages() == [0]
+    rig.track(True)
+    until(lambda: throttled(rig))
+    assert rig.engine.vcpu(0).longest_pause < 3000 * MS
 
 
 def test_a_limit_in_qemus_manner(make_rig: "MakeRig", until: "Until") -> None:

@@ -11,6 +11,7 @@ import pytest
 from qmpserver.vm.dirty.measurement import DirtyRate, Measurement, Mode
 from qmpserver.vm.dirty.sampling import Sample
 from qmpserver.vm.dirty.tracking import Tracking
+from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.machine.memory import Ram
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ MB = 1 << 20
 
 @contextlib.asynccontextmanager
 async def dirty_rate(rig: "Rig") -> AsyncIterator[DirtyRate]:
-    tracking = Tracking(rig.accel)
+    worker = Worker("tracking")
+    tracking = Tracking(rig.accel, worker)
     measuring = DirtyRate(rig.ram, rig.accel, tracking)
     try:
         yield measuring
     finally:
         await measuring.close()
         await tracking.close()
+        await worker.close()
 
 
 async def measure(

@@ -30,15 +30,18 @@ static bool chosen(const struct vcpu *vcpu, int64_t cpu_index)
 void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s)
 {
 	struct limit_service *service = &engine->limit;
+	bool changed = false; /* what is as it was, stays undisturbed: managers repeat themselves */
 
 	if (!load_acquire(&service->in_service))
 		trace_now(TRACE_DIRTYLIMIT_STATE_INITIALIZE, engine->nvcpus, 0, 0);
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
-		if (chosen(engine->vcpus[i], cpu_index))
+		if (chosen(engine->vcpus[i], cpu_index)) {
+			changed |= load_acquire(&engine->vcpus[i]->limit) != mb_per_s;
 			set_one(engine->vcpus[i], mb_per_s);
+		}
 	store_release(&service->in_service, 1);
 	store_release(&service->quit, 0);
-	for (uint32_t i = 0; i < engine->nvcpus; i++)
+	for (uint32_t i = 0; changed && i < engine->nvcpus; i++)
 		if (chosen(engine->vcpus[i], cpu_index) &&
 		    load_acquire(&engine->vcpus[i]->state) == VCPU_RUNNING)
 			vcpu_kick(engine->vcpus[i]);

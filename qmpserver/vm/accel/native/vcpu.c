@@ -14,6 +14,9 @@
 
 #include "engine.h"
 
+/* Switching the log takes milliseconds, with much RAM up to a second. A guest is not held that long. */
+#define LONGEST_HOLD_NS 100000000ull
+
 /* The state of a vCPU's limit, its thread's own. */
 struct account {
 	bool limited;       /* there was a limit in the last round */
@@ -21,6 +24,7 @@ struct account {
 	uint64_t charged;   /* entries pushed, as of the last charge */
 	uint64_t ran_ns;    /* in the guest since then */
 	uint64_t idle_from; /* parked, or waiting for tracking, since; 0: not */
+	uint64_t hold_until; /* the end of the wait for tracking; 0: none has begun */
 };
 
 static void set_state(struct vcpu *vcpu, enum vcpu_state state)
@@ -118,6 +122,24 @@ static void run(struct vcpu *vcpu, struct account *account, uint32_t seen, uint6
 	}
 }
 
+/*
+ * Tracking is being switched on, and pages that the vCPU dirties now go uncounted: wait for it, but not for long. After
+ * that the vCPU runs free until it is kicked because tracking is on; charging begins then.
+ */
+static void hold(struct vcpu *vcpu, struct account *account, uint32_t seen, uint64_t now)
+{
+	if (!account->hold_until)
+		account->hold_until = now + LONGEST_HOLD_NS;
+	if (now < account->hold_until) {
+		set_state(vcpu, VCPU_HOLDING);
+		idle(account);
+		kick_wait(vcpu, seen, account->hold_until);
+	} else {
+		account->limited = false;
+		run(vcpu, account, seen, 0);
+	}
+}
+
 static void execute(struct vcpu *vcpu)
 {
 	struct engine *engine = vcpu->engine;
@@ -147,14 +169,11 @@ static void execute(struct vcpu *vcpu)
 			run(vcpu, &account, seen, 0);
 			continue;
 		}
+		now = now_ns();
 		if (!load_acquire(&engine->log.tracking)) {
-			/* What it dirtied now would go uncounted; switching takes milliseconds. */
-			set_state(vcpu, VCPU_HOLDING);
-			idle(&account);
-			kick_wait(vcpu, seen, 0);
+			hold(vcpu, &account, seen, now);
 			continue;
 		}
-		now = now_ns();
 		wait_until = charge(vcpu, &account, limit, now);
 		if (wait_until > now)
 			throttle(vcpu, seen, wait_until);
