@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qmpserver.web.address import HttpOptions
 
 DESCRIPTORS = 40  # of the interpreter, the event loop, KVM, a few monitors and clients
-DESCRIPTORS_PER_CPU = 3
+DESCRIPTORS_PER_CPU = 4
 
 _log = logging.getLogger("qmpserver")  # not __name__, which is __main__ for `python -m`
 

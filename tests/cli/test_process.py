@@ -299,7 +299,7 @@ def test_few_descriptors(tmp_path: Path) -> None:
         )
         assert ran.returncode == 1, most
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
-        assert "Too many open files: 43 are needed" in ran.stderr
+        assert "Too many open files: 44 are needed" in ran.stderr
 
 
 async def test_terminated_while_it_starts(tmp_path: Path) -> None:

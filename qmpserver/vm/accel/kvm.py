@@ -5,9 +5,10 @@ Facts are the kernel's own, Documentation/virt/kvm/api.rst.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qmpserver.vm.accel.engine import Engine
 from qmpserver.vm.accel.errors import AcceleratorError
@@ -15,17 +16,22 @@ from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from qmpserver.vm.accel import AccelOptions, Entry, Guest
     from qmpserver.vm.machine.memory import Ram
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256
+MAX_MSRS = 1024
+IRQCHIPS = (0, 1, 2)  # the two PICs and the IOAPIC
 SUGGESTED_RING_SIZE = 1024
 IDENTITY_MAP_ADDRESS = 0xFEFFC000  # no slot covers it, nor the TSS; Intel needs both for real mode
 TSS_ADDRESS = 0xFEFFD000  # three pages
 # The canary's page: beyond any guest's addresses, where KVM allows that, or next to its own pages.
 CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
+MAX_FIRMWARE_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
 APIC_ID_LEAVES = (0xB, 0x1F)  # of CPUID, where it is in edx
 
 
@@ -78,9 +84,18 @@ class Kvm(_Descriptor):
         self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
         return cpuid
 
+    def get_msr_index_list(self) -> list[int]:
+        """KVM_GET_MSR_INDEX_LIST: the MSRs that belong to a vCPU's state."""
+        count = MAX_MSRS
+        indices = ffi.new("struct kvm_msr_list *", {"nmsrs": count, "indices": count})
+        self._ioctl(lib.KVM_GET_MSR_INDEX_LIST, indices)
+        return [int(indices.indices[i]) for i in range(indices.nmsrs)]
+
     def create_vm(self) -> VmFd:
-        """KVM_CREATE_VM."""
-        return VmFd(self._ioctl(lib.KVM_CREATE_VM))
+        """KVM_CREATE_VM, which any signal may interrupt."""
+        while True:
+            with contextlib.suppress(InterruptedError):
+                return VmFd(self._ioctl(lib.KVM_CREATE_VM))
 
 
 class VmFd(_Descriptor):
@@ -133,6 +148,16 @@ class VmFd(_Descriptor):
     def create_irqchip(self) -> None:
         """KVM_CREATE_IRQCHIP, before the first vCPU."""
         self._ioctl(lib.KVM_CREATE_IRQCHIP)
+
+    def get_irqchip(self, number: int) -> Any:
+        """KVM_GET_IRQCHIP: a `struct kvm_irqchip`."""
+        chip = ffi.new("struct kvm_irqchip *", {"chip_id": number})
+        self._ioctl(lib.KVM_GET_IRQCHIP, chip)
+        return chip
+
+    def set_irqchip(self, chip: Any) -> None:
+        """KVM_SET_IRQCHIP."""
+        self._ioctl(lib.KVM_SET_IRQCHIP, chip)
 
     def create_vcpu(self, index: int) -> VcpuFd:
         """KVM_CREATE_VCPU."""
@@ -197,25 +222,53 @@ class VcpuFd(_Descriptor):
         """KVM_SET_LAPIC."""
         self._ioctl(lib.KVM_SET_LAPIC, state)
 
+    def get_fpu(self) -> Any:
+        """KVM_GET_FPU: a `struct kvm_fpu`."""
+        return self._get(lib.KVM_GET_FPU, "struct kvm_fpu")
+
+    def set_fpu(self, fpu: Any) -> None:
+        """KVM_SET_FPU."""
+        self._ioctl(lib.KVM_SET_FPU, fpu)
+
+    def get_xcrs(self) -> Any:
+        """KVM_GET_XCRS: a `struct kvm_xcrs`."""
+        return self._get(lib.KVM_GET_XCRS, "struct kvm_xcrs")
+
+    def set_xcrs(self, xcrs: Any) -> None:
+        """KVM_SET_XCRS."""
+        self._ioctl(lib.KVM_SET_XCRS, xcrs)
+
+    def get_msr(self, index: int) -> int | None:
+        """KVM_GET_MSRS of one MSR; None if it cannot be read."""
+        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": [{"index": index}]})
+        return int(msrs.entries[0].data) if self._ioctl(lib.KVM_GET_MSRS, msrs) else None
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """KVM_SET_MSRS of one MSR; return whether KVM took the value."""
+        entries = [{"index": index, "data": value}]
+        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": entries})
+        return bool(self._ioctl(lib.KVM_SET_MSRS, msrs))
+
     def _get(self, request: int, type_: str) -> Any:
         value = ffi.new(f"{type_} *")
         self._ioctl(request, value)
         return value
 
 
-class FirstState:
-    """What a vCPU begins with, and is given again at a reset."""
+class FirstState(Protocol):
+    """The state of a vCPU at its start, and again after a reset of the machine."""
 
-    def __init__(self, vcpu: VcpuFd, entry: Entry | None) -> None:
-        """Have it begin at `entry`, or where firmware does, with a local APIC."""
+    def set(self) -> None:
+        """Give it to the vCPU, which must not be running."""
+
+
+class UserState:
+    """Begin at `entry` in user mode, whose code changes nothing but registers."""
+
+    def __init__(self, vcpu: VcpuFd, entry: Entry) -> None:
         self._vcpu = vcpu
         self._events = vcpu.get_vcpu_events()  # none is pending
-        self._mp_state = self._lapic = None
-        if entry is None:
-            self._sregs, self._regs = vcpu.get_sregs(), vcpu.get_regs()
-            self._mp_state, self._lapic = vcpu.get_mp_state(), vcpu.get_lapic()
-        else:
-            self._sregs, self._regs = _user_mode(vcpu, entry)
+        self._sregs, self._regs = _user_mode(vcpu, entry)
         self.set()
 
     def set(self) -> None:
@@ -223,9 +276,37 @@ class FirstState:
         self._vcpu.set_vcpu_events(self._events)
         self._vcpu.set_sregs(self._sregs)
         self._vcpu.set_regs(self._regs)
-        if self._lapic is not None:
-            self._vcpu.set_lapic(self._lapic)
-            self._vcpu.set_mp_state(self._mp_state)
+
+
+class FirmwareState:
+    """Begin as a processor does after a reset, with all state that firmware can change.
+
+    `msrs` are the MSRs that belong to a vCPU's state, `has_xcrs` says whether it has XCR0.
+    """
+
+    def __init__(self, vcpu: VcpuFd, msrs: Iterable[int], *, has_xcrs: bool) -> None:
+        self._vcpu = vcpu
+        self._xcrs = vcpu.get_xcrs() if has_xcrs else None
+        self._fpu = vcpu.get_fpu()
+        self._events = vcpu.get_vcpu_events()  # none is pending
+        self._sregs, self._regs = vcpu.get_sregs(), vcpu.get_regs()
+        self._mp_state, self._lapic = vcpu.get_mp_state(), vcpu.get_lapic()
+        read = {index: vcpu.get_msr(index) for index in msrs}
+        self._msrs = {index: value for index, value in read.items() if value is not None}
+
+    def set(self) -> None:
+        """Give it to the vCPU, which must not be running."""
+        self._vcpu.set_vcpu_events(self._events)
+        self._vcpu.set_sregs(self._sregs)
+        self._vcpu.set_regs(self._regs)
+        if self._xcrs is not None:
+            self._vcpu.set_xcrs(self._xcrs)
+        self._vcpu.set_fpu(self._fpu)
+        for index, value in self._msrs.items():
+            if self._vcpu.get_msr(index) != value:
+                self._vcpu.set_msr(index, value)  # not all can be written
+        self._vcpu.set_lapic(self._lapic)
+        self._vcpu.set_mp_state(self._mp_state)
 
 
 def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
@@ -246,7 +327,7 @@ def _set_apic_id(cpuid: Any, number: int) -> None:
     for i in range(cpuid.nent):
         entry = cpuid.entries[i]
         if entry.function == 1:
-            entry.ebx = entry.ebx & 0xFFFFFF | number << 24
+            entry.ebx = entry.ebx & 0xFFFFFF | (number & 0xFF) << 24
         elif entry.function in APIC_ID_LEAVES:
             entry.edx = number
 
@@ -261,6 +342,7 @@ class KvmAccelerator:
         self._ram = ram
         self.statistics: Statistics | None = None
         self._first: list[FirstState] = []  # of each vCPU
+        self._irqchips: list[Any] = []
         self._open: list[Any] = []  # what close() closes, last first
         self.engine: Engine
         try:
@@ -339,21 +421,35 @@ class KvmAccelerator:
     def add_vcpus(self, guest: Guest, count: int) -> None:
         """Make `count` vCPUs, each at its entry of `guest`."""
         most = self._kvm.check_extension(lib.KVM_CAP_MAX_VCPUS)
+        if self.dirty_ring_size:
+            most -= 1  # the canary
         if count > most:
             raise AcceleratorError(
                 f"Number of SMP cpus requested ({count}) exceeds the maximum cpus "
                 f"supported by KVM ({most})"
             )
         if guest.rom:
+            if count > MAX_FIRMWARE_VCPUS:
+                raise AcceleratorError(
+                    f"-bios runs 1 to {MAX_FIRMWARE_VCPUS} vCPUs, not {count}: "
+                    "an APIC ID of 8 bits names no more"
+                )
             self._show_rom(guest.rom)
         run_size = self._kvm.get_vcpu_mmap_size()
         cpuid = self._kvm.get_supported_cpuid()
+        msrs = self._kvm.get_msr_index_list() if guest.rom else []
+        has_xcrs = bool(self._kvm.check_extension(lib.KVM_CAP_XCRS))
         for index in range(count):
             vcpu = self._keep(self._vm.create_vcpu(index))
             self._vcpu_fds.append(vcpu)
             _set_apic_id(cpuid, index)
             vcpu.set_cpuid2(cpuid)
-            self._first.append(FirstState(vcpu, guest.entry(index)))
+            entry = guest.entry(index)
+            self._first.append(
+                FirmwareState(vcpu, msrs, has_xcrs=has_xcrs)
+                if entry is None
+                else UserState(vcpu, entry)
+            )
             run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
             ring = (
                 self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
@@ -361,6 +457,8 @@ class KvmAccelerator:
                 else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
+        if guest.rom:
+            self._irqchips = [self._vm.get_irqchip(number) for number in IRQCHIPS]
         if self.dirty_ring_size:
             self._add_canary(count)
         self._open_statistics()
@@ -425,6 +523,8 @@ class KvmAccelerator:
 
     def reset_vcpus(self) -> None:
         """Give every vCPU the state that it began with. All must have stopped."""
+        for chip in self._irqchips:
+            self._vm.set_irqchip(chip)
         for first in self._first:
             first.set()
         self.engine.restart_vcpus()

@@ -191,6 +191,7 @@ class Machine:
 
     async def close(self) -> None:
         """End all threads and give everything back."""
+        self.accel.engine.stop()  # running vCPUs would slow down all that follows
         if self._guest_reset is not None:
             self._guest_reset.cancel()
             await asyncio.wait([self._guest_reset])
