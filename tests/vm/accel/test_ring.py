@@ -97,6 +97,18 @@ def test_during_a_harvest_never_more_than_was_pushed(native: Any) -> None:
         assert ring.pushed(fetch) == fetch + filled
 
 
+def test_a_count_never_goes_back(native: Any) -> None:
+    """Entries that are released while the fetch index is still old were counted before."""
+    for fetch, filled, _ in fills(16):
+        ring = Ring(native, 16, fetch, filled)
+        seen = ring.pushed()
+        for released in range(filled):
+            ring[fetch + released] = RESET
+            assert ring.pushed(seen) == seen == fetch + filled
+        ring.ring.fetch = fetch + filled
+        assert ring.pushed(seen) == seen
+
+
 def test_an_entry_that_is_both_dirty_and_reset_was_pushed(native: Any) -> None:
     ring = Ring(native, 8, 3, 2)
     ring[4] = DIRTY | RESET

@@ -77,6 +77,43 @@ def test_the_counts_agree(make_rig: "MakeRig") -> None:
     assert rig.engine.vcpu(0).waiting == 0
 
 
+def test_counts_never_go_back_and_are_read_at_once(make_rig: "MakeRig") -> None:
+    """While the rings are harvested all the time; an idle guest's rate would turn negative."""
+    rig = make_rig(vcpus=4, ring=1024, pattern="random")
+    rig.engine.cont()
+    done = threading.Event()
+
+    def reap() -> None:
+        while not done.is_set():
+            rig.engine.reap()
+
+    thread = threading.Thread(target=reap)
+    thread.start()
+    try:
+        before = rig.engine.pages()
+        for _ in range(5000):
+            pages = rig.engine.pages()
+            counters = [rig.engine.vcpu(index) for index in range(4)]
+            assert all(a <= b for a, b in zip(before, pages, strict=True))
+            before = [vcpu.harvested + vcpu.waiting for vcpu in counters]
+            assert all(a <= b for a, b in zip(pages, before, strict=True))
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_switching_on_what_is_on_keeps_distrust(make_rig: "MakeRig") -> None:
+    """It protects no page, so it must not pretend to."""
+    rig = make_rig(vcpus=1)
+    rig.marked()
+    rig.engine._ptr.log.distrusted = 1
+    rig.track(True)
+    assert rig.engine._ptr.log.distrusted
+    assert len(rig.marked()) == rig.ram.pages
+    assert not rig.engine._ptr.log.distrusted
+    assert not rig.marked()
+
+
 def test_limits_lose_nothing(make_rig: "MakeRig") -> None:
     rng = random.Random(1)
     rig = make_rig(pattern="random", ring=1024)

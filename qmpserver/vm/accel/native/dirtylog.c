@@ -6,13 +6,12 @@
  * push a new entry. The lock is taken before any of the accelerator's locks, and held from the harvest to the end
  * of its reset: whoever holds it finds no entry that was harvested and not reset. Nothing waits for a vCPU under it.
  *
- * The canary. A signal that is pending makes KVM_RESET_DIRTY_RINGS end early. The pages that it was gathering at
- * that moment, up to 64, stay writable and are not logged again. Older kernels return too small a number then. Since
- * Linux 6.16 the signal is looked for at the top of the loop, after the last entry was counted and before the last
- * pages are reset, so the full number can come back. Signals are masked during the call; SIGSTOP, the freezer,
- * a tracer, suspend and livepatch cannot be. Whether the last reset was cut short shows only in what the kernel does
- * last. So there is a ring more, of a vCPU that was created last and never runs, and with each reset one entry of
- * it is released, the canary:
+ * The canary. Since Linux 6.16 a pending signal makes KVM_RESET_DIRTY_RINGS end early. The pages that it was
+ * gathering at that moment, up to 64, stay writable and are not logged again. It looks for signals at the top of its
+ * loop, also after the last entry was counted and before the last pages are protected, so the full number can come
+ * back. Signals are masked during the call; SIGSTOP, the freezer, a tracer, suspend and livepatch cannot be. Whether
+ * a reset was cut short shows only in what the kernel does last. So there is a ring more, of a vCPU that was created
+ * last and never runs, and with each reset one entry of it is released, the canary:
  *
  *     ring of vCPU 0   ring of vCPU 1   ...   ring of the canary
  *     RRRRRRRR         RRRRR                  R
