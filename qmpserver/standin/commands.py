@@ -14,7 +14,8 @@ from qmpserver.standin.values import fitted, smallest
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from qmpserver.standin.scenario import Reply, Scenario, ScriptedEvent
+    from qmpserver.standin.parts import Reply, ScriptedEvent
+    from qmpserver.standin.scenario import Scenario
 
 _NEGOTIATION = "qmp_capabilities"
 _QUIT = "quit"  # ends the program, whoever answers

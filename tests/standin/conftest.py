@@ -115,7 +115,7 @@ def serve(tmp_path: Path) -> Serve:
         scenario: dict[str, Any] | str | None = None, *, max_clients: int = 1
     ) -> AsyncIterator[Served]:
         if isinstance(scenario, str):
-            made = Scenario.asked_for(scenario)
+            made = Scenario.from_option(scenario)
         else:
             made = Scenario.read(scenario or {})
         path = tmp_path / "fake.sock"

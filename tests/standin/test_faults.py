@@ -214,13 +214,13 @@ async def test_limit_ignored(serve: Serve, fault: str, rate: int) -> None:
 
 
 async def test_stopping_a_process_that_is_somebody_elses_is_refused() -> None:
-    scenario = Scenario.asked_for("default,fault=stopped-process")
+    scenario = Scenario.from_option("default,fault=stopped-process")
     with pytest.raises(ScenarioError, match="needs a process of its own"):
         StandIn(scenario)
 
 
 async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
-    fake = StandIn(Scenario.asked_for("default,fault=not-json,fault=disconnect-mid-reply:stop"))
+    fake = StandIn(Scenario.from_option("default,fault=not-json,fault=disconnect-mid-reply:stop"))
     path = tmp_path / "pretty.sock"
     await fake.listen(f"unix:{path},server=on,wait=off", pretty=True)
     client = await Raw.connect(path)

@@ -226,11 +226,17 @@ def test_what_needs_a_machine_is_refused(start: Start, options: list[str], messa
     ("option", "message"),
     [
         ("/nonexistent.toml", "/nonexistent.toml: No such file or directory"),
-        ("default,fault=slow", "fault: name: there is no fault 'slow': silent-after-connect, "),
-        ("default,fault=stale-id:stpo", "there is no command or event 'stpo', but 'stop'"),
-        ("default,lgo=x", "there is no option 'lgo', but 'log'"),
+        (
+            "default,fault=slow",
+            "fault: name: unknown fault 'slow'; it must be one of silent-after-connect, ",
+        ),
+        ("default,fault=stale-id:stpo", "unknown command or event 'stpo'; did you mean 'stop'?"),
+        ("default,lgo=x", "unknown option 'lgo'; did you mean 'log'?"),
         ("default,log=/nonexistent/x", "log: /nonexistent/x: No such file or directory"),
-        ("default,schema=/nonexistent", "/nonexistent: No such file or directory; it is a file or"),
+        (
+            "default,schema=/nonexistent",
+            "schema: /nonexistent: No such file or directory; it must be one of qemu-7.2, ",
+        ),
     ],
 )
 def test_what_the_option_gets_wrong(start: Start, option: str, message: str) -> None:

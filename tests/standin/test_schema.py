@@ -15,7 +15,7 @@ from qmpserver.standin.values import fitted, smallest
 from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
 from tests.standin.conftest import Serve
 
-RECORDED = Path(vocabulary.__file__).with_name("qemu-7.2.json.gz")
+RECORDED = vocabulary.FILES / "qemu-7.2.json.gz"
 # They end the conversation, wait for the client, or refuse what they are not in the state for.
 OWN_STATE = {"quit", "qmp_capabilities"}
 
@@ -150,7 +150,7 @@ async def test_every_command_is_answered_as_the_schema_says(
     ("text", "message"),
     [
         ("[]x", "stray 'x'"),
-        ('{"a": 1}', "neither a query-qmp-schema's reply nor a QAPI schema"),
+        ('{"a": 1}', "neither a reply to query-qmp-schema nor a QAPI schema"),
         ('[{"name": "x"}]', "this is no introspection: KeyError"),
         ('[{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "0"}]', "'0'"),
         ('[{"name": "c", "meta-type": "command", "arg-type": "int", "ret-type": "int"},'
@@ -174,7 +174,7 @@ def test_what_is_no_schema(tmp_path: Path, text: str, message: str) -> None:
 async def test_a_schema_from_a_file(
     serve: Serve, tmp_path: Path, packed: bool, wrapped: bool
 ) -> None:
-    infos = Schema.load(vocabulary.HERE / "guest-agent.json").introspect()
+    infos = Schema.load(vocabulary.FILES / "guest-agent.json").introspect()
     raw = json.dumps({"return": infos} if wrapped else infos).encode()
     (tmp_path / "mine").write_bytes(gzip.compress(raw) if packed else raw)
     async with serve(f"default,schema={tmp_path}/mine") as served:
