@@ -1,4 +1,4 @@
-"""What a client sees of each fault, byte by byte where that matters."""
+"""Each fault as a client sees it, byte by byte where that matters."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def test_silent_after_negotiation(serve: Serve) -> None:
         client.send("stop")
         assert await client.silent()
         assert not client.reader.at_eof()
-        assert served.fake.said.received("stop")
+        assert served.stand_in.said.received("stop")
 
 
 async def test_late_start(serve: Serve) -> None:
@@ -89,7 +89,7 @@ async def test_event_before_its_reply(serve: Serve) -> None:
         assert "status" in (await client.receive())["return"]
 
 
-async def test_event_before_the_reply_of_what_causes_none(serve: Serve) -> None:
+async def test_event_before_the_reply_to_a_command_without_events(serve: Serve) -> None:
     async with serve("default,fault=event-before-reply") as served:
         client = await served.client()
         client.send("query-name")
@@ -188,7 +188,7 @@ async def test_second_client_refused(serve: Serve) -> None:
         assert await second.line() == b""
         assert await first.execute("query-name") == {}
         await first.close()
-        while True:  # until the server knows that it has gone
+        while True:  # until the server has noticed the disconnect
             third = await served.connect()
             if await third.line():
                 break
@@ -213,16 +213,18 @@ async def test_limit_ignored(serve: Serve, fault: str, rate: int) -> None:
         ]
 
 
-async def test_stopping_a_process_that_is_somebody_elses_is_refused() -> None:
+async def test_stopped_process_is_refused_without_a_process_of_its_own() -> None:
     scenario = Scenario.from_option("default,fault=stopped-process")
     with pytest.raises(ScenarioError, match="needs a process of its own"):
         StandIn(scenario)
 
 
 async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
-    fake = StandIn(Scenario.from_option("default,fault=not-json,fault=disconnect-mid-reply:stop"))
+    stand_in = StandIn(
+        Scenario.from_option("default,fault=not-json,fault=disconnect-mid-reply:stop")
+    )
     path = tmp_path / "pretty.sock"
-    await fake.listen(f"unix:{path},server=on,wait=off", pretty=True)
+    await stand_in.listen(f"unix:{path},server=on,wait=off", pretty=True)
     client = await Raw.connect(path)
     for command in ("qmp_capabilities", "query-name", "stop"):
         client.send(command)
@@ -238,7 +240,7 @@ async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
     assert cut.startswith("warning")
     assert not cut.endswith("}\r\n")
     await client.close()
-    await fake.close()
+    await stand_in.close()
 
 
 async def test_faults_together(serve: Serve) -> None:
@@ -249,7 +251,7 @@ async def test_faults_together(serve: Serve) -> None:
         assert await client.receive() == {"return": {}}
 
 
-async def test_qemus_own_client_survives_what_it_should(serve: Serve, tmp_path: Path) -> None:
+async def test_qemus_own_client_tolerates_faults(serve: Serve, tmp_path: Path) -> None:
     async with serve("default,fault=split-reply,fault=duplicated-event") as served:
         client = QMPClient()
         await client.connect(str(served.path))

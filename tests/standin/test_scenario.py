@@ -174,7 +174,7 @@ async def test_a_delay_lets_other_clients_pass(serve: Serve) -> None:
         assert await quick.execute("query-name") == {}
         assert await slow.receive() == {"return": []}
         assert await slow.receive() == {"return": {}, "id": 1}
-        said = [one.client for one in served.fake.said.messages if one.who == "server"]
+        said = [one.client for one in served.stand_in.said.messages if one.who == "server"]
         assert said[-3:] == [2, 1, 1]
 
 
@@ -246,7 +246,7 @@ async def test_how_often(
         client = await served.client()
         for _ in range(sent):
             await client.execute("stop")
-        assert served.fake.failures()[:1] == failures
+        assert served.stand_in.failures()[:1] == failures
 
 
 async def test_expected_arguments(serve: Serve) -> None:
@@ -254,13 +254,13 @@ async def test_expected_arguments(serve: Serve) -> None:
     async with serve({"expect": [wanted]}) as served:
         client = await served.client()
         await client.execute("netdev_add", {"type": "tap", "id": "net0"})
-        first, second, _ = served.fake.failures()
+        first, second, _ = served.stand_in.failures()
         assert first == (
             'expected netdev_add {"type": "user", "id": "</^net/>"} at least once, came not'
         )
         assert second == '  other arguments came: {"type": "tap", "id": "net0"}'
         await client.execute("netdev_add", {"type": "user", "id": "net1", "net": "10.0.0.0/8"})
-        assert served.fake.failures() == []
+        assert served.stand_in.failures() == []
 
 
 RECORDED = """

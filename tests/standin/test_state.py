@@ -1,4 +1,4 @@
-"""The machine that does not exist: what its commands do to each other."""
+"""The simulated state of the machine: how commands affect each other."""
 
 import asyncio
 import base64
@@ -60,7 +60,7 @@ async def test_hotplug(serve: Serve) -> None:
         assert await do(client, "device_del", id="nic0") == {}
         again = await do(client, "device_del", id="nic0")
         assert again["desc"] == "Device nic0 is already in the process of unplug"
-        client.send("system_reset")  # a guest that starts anew gives everything back
+        client.send("system_reset")  # a reset guest releases its devices
         assert (await client.event())[1] == {"path": "/machine/peripheral/nic0/virtio-backend"}
         assert (await client.event())[1]["device"] == "nic0"
         assert await client.reply() == {"return": {}}
@@ -298,7 +298,7 @@ async def test_the_guest_agent(serve: Serve) -> None:
         assert (await client.receive())["id"] == "next"  # success is not answered
 
 
-# What QEMU refuses, in which words.
+# Commands whose refusals are compared with QEMU's, in this order.
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("netdev_add", {"type": "user", "id": "u"}),
     ("netdev_add", {"type": "user", "id": "u"}),

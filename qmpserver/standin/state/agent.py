@@ -1,4 +1,4 @@
-"""The guest agent: its time, files, processes, and whether file systems are frozen."""
+"""The guest agent: its time, files, processes, and frozen file systems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WHILE_FROZEN = (
 
 
 class _File:
-    """A file that a client has open."""
+    """A file that a client has opened."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class _File:
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
     frozen: list[bool] = [False]
     contents: dict[str, bytes] = {}
     files: dict[int, _File] = {}

@@ -1,4 +1,4 @@
-"""What stands behind devices: network backends, character devices, objects."""
+"""Backends of devices: network backends, character devices, objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IOTHREAD_POLL_NS = 32768
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
 
     @registry.command("netdev_add")
     def netdev_add(id: str, **options: Any) -> None:  # noqa: A002 -- the schema's name

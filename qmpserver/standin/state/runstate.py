@@ -1,4 +1,4 @@
-"""Run states, shutdown, and what the machine is."""
+"""Run states, reset and shutdown, and queries about the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEEDS_RESET = ("shutdown", "internal-error", "guest-panicked")
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
     machine = state.machine
 
     @registry.command("query-status")
@@ -32,7 +32,7 @@ def register(registry: Registry, state: State) -> None:
         if state.status in _NEEDS_RESET:
             raise CommandError("Resetting the Virtual Machine is required")
         if state.status == "inmigrate":
-            return  # it runs as soon as it has come
+            return  # it runs when the migration has arrived
         state.set_status("running")
 
     @registry.command("system_reset")
