@@ -15,6 +15,7 @@ from qmpserver.transcript import format as transcript
 
 if TYPE_CHECKING:
     from qmpserver.qapi import Command
+    from qmpserver.qapi.model import Type
     from qmpserver.standin.table import Table
 
 _ERROR_CLASSES = (
@@ -223,11 +224,9 @@ class Reader:
     def _shutdown(self, table: Table) -> str | None:
         reason = table.string("shutdown")
         event = self._schema.events.get("SHUTDOWN")
-        if reason is not None and event is not None:
-            try:
-                event.validate({"guest": True, "reason": reason})
-            except ResultError as error:
-                raise table.error("shutdown", str(error)) from None
+        known = _enumerated(event.data, "reason") if event is not None else []
+        if reason is not None and known and reason not in known:
+            raise table.error("shutdown", unknown("reason", reason, known))
         return reason
 
 
@@ -235,8 +234,13 @@ def _run_states(schema: Schema) -> list[str]:
     """Return the run states that `query-status` can return."""
     query = schema.commands.get("query-status")
     returns = query.returns if query is not None else None
-    members = returns.members if isinstance(returns, ObjectType) else []
-    kinds = [one.type for one in members if one.name == "status"]
+    return _enumerated(returns, "status")
+
+
+def _enumerated(type_: Type | None, member: str) -> list[str]:
+    """Return the values of an enumeration that is a member of an object."""
+    members = type_.members if isinstance(type_, ObjectType) else []
+    kinds = [one.type for one in members if one.name == member]
     return [one.name for kind in kinds if isinstance(kind, EnumType) for one in kind.values]
 
 

@@ -56,6 +56,9 @@ class Filter(Protocol):
     def take(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
         """Take a message, and call `send` for each message that the client shall get."""
 
+    def held(self, wire: Wire) -> int:
+        """Return the number of bytes held for later; `Wire.drained` tells when they were sent."""
+
 
 class Wire(Relay):
     """A client's connection with faults on it.
@@ -101,7 +104,8 @@ class Wire(Relay):
     @property
     def unsent(self) -> int:
         """Number of bytes that were written and not yet taken by the client."""
-        return super().unsent + sum(map(len, self._trickle))
+        held = sum(fault.held(self) for fault in self._faults)
+        return super().unsent + sum(map(len, self._trickle)) + held
 
     def resume(self) -> None:
         """Continue reading, unless the connection has not started yet."""
@@ -148,10 +152,17 @@ class Wire(Relay):
             self._unanswered.append((request.get("id") if known else None, str(name)))
         super().data_received(data)
 
+    def drained(self) -> None:
+        """Tell the owner that the client has taken bytes, unless the connection is closed."""
+        if not self.closed:
+            super().drained()
+
     def _drip(self, gap: float) -> None:
         if self._trickle and not self.closed:
             super().write(self._trickle.popleft())
             self.loop.call_later(gap, self._drip, gap)
+            if not self._trickle:
+                self.drained()
 
     def _read(self, data: bytes) -> WireMessage:
         value = json.loads(data)

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
@@ -68,6 +69,14 @@ async def test_stale_id(serve: Serve) -> None:
         assert (await client.receive())["id"] == "third"
 
 
+async def test_stale_ids_of_consecutive_replies(serve: Serve) -> None:
+    async with serve("default,fault=stale-id") as served:
+        client = await served.client()
+        for name in "abc":
+            client.send("query-name", id=name)
+        assert [(await client.receive())["id"] for _ in "abc"] == ["stale", "a", "b"]
+
+
 async def test_event_before_greeting(serve: Serve) -> None:
     async with serve("default,fault=event-before-greeting") as served:
         client = await served.connect()
@@ -87,6 +96,7 @@ async def test_event_before_its_reply(serve: Serve) -> None:
         )
         assert await client.receive() == {"return": {}}
         assert "status" in (await client.receive())["return"]
+        assert await client.silent(2 * faults.events.EVENT_PATIENCE)  # no other event
 
 
 async def test_event_before_the_reply_to_a_command_without_events(serve: Serve) -> None:
@@ -258,7 +268,11 @@ async def test_qemus_own_client_tolerates_faults(serve: Serve, tmp_path: Path) -
         with client.listener("DEVICE_DELETED") as events:
             await client.execute("device_add", VIRTIO)
             await client.execute("device_del", {"id": "n0"})
-            assert [(await events.get())["event"] for _ in range(4)]
+            # Two of the device and its backend, each sent twice.
+            data: list[Any] = [(await events.get())["data"] for _ in range(4)]
+            paths = [one["path"] for one in data]
+        assert paths == sorted(paths, reverse=True)
+        assert len(set(paths)) == 2
         await client.disconnect()
 
 

@@ -49,6 +49,8 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
          "a.toml: on[1].events[1].event: unknown event 'STPO'; did you mean 'STOP'?"),
         ("[[on]]\ncommand = 'stop'\nstatus = 'pausd'",
          "a.toml: on[1].status: unknown run state 'pausd'; did you mean 'paused'?"),
+        ("[[on]]\ncommand = 'stop'\nshutdown = 'fire'",
+         "a.toml: on[1].shutdown: unknown reason 'fire'; it must be one of none, host-error, "),
         ("[[event]]\nevent = 'RESET'\ndata = { guest = 1 }",
          "a.toml: event[1].data: event 'RESET' sends what the schema forbids: "
          "Invalid parameter type for 'guest', expected: boolean"),
@@ -204,6 +206,7 @@ async def test_setup_comes_before_the_first_client(serve: Serve) -> None:
         [machine]
         status = "paused"
         cpus = 2
+        uuid = "00000000-0000-0000-0000-00000000002a"
         [[setup]]
         command = "blockdev-add"
         arguments = { driver = "null-co", node-name = "disk" }
@@ -217,6 +220,8 @@ async def test_setup_comes_before_the_first_client(serve: Serve) -> None:
         assert block["qdev"] == "/machine/peripheral/vda"
         assert block["inserted"]["node-name"] == "disk"
         assert (await client.execute("query-status"))["status"] == "paused"
+        uuid = await client.execute("query-uuid")
+        assert uuid == {"UUID": "00000000-0000-0000-0000-00000000002a"}
 
 
 async def test_the_greeting_tells_the_version(serve: Serve) -> None:
@@ -279,6 +284,8 @@ RECORDED = """
 <- {"return": {"status": "running", "running": true}}
 -> {"execute": "gone", "arguments": {}}
 <- {"error": {"class": "CommandNotFound", "desc": "The command gone has not been found"}}
+-> {"execute": "query-named-block-nodes"}
+<- {"error": {"class": "GenericError", "desc": "recorded"}}
 -> {"execute": "device_del", "arguments": {"id": "x"}}
 <- {"error": {"class": "GenericError", "desc": "Device x is already in the process of unplug"}}
 """
@@ -297,8 +304,11 @@ async def test_a_recording_answers_as_it_was_recorded(serve: Serve, tmp_path: Pa
         client.send("cont")
         names = [(await client.receive()).get("event") for _ in range(3)]
         assert names == ["RESUME", None, "WAKEUP"]
-        for _ in range(2):  # the last recorded one stays
-            assert (await client.execute("query-status"))["status"] == "running"
+        for _ in range(2):  # the last recorded one stays; the state would add `singlestep`
+            running = await client.execute("query-status")
+            assert running == {"status": "running", "running": True}
+        assert (await client.execute("query-named-block-nodes"))["desc"] == "recorded"
+        assert await client.execute("query-named-block-nodes", {"flat": True}) == []
         assert (await client.execute("gone"))["class"] == "CommandNotFound"
         refused = await client.execute("device_del", {"id": "x"})
         assert refused["desc"] == "Device x is already in the process of unplug"

@@ -83,6 +83,10 @@ class Fault:
         else:
             self.pass_by(wire, message, send)
 
+    def held(self, wire: Wire) -> int:
+        """Return the number of bytes held for later; `Wire.drained` tells when they were sent."""
+        return 0
+
     def strikes(self, message: WireMessage) -> bool:
         """Return whether the fault strikes this message, and count it if so."""
         if message.kind not in self.kinds or self.left == 0:

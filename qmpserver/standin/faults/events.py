@@ -51,6 +51,11 @@ class EventBeforeReply(Fault, name="event-before-reply"):
         if message.kind == "event":
             for reply in self._held.pop(wire, []):
                 send(reply)
+            wire.loop.call_soon(wire.drained)
+
+    def held(self, wire: Wire) -> int:
+        """Return the number of bytes of the held replies."""
+        return sum(len(message.data) for message in self._held.get(wire, ()))
 
     def _release(self, wire: Wire, send: Send, held: list[WireMessage]) -> None:
         if self._held.get(wire) is held:

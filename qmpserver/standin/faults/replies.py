@@ -41,9 +41,14 @@ class LateReply(Fault, name="late-reply"):
         else:
             send(message)
 
+    def held(self, wire: Wire) -> int:
+        """Return the number of bytes of the held replies."""
+        return sum(len(message.data) for message in self._held.get(wire, ()))
+
     def _release(self, wire: Wire, send: Send) -> None:
         for message in self._held.pop(wire):
             send(message)
+        wire.drained()
 
 
 class StaleId(Fault, name="stale-id"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def register(registry: Registry, state: State) -> None:
     frozen: list[bool] = [False]
     contents: dict[str, bytes] = {}
     files: dict[int, _File] = {}
+    handles = itertools.count(1000)
     pids: set[int] = set()
 
     registry.command("guest-sync")(lambda id: id)  # noqa: A006 -- the schema's name
@@ -101,7 +103,7 @@ def register(registry: Registry, state: State) -> None:
             )
         if mode.startswith("w"):
             contents[path] = b""
-        handle = 1000 + len(files)
+        handle = next(handles)
         files[handle] = _File(path)
         return handle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,28 @@ def register(registry: Registry, state: State) -> None:
         if state.netdevs.pop(id, None) is None:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
 
+    ptys = itertools.count()
+
+    def open_chardev(name: str, backend: dict[str, Any]) -> Any:
+        """Open a character device, or reopen it with another backend; return the reply."""
+        if backend["type"] != "pty":
+            state.chardevs[name] = backend
+            return {}
+        pty = f"/dev/pts/{next(ptys)}"
+        state.chardevs[name] = {**backend, "pty": pty}
+        return {"pty": pty}
+
     @registry.command("chardev-add")
     def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
         if id in state.chardevs:
             raise CommandError(f"Chardev with id '{id}' already exists")
-        state.chardevs[id] = backend
-        return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
+        return open_chardev(id, backend)
 
     @registry.command("chardev-change")
     def chardev_change(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
         if id not in state.chardevs:
             raise CommandError(f"Chardev '{id}' does not exist")
-        state.chardevs[id] = backend
-        return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
+        return open_chardev(id, backend)
 
     @registry.command("chardev-remove")
     def chardev_remove(id: str) -> None:  # noqa: A002
@@ -106,15 +116,11 @@ def _of_type(state: State, prefix: str) -> list[str]:
     return [name for name, one in state.objects.items() if one["qom-type"].startswith(prefix)]
 
 
-def _pty(state: State, name: str) -> str:
-    return f"/dev/pts/{list(state.chardevs).index(name)}"
-
-
 def _filename(state: State, name: str) -> str:
     backend = state.chardevs[name]
     kind = backend["type"]
     if kind == "pty":
-        return f"pty:{_pty(state, name)}"
+        return f"pty:{backend['pty']}"
     if kind != "socket":
         return str(kind)
     data = backend["data"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -23,6 +24,7 @@ _REFERENCES = (
 
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
+    unnamed = itertools.count()
 
     @registry.command("device_add")
     def device_add(**properties: Any) -> None:
@@ -42,7 +44,7 @@ def register(registry: Registry, state: State) -> None:
                 if "memdev" in properties
                 else "'memdev' property is not set"
             )
-        key = name if isinstance(name, str) else f"unnamed{len(state.devices)}"
+        key = name if isinstance(name, str) else f"unnamed{next(unnamed)}"
         state.devices[key] = {**properties, "named": isinstance(name, str)}
 
     @registry.command("device_del")
