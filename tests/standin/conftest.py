@@ -82,6 +82,7 @@ class Served:
 
     def __init__(self, stand_in: StandIn, path: Path) -> None:
         self.stand_in = stand_in
+        self.said = stand_in.said
         self.path = path
         self._clients: list[Raw] = []
 

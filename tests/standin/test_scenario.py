@@ -176,7 +176,7 @@ async def test_a_delay_lets_other_clients_pass(serve: Serve) -> None:
         assert await quick.execute("query-name") == {}
         assert await slow.receive() == {"return": []}
         assert await slow.receive() == {"return": {}, "id": 1}
-        said = [one.client for one in served.stand_in.said.messages if one.who == "server"]
+        said = [one.client for one in served.said.messages if one.who == "server"]
         assert said[-3:] == [2, 1, 1]
 
 
@@ -313,6 +313,29 @@ async def test_a_recording_answers_as_it_was_recorded(serve: Serve, tmp_path: Pa
         refused = await client.execute("device_del", {"id": "x"})
         assert refused["desc"] == "Device x is already in the process of unplug"
         assert (await client.execute("device_del", {"id": "y"}))["class"] == "DeviceNotFound"
+
+
+PIPELINED = """
+-> {"execute": "query-name"}
+-> no JSON
+<- {"error": {"class": "GenericError", "desc": "JSON parse error, invalid keyword 'no'"}}
+<- {"return": {"name": "recorded"}}
+-> {"execute": "query-status", "id": 1}
+-> {"execute": "query-uuid", "id": 2}
+<- {"return": {"UUID": "x"}, "id": 2}
+<- {"return": {"status": "paused", "running": false}, "id": 1}
+"""
+
+
+async def test_recorded_replies_find_their_commands(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "a.qmp"
+    path.write_text(PIPELINED)
+    async with serve(str(path)) as served:
+        client = await served.client()
+        assert await client.execute("query-name") == {"name": "recorded"}
+        assert await client.execute("query-uuid") == {"UUID": "x"}
+        paused = {"status": "paused", "running": False}
+        assert await client.execute("query-status") == paused
 
 
 async def test_a_recorded_schema_is_used(serve: Serve, tmp_path: Path) -> None:

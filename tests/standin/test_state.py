@@ -281,7 +281,7 @@ async def test_migration_is_cancelled(serve: Serve) -> None:
         assert info["ram"]["remaining"] > 0
         await do(client, "migrate_cancel")
         # Without the capability `events`, the status is not sent.
-        assert not served.stand_in.said.sent("MIGRATION")
+        assert not served.said.sent("MIGRATION")
         assert (await do(client, "query-migrate"))["status"] == "cancelled"
         assert (await do(client, "query-status"))["running"]
 

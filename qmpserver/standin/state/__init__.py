@@ -40,7 +40,7 @@ class State:
 
     def __init__(self, scenario: Scenario, fake: StandIn) -> None:
         self.machine = scenario.machine
-        self.fake = fake
+        self.host = fake
         self.status = scenario.machine.status
         self.devices: dict[str, dict[str, Any]] = {}
         self.netdevs: dict[str, dict[str, Any]] = {}
@@ -65,12 +65,12 @@ class State:
         """Send an event to clients, if the schema has it and the setup is over."""
         if self._settled and event in self._events:
             fit: Any = None if data is None else fitted(data, self._events[event].data)
-            self.fake.emit(event, fit)
+            self.host.emit(event, fit)
 
     def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function after a delay (0: after the reply); during the setup, call it at once."""
         if self._settled:
-            self.fake.later(seconds, function, *arguments)
+            self.host.later(seconds, function, *arguments)
         else:
             function(*arguments)
 
@@ -84,7 +84,7 @@ class State:
 
     def has_fault(self, name: str) -> bool:
         """Return whether the scenario has this fault."""
-        return any(spec.name == name for spec in self.fake.scenario.faults)
+        return any(spec.name == name for spec in self.host.scenario.faults)
 
 
 def register_all(registry: Registry, state: State) -> None:

@@ -54,7 +54,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("chardev-remove")
     def chardev_remove(id: str) -> None:  # noqa: A002
-        monitors = [device.id for device in state.fake.devices]
+        monitors = [device.id for device in state.host.devices]
         if id in monitors or any(one.get("chardev") == id for one in state.devices.values()):
             raise CommandError(f"Chardev '{id}' is busy")
         if state.chardevs.pop(id, None) is None:
@@ -68,7 +68,7 @@ def register(registry: Registry, state: State) -> None:
             for name in reversed(state.chardevs)
         ] + [
             {"label": device.id, "filename": device.filename, "frontend-open": True}
-            for device in state.fake.devices
+            for device in state.host.devices
         ]
 
     @registry.command("object-add")

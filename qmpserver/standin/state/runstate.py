@@ -57,7 +57,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("quit", client=True)
     def quit_(client: Client) -> None:
         client.execute_no_more()
-        state.fake.shutdown("host-qmp-quit")
+        state.host.shutdown("host-qmp-quit")
 
     @registry.command("query-name")
     def query_name() -> Any:
@@ -69,7 +69,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-version")
     def query_version() -> Any:
-        return state.fake.version
+        return state.host.version
 
     @registry.command("query-commands")
     def query_commands() -> Any:
