@@ -187,6 +187,15 @@ async def test_an_empty_result_is_a_result(serve: Serve) -> None:
         assert await client.execute("query-pci") == []
 
 
+async def test_quit_ends_the_stand_in_also_with_a_scripted_reply(serve: Serve) -> None:
+    async with serve({"on": [{"command": "quit", "return": {}}]}) as served:
+        client = await served.client()
+        client.send("quit")
+        assert (await client.event())[0] == "SHUTDOWN"
+        assert await client.receive() == {"return": {}}
+        assert served.stand_in.finished.is_set()
+
+
 async def test_events_of_their_own(serve: Serve) -> None:
     scenario = table("""
         [[event]]
