@@ -64,12 +64,13 @@ class Raw:
         assert await self.execute("qmp_capabilities") == {}
 
     async def silent(self, seconds: float = 0.2) -> bool:
-        """Return whether nothing comes for so long."""
+        """Return whether nothing comes for so long, also no end of the connection."""
         try:
             async with asyncio.timeout(seconds):
-                return not await self.reader.read(1)
+                await self.reader.read(1)
         except TimeoutError:
             return True
+        return False
 
     async def close(self) -> None:
         self.writer.close()

@@ -21,7 +21,6 @@ async def test_silent_after_connect(serve: Serve) -> None:
         client = await served.connect()
         client.send("qmp_capabilities")
         assert await client.silent()
-        assert not client.reader.at_eof()
 
 
 async def test_silent_after_negotiation(serve: Serve) -> None:
@@ -29,7 +28,6 @@ async def test_silent_after_negotiation(serve: Serve) -> None:
         client = await served.client()
         client.send("stop")
         assert await client.silent()
-        assert not client.reader.at_eof()
         assert served.said.received("stop")
 
 
@@ -291,5 +289,6 @@ def test_every_fault_has_its_test() -> None:
     assert [name for name in faults.FAULTS if name not in text] == []
 
 
-def test_every_fault_says_what_a_client_sees() -> None:
-    assert all(fault.__doc__ for fault in faults.FAULTS.values())
+@pytest.mark.parametrize("fault", faults.FAULTS.values())
+def test_the_docstring_of_a_fault_fits_a_row_of_a_table(fault: type[faults.Fault]) -> None:
+    assert re.fullmatch(r"[A-Z0-9][^|\n]*\.", fault.__doc__ or "")

@@ -33,7 +33,7 @@ def test_the_tables_of_faults_are_complete() -> None:
     assert shown == [(f"`{name}`", fault.__doc__) for name, fault in faults.FAULTS.items()]
 
 
-def test_the_page_names_the_schemas() -> None:
+def test_the_page_names_the_vocabularies() -> None:
     assert all(f"`{name}`" in PAGE for name in vocabulary.NAMED)
     assert set(package.__all__) == {"StandIn", "Scenario", "ScenarioError"}
 

@@ -112,6 +112,7 @@ def test_a_value_is_made_to_fit(schema: Schema) -> None:
         "singlestep": False,
         "running": False,
     }
+    assert fitted(None, returns) == smallest(returns)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -187,7 +188,11 @@ async def test_a_schema_in_qapi(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(
         "{ 'struct': 'Pump', 'data': { 'rpm': 'int' } }"
         "{ 'command': 'query-pump', 'returns': 'Pump' }"
+        "{ 'alternate': 'PumpRef', 'data': { 'definition': 'Pump', 'reference': 'str' } }"
+        "{ 'struct': 'Pipe', 'data': { 'pump': 'PumpRef' } }"
+        "{ 'command': 'query-pipe', 'returns': 'Pipe' }"
     )
     async with serve(f"default,schema={tmp_path}/mine.json") as served:
         client = await served.client()
         assert await client.execute("query-pump") == {"rpm": 0}
+        assert await client.execute("query-pipe") == {"pump": ""}  # not the object

@@ -72,6 +72,8 @@ async def test_devices_without_an_id(serve: Serve) -> None:
     async with serve("default") as served:
         client = await served.client()
         await do(client, "device_add", driver="e1000", id="named")
+        again = await do(client, "device_add", driver="e1000", id="named")
+        assert again["desc"] == "Duplicate device ID 'named'"
         await do(client, "device_add", driver="e1000")
         client.send("device_del", {"id": "named"})
         assert await client.receive() == {"return": {}}
