@@ -34,6 +34,7 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
          "a.toml: on[1].class: it needs a key 'error' with the description"),
         ("[[on]]\ncommand = 'stop'\ntimes = 0",
          "a.toml: on[1].times: 0 is too small; it must be 1 or more"),
+        ("[[on]]\ncommand = 'stop'\ntimes = true", "a.toml: on[1].times: true is not an integer"),
         ("[[on]]\ncommand = 'stop'\ntimes = 1.5", "a.toml: on[1].times: 1.5 is not an integer"),
         ("[[on]]\ncommand = 'stop'\ndelay = -1",
          "a.toml: on[1].delay: -1 is not a number of seconds; it must be 0 or more"),
