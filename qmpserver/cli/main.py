@@ -69,7 +69,7 @@ async def run_fake(settings: Settings, ready: Callable[[], None] = lambda: None)
         if settings.pidfile is not None:
             stack.enter_context(process.pidfile(settings.pidfile))
         try:
-            scenario = Scenario.asked_for(settings.fake or "")
+            scenario = Scenario.from_option(settings.fake or "")
             fake = StandIn(scenario.on_machine(_machine_asked_for(settings)), own_process=True)
         except ScenarioError as error:
             raise CommandLineError(f"-fake {settings.fake}: {error}") from None
