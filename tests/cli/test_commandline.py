@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
-from qmpserver.cli.parameters import PARAMETERS
-from qmpserver.cli.settings import OPTIONS, CommandLineError, parse_command_line
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.options import OPTIONS, PARAMETERS
+from qmpserver.cli.settings import CommandLineError
 from qmpserver.keyval import Kind, OptionError, parse_options
 from qmpserver.monitor import parse_chardev
 from qmpserver.vm.commands.misc import TYPES

@@ -3,7 +3,7 @@
 import pytest
 
 from qmpserver.bench.menu import BENCHES
-from qmpserver.cli.settings import parse_command_line
+from qmpserver.cli.commandline import parse_command_line
 from qmpserver.tools.qmpctl import COMMANDS, main
 
 

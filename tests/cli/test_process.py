@@ -160,7 +160,7 @@ async def test_the_log(start: Start, tmp_path: Path, until: Until) -> None:
         await hang_up(client)
     log = path.read_text()
     for line in (
-        "accelerator soft, dirty rings of 1024 entries, as asked for",
+        "accelerator soft, dirty rings of 1024 entries, from the command line",
         "monitor compat_monitor0: dirty limit of vCPU 0: 7 MB/s",
         "human monitor: dirty limit of all vCPUs: cancelled",
         "terminating on signal 15",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from qemu.qmp import QMPClient
 
-from qmpserver.cli.settings import parse_command_line
+from qmpserver.cli.commandline import parse_command_line
 from tests.cli.conftest import PATIENCE, execute, hang_up
 from tests.cli.test_process import activated
 from tests.conftest import Until, listens
