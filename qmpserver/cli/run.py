@@ -186,9 +186,10 @@ async def _serve_http(
     with named("http", value):
         site = await serve(server, machine, options)
     stack.push_async_callback(site.close)
+    # The token is shown to the invoking user only, never logged.
     if not options.made:
         report(f"listening on {site.url}")
     elif options.proxied:
         show(f"qmpserver: listening on {site.url}, the token is {options.token}")
-    else:  # shown to the invoking user only, never logged
+    else:
         show(f"qmpserver: {site.url}?token={options.token}")

@@ -57,12 +57,12 @@ def test_units_are_valid(tmp_path: Path) -> None:
 
 def test_exposure_is_as_stated() -> None:
     shown = analyze("security", "--offline=yes", "./qmpserver.service")
-    told = re.search(r"\(systemd (\d+)\): overall exposure level ([\d.]+ \w+)\.", SERVICE)
+    stated = re.search(r"\(systemd (\d+)\): overall exposure level ([\d.]+ \w+)\.", SERVICE)
     found = re.search(r"Overall exposure level for qmpserver.service: (([\d.]+) \w+)", shown)
-    assert told is not None
+    assert stated is not None
     assert found is not None
-    if analyze("--version").startswith(f"systemd {told[1]} "):  # other versions weigh differently
-        assert found[1] == told[2]
+    if analyze("--version").startswith(f"systemd {stated[1]} "):  # other versions weigh differently
+        assert found[1] == stated[2]
     assert float(found[2]) < 1.5
 
 

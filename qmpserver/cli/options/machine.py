@@ -100,8 +100,7 @@ def set_cpus(settings: Settings, value: str) -> None:
         if name not in _SMP:
             raise OptionError(f"Parameter 'smp.{name}' is unexpected")
         numbers[name] = _number(options.string(name) or "", f"smp.{name}", "integer")
-    shape = math.prod(numbers[name] for name in numbers.keys() - {"cpus", "maxcpus"})
-    cpus = numbers.get("cpus", numbers.get("maxcpus", shape))
+    cpus = numbers.get("cpus", numbers.get("maxcpus", math.prod(numbers.values())))
     if not 1 <= cpus <= MAX_CPUS:
         raise OptionError(f"Invalid SMP CPUs {cpus}; expected 1 to {MAX_CPUS}")
     settings.cpus = cpus
