@@ -210,7 +210,7 @@ def test_options_for_qemu_are_accepted(start: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-guest", "dirty"], "-guest can't be had with -fake, which has no machine"),
+        (["-guest", "dirty"], "-guest cannot be used with -fake, which has no machine"),
         (["-no-such-option"], "-no-such-option: invalid option"),
         (["-monitor", "stdio"], "-monitor stdio: Only QMP is supported"),
     ],
