@@ -14,9 +14,9 @@ check() {
 	"$@" || failed=yes
 }
 
-# A test that hangs shows its stack and ends the run.
+# A test that hangs shows its stack and ends the run; the slowest ones install packages or compile.
 tests() {
-	$bin/pytest -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=true "$@"
+	$bin/pytest -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true "$@"
 }
 
 lint() {
@@ -29,15 +29,14 @@ case "${1-}" in
 "")
 	lint
 	check "C: warnings and sanitizers" sh tests/vm/native/run.sh
-	check "Go: compile the client's library" sh tests/examples/warm_up.sh
-	check "pytest, in parallel" tests -n 2 -m "not serial"
+	check "pytest, in parallel" tests -n 2 --dist loadfile -m "not serial"
 	check "pytest, one at a time" tests -m serial
 	;;
 --fast)
 	[ $# -eq 1 ] || { echo "tests/run.sh: --fast takes no further arguments" >&2; exit 2; }
 	lint
 	check "C: warnings" sh tests/vm/native/run.sh --warnings
-	check "pytest, in parallel" tests -n 2 -m "not slow and not serial"
+	check "pytest, in parallel" tests -n 2 --dist loadfile -m "not slow and not serial"
 	;;
 *)
 	check "pytest" tests "$@"

@@ -317,6 +317,7 @@ async def test_a_taken_path_is_refused(start: Start) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) -> None:
     """What samples rates must not outlive what it samples."""
     for _ in range(5):
@@ -330,6 +331,7 @@ async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) ->
             await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_rates_are_known_while_tracking_is_on(start: Start, machine: list[str]) -> None:
     """Also that of a vCPU which has no limit, and without a measurement."""
     async with start(*machine) as program:
