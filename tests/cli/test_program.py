@@ -36,6 +36,7 @@ async def test_every_query_keeps_to_the_schema(start: Start, machine: list[str])
         await hang_up(client)
 
 
+@pytest.mark.serial
 async def test_limits_and_rates(start: Start, machine: list[str]) -> None:
     async with start(*machine) as program:
         client = await program.connect()
