@@ -147,6 +147,7 @@ async def test_going_away_while_a_command_runs(
         await client.disconnect()
 
 
+@pytest.mark.slow
 async def test_junk(start: "Start", human: list[str], connect_human: ConnectHuman) -> None:
     rng = random.Random(1)
     pieces = [b"\t", b"\x1b[A", b"\n", b"info ", b"set_vcpu_dirty_limit ", b"(" * 99, b'"']

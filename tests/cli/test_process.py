@@ -88,6 +88,7 @@ def test_a_daemon_that_fails_says_why(daemons: Path, options: str, words: str) -
     assert not list(daemons.iterdir())
 
 
+@pytest.mark.slow
 async def test_one_process_a_pidfile(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     async with start(*SOFT, "-pidfile", str(path)):
@@ -301,6 +302,7 @@ async def test_actions_and_uuid(start: Start) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accel", ["kvm"], indirect=True)
 async def test_firmware(start: Start, accel: str, tmp_path: Path) -> None:
     """The firmware boots, is limited, and boots again after a reset."""

@@ -36,6 +36,7 @@ async def test_every_query_keeps_to_the_schema(start: Start, machine: list[str])
         await hang_up(client)
 
 
+@pytest.mark.serial
 async def test_limits_and_rates(start: Start, machine: list[str]) -> None:
     async with start(*machine) as program:
         client = await program.connect()
@@ -317,6 +318,7 @@ async def test_a_taken_path_is_refused(start: Start) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) -> None:
     """The sampling of rates must not outlive the engine."""
     for _ in range(5):
@@ -330,6 +332,7 @@ async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) ->
             await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_rates_are_known_while_tracking_is_on(start: Start, machine: list[str]) -> None:
     """The rate of a vCPU without a limit is known, too, without a measurement."""
     async with start(*machine) as program:

@@ -30,6 +30,9 @@ def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> 
     assert not different, "\n" + "\n".join(different)
 
 
+@pytest.mark.parametrize(
+    "accel", ["soft", pytest.param("kvm", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
 def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -> None:
     if accel == "soft" and "-accel kvm" in (transcript.options or ""):
@@ -37,6 +40,7 @@ def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -
     hold(path, transcript, OURS, accel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
 def test_qemu_answers_as_recorded(
     path: Path, transcript: Transcript, qemu: None, kvm: None

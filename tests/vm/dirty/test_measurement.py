@@ -16,6 +16,8 @@ from qmpserver.vm.machine.memory import Ram
 if TYPE_CHECKING:
     from tests.vm.conftest import MakeRig, Rig
 
+pytestmark = pytest.mark.serial
+
 MB = 1 << 20
 
 
