@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from qmpserver import transcript
 from qmpserver.keyval import split_options
 from qmpserver.qapi import ResultError, Schema, SchemaError
 from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.standin import faults, vocabulary
-from qmpserver.transcript import format as transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

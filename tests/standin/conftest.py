@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from qmpserver.standin import Scenario, StandIn
+from qmpserver.testing.questions import Questions
+from qmpserver.transcript.conversation import Conversation
 
 PATIENCE = 10.0
 LIMIT = 64 * 1024 * 1024
@@ -80,8 +82,10 @@ class Raw:
 class Served:
     """A stand-in on a socket, and its clients."""
 
-    def __init__(self, fake: StandIn, path: Path) -> None:
-        self.fake = fake
+    def __init__(self, scenario: Scenario, path: Path) -> None:
+        conversation = Conversation()
+        self.fake = StandIn(scenario, conversation=conversation)
+        self.said = Questions(conversation)
         self.path = path
         self._clients: list[Raw] = []
 
@@ -119,7 +123,7 @@ def serve(tmp_path: Path) -> Serve:
         else:
             made = Scenario.read(scenario or {})
         path = tmp_path / "fake.sock"
-        served = Served(StandIn(made), path)
+        served = Served(made, path)
         try:
             await served.fake.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
             yield served

@@ -29,7 +29,7 @@ async def test_silent_after_negotiation(serve: Serve) -> None:
         client.send("stop")
         assert await client.silent()
         assert not client.reader.at_eof()
-        assert served.fake.said.received("stop")
+        assert served.said.received("stop")
 
 
 async def test_late_start(serve: Serve) -> None:

@@ -169,7 +169,7 @@ async def test_migration_as_incus_does_it(serve: Serve) -> None:
         assert isinstance(first, dict)
         assert first["status"] in ("setup", "active")
         await until_event(client, "MIGRATION", status="pre-switchover")
-        assert served.fake.said.sent("RESET")
+        assert served.said.sent("RESET")
         await run(client, "migrate-continue", state="pre-switchover")
         await until_event(client, "MIGRATION", status="completed")
         assert served.fake.failures() == []

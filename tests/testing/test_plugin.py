@@ -13,7 +13,7 @@ import pytest
 import qemu.qmp.legacy  # noqa: F401 -- pytester forgets what inner runs import: they would pay for it each time
 
 import qmpserver.cli.assembly
-import qmpserver.transcript.comparison  # noqa: F401
+import qmpserver.transcript.compare_conversation  # noqa: F401
 from qmpserver.testing.thread import ServerThread
 
 pytest_plugins = "pytester"
@@ -223,7 +223,9 @@ def test_a_scenario(suite: pytest.Pytester) -> None:
     )
     result = suite.runpytest_inprocess(*OPTIONS)
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["expected stop at least once, came not", "what came: *, cont"])
+    result.stdout.fnmatch_lines(
+        ["expected stop at least once; it was never sent", "commands sent: *, cont"]
+    )
 
 
 def test_a_transcript_as_scenario(suite: pytest.Pytester) -> None:
@@ -302,7 +304,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
             "E *AssertionError: no stop after cont among: qmp_capabilities*, stop, cont",
             "E *AssertionError: STOP: none in 0.01 s among: nothing",
             "E *AssertionError: stop: 1 instead of 2 in 0.01 s among: qmp_capabilities*, stop",
-            "(103 lines before)",
+            "(103 messages before)",
         ]
     )
 
@@ -312,7 +314,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
     [
         (
             "smpp=2",
-            "pytest.mark.qmp(smpp=...): is none of accel, fault, max_clients, *",
+            "pytest.mark.qmp(smpp=...): must be one of accel, fault, keep, max_clients, *",
         ),
         ("'soft'", "pytest.mark.qmp takes keywords only, not 'soft'"),
         (
@@ -321,7 +323,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
         ),
         (
             "accel='soft', fault='x'",
-            "*: schema, scenario and fault are a fake's, not those of 'soft'",
+            "*: accel='soft': only a fake has a schema, a scenario or faults",
         ),
         ("schema='no.json'", "pytest.mark.qmp(schema='no.json'): *no.json*"),
         ("scenario='no.toml'", "pytest.mark.qmp(scenario='no.toml'): *no.toml: No such file*"),
@@ -348,7 +350,7 @@ def test_coroutines_need_pytest_asyncio(suite: pytest.Pytester) -> None:
     suite.makeini("[pytest]")
     suite.makepyfile("async def test(qmp): pass")
     result = suite.runpytest_subprocess(*OPTIONS, "-p", "no:asyncio")
-    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
+    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later"])
 
 
 def test_anyio_has_a_loop_of_its_own(suite: pytest.Pytester) -> None:
@@ -362,7 +364,7 @@ def test_anyio_has_a_loop_of_its_own(suite: pytest.Pytester) -> None:
         """
     )
     result = suite.runpytest_inprocess(*OPTIONS)
-    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
+    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later"])
 
 
 def test_one_client_at_a_time_as_in_qemu_or_more(suite: pytest.Pytester) -> None:
@@ -412,7 +414,7 @@ def test_a_transcript_is_written_and_compared_with(suite: pytest.Pytester) -> No
     transcript = suite.path / "pause.qmp"
     missing = suite.runpytest_inprocess(*OPTIONS)
     missing.assert_outcomes(failed=1)
-    missing.stdout.fnmatch_lines(["there is no *pause.qmp: write it with pytest --qmp-record"])
+    missing.stdout.fnmatch_lines(["no such file: *pause.qmp; pytest --qmp-record writes it"])
     suite.runpytest_inprocess(*OPTIONS, "--qmp-record").assert_outcomes(passed=1)
     suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
     transcript.write_text(transcript.read_text().replace('"paused"', '"running"'))
