@@ -76,6 +76,7 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
     """
     from contextlib import ExitStack
 
+    from qmpserver.monitor import DeviceError
     from qmpserver.standin import ScenarioError
     from qmpserver.testing.thread import ServerThread
 
@@ -93,7 +94,7 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
     with ExitStack() as stack:
         try:
             server = stack.enter_context(ServerThread(**wanted, directory=request.path.parent))
-        except (ValueError, ScenarioError) as error:
+        except (DeviceError, ScenarioError, ValueError) as error:
             shown = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
             pytest.fail(f"pytest.mark.qmp({shown}): {error}", pytrace=False)
         yield server

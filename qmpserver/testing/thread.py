@@ -103,7 +103,7 @@ class ServerThread(Questions):
         Raises:
             ValueError: There can be no such machine.
             ScenarioError: There can be no such fake.
-            OSError: There are no resources for it.
+            DeviceError: There can be no socket in the directory for temporary files.
             RuntimeError: It was entered before.
         """
         if self._directory is not None:

@@ -560,16 +560,94 @@ def test_a_blocking_handler_is_told(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*the server has not ended in 0.05 s: a handler blocks"])
 
 
-def test_without_pytest() -> None:
-    server = ServerThread()
-    assert not server.running
-    server.close()
-    with server:
-        assert Path(server.path).is_socket()
-        server.close()
-        assert not server.running
-        assert not Path(server.path).parent.exists()
-    server.close()
+def test_fixtures_of_the_same_name_are_left_alone(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+
+        class Own:
+            def __str__(self):
+                raise ValueError("it was looked at")
+
+            messages = conversation = property(__str__)
+
+        @pytest.fixture
+        def qmp_server():
+            return Own()
+
+        def test(qmp_server):
+            assert False, "as it should"
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *AssertionError: as it should"])
+    result.stdout.no_fnmatch_line("*QMP conversation*")
+    result.stdout.no_fnmatch_line("*it was looked at*")
+
+
+def test_a_transcript_needs_all_messages(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.qmp(keep=2)
+        def test_cut(qmp, qmp_transcript):
+            qmp.cmd("query-name")
+            qmp_transcript("name.qmp")
+
+        @pytest.mark.qmp(keep=None)
+        def test_whole(qmp, qmp_transcript):
+            qmp.cmd("query-name")
+            qmp_transcript("name.qmp")
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS, "--qmp-record")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["name.qmp: the first 3 messages were dropped: pytest.mark.qmp(keep=None)"]
+    )
+    assert suite.path.joinpath("name.qmp").exists()
+
+
+def test_asyncio_plugins_that_are_too_old(suite: pytest.Pytester) -> None:
+    """A plugin named as pytest-asyncio, whose package cannot make the fixtures."""
+    suite.makeconftest(
+        """
+        import sys, types
+        from qmpserver import testing
+
+        class Old: pass
+
+        def pytest_configure(config):
+            config.pluginmanager.register(Old(), "asyncio")
+            sys.modules["pytest_asyncio"] = types.ModuleType("pytest_asyncio")
+        """
+    )
+    suite.makeini("[pytest]")
+    suite.makepyfile(
+        """
+        def test_of_a_suite_that_does_not_use_it(): pass
+        async def test(qmp): pass
+        """
+    )
+    result = suite.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
+    result.stdout.fnmatch_lines(
+        ["qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later", "*1 passed*"]
+    )
+
+
+def test_without_qemu_qmp(suite: pytest.Pytester) -> None:
+    suite.makeconftest("import sys; sys.modules['qemu.qmp'] = sys.modules['qemu'] = None")
+    suite.makepyfile(
+        """
+        def test_server(qmp_server): assert qmp_server.running
+        def test_client(qmp): pass
+        """
+    )
+    result = suite.runpytest_subprocess(*OPTIONS)
+    result.stdout.fnmatch_lines(["qmp: it needs qemu.qmp: pip install 'qmpserver[[]pytest[]]'"])
+    result.assert_outcomes(passed=1, errors=1)
 
 
 def test_up_in_50_ms() -> None:
@@ -583,7 +661,9 @@ def test_up_in_50_ms() -> None:
     assert min(took) < 0.05
 
 
-def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asyncio", [False, True])
+def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path, asyncio: bool) -> None:
+    others = {"cffi", "orjson", "uvloop", "qemu"} | (set() if asyncio else {"asyncio"})
     tmp_path.joinpath("test_it.py").write_text(
         "import sys\n"
         "def test(request):\n"
@@ -591,9 +671,13 @@ def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path) -> None:
         "    ours = {name for name in sys.modules if name.split('.')[0] == 'qmpserver'}\n"
         "    assert ours == {'qmpserver', 'qmpserver._version', 'qmpserver.testing',\n"
         "                    'qmpserver.testing.plugin'}\n"
-        "    assert not {'asyncio', 'cffi', 'orjson', 'uvloop', 'qemu'} & set(sys.modules)\n"
+        f"    assert not {others} & set(sys.modules)\n"
     )
-    plugins = ["-p", "no:asyncio", "-p", "no:xdist", "-p", "no:anyio", "-p", "no:hypothesispytest"]
+    plugins = ["-p", "no:xdist", "-p", "no:anyio", "-p", "no:hypothesispytest"]
+    if asyncio:
+        tmp_path.joinpath("pytest.ini").write_text(INI)
+    else:
+        plugins += ["-p", "no:asyncio"]
     command = [sys.executable, "-m", "pytest", *OPTIONS, *plugins, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 0, ran.stdout
