@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmpserver.transcript import format as transcript
+from qmpserver import transcript
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmpserver import transcript
 from qmpserver.qapi import ResultError, Schema, SchemaError
 from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.standin import faults, vocabulary
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScriptedEvent
 from qmpserver.standin.table import shown, unknown
-from qmpserver.transcript import format as transcript
 
 if TYPE_CHECKING:
     from qmpserver.qapi import Command

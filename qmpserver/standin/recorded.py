@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qmpserver import transcript
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.standin.parts import Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import read_vocabulary
 from qmpserver.standin.table import Table, unknown
 from qmpserver.standin.vocabulary import Vocabulary
-from qmpserver.transcript import format as transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from qmpserver.standin import Scenario, StandIn
+from qmpserver.testing.questions import Questions
+from qmpserver.transcript.conversation import Conversation
 
 PATIENCE = 10.0
 LIMIT = 64 * 1024 * 1024
@@ -81,9 +83,10 @@ class Raw:
 class Served:
     """A stand-in on a socket, and its clients."""
 
-    def __init__(self, stand_in: StandIn, path: Path) -> None:
-        self.stand_in = stand_in
-        self.said = stand_in.said
+    def __init__(self, scenario: Scenario, path: Path) -> None:
+        conversation = Conversation()
+        self.stand_in = StandIn(scenario, conversation=conversation)
+        self.said = Questions(conversation)
         self.path = path
         self._clients: list[Raw] = []
 
@@ -121,7 +124,7 @@ def serve(tmp_path: Path) -> Serve:
         else:
             made = Scenario.read(scenario or {})
         path = tmp_path / "qmp.sock"
-        served = Served(StandIn(made), path)
+        served = Served(made, path)
         try:
             await served.stand_in.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
             yield served

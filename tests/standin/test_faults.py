@@ -28,6 +28,7 @@ async def test_silent_after_negotiation(serve: Serve) -> None:
         client = await served.client()
         client.send("stop")
         assert await client.silent()
+        assert not client.reader.at_eof()
         assert served.said.received("stop")
 
 

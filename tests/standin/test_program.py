@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.transcript import format as transcript
+from qmpserver.transcript import Message, read
 from tests.conftest import Until, listens
 
 COMMAND = [sys.executable, "-m", "qmpserver.cli", "-fake"]
@@ -124,14 +124,15 @@ MET = b'{"execute": "stop"}\n{"execute": "cont"}\n'
     ("sent", "status", "said"),
     [
         (MET, 0, []),
-        (b"", 1, ["expected stop at least once, came not", "expected cont once, came not",
-                  "what came: qmp_capabilities, quit"]),
+        (b"", 1, ["expected stop at least once; it was never sent",
+                  "expected cont once; it was never sent",
+                  "commands sent: qmp_capabilities, quit"]),
         (MET + b'{"execute": "cont"}\n', 1,
-         ["expected cont once, came 2 times",
-          "what came: qmp_capabilities, stop, cont, cont, quit"]),
+         ["expected cont once; it was sent 2 times",
+          "commands sent: qmp_capabilities, stop, cont, cont, quit"]),
         (b'{"execute": "cont"}\n{"execute": "stop"}\n', 1,
-         ["expected cont after stop, came before it",
-          "what came: qmp_capabilities, cont, stop, quit"]),
+         ["expected cont after stop; it was not sent after that",
+          "commands sent: qmp_capabilities, cont, stop, quit"]),
         (MET + b'{"execute": "device_ad"}\n{"execute": "stop", "arguments": {"a": 1}}\n', 1,
          ["refused: device_ad: The command device_ad has not been found",
           "refused: stop: Parameter 'a' is unexpected"]),
@@ -160,16 +161,16 @@ def test_a_signal_ends_it_with_the_same_status(
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == int(not met)
     assert b"terminating on signal 15" in errors
-    assert (b"expected stop once, came not" in errors) is not met
+    assert (b"expected stop once; it was never sent" in errors) is not met
 
 
 def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) -> None:
     log, sent = tmp_path / "log.qmp", HELLO + b'{"execute": "query-status"}\nno JSON\n' + QUIT
     process = start(f"default,log={log}", "-S", "-qmp", "stdio")
     output, _ = process.communicate(sent, timeout=PATIENCE)
-    said = transcript.read(log.read_text()).messages
+    said = read(log.read_text()).messages
     assert [one.value for one in said if one.who == "server"] == [
-        transcript.message("server", line).value for line in output.decode().splitlines()
+        Message("server", line).value for line in output.decode().splitlines()
     ]
     assert [one.text for one in said if one.who == "client"] == sent.decode().splitlines()
     again = start(str(log), "-qmp", "stdio")
@@ -179,7 +180,7 @@ def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) ->
 
 
 def _untimed(output: bytes) -> list[object]:
-    values = [transcript.message("server", line).value for line in output.decode().splitlines()]
+    values = [Message("server", line).value for line in output.decode().splitlines()]
     return [{**value, "timestamp": None} for value in values]
 
 
@@ -190,8 +191,7 @@ def test_options_say_what_the_machine_is(start: Start) -> None:
     sent = b"".join(b'{"execute": "%b"}\n' % query.encode() for query in queries)
     output, _ = process.communicate(HELLO + sent + QUIT, timeout=PATIENCE)
     status, cpus, memory, name = (
-        transcript.message("server", line).value["return"]
-        for line in output.decode().splitlines()[2:6]
+        Message("server", line).value["return"] for line in output.decode().splitlines()[2:6]
     )
     assert status["status"] == "prelaunch"
     assert len(cpus) == 3

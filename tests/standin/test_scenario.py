@@ -77,7 +77,7 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
          "a.toml: fault[1].name: event-flood sends events, and the schema has none"),
         ("schema = 'qemu'", "a.toml: schema: "),
         ("a = ", "a.toml: Invalid value (at end of document)"),
-        ("-> {'execute':\n<- hello", "a.toml: line 2: what a server says is JSON"),
+        ("-> {'execute':\n<- hello", "a.toml: line 2: a server's message is not JSON"),
         ('-> {"execute": "strange"}\n<- {"return": {}}',
          "a.toml:1: unknown command 'strange'; give the recorded server's schema"),
         ('-> {"execute": "stop"}\n<- {"error": {}}',
@@ -246,9 +246,9 @@ async def test_the_greeting_tells_the_version(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("wanted", "sent", "failures"),
     [
-        ({"times": 0}, 1, ["expected stop never, came 1"]),
-        ({"times": "2.."}, 1, ["expected stop at least 2 times, came 1"]),
-        ({"times": "..1"}, 2, ["expected stop 0 to 1 times, came 2 times"]),
+        ({"times": 0}, 1, ["expected stop never; it was sent once"]),
+        ({"times": "2.."}, 1, ["expected stop at least 2 times; it was sent once"]),
+        ({"times": "..1"}, 2, ["expected stop 0 to 1 times; it was sent 2 times"]),
         ({"times": "..1"}, 0, []),
         ({"times": "1..2"}, 2, []),
         ({}, 3, []),
@@ -271,9 +271,10 @@ async def test_expected_arguments(serve: Serve) -> None:
         await client.execute("netdev_add", {"type": "tap", "id": "net0"})
         first, second, _ = served.stand_in.failures()
         assert first == (
-            'expected netdev_add {"type": "user", "id": "</^net/>"} at least once, came not'
+            'expected netdev_add {"type": "user", "id": "</^net/>"} at least once;'
+            " it was never sent"
         )
-        assert second == '  other arguments came: {"type": "tap", "id": "net0"}'
+        assert second == '  sent with other arguments: {"type": "tap", "id": "net0"}'
         await client.execute("netdev_add", {"type": "user", "id": "net1", "net": "10.0.0.0/8"})
         assert served.stand_in.failures() == []
 

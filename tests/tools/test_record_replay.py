@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 from qemu.qmp import ConnectError, QMPClient
 
-from qmpserver.transcript.format import (
-    read,
-)
+from qmpserver.transcript import read
 from tests.conftest import Until
 from tests.tools.conftest import BIN, Run
 
@@ -85,7 +83,8 @@ def test_replay_reports(qmpctl: Run, server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(b"nothing", "no message"), (b"\xff\xfe", "no text"), (None, "No such")]
+    ("content", "why"),
+    [(b"nothing", "no message"), (b"\xff\xfe", "not UTF-8"), (None, "No such")],
 )
 def test_a_bad_file(qmpctl: Run, tmp_path: Path, content: bytes | None, why: str) -> None:
     file = tmp_path / "t"

@@ -4,19 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qmpserver.transcript.format import (
-    Rules,
-    Splitter,
-    TranscriptError,
-    compare,
-    compare_exactly,
-    message,
-    read,
-    read_all,
-)
+from qmpserver.transcript import Message, Rules, TranscriptError, compare, read, read_all
+from qmpserver.transcript.compare import compare_exactly
+from qmpserver.transcript.splitter import Splitter
 
 WRITTEN = """\
 # by hand
@@ -58,9 +51,9 @@ def test_a_separator_of_lines_in_a_string() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("-> {}\n<- {\n", "line 2: what a server says is JSON"),
+        ("-> {}\n<- {\n", "line 2: a server's message is not JSON"),
         ("hello\n-> {}\n", "line 1: neither"),
-        ("-> {}\n#! tolerance x\n", "line 2: '#! tolerance x' is none of"),
+        ("-> {}\n#! tolerance x\n", "line 2: '#! tolerance x' is not one of"),
         ("nothing here\n", "no message"),
         ('{"return": {}}\n\n{"return": []}\n', "only a server's messages"),
         ("< 2026/01/01 00:00:00.1 length=2 from=0 to=1\n 7b 7d  {}\n", "line 2: .* socat -v alone"),
@@ -120,6 +113,7 @@ JSON = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a loaded machine
 @given(st.lists(st.dictionaries(st.text(), JSON)), st.integers(1, 9), st.sampled_from(["", "\n"]))
 def test_messages_are_cut_wherever_they_are_torn(
     values: list[Any], size: int, between: str
@@ -191,5 +185,5 @@ def test_exact() -> None:
 def test_exactly(number: int, said: str, what: str | None) -> None:
     answers = [(t, one) for t in read_all(EXACT) for one in t.messages if one.who == "server"]
     transcript, expected = answers[number]
-    different = compare_exactly(expected, message("server", said), transcript.rules)
+    different = compare_exactly(expected, Message("server", said), transcript.rules)
     assert (what in different[0]) if what else not different

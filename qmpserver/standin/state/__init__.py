@@ -7,20 +7,38 @@ QEMU's words.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from qmpserver.monitor import fds
-from qmpserver.standin.state import agent, backends, block, devices, dirty, migration, runstate
 from qmpserver.standin.values import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from qmpserver.monitor import Registry
+    from qmpserver.monitor import Device
     from qmpserver.standin.scenario import Scenario
-    from qmpserver.standin.server import StandIn
 
-MODULES = (agent, backends, block, devices, dirty, migration, runstate)
+
+class Host(Protocol):
+    """The server whose machine this is."""
+
+    @property
+    def version(self) -> Mapping[str, Any] | None:
+        """The version that the greeting has; None for a guest agent."""
+        ...
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices of its monitors."""
+        ...
+
+    def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send an event to all clients."""
+
+    def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function after a delay; with 0, after the next replies."""
+
+    def shutdown(self, reason: str) -> None:
+        """End it."""
 
 
 class State:
@@ -38,9 +56,9 @@ class State:
         resets: Functions that a reset of the machine calls.
     """
 
-    def __init__(self, scenario: Scenario, fake: StandIn) -> None:
+    def __init__(self, scenario: Scenario, host: Host) -> None:
         self.machine = scenario.machine
-        self.host = fake
+        self.host = host
         self.status = scenario.machine.status
         self.devices: dict[str, dict[str, Any]] = {}
         self.netdevs: dict[str, dict[str, Any]] = {}
@@ -50,6 +68,7 @@ class State:
         self.unplugging: set[str] = set()
         self.resets: list[Callable[[], None]] = []
         self._events = scenario.schema.events
+        self._faults = {spec.name for spec in scenario.faults}
         self._settled = False
 
     @property
@@ -84,11 +103,4 @@ class State:
 
     def has_fault(self, name: str) -> bool:
         """Return whether the scenario has this fault."""
-        return any(spec.name == name for spec in self.host.scenario.faults)
-
-
-def register_all(registry: Registry, state: State) -> None:
-    """Bind the handlers of all commands that have simulated state."""
-    fds.register(registry)
-    for module in MODULES:
-        module.register(registry, state)
+        return name in self._faults
