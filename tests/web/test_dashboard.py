@@ -15,6 +15,7 @@ from tests.web.browser import Browser, Tab, browser, chromium
 from tests.web.serving import PATIENCE, TOKEN, Guest, serving
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(chromium() is None, reason="chromium is not installed"),
 ]

@@ -263,7 +263,7 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, module: 
 
 def test_only_with_http_its_libraries_are_imported() -> None:
     code = (
-        "import sys; from qmpserver import cli, settings;"
+        "import sys; from qmpserver.cli import settings;"
         "settings.parse_command_line(['-smp', '2']);"
         "assert not {'aiohttp', 'prometheus_client'} & sys.modules.keys()"
     )

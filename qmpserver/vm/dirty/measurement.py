@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpserver.vm.accel import Accelerator
+    from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.dirty.tracking import Tracking
-    from qmpserver.vm.machine.memory import Ram
 
 T = TypeVar("T")
 Mode = Literal["page-sampling", "dirty-ring", "dirty-bitmap"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qmpserver.vm.accel.native._native import ffi, lib
 
 if TYPE_CHECKING:
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
 
 GIB = 1 << 30
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from qmpserver.vm.accel import Accelerator, Guest
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.trace.tracer import Writer
 
 log = logging.getLogger(__name__)
