@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.vm.conftest import MakeRig, Rig
 
-SYS_SCHED_GETATTR = 315  # x86_64
+SYS_SCHED_SETATTR, SYS_SCHED_GETATTR = 314, 315  # x86_64
 ATTRIBUTES = struct.Struct("IIQiIQQQ")
 SHORT_SLICE_NS = 100_000
 pytestmark = pytest.mark.parametrize("accel", ["soft"])
@@ -37,12 +37,17 @@ def attributes(thread_id: int) -> Attributes:
     return Attributes(*ATTRIBUTES.unpack(buffer))
 
 
+def set_attributes(policy: int, nice: int) -> None:
+    """Set the calling thread's; its slice becomes the default again."""
+    packed = ATTRIBUTES.pack(*Attributes(ATTRIBUTES.size, policy, 0, nice, 0, 0, 0, 0))
+    assert ctypes.CDLL(None).syscall(SYS_SCHED_SETATTR, 0, packed, 0) == 0
+
+
 def started(make_rig: "MakeRig", policy: int, nice: int) -> tuple[Attributes, "Rig"]:
     """Start an engine on a thread with these choices; return the thread's attributes after it."""
 
     def start() -> tuple[Attributes, "Rig"]:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
-        os.nice(nice)  # a thread's own, on Linux
+        set_attributes(policy, nice)
         rig = make_rig()
         return attributes(0), rig
 
