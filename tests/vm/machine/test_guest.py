@@ -192,6 +192,7 @@ def test_pages_and_pattern_may_change_while_it_runs(tmp_path: Path) -> None:
     assert all(new > old for new, old in zip(after[:3], before[:3], strict=True))
 
 
+@pytest.mark.slow
 def test_pace_follows_the_interval(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {})
     speed = {}
@@ -206,6 +207,7 @@ def test_pace_follows_the_interval(tmp_path: Path) -> None:
     assert speed[2_000_000] / speed[20_000_000] == pytest.approx(10, rel=0.15)
 
 
+@pytest.mark.slow
 def test_no_burst_after_a_pause(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {})
     native.set("interval", 1_000_000)
