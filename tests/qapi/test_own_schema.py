@@ -172,8 +172,8 @@ def test_reference() -> None:
     assert "\n- `cpu-index` (`int`, optional): the virtual CPU to limit; all by default\n" in text
     assert "Returns array of [`DirtyLimitInfo`](#DirtyLimitInfo): one entry" in text
     assert "\n## Dirty memory\n" in text
-    assert "\n- `status` ([`RunState`](#RunState)): what the machine is doing" in text
-    assert "\n- `deprecated`: [`query-accelerators`](#query-accelerators) says the same" in text
+    assert "\n- `status` ([`RunState`](#RunState)): the run state" in text
+    assert "\n- `deprecated`: [`query-accelerators`](#query-accelerators) returns the same" in text
     # Every link leads somewhere, and no markup of the comments is left.
     anchors = set(re.findall(r'<a id="([^"]+)"', text))
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

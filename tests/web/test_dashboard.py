@@ -232,7 +232,7 @@ async def test_console(chrome: Browser, serve: Serve) -> None:
         await tab.key("Tab")
         assert await tab.evaluate(line) == "query-status "
         shown = await tab.evaluate("document.querySelector('#help').innerText")
-        assert "Tell the run state." in shown
+        assert "Return the run state." in shown
         await tab.key("Enter")
         await tab.until(f"{last}.textContent.includes('prelaunch')")
 

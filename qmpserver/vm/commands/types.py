@@ -114,7 +114,7 @@ class VersionTriple(TypedDict):
 
 
 class VersionInfo(TypedDict):
-    """Which server this is."""
+    """The version of the server."""
 
     qemu: VersionTriple
     package: str
@@ -130,7 +130,7 @@ SchemaMetaType = Literal["builtin", "enum", "array", "object", "alternate", "com
 
 JSONType = Literal["string", "number", "int", "boolean", "null", "object", "array", "value"]
 
-# More of a built-in type.
+# Additional members for a built-in type.
 SchemaInfoBuiltin = TypedDict(
     "SchemaInfoBuiltin",
     {
@@ -147,13 +147,13 @@ class SchemaInfoEnumMember(TypedDict):
 
 
 class SchemaInfoEnum(TypedDict):
-    """More of an enumeration."""
+    """Additional members for an enumeration."""
 
     members: list[SchemaInfoEnumMember]
     values: list[str]
 
 
-# More of an array.
+# Additional members for an array.
 SchemaInfoArray = TypedDict(
     "SchemaInfoArray",
     {
@@ -172,14 +172,14 @@ class SchemaInfoObjectMember(TypedDict):
 
 
 class SchemaInfoObjectVariant(TypedDict):
-    """What a union has besides for one value of its tag."""
+    """The additional members of a union for one value of its tag."""
 
     case: str
     type: str
 
 
 class SchemaInfoObject(TypedDict):
-    """More of a struct or union."""
+    """Additional members for a struct or union."""
 
     members: list[SchemaInfoObjectMember]
     tag: NotRequired[str]
@@ -187,18 +187,18 @@ class SchemaInfoObject(TypedDict):
 
 
 class SchemaInfoAlternateMember(TypedDict):
-    """One of the types there are to choose from."""
+    """One of the types of an alternate."""
 
     type: str
 
 
 class SchemaInfoAlternate(TypedDict):
-    """More of a choice of types."""
+    """Additional members for a choice of types."""
 
     members: list[SchemaInfoAlternateMember]
 
 
-# More of a command.
+# Additional members for a command.
 SchemaInfoCommand = TypedDict(
     "SchemaInfoCommand",
     {
@@ -208,7 +208,7 @@ SchemaInfoCommand = TypedDict(
     },
 )
 
-# More of an event.
+# Additional members for an event.
 SchemaInfoEvent = TypedDict(
     "SchemaInfoEvent",
     {
@@ -344,7 +344,7 @@ SysEmuTarget = Literal[
     "xtensaeb",
 ]
 
-# What is told of a virtual CPU of type s390 besides.
+# Additional members for a virtual CPU of type s390.
 CpuInfoS390 = TypedDict(
     "CpuInfoS390",
     {
@@ -354,7 +354,7 @@ CpuInfoS390 = TypedDict(
     },
 )
 
-# Where in the machine a virtual CPU sits; which of these there are depends on the machine.
+# The position of a virtual CPU in the machine.
 CpuInstanceProperties = TypedDict(
     "CpuInstanceProperties",
     {
@@ -460,7 +460,7 @@ MachineInfo = TypedDict(
 
 
 class TargetInfo(TypedDict):
-    """What is emulated."""
+    """The emulated architecture."""
 
     arch: SysEmuTarget
 
@@ -471,7 +471,7 @@ class UuidInfo(TypedDict):
     UUID: str
 
 
-# How much memory the guest has, in bytes.
+# The size of the guest's memory, in bytes.
 MemoryInfo = TypedDict(
     "MemoryInfo",
     {
@@ -492,7 +492,7 @@ Accelerator = Literal["hvf", "kvm", "mshv", "nvmm", "qtest", "tcg", "whpx", "xen
 
 
 class AcceleratorInfo(TypedDict):
-    """Which accelerators there are."""
+    """The accelerators of this server."""
 
     enabled: Accelerator
     present: list[Accelerator]
@@ -523,7 +523,7 @@ class CommandLineOptionInfo(TypedDict):
     parameters: list[CommandLineParameterInfo]
 
 
-# A thread of the server's that does input and output for devices.
+# A thread of the server that does input and output for devices.
 IOThreadInfo = TypedDict(
     "IOThreadInfo",
     {
@@ -536,7 +536,7 @@ IOThreadInfo = TypedDict(
     },
 )
 
-# Where a file descriptor was put.
+# The position of a file descriptor.
 AddfdInfo = TypedDict(
     "AddfdInfo",
     {
@@ -637,14 +637,14 @@ StatsTarget = Literal["vm", "vcpu", "cryptodev"]
 
 
 class StatsRequest(TypedDict):
-    """Which statistics of a provider are wanted."""
+    """The requested statistics of a provider."""
 
     provider: StatsProvider
     names: NotRequired[list[str]]
 
 
 class StatsVCPUFilter(TypedDict):
-    """Which virtual CPUs are of interest."""
+    """The requested virtual CPUs."""
 
     vcpus: NotRequired[list[str]]
 
@@ -689,7 +689,7 @@ StatsResult = TypedDict(
     },
 )
 
-# What a statistic means.
+# The meaning of a statistic.
 StatsSchemaValue = TypedDict(
     "StatsSchemaValue",
     {
@@ -704,7 +704,7 @@ StatsSchemaValue = TypedDict(
 
 
 class StatsSchema(TypedDict):
-    """The statistics there are for one kind of object."""
+    """The available statistics of one kind of object."""
 
     provider: StatsProvider
     target: StatsTarget
@@ -725,7 +725,7 @@ ReaperMode = Literal["event", "poll"]
 
 ReaperState = Literal["idle", "reaping"]
 
-# The thread that empties the dirty rings.
+# The reaper, the thread that empties the dirty rings.
 Reaper = TypedDict(
     "Reaper",
     {
@@ -763,7 +763,7 @@ VcpuDirtyRing = TypedDict(
     },
 )
 
-# The dirty rings and what works on them.
+# The dirty rings, and the threads that use them.
 DirtyRing = TypedDict(
     "DirtyRing",
     {
