@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError, parse_size
+from qmpserver.vm.accel.memory import PAGE_SIZE
 from qmpserver.vm.accel.native._native import ffi, lib
-from qmpserver.vm.machine.guest import PAGE_SIZE, DirtyLayout, GuestError
+from qmpserver.vm.machine.guest import DirtyLayout, GuestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,11 +15,11 @@ from qmpserver.cli.settings import CommandLineError
 from qmpserver.monitor import Registry, Server
 from qmpserver.qapi import Schema
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import VERSION_INFO
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.vm.machine.memory import Ram
 from qmpserver.vm.machine.options import NO_UUID
 
 if TYPE_CHECKING:
@@ -141,6 +141,6 @@ def _trace_writer(settings: Settings) -> Writer:
 
 
 def _human_monitor(registry: Registry) -> HumanMonitor:
-    from qmpserver.vm.commands.human import HumanMonitor  # only with -monitor or -mon
+    from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # only with -monitor or -mon
 
-    return HumanMonitor(registry)
+    return HumanMonitor(registry, COMMANDS)

@@ -152,10 +152,10 @@ async def test_every_command_is_answered_as_the_schema_says(
     [
         ("[]x", "stray 'x'"),
         ('{"a": 1}', "neither a reply to query-qmp-schema nor a QAPI schema"),
-        ('[{"name": "x"}]', "this is no introspection: KeyError"),
+        ('[{"name": "x"}]', "invalid introspection: KeyError"),
         ('[{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "0"}]', "'0'"),
         ('[{"name": "c", "meta-type": "command", "arg-type": "int", "ret-type": "int"},'
-         ' {"name": "int", "meta-type": "builtin", "json-type": "int"}]', "type int is no object"),
+         ' {"name": "int", "meta-type": "builtin", "json-type": "int"}]', "int is not an object"),
         ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
          ' {"name": "0", "meta-type": "strange"}]', "unknown kind strange"),
     ],

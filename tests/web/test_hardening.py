@@ -64,8 +64,8 @@ async def raw(site: Web) -> AsyncIterator[Any]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strangers get less time than usual; to be had before the site."""
-    monkeypatch.setattr(serve, "INTRODUCTION", SHORT)
-    monkeypatch.setattr(qmp, "PATIENCE", SHORT)
+    monkeypatch.setattr(serve, "LOGIN_TIMEOUT", SHORT)
+    monkeypatch.setattr(qmp, "BODY_TIMEOUT", SHORT)
 
 
 @pytest.fixture(autouse=True)

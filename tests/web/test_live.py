@@ -38,8 +38,8 @@ async def test_first_the_machine_then_a_frame_each_interval(
         assert machine["vcpus"] == VCPUS
         assert machine["ring-size"] == 4096
         start = time.monotonic()
-        frames = [await frame(ws) for _ in range(21)]
-        assert 20 * INTERVAL * 0.9 < time.monotonic() - start < 20 * INTERVAL * 1.5
+        frames = [await frame(ws) for _ in range(6)]
+        assert 5 * INTERVAL * 0.9 < time.monotonic() - start < 5 * INTERVAL * 10
     times = [one["time"] for one in frames]
     assert times == sorted(times)
     assert abs(times[-1] - time.time()) < 5

@@ -16,7 +16,7 @@ from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel import AccelOptions, Entry, Guest
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256

@@ -1,7 +1,22 @@
-"""The handlers: one thin module per schema file.
+"""The handlers of QMP commands: one thin module for each schema file.
 
-Each has ``register(registry, machine)``. A handler calls one method of the machine and says
-the result in the schema's words.
+Each module has `register(registry, machine)`. A handler calls one method of the machine and returns
+the result in the schema's terms.
+
+To add a command:
+
+1. Declare and document it in `schema/NAME.json` (a new file also needs an `include` in
+   `schema/qapi-schema.json`, a module here, and an entry in `MODULES`).
+2. Write its handler in the module of the same name, under `@registry.command("the-command")`.
+3. Regenerate `types.py`, which types the arguments and results of all handlers and is never
+   edited, and the reference:
+
+       python -m qmpserver.qapi types schema/qapi-schema.json -o qmpserver/vm/commands/types.py
+       python -m qmpserver.qapi doc schema/qapi-schema.json -o schema/COMMANDS.md
+
+4. `tests/qapi/test_own_schema.py` checks both files and each handler's signature.
+
+The human monitor's commands are in `human/`.
 """
 
 from __future__ import annotations
@@ -60,7 +75,7 @@ def register_all(
         command_line: The result of `query-command-line-options`: by group, each parameter's type.
 
     Raises:
-        RegistryError: Schema and handlers do not match.
+        RegistryError: A command has no handler, or a handler no command.
     """
     for module in MODULES:
         module.register(registry, controlled)

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/misc.json``."""
+"""Handlers of `schema/misc.json`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TYPES: dict[Kind, CommandLineParameterType] = {
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("query-name")
     def query_name() -> NameInfo:
@@ -49,9 +49,9 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
-        from qmpserver.vm.commands.human import HumanMonitor
+        from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # loaded on first use
 
-        monitor = HumanMonitor(registry)
+        monitor = HumanMonitor(registry, COMMANDS)
         if cpu_index is not None and not await monitor.select_cpu(cpu_index):
             raise CommandError("Parameter 'cpu-index' expects a CPU number")
         shown = await monitor.execute(command_line)
