@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from qmpserver.bench import floor
 from qmpserver.bench.qmp import flooding
 from qmpserver.bench.report import STATISTICS, Result, Series, add_output, give, progress
+from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
 from qmpserver.bench.strace import trace
-from qmpserver.bench.vm import VmError, encode, real_time
+from qmpserver.bench.vm import VmError
 from qmpserver.tools.address import servers
+from qmpserver.tools.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -160,7 +162,7 @@ def resume(
     before = vm.progress(0)
     start = time.monotonic_ns()
     vm.qmp.send(request)
-    vm.qmp.receive()
+    vm.qmp.receive(command)
     # Looking before the answer has come would take processor time from who is to send it. So a
     # guest that ran earlier counts as running again now.
     _until("the guest to run again", lambda: vm.progress(0) != before, LOOK_S)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
+from qmpserver.bench.command_line import QEMU, has_qemu
 from qmpserver.bench.report import progress
-from qmpserver.bench.vm import QEMU, has_qemu
 from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.numbers import at_least
 

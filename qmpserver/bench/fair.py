@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.command_line import has_qemu
 from qmpserver.bench.guest import free_window, tracked_window
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.servers import add_servers, enter, launched, ours, qemu
-from qmpserver.bench.vm import has_qemu
 from qmpserver.tools.address import servers
 from qmpserver.tools.numbers import at_least
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from qmpserver.bench.course import PAGES_PER_MB, SECOND, STEADY_S, Course
 from qmpserver.bench.report import Result, Series, add_output, give, markdown, progress
+from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
-from qmpserver.bench.vm import real_time
 from qmpserver.tools.address import servers
 from qmpserver.tools.numbers import at_least
 

@@ -19,13 +19,15 @@ import signal
 import socket
 import tempfile
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
-from qmpserver.bench.servers import Candidate, add_servers, connected, launched, ours, qemu
-from qmpserver.bench.vm import REPLY_S, Qmp, encode, launch, peer
+from qmpserver.bench.servers import Candidate, add_servers, launched, ours, qemu
+from qmpserver.bench.vm import peer
 from qmpserver.tools.address import ServerAddress, servers
+from qmpserver.tools.client import REPLY_S, Client, encode
 from qmpserver.tools.errors import HUNG_UP, ServerError, sensible
 from qmpserver.tools.numbers import at_least
 
@@ -224,7 +226,7 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
         before = _resident_kib(vm.pid)
         clients = []
         for path in paths:
-            clients.append(Qmp(ServerAddress(path)))
+            clients.append(Client(ServerAddress(path)))
             stack.callback(clients[-1].close)
         sockets = [client.socket for client in clients]
         yield Load(server.name, vm.pid, sockets, (_resident_kib(vm.pid) - before) / count)
@@ -233,7 +235,7 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
 @contextmanager
 def _running(address: ServerAddress) -> Iterator[Load]:
     """Be the one client of a server that runs already, and goes on running."""
-    with closing(connected(address)) as qmp:
+    with Client(address) as qmp:
         with sensible(address, "query-status"):
             qmp.execute("query-status")["status"]
         yield Load(str(address), peer(qmp.socket), [qmp.socket], 0)
@@ -245,7 +247,7 @@ def flooding(paths: Sequence[str]) -> Iterator[int]:
     child = os.fork()
     if not child:
         with suppress(BaseException):
-            sockets = [Qmp(ServerAddress(path)).socket for path in paths]
+            sockets = [Client(ServerAddress(path)).socket for path in paths]
             os.kill(os.getpid(), signal.SIGSTOP)
             while True:
                 flood(sockets, 1.0)

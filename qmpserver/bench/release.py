@@ -15,10 +15,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from qmpserver.bench.cancel import LIMIT, LOOK_S, resume, throttled
+from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
+from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
-from qmpserver.bench.vm import VmError, encode, launch, real_time
+from qmpserver.bench.vm import VmError
 from qmpserver.tools.address import servers
+from qmpserver.tools.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ def _stop(vm: Vm) -> float:
     request = encode("stop")
     start = time.monotonic_ns()
     vm.qmp.send(request)
-    vm.qmp.receive()
+    vm.qmp.receive("stop")
     still, pages = vm.qmp.received, vm.progress(0)
     until = time.monotonic() + STILL_S
     while time.monotonic() < until:

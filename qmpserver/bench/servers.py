@@ -10,9 +10,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpserver.bench.vm import QEMU, Qmp, Vm, VmError, has_qemu, launch
+from qmpserver.bench.command_line import QEMU, has_qemu
+from qmpserver.bench.launch import launch
+from qmpserver.bench.vm import Vm, VmError
 from qmpserver.tools.address import add_qmp, servers
-from qmpserver.tools.errors import ServerError, UsageError
+from qmpserver.tools.client import Client
+from qmpserver.tools.errors import UsageError
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -83,14 +86,6 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
     return named
 
 
-def connected(address: ServerAddress) -> Qmp:
-    """Be a client of a server that runs already; raises ServerError."""
-    try:
-        return Qmp(address)
-    except OSError as error:
-        raise ServerError(f"{address}: {error.strerror or error}") from None
-
-
 def enter(
     stack: ExitStack, launched: Sequence[Candidate], running: Sequence[ServerAddress], vcpus: int
 ) -> list[Vm]:
@@ -108,8 +103,7 @@ def enter(
         run = launch(server.command, vcpus=vcpus, accel=server.accel, name=server.name)
         vms.append(stack.enter_context(run))
     for address in running:
-        qmp = connected(address)
-        stack.callback(qmp.close)
+        qmp = stack.enter_context(Client(address))
         vm = Vm(str(address), qmp)
         stack.callback(vm.close)
         if vm.vcpus() < vcpus:

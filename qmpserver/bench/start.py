@@ -15,8 +15,10 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.command_line import QEMU, has_qemu
+from qmpserver.bench.launch import START_S
 from qmpserver.bench.report import Result, Series, add_output, give, progress
-from qmpserver.bench.vm import QEMU, START_S, VmError, has_qemu
+from qmpserver.bench.vm import VmError
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 
 from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.model import (
+    ANY,
     ANY_INT,
     EMPTY,
     PREDEFINED,
@@ -26,6 +27,16 @@ SOURCE = "query-qmp-schema"
 # Commands whose arguments QEMU reads itself: introspection shows only those that are always there.
 _READS_ITSELF = frozenset({"device_add"})
 
+# Built-in types by the JSON type that introspection gives them: their names are the server's.
+_BUILTIN: dict[str, Type] = {
+    "string": PREDEFINED["str"],
+    "number": PREDEFINED["number"],
+    "int": ANY_INT,
+    "boolean": PREDEFINED["bool"],
+    "null": PREDEFINED["null"],
+    "value": ANY,
+}
+
 _Info = Mapping[str, Any]
 
 
@@ -36,7 +47,7 @@ def entities(infos: Iterable[_Info]) -> list[Command | Event]:
     """
     try:
         return _Reader(infos).entities()
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise SchemaError(SOURCE, None, f"this is no introspection: {error!r}") from None
 
 
@@ -80,7 +91,7 @@ class _Reader:
         # A type that contains itself must find itself here, so each is filled in afterwards.
         match info["meta-type"]:
             case "builtin":
-                self._types[name] = ANY_INT if name == "int" else PREDEFINED[name]
+                self._types[name] = _BUILTIN[info["json-type"]]
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
                 array.element = self._type(info["element-type"])
@@ -112,7 +123,7 @@ class _Reader:
         if "tag" not in info:
             return
         type_.kind = "union"
-        type_.tag = next(member for member in type_.members if member.name == info["tag"])
+        type_.tag = {member.name: member for member in type_.members}[info["tag"]]
         for variant in info["variants"]:
             branch = type_.branches[variant["case"]] = Branch(variant["case"], None)
             branch.type = self._object(variant["type"])

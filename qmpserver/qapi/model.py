@@ -194,5 +194,6 @@ _BUILTIN = {
 }
 PREDEFINED: dict[str, Type] = {**_BUILTIN, "QType": QType()}
 INT = _BUILTIN["int"]
+ANY = _BUILTIN["any"]
 # An integer whose width nobody has told: introspection calls them all int.
 ANY_INT = BuiltinType("int64 or uint64", "int")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from qmpserver.bench.command_line import command_line
 from qmpserver.bench.report import Result, Series, table
-from qmpserver.bench.vm import complete
 from qmpserver.tools.errors import UsageError
 from tests.conftest import Until
 from tests.tools.conftest import Run, serving
@@ -45,16 +45,16 @@ def test_ratios_are_of_pairs() -> None:
 
 
 def test_what_a_command_leaves_open_is_added(tmp_path: Path) -> None:
-    words = complete("qmpserver -smp 4 --accel soft", str(tmp_path), vcpus=1, accel="kvm")
+    words = command_line("qmpserver -smp 4 --accel soft", str(tmp_path), vcpus=1, accel="kvm")
     assert words[:5] == ["qmpserver", "-smp", "4", "--accel", "soft"]
     assert words[5:7] == ["-m", "512M"]
     assert words[7] == "-qmp"
     assert "-accel" not in words
-    words = complete("/x/qemu-system-x86_64 -m size=64M", str(tmp_path), vcpus=2, accel="kvm")
+    words = command_line("/x/qemu-system-x86_64 -m size=64M", str(tmp_path), vcpus=2, accel="kvm")
     assert words[words.index("-smp") + 1] == "2"
     assert Path(words[words.index("-bios") + 1]).stat().st_size > 0
     with pytest.raises(UsageError, match="-smp cores=2"):
-        complete("qmpserver -smp cores=2", str(tmp_path), vcpus=1, accel="kvm")
+        command_line("qmpserver -smp cores=2", str(tmp_path), vcpus=1, accel="kvm")
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -127,10 +127,10 @@ def test_a_picture_of_no_kind(qmpctl: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["cancel", "--cycles", "0"], "'0' is no number from 1 on"),
+        (["cancel", "--cycles", "0"], "'0' must be a number >= 1"),
         (["cancel", "--json", "/nonexistent/x"], "there is no such directory"),
-        (["limit", "--seconds", "1"], "'1' is no number from 3 on"),
-        (["guest", "--windows", "x"], "'x' is no number from 1 on"),
+        (["limit", "--seconds", "1"], "'1' must be a number >= 3"),
+        (["guest", "--windows", "x"], "'x' must be a number >= 1"),
     ],
 )
 def test_refused_before_anything_is_measured(qmpctl: Run, words: list[str], why: str) -> None:

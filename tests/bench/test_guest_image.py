@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.bench.command_line import QEMU
+from qmpserver.bench.launch import launch
 from qmpserver.bench.servers import OURS
-from qmpserver.bench.vm import QEMU, launch
 from tests.conftest import Until
 from tests.tools.conftest import Run
 
