@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.tools.errors import QmpctlError
+from qmpserver.tools.errors import QmpctlError, needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -122,8 +122,9 @@ def _file(text: str) -> Path:
 def _picture(text: str) -> Path:
     if not text.endswith((".png", ".svg")):
         raise argparse.ArgumentTypeError(f"'{text}' ends in neither .png nor .svg")
-    if find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("it needs matplotlib: pip install matplotlib")
+    with needs("--plot", "matplotlib", "plot"):
+        if find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(name="matplotlib")
     return _file(text)
 
 

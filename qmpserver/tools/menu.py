@@ -51,8 +51,8 @@ class _Lazy(argparse.ArgumentParser):
             if not (error.name or "").startswith(ENGINE):
                 raise
             raise QmpctlError(
-                f"{self.prog.removeprefix('qmpctl ')} needs the engine, {ENGINE}, which cannot be "
-                f"imported: {error.msg}"
+                f"{self.prog.removeprefix('qmpctl ')} needs the engine, which cannot be imported: "
+                f"{error.msg}"
             ) from None
         self._module = ""
         self.description = module.__doc__
