@@ -1,9 +1,9 @@
-"""How fast throttled vCPUs are let go: by cancel, a raised limit, stop and cont, stop, and quit.
+"""Measure how fast throttled vCPUs are released: by cancel, a raised limit, cont, stop, and quit.
 
-Each time vCPU 0 is limited until it stands still, waiting for what it dirtied to be paid for. Then
-the command is sent. A guest runs again when its own counter moves; it stands still when stop has
-been answered and the counter moves no more; quit is over when the process has gone. After cont
-the limit is still in force, so what was dirtied before is waited for as before.
+Each time vCPU 0 is limited until it is throttled and stands still. Then the command is sent. A
+guest runs again when its own counter moves; it stands still when stop has been answered and the
+counter has stopped; quit has ended when the process has gone. After cont the limit is still in
+force, so the vCPU stays throttled for the rest of its time.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _stop(vm: Vm) -> float:
 
 
 def _quit(candidate: Candidate) -> float:
-    """Launch a server of its own for it."""
+    """Launch another server, and return the ms from `quit` to its end."""
     with launch(candidate.command, vcpus=1, accel=candidate.accel) as vm:
         _throttle(vm)
         pidfd = os.pidfd_open(vm.pid)

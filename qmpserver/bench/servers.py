@@ -1,4 +1,4 @@
-"""The servers that a measurement is about: launched from commands, or running already.
+"""The servers that are measured: launched from commands, or already running.
 
 Every measurement takes the same options for them, and measures several in turn, pair by pair.
 """
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 
     from qmpserver.tools.address import ServerAddress
 
-WARM_S = 2.0  # until all of the guest's memory has been touched once
 OURS = f"{shlex.quote(sys.executable)} -m qmpserver.cli"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A server to launch: the command, what tables call it, and its ``-accel`` if it has none."""
+    """A server to launch: its name in tables, its command, and `-accel` if the command has none."""
 
     name: str
     command: str
@@ -45,22 +44,22 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COMMAND",
-        help="launch this; again for one beside it, in turn. What is open of -accel, -smp and -m "
-        "is added, and so are a QMP socket and for QEMU the guest",
+        help="launch this server; repeatable, to measure several in turn. -accel, -smp and -m are "
+        "added if they are missing, and so are a QMP socket and for QEMU the guest",
     )
     add_qmp(parser)
     add_ours(parser)
-    parser.add_argument("--qemu", action="store_true", help="QEMU beside them")
+    parser.add_argument("--qemu", action="store_true", help="measure QEMU too")
 
 
 def add_ours(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how this server is launched."""
+    """Add the options for launching this server."""
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument("--ring", type=at_least(1), default=4096, help="ring size (%(default)s)")
 
 
 def ours(args: argparse.Namespace, name: str = "qmpserver", options: str = "") -> Candidate:
-    """Return this server; `options` are further ones of ``-accel``, such as ``reaper=poll``."""
+    """Return this server; `options` are further ones of `-accel`, such as `reaper=poll`."""
     accel = f"{args.accel},dirty-ring-size={args.ring}"
     return Candidate(name, OURS, f"{accel},{options}" if options else accel)
 
@@ -71,7 +70,11 @@ def qemu(args: argparse.Namespace) -> Candidate:
 
 
 def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candidate]:
-    """Return the servers that are to be launched: the `usual` ones unless others were named."""
+    """Return the servers to launch: the `usual` ones unless others were named.
+
+    Raises:
+        VmError: QEMU is one of them, and not installed.
+    """
     accel = f"{args.accel},dirty-ring-size={args.ring}"
     named = [
         Candidate(command, command, qemu(args).accel if "qemu-system" in command else accel)
@@ -82,21 +85,28 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
     if args.qemu:
         named.append(qemu(args))
     if any(server.command == QEMU for server in named) and not has_qemu():
-        raise VmError(f"{QEMU} is not installed, there is nothing to compare with")
+        raise VmError(f"{QEMU} is not installed")
     return named
 
 
 def enter(
     stack: ExitStack, launched: Sequence[Candidate], running: Sequence[ServerAddress], vcpus: int
 ) -> list[Vm]:
-    """Have servers run for as long as the stack lasts, their guests warm, and stopped.
+    """Run servers as long as the stack lasts, with their guests warm, and stopped.
 
-    Who measures one of them says ``cont`` before and ``stop`` after. One that ran already goes on
+    A measurement sends `cont` before and `stop` after. A server that was already running goes on
     running at the end.
 
+    Args:
+        stack: Ends the servers, and the connections to others, when it is closed.
+        launched: Servers to launch.
+        running: Servers that are already running.
+        vcpus: The number of vCPUs of each.
+
     Raises:
-        VmError: One can't be launched, or its guest not be watched.
-        ServerError: One that should be running is not.
+        VmError: A server cannot be launched, or its guest cannot be watched.
+        ServerError: A server that should be running is not.
+        UsageError: A running server has fewer vCPUs.
     """
     vms = []
     for server in launched:
@@ -115,6 +125,6 @@ def enter(
         if names.count(vm.name) > 1:
             vm.name = f"{vm.name} #{index + 1}"
     for vm in vms:
-        vm.rates(WARM_S, vcpus)
+        vm.warm(vcpus)
         vm.qmp.execute("stop")
     return vms

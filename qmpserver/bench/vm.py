@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from qmpserver.tools.client import Client
 
+WARM_S = 2.0
 _PROGRESS: int = ffi.offsetof("struct dirty_guest", "progress")
 _CONTROL: int = lib.GUEST_CONTROL
 
@@ -33,47 +34,70 @@ class VmError(QmpctlError):
 
 
 class Vm:
-    """A running machine: `qmp`, its `pid`, and what its guest `dirty` has done so far.
+    """A running machine with the guest `dirty`.
 
-    Raises VmError: Its guest's memory can't be watched.
+    Attributes:
+        name: Its name in tables.
+        qmp: A client, which stays the caller's.
+        pid: The server's process.
+        load: A process that loads the server while its guest runs, stopped otherwise; or 0.
+        log: The file of the server's output, if it was launched here.
+        commands: The names of the server's commands.
     """
 
     def __init__(self, name: str, qmp: Client) -> None:
+        """Watch the memory of a server's guest.
+
+        Raises:
+            VmError: The memory cannot be watched.
+        """
         self.name = name
         self.qmp = qmp
         self.pid = peer(qmp.socket)
-        self.load = 0  # a process that loads it, and is stopped
-        self.log: Path | None = None  # what it prints, where it was launched here
+        self.load = 0
+        self.log: Path | None = None
         with sensible(name, "query-commands"):
             self.commands = {command["name"] for command in qmp.execute("query-commands")}
         with open(_ram_file(self.pid), "rb") as file:
             self._ram = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
     def vcpus(self) -> int:
-        """How many there are."""
+        """Return the number of vCPUs."""
         return len(self.qmp.execute("query-cpus-fast"))
 
     def progress(self, cpu_index: int) -> int:
-        """Pages that the guest has stored to, by its own count."""
+        """Return the number of pages that the guest has stored to, by its own counter."""
         where = _CONTROL + cpu_index * mmap.PAGESIZE + _PROGRESS
         return int(struct.unpack_from("Q", self._ram, where)[0])
 
     def rates(self, seconds: float, vcpus: int) -> list[float]:
-        """MB/s that each vCPU's guest stores to over the next `seconds`."""
+        """Return the MB/s that each vCPU's guest stores to over the next `seconds`."""
         from_time, before = time.monotonic(), [self.progress(i) for i in range(vcpus)]
         time.sleep(seconds)
         elapsed = time.monotonic() - from_time
         return [(self.progress(i) - b) / 256 / elapsed for i, b in enumerate(before)]
 
+    def warm(self, vcpus: int) -> None:
+        """Wait until the guest has touched all of its memory, but not longer than `WARM_S`.
+
+        A guest with a rate would take too long.
+        """
+        enough = len(self._ram) // mmap.PAGESIZE // vcpus
+        deadline = time.monotonic() + WARM_S
+        while min(self.progress(index) for index in range(vcpus)) < enough:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+
     def dirty_ring(self) -> Any:
-        """What the extension tells; None where the server has none."""
+        """Return the answer to `QUERY_RING`; None if the server has no such command."""
         if QUERY_RING not in self.commands:
             return None
         return self.qmp.execute(QUERY_RING)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Have its guest run, and what loads it, for as long as the context lasts."""
+        """Run the guest and the load as long as the context lasts."""
         self.qmp.execute("cont")
         if self.load:
             os.kill(self.load, signal.SIGCONT)
@@ -85,31 +109,34 @@ class Vm:
             self.qmp.execute("stop")
 
     def polls(self) -> bool:
-        """Whether its reaper sleeps a second whatever happens, as QEMU's does."""
+        """Return whether its reaper always sleeps a second, as QEMU's does."""
         ring = self.dirty_ring()
         return ring is None or ring["mode"] == "poll"
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._ram.close()
-        self.qmp.close()
 
 
 def peer(connection: socket.socket) -> int:
-    """The process that listens, whatever has launched it."""
+    """Return the process that listens.
+
+    Raises:
+        VmError: The connection is not of a UNIX socket, which alone tells it.
+    """
     if connection.family is not socket.AF_UNIX:
-        raise VmError("only by way of a UNIX socket can it be told which process that is")
+        raise VmError("the server's process is unknown over TCP: use a UNIX socket")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     pid, _uid, _gid = struct.unpack("3i", credentials)
     return int(pid)
 
 
 def _ram_file(pid: int) -> str:
-    """The guest's memory is a memfd in both: ours by its nature, QEMU's by its command line."""
+    """Return the path of the guest's memory: a memfd, in QEMU by its command line."""
     with contextlib.suppress(PermissionError, FileNotFoundError):
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 name = os.readlink(entry)
                 if "memfd:qmpserver-ram" in name or "memfd:memory-backend-memfd" in name:
                     return str(entry)
-    raise VmError(f"process {pid} has no guest memory that could be watched")
+    raise VmError(f"process {pid} has no guest memory that can be watched")
