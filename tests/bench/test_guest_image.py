@@ -15,6 +15,7 @@ QEMUS = "-object memory-backend-memfd,id=ram,size={ram},share=on -machine pc,mem
 PATIENCE = 40.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [OURS, QEMU], ids=["qmpserver", "qemu"])
 @pytest.mark.parametrize(("vcpus", "ram", "ring"), SIZES)
 def test_every_vcpu_runs_it(

@@ -221,6 +221,7 @@ class Terminal:
         os.close(self.slave)
 
 
+@pytest.mark.slow
 def test_in_a_real_terminal(server: str) -> None:
     for end in (b"q", b"\x03", signal.SIGTERM):
         with contextlib.closing(Terminal(server)) as terminal:
