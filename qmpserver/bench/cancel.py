@@ -1,4 +1,4 @@
-"""Limit a vCPU, wait until it is throttled, cancel, and time what follows, again and again.
+"""Limit a vCPU, wait until it is throttled, cancel, and time the effects, again and again.
 
 By default this measures this server's event-driven reaper and its polling reaper. The limited
 guest's own counters show when it runs again. The server reports when the reaper woke; with

@@ -73,7 +73,7 @@ def _typed(given: Any, type_: Type, key: str) -> Any:
 
 
 def _object(given: dict[str, Any], type_: Type, key: str) -> Any:
-    """Return what was given below a key: an object's members, or a list's numbered elements."""
+    """Return the value of a branch of the tree: an object, or a list with numbered elements."""
     any_will_do = type_.wire == ANY.wire
     numbered = bool(given) and all(name.isdecimal() for name in given)
     if isinstance(type_, ArrayType) or (any_will_do and numbered):

@@ -111,7 +111,7 @@ class Client:
         *,
         patience: float | None = None,
     ) -> Any:
-        """Execute a command and return what the server returned.
+        """Execute a command and return its result.
 
         Args:
             command: The command's name.
@@ -135,7 +135,7 @@ class Client:
             self.socket.settimeout(self._reply_s)
             self.socket.sendall(message)
         except TimeoutError:
-            raise self._error("it does not read what is sent to it") from None
+            raise self._error("it does not read its input") from None
         except OSError:
             raise self._error(HUNG_UP) from None
 

@@ -94,10 +94,10 @@ def _completions(type_: Type, prefix: str, words: Sequence[str]) -> dict[str, st
 
 
 def _parts(type_: Type, given: object) -> dict[str, Type]:
-    """Return the types of what a value of a type has below it, by name; elements are numbers.
+    """Return the types of the parts that a value of a type can have, by name or number.
 
-    `given` is what is known of the value: the branches of a union are all there unless its tag is
-    given; a list has one element more than is given.
+    `given` is the known part of the value. A union has the parts of all its branches unless its tag
+    is given; a list has one element more than is given.
     """
     given = given if isinstance(given, dict) else {}
     parts: dict[str, Type] = {}

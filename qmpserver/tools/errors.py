@@ -43,12 +43,12 @@ class RefusedError(QmpctlError):
 
 def not_qmp(said: bytes | str) -> str:
     """Return the text that describes a server which sends `said`."""
-    return f"what it sends is not QMP: {said[:60].rstrip()!r}"
+    return f"it sent text that is not QMP: {said[:60].rstrip()!r}"
 
 
 @contextlib.contextmanager
-def sensible(who: object, command: str) -> Iterator[None]:
-    """Raise ServerError if an answer of the server `who` does not have the expected shape."""
+def sensible(server: object, command: str) -> Iterator[None]:
+    """Raise ServerError if an answer of `server` to `command` does not have the expected shape."""
     try:
         yield
     except (
@@ -60,7 +60,7 @@ def sensible(who: object, command: str) -> Iterator[None]:
         ValueError,
     ) as error:
         why = f"{type(error).__name__} {error}"
-        raise ServerError(f"{who}: its answer to {command} makes no sense: {why}") from error
+        raise ServerError(f"{server}: its answer to {command} makes no sense: {why}") from error
 
 
 @contextlib.contextmanager

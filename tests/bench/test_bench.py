@@ -1,4 +1,4 @@
-"""The measurements, short: what they print and store, not how fast anything is."""
+"""The measurements, run briefly: their output is checked, not their figures."""
 
 import json
 import os

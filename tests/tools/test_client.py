@@ -114,6 +114,12 @@ def test_patience_is_for_the_whole_answer(connect: Connect, answer: Answer) -> N
     assert 0.2 <= time.monotonic() - start < 5
 
 
+def test_a_message_without_end(connect: Connect) -> None:
+    client = connect(sends(b'{"return": "', bytes(11 << 20)))
+    with pytest.raises(ServerError, match="it sends a message of over 10 MB"):
+        client.execute("any", patience=60)
+
+
 def test_interrupted(connect: Connect) -> None:
     asked = threading.Event()
     client = connect(lambda server: asked.set())
@@ -127,6 +133,16 @@ def test_interrupted(connect: Connect) -> None:
     with pytest.raises(ServerError, match=r"the server has hung up$"):
         client.execute("any", patience=60)
     thread.join()
+
+
+def test_no_connection_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, servers = socket.socketpair()
+    monkeypatch.setattr(ServerAddress, "connect", lambda *_: mine)
+    with servers:
+        servers.sendall(b"SSH-2.0\r\n")
+        with pytest.raises(ServerError, match="is not QMP"):
+            Client(ServerAddress("any"))
+    assert mine.fileno() == -1
 
 
 def test_addresses_that_are_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-r"""Execute a command and print what it returns.
+r"""Execute a command and print its result.
 
   qmpctl --qmp unix:/tmp/q.sock exec query-status
   qmpctl --qmp unix:/tmp/q.sock exec set-vcpu-dirty-limit dirty-rate=100

@@ -1,4 +1,4 @@
-"""Explain a command or event of a server: its arguments, their types, and what it returns.
+"""Explain a command or event of a server: its arguments, their types, and its result.
 
   qmpctl --qmp unix:/tmp/q.sock schema set-vcpu-dirty-limit
 
