@@ -1,8 +1,7 @@
-"""The built-in guest `dirty` as a firmware image: what QEMU's PC boots with ``-bios FILE``.
+"""The built-in guest `dirty` as a firmware image that QEMU's PC boots with `-bios FILE`.
 
-The same machine code then runs at the same addresses as under ``-guest dirty``, so that what two
-virtual machine monitors make of it can be compared. Of the server this knows the guest's bytes
-only.
+The same machine code then runs at the same addresses as under `-guest dirty`, which makes two
+virtual machine monitors comparable. Of the server, this module uses only the guest's bytes.
 """
 
 from __future__ import annotations
@@ -17,20 +16,26 @@ from qmpserver.vm.machine.guest import DirtyLayout, GuestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_UNIT = 64 << 10  # QEMU takes images in multiples of it
+_UNIT = 64 << 10  # an image's size must be a multiple of it
 
 
 def firmware_image(
     ram_size: int, vcpus: int, options: Mapping[str, str] | None = None, clock_hz: int = 0
 ) -> bytes:
-    """Return the image for a machine with at least so much RAM and so many vCPUs.
+    """Return the image for a machine.
 
-    `options` are those of ``-guest dirty``. Firmware can't ask how fast the clock is: a rate needs
-    `clock_hz`, the frequency of the time stamp counter. vCPU n is the one with local APIC ID n, as
-    QEMU numbers those of one socket; more vCPUs than the image is for stay halted.
+    vCPU n is the one with local APIC ID n, as QEMU numbers those of one socket. vCPUs beyond
+    `vcpus` stay halted.
+
+    Args:
+        ram_size: Bytes of RAM that the machine has at least.
+        vcpus: The number of vCPUs that run the guest.
+        options: Those of `-guest dirty`.
+        clock_hz: The frequency of the time stamp counter, which firmware cannot find out; the
+            option `rate` needs it.
 
     Raises:
-        GuestError: The guest can't be had as asked for.
+        GuestError: The options are wrong, or do not fit the machine.
     """
     options = options or {}
     if options.get("rate", "0") != "0" and clock_hz <= 0:

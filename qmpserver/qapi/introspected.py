@@ -9,6 +9,7 @@ from typing import Any
 
 from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.model import (
+    ANY,
     ANY_INT,
     EMPTY,
     PREDEFINED,
@@ -27,6 +28,16 @@ SOURCE = "query-qmp-schema"
 # Commands whose arguments QEMU parses itself: introspection shows only some of them.
 _PARSED_BY_HANDLER = frozenset({"device_add"})
 
+# Built-in types by the JSON type that introspection gives them: their names are the server's.
+_BUILTIN: dict[str, Type] = {
+    "string": PREDEFINED["str"],
+    "number": PREDEFINED["number"],
+    "int": ANY_INT,
+    "boolean": PREDEFINED["bool"],
+    "null": PREDEFINED["null"],
+    "value": ANY,
+}
+
 _Info = Mapping[str, Any]
 
 
@@ -38,7 +49,7 @@ def entities(infos: Iterable[_Info]) -> list[Command | Event]:
     """
     try:
         return _Reader(infos).entities()
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise SchemaError(SOURCE, None, f"invalid introspection: {error!r}") from None
 
 
@@ -82,7 +93,7 @@ class _Reader:
         # A recursive type must find itself here, so a type is entered before it is complete.
         match info["meta-type"]:
             case "builtin":
-                self._types[name] = ANY_INT if name == "int" else PREDEFINED[name]
+                self._types[name] = _BUILTIN[info["json-type"]]
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
                 array.element = self._type(info["element-type"])
@@ -114,7 +125,7 @@ class _Reader:
         if "tag" not in info:
             return
         type_.kind = "union"
-        type_.tag = next(member for member in type_.members if member.name == info["tag"])
+        type_.tag = {member.name: member for member in type_.members}[info["tag"]]
         for variant in info["variants"]:
             branch = type_.branches[variant["case"]] = Branch(variant["case"], None)
             branch.type = self._object(variant["type"])

@@ -201,5 +201,6 @@ _BUILTIN = {
 }
 PREDEFINED: dict[str, Type] = {**_BUILTIN, "QType": QType()}
 INT = _BUILTIN["int"]
+ANY = _BUILTIN["any"]
 # An integer of unknown width: introspection calls all integers `int`.
 ANY_INT = BuiltinType("int64 or uint64", "int")

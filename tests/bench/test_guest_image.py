@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.bench.command_line import QEMU
 from qmpserver.bench.firmware import ram_size
+from qmpserver.bench.launch import launch
 from qmpserver.bench.servers import OURS
-from qmpserver.bench.vm import QEMU, launch
 from tests.conftest import Until
 from tests.tools.conftest import Run
 
@@ -15,6 +16,7 @@ QEMUS = "-object memory-backend-memfd,id=ram,size={ram},share=on -machine pc,mem
 PATIENCE = 40.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [OURS, QEMU], ids=["qmpserver", "qemu"])
 @pytest.mark.parametrize(("vcpus", "ram", "ring"), SIZES)
 def test_every_vcpu_runs_it(
