@@ -130,7 +130,7 @@ async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):
-            devices.append(server.add_chardev(chardev))
+            devices.append(await server.add_chardev(chardev))
     for option, value in settings.monitors:
         with named(option, value):
             if option == "mon":
@@ -138,7 +138,7 @@ async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
                 continue
             mode = "readline" if option == "monitor" else "control"
             pretty = option == "qmp-pretty"
-            device = await server.listen(value, mode=mode, pretty=pretty)
+            device = await server.open_monitor(value, mode=mode, pretty=pretty)
             if device not in devices:
                 devices.append(device)
     return devices

@@ -163,6 +163,8 @@ def _unix_socket() -> socket.socket:
 def _unix_name(address: UnixAddress) -> bytes:
     """Return the socket address for the system, which has limited room for it."""
     path = os.fsencode(address.path)
+    if not path:  # the kernel would choose an abstract name, to which anybody may connect
+        raise DeviceError("a UNIX socket needs a path")
     room = _PATH_ROOM - 1 if address.abstract else _PATH_ROOM
     # The system takes a path that fills its room, but Python wants to end it with a zero.
     if len(path) > _PATH_ROOM - 1:

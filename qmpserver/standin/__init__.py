@@ -5,7 +5,7 @@ the scenario, by the state of a machine that does not exist, and by the schema.
 
     scenario = Scenario.load("crash.toml")  # or Scenario.read({"on": [...]})
     async with StandIn(scenario) as fake:
-        await fake.listen("unix:/tmp/q.sock,server=on,wait=off")
+        await fake.serve_unix("/tmp/q.sock")
         await fake.finished.wait()  # a client said quit
     print(fake.failures())  # what was expected and did not come
 """

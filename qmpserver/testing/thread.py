@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qmpserver.monitor import Server, SocketChardev, UnixAddress
+from qmpserver.monitor import Listener, Server, SocketChardev, UnixAddress, sockets
+from qmpserver.monitor.socket_devices import BACKLOG
 from qmpserver.transcript.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ class ServerThread(Conversation):
         chardev = SocketChardev(
             UnixAddress(path), id=f"qmp{name}", server=True, max_clients=self._max_clients
         )
-        device = self._server.add_chardev(chardev)
+        sock = sockets.listen(chardev.address, BACKLOG)
+        device = self._server.add_device(Listener(chardev, self._loop, sock))
 
         def greet(channel: Channel) -> None:
             self._server.connect(self.listen_in(channel), device.id)

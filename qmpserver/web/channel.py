@@ -148,6 +148,16 @@ class ReplyChannel:
         """Remember who is to be told of the end."""
         self._owner = owner
 
+    def receive(self, data: bytes) -> None:
+        """Pass on bytes of the request."""
+        if self._owner is not None:
+            self._owner.data_received(data)
+
+    def receive_eof(self) -> None:
+        """Pass on that the request is complete."""
+        if self._owner is not None:
+            self._owner.eof_received()
+
     @property
     def closed(self) -> bool:
         """Whether nothing more is kept."""

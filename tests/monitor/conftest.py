@@ -27,6 +27,7 @@ class Commands:
         self.registry = Registry(SCHEMA)
         self.executed: list[str] = []
         self.tasks = 0
+        self.task: asyncio.Task[Any] | None = None  # of the last `block`
         self.blocked = asyncio.Event()
         self.released = asyncio.Event()
         self.server: Server | None = None
@@ -62,6 +63,7 @@ class Commands:
         @command("block")
         async def block() -> dict[str, Any]:
             self.executed.append("block")
+            self.task = asyncio.current_task()
             self.blocked.set()
             await self.released.wait()
             return {"blocked": True}

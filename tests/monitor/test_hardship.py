@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-import qmpserver.monitor.device
-import qmpserver.monitor.server
+import qmpserver.monitor.client
+import qmpserver.monitor.socket_devices
 from qmpserver.monitor import Server, UnixAddress
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ async def test_out_of_descriptors(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(qmpserver.monitor.device, "_ACCEPT_AGAIN", 0.02)
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=8")
+    monkeypatch.setattr(qmpserver.monitor.socket_devices, "_ACCEPT_AGAIN", 0.02)
+    await server.serve_unix(path, max_clients=8)
     first = await connect(path)
     await first.negotiate()
     with socket.socket(socket.AF_UNIX) as knocking:
@@ -91,11 +91,11 @@ async def test_out_of_descriptors(
 async def test_nodelay(server: Server, options: str, nodelay: int, server_end: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         if server_end:
-            device = await server.listen(f"tcp:127.0.0.1:0,server=on,wait=off{options}")
+            device = await server.open_monitor(f"tcp:127.0.0.1:0,server=on,wait=off{options}")
             client = socket.create_connection(device.address)  # type: ignore[attr-defined]
         else:
             port = listening.getsockname()[1]
-            await server.listen(f"tcp:127.0.0.1:{port}{options}")
+            await server.open_monitor(f"tcp:127.0.0.1:{port}{options}")
             client, _ = listening.accept()
         with client:
             client.setblocking(False)
@@ -116,12 +116,12 @@ async def test_connecting_out_to_who_does_not_answer(
     server: Server, directory: Path, connect: "Connect"
 ) -> None:
     """Others are served meanwhile; when there is an answer after all, it is used."""
-    await server.listen(UnixAddress(str(directory / "q")))
+    await server.serve_unix(directory / "q")
     with socket.socket(socket.AF_UNIX) as manager, socket.socket(socket.AF_UNIX) as first:
         manager.bind(str(directory / "m"))
         manager.listen(0)
         first.connect(str(directory / "m"))  # there is no place for another now
-        device = await server.listen(f"unix:{directory}/m,reconnect=60")
+        device = await server.open_monitor(f"unix:{directory}/m,reconnect=60")
         peer = await connect(str(directory / "q"))
         await peer.negotiate()
         assert await peer.execute(b'{"execute": "echo"}') == {"return": {}}
@@ -143,7 +143,7 @@ async def test_the_end_does_not_wait_for_who_does_not_answer(
         manager.bind(str(directory / "m"))
         manager.listen(0)
         first.connect(str(directory / "m"))
-        await server.listen(f"unix:{directory}/m,reconnect=1")
+        await server.open_monitor(f"unix:{directory}/m,reconnect=1")
         async with asyncio.timeout(PATIENCE):
             await server.close()
     # The attempt fails now, and nothing of it stays.
@@ -156,7 +156,7 @@ async def test_connecting_out_to_who_comes_late(server: Server, directory: Path)
     chardev = qmpserver.monitor.SocketChardev(
         UnixAddress(str(directory / "m")), reconnect_ms=10, id="late"
     )
-    device = await server.listen(chardev)
+    device = await server.open_monitor(chardev)
     assert device.filename.startswith("disconnected:")
     with socket.socket(socket.AF_UNIX) as manager:
         manager.bind(str(directory / "m"))
@@ -174,7 +174,7 @@ async def test_a_device_that_nothing_speaks_on(server: Server, path: str, tcp: b
     """Its clients are let in and out, and what they say is kept for who may attach to it."""
     before = descriptors()
     address = "host=127.0.0.1,port=0" if tcp else f"path={path}"
-    device = server.add_chardev(f"socket,id=c,{address},server=on,wait=off")
+    device = await server.add_chardev(f"socket,id=c,{address},server=on,wait=off")
     for said in (b"", b"hello", b"x" * 100_000):
         with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as client:
             client.setblocking(False)
@@ -202,7 +202,7 @@ async def test_a_device_that_nothing_speaks_on(server: Server, path: str, tcp: b
 async def test_yank_with_several_clients(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
-    device = await server.listen(f"unix:{path},server=on,wait=off,max-clients=3")
+    device = await server.serve_unix(path, max_clients=3)
     peers = [await connect(path) for _ in range(3)]
     for peer in peers:
         await peer.negotiate()
@@ -222,7 +222,7 @@ async def test_a_flood_of_descriptors(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
     """Those of the last message are kept, no more than a message may have; none for longer."""
-    await server.listen(UnixAddress(path))
+    await server.serve_unix(path)
     peer = await connect(path)
     await peer.negotiate()
     before = len(descriptors())
@@ -255,7 +255,7 @@ async def test_storm_of_connections(
 ) -> None:
     """A thousand come and go, at any time and in any way; what they took is given back."""
     where = "tcp:127.0.0.1:0,nodelay=on" if tcp else f"unix:{path}"
-    device = await server.listen(f"{where},server=on,wait=off,max-clients=4")
+    device = await server.open_monitor(f"{where},server=on,wait=off,max-clients=4")
     address = cast("Any", device).address
     await asyncio.sleep(0)
     before, tasks = descriptors(), len(asyncio.all_tasks())
@@ -291,16 +291,16 @@ async def test_who_never_reads_costs_a_bounded_amount(
     server: Server, path: str, connect: "Connect", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what it is sent and of what it says itself no more is kept than is said of both."""
-    monkeypatch.setattr(qmpserver.monitor.server, "MAX_UNSENT_REPLIES", 50_000)
-    monkeypatch.setattr(qmpserver.monitor.server, "MAX_UNSENT_EVENTS", 200_000)
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_REPLIES", 50_000)
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_EVENTS", 200_000)
+    await server.serve_unix(path, max_clients=2)
     silent, other = await connect(path), await connect(path)
     await silent.negotiate()
     await other.negotiate()
     cast("asyncio.Transport", silent.writer.transport).pause_reading()
     silent.send(b'{"execute": "big"}' * 10_000)
-    await true(lambda: any(client._channel.unsent for client in server._clients))
-    channel = next(client._channel for client in server._clients if client._channel.unsent)
+    await true(lambda: any(executor.channel.unsent for executor in server._executors))
+    channel = next(each.channel for each in server._executors if each.channel.unsent)
     assert channel.unsent < 50_000 + 2 * 100_100
     for number in range(1000):
         server.emit("STOP", {"a": number, "filler": "x" * 1000})
@@ -315,12 +315,12 @@ async def test_a_pipe_that_answers_itself(
 ) -> None:
     """One FIFO for both directions: the monitor reads its own answers, for ever, as in QEMU."""
     os.mkfifo(directory / "p")
-    await server.listen(f"pipe:{directory}/p")
-    await server.listen(UnixAddress(path))
+    await server.open_monitor(f"pipe:{directory}/p")
+    await server.serve_unix(path)
     peer = await connect(path)
     await peer.negotiate()
-    looping = next(client for client in server._clients if client.monitor == "compat_monitor0")
-    await true(lambda: looping._session.work > 100)
+    looping = next(each for each in server._executors if each.client.monitor == "compat_monitor0")
+    await true(lambda: looping.session.work > 100)
     for number in range(100):
         reply = await peer.execute(b'{"execute": "echo", "id": %d}' % number)
         assert reply == {"return": {}, "id": number}

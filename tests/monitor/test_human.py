@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from qmpserver.keyval import OptionError
-from qmpserver.monitor import Server, UnixAddress
+from qmpserver.monitor import Server
 from qmpserver.monitor.readline import LineEditor
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ async def test_a_conversation(
     server: Server, human: Human, directory: Path, connect: "Connect"
 ) -> None:
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     async with asyncio.timeout(10):
         banner = await peer.reader.readuntil(PROMPT)
@@ -178,7 +178,7 @@ async def test_a_broken_command(
     server: Server, directory: Path, connect: "Connect", caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(directory / "m")
-    await server.listen(f"unix:{path},server=on,wait=off", mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     async with asyncio.timeout(10):
         await peer.reader.readuntil(PROMPT)
@@ -190,7 +190,7 @@ async def test_a_broken_command(
 
 async def test_input_that_ends(server: Server, directory: Path, connect: "Connect") -> None:
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     peer.send(b"x\ny\n")
     peer.writer.write_eof()
@@ -203,7 +203,7 @@ async def test_who_has_left_is_not_heard_on(
     server: Server, human: Human, directory: Path, connect: "Connect"
 ) -> None:
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     async with asyncio.timeout(10):
         await peer.reader.readuntil(PROMPT)
@@ -224,7 +224,7 @@ async def test_pasted_lines(
 ) -> None:
     """Many lines at once, in pieces anyhow, are executed one by one, each under its prompt."""
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     lines = [f"line {number} " + "\u00e9" * (number % 7) for number in range(500)]
     pasted = "\r".join([*lines, ""]).encode()
@@ -240,7 +240,7 @@ async def test_pasted_lines(
 
 
 async def test_monitors_by_name(server: Server, directory: Path) -> None:
-    server.add_chardev(f"socket,id=c,path={directory}/m,server=on,wait=off")
+    await server.add_chardev(f"socket,id=c,path={directory}/m,server=on,wait=off")
     with pytest.raises(OptionError, match="'pretty' is not compatible with HMP monitors"):
         server.add_monitor("c,mode=readline,pretty=on")
     assert server.add_monitor("c").attached
@@ -249,5 +249,5 @@ async def test_monitors_by_name(server: Server, directory: Path) -> None:
 async def test_without_commands_for_people(commands: "Commands") -> None:
     server = Server(commands.registry, version={})
     with pytest.raises(OptionError, match="Only QMP is supported"):
-        await server.listen("null", mode="readline")
+        await server.open_monitor("null", mode="readline")
     await server.close()

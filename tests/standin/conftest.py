@@ -121,7 +121,7 @@ def serve(tmp_path: Path) -> Serve:
         path = tmp_path / "fake.sock"
         served = Served(StandIn(made), path)
         try:
-            await served.fake.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
+            await served.fake.serve_unix(path, max_clients=max_clients)
             yield served
         finally:
             await served.close()

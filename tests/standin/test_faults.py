@@ -222,7 +222,7 @@ async def test_stopping_a_process_that_is_somebody_elses_is_refused() -> None:
 async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
     fake = StandIn(Scenario.asked_for("default,fault=not-json,fault=disconnect-mid-reply:stop"))
     path = tmp_path / "pretty.sock"
-    await fake.listen(f"unix:{path},server=on,wait=off", pretty=True)
+    await fake.serve_unix(path, pretty=True)
     client = await Raw.connect(path)
     for command in ("qmp_capabilities", "query-name", "stop"):
         client.send(command)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.monitor import fds
+from qmpserver.monitor import fd_commands
 from qmpserver.standin.state import agent, backends, block, devices, dirty, migration, runstate
 from qmpserver.standin.values import fitted
 
@@ -83,6 +83,7 @@ class State:
 
 def register_all(registry: Registry, state: State) -> None:
     """Bind the handlers of all commands that have state."""
-    fds.register(registry)
+    for name, handler in fd_commands.HANDLERS.items():
+        registry.command(name, client=True)(handler)
     for module in MODULES:
         module.register(registry, state)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.cli.parameters import PARAMETERS
 from qmpserver.keyval import Kind
-from qmpserver.monitor import fds
+from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def register(registry: Registry, machine: Machine) -> None:
     def query_iothreads() -> list[IOThreadInfo]:
         return []
 
-    fds.register(registry)
+    for name, handler in fd_commands.HANDLERS.items():
+        registry.command(name, client=True)(handler)
 
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
