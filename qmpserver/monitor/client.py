@@ -210,6 +210,7 @@ class Executor:
         self._executions.refuse_wait("Client.close()")
         self.executes = False
         self.channel.pause()
+        self._flush()  # the replies of a batch that was to go on
         try:
             if self._task is not None:
                 await asyncio.wait({self._task}, timeout=max(0.0, deadline - self._loop.time()))

@@ -123,6 +123,13 @@ class Peer:
         self.writer.close()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop run until *condition* holds."""
+    async with asyncio.timeout(PATIENCE):
+        for _ in iter(lambda: bool(condition()), True):
+            await asyncio.sleep(0.001)
+
+
 Connect = Callable[[Any], Awaitable[Peer]]
 
 

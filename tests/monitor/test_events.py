@@ -87,3 +87,29 @@ def test_close_drops_what_is_held(limiter: Limiter, sent: list[str], clock: Cloc
     limiter.close()
     clock.pass_interval()
     assert sent == ["a"]
+
+
+def test_an_event_that_cannot_be_sent_does_not_hold_back_later_ones(clock: Clock) -> None:
+    tried: list[int] = []
+
+    def send(event: Event) -> None:
+        tried.append(event.nanoseconds)
+        if event.nanoseconds == 1:
+            raise TypeError("not JSON")
+
+    limiter = Limiter(clock.call_later, send)
+    limiter.offer(Event("RTC_CHANGE", None, 0))
+    limiter.offer(Event("RTC_CHANGE", None, 1))
+    with pytest.raises(TypeError):
+        clock.pass_interval()
+    clock.pass_interval()
+    limiter.offer(Event("RTC_CHANGE", None, 2))
+    assert tried == [0, 1, 2]
+
+
+def test_after_close_no_timer_is_started(limiter: Limiter, sent: list[str], clock: Clock) -> None:
+    limiter.close()
+    offer(limiter, "RTC_CHANGE", None, "a")
+    offer(limiter, "RTC_CHANGE", None, "b")
+    assert sent == ["a", "b"]
+    assert clock.timers == []
