@@ -1,4 +1,4 @@
-"""Calls that may block, made in a thread so that the event loop goes on.
+"""Calls that may block, made in a thread while the event loop goes on.
 
 Each call has a daemon thread of its own: a name may take long to resolve and a
 host long to answer, and neither other calls nor the end of the program wait for it.
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def call_in_thread(name: str, function: Callable[[], T], discard: Callable[[T], object]) -> T:
-    """Return the result of *function*, called in a thread.
+    """Return the result of `function`, called in a thread.
 
     Args:
         name: The thread's name.
@@ -23,7 +23,7 @@ async def call_in_thread(name: str, function: Callable[[], T], discard: Callable
         discard: Disposes of the result if the caller was cancelled meanwhile.
 
     Raises:
-        Exception: The exception of *function*.
+        Exception: The exception of `function`.
     """
     future = start_in_thread(name, function, discard)
     try:
@@ -38,7 +38,7 @@ async def call_in_thread(name: str, function: Callable[[], T], discard: Callable
 def start_in_thread(
     name: str, function: Callable[[], T], discard: Callable[[T], object]
 ) -> "asyncio.Future[T]":
-    """Start *function* in a thread, and return the future of its result.
+    """Start `function` in a thread, and return the future of its result.
 
     Cancel the future to give up; the result is discarded then. Arguments are those of
     `call_in_thread`.
@@ -70,7 +70,7 @@ def start_in_thread(
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[T], None], argument: T) -> bool:
-    """Call *callback* on the loop's thread; return False if the loop is closed."""
+    """Call `callback` on the loop's thread; return False if the loop is closed."""
     try:
         loop.call_soon_threadsafe(callback, argument)
     except RuntimeError:

@@ -1,7 +1,7 @@
 """One QMP client: its face towards command handlers, and the execution of its commands.
 
-The executor takes bytes from the client's channel, executes the commands in them in batches,
-so that no client keeps the event loop to itself, and writes the replies of a batch together.
+The executor takes bytes from the client's channel, executes the commands in batches, which
+lets other clients in between, and writes the replies of a batch together.
 """
 
 import asyncio

@@ -53,7 +53,7 @@ class Descriptors(Device):
 
 
 def open_file(path: str, append: bool) -> int:
-    """Return a descriptor to write to *path*; blocks while *path* is a FIFO without a reader.
+    """Return a descriptor to write to `path`; blocks while `path` is a FIFO without a reader.
 
     Raises:
         DeviceError: The file cannot be opened.
@@ -62,7 +62,7 @@ def open_file(path: str, append: bool) -> int:
 
 
 def open_pipe(path: str) -> tuple[int, int]:
-    """Return the descriptors to read from and to write to: `path.in`, `path.out`, or both *path*.
+    """Return the descriptors to read from and to write to: `path.in`, `path.out`, or both `path`.
 
     Raises:
         DeviceError: They cannot be opened.

@@ -50,7 +50,7 @@ class Device(ABC):
         await self._connected.wait()
 
     def attach(self, attach: Attach, *, raw: bool = False) -> None:
-        """Call *attach* with the channel of each client from now on.
+        """Call `attach` with the channel of each client from now on.
 
         Args:
             attach: Takes the channels.

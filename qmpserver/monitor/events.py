@@ -60,7 +60,7 @@ class Timer(Protocol):
 
 
 def broadcast(event: Event, receivers: Iterable[Receiver]) -> None:
-    """Send *event* to all *receivers* that want events, encoded once for each format."""
+    """Send `event` to all `receivers` that want events, encoded once for each format."""
     seconds, rest = divmod(event.nanoseconds, 1_000_000_000)
     encoded: dict[bool, bytes] = {}
     for receiver in list(receivers):  # sending may disconnect a client
@@ -93,7 +93,7 @@ class Limiter:
         self._closed = False
 
     def offer(self, event: Event) -> None:
-        """Send *event* now or later, or drop it in favour of a later one."""
+        """Send `event` now or later, or drop it in favour of a later one."""
         name, data = event.name, event.data
         if name not in LIMITED:
             self._send(event)

@@ -19,7 +19,7 @@ class Executions:
         self._abandoned: set[asyncio.Task[None]] = set()
 
     def start(self, execution: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run *execution* as a task."""
+        """Run `execution` as a task."""
         task = self._loop.create_task(execution)
         self._running.add(task)
         task.add_done_callback(self._ended)

@@ -29,7 +29,7 @@ __all__ = ["open_device"]
 
 
 async def open_device(chardev: Chardev) -> Device:
-    """Open the device that *chardev* describes.
+    """Open the device that `chardev` describes.
 
     Calls that may block run in a thread; nothing stays open if the caller is cancelled.
 

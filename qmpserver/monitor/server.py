@@ -147,7 +147,7 @@ class Server:
         mode: str = "control",
         pretty: bool = False,
     ) -> Listener:
-        """Listen on a TCP port. Anybody who reaches it may connect: QMP has no authentication.
+        """Listen on a TCP port; every host that reaches it may connect, without authentication.
 
         Args:
             host: The address or name to listen on, "" for all addresses.
@@ -251,7 +251,7 @@ class Server:
         return device
 
     def add_monitor(self, options: str) -> Device:
-        """Attach a monitor to a device; *options* is the value of `-mon`.
+        """Attach a monitor to a device; `options` is the value of `-mon`.
 
         Raises:
             OptionError: The value is invalid, or there is no such device, or it is in use.
@@ -265,7 +265,7 @@ class Server:
     def connect(
         self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
     ) -> Client:
-        """Serve a QMP client on *channel*.
+        """Serve a QMP client on `channel`.
 
         Args:
             channel: The connection.
@@ -301,7 +301,7 @@ class Server:
         self._limiter.offer(Event(event, data, time.time_ns()))
 
     def emit_threadsafe(self, event: str, data: Mapping[str, Any] | None = None) -> None:
-        """Send an event as `emit` does, from any thread; *data* must not change afterwards.
+        """Send an event as `emit` does, from any thread; `data` must not change afterwards.
 
         Raises:
             ValueError: The schema does not allow this data (with `check_events`).
@@ -365,7 +365,7 @@ class Server:
         return label
 
     def _attach(self, name: str, mode: str, pretty: bool) -> Device:
-        """Open a monitor on device *name*.
+        """Open a monitor on device `name`.
 
         Raises:
             OptionError: There is no such device or mode, or the device is in use.

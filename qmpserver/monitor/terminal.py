@@ -28,11 +28,11 @@ class HumanCommands(Protocol):
     def execute(self, line: str, history: Sequence[str]) -> Awaitable[str | None]:
         """Execute one line and return its output, or None if no prompt is to follow.
 
-        The output includes errors. *history* holds the lines entered, this one last.
+        The output includes errors. `history` holds the lines entered, this one last.
         """
 
     def complete(self, line: str) -> tuple[str, list[str]]:
-        """Return the last word of *line* and its completions."""
+        """Return the last word of `line` and its completions."""
 
 
 class HumanClient:
@@ -82,7 +82,7 @@ class HumanClient:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, banner: str) -> None:
-        """Show *banner* and the prompt, and begin to read."""
+        """Show `banner` and the prompt, and begin to read."""
         self._channel.start(self)
         self._channel.write(_encode(banner))
         self._editor.show_prompt()

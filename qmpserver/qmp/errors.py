@@ -30,7 +30,7 @@ class ParseError(CommandError):
 
 
 def printable(value: object, convert: Callable[[object], str] = str) -> str:
-    """Return *value* as text, also where its own conversion raises.
+    """Return `value` as text, also where its own conversion raises.
 
     Args:
         value: Any object.
