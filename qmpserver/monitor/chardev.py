@@ -265,7 +265,7 @@ def _socket(options: Options, name: str) -> SocketChardev:
 def _address(options: Options) -> Address:
     path, host, port, fd = map(options.string, ("path", "host", "port", "fd"))
     if path is not None:
-        if not path:  # the kernel would choose an abstract name, to which anybody may connect
+        if not path:  # the kernel would choose an abstract name, open to every user
             raise OptionError("a UNIX socket needs a path")
         return UnixAddress(path, options.bool("abstract"), options.bool("tight", True))
     if host is not None and port is not None:

@@ -190,7 +190,7 @@ class Server:
         opened = await self.add_chardev(device)
         try:
             return self._attach(opened.id, mode, pretty)
-        except OptionError:
+        except BaseException:
             del self._devices[opened.id]
             opened.close()
             raise

@@ -161,7 +161,7 @@ def _unix_socket() -> socket.socket:
 def _unix_name(address: UnixAddress) -> bytes:
     """Return the socket address for the system, which has limited room for it."""
     path = os.fsencode(address.path)
-    if not path:  # the kernel would choose an abstract name, to which anybody may connect
+    if not path:  # the kernel would choose an abstract name, open to every user
         raise DeviceError("a UNIX socket needs a path")
     room = _PATH_ROOM - 1 if address.abstract else _PATH_ROOM
     # The system allows a path of 108 bytes, but Python needs one for a terminating zero.

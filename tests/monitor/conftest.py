@@ -21,7 +21,7 @@ PATIENCE = 10.0
 
 
 class Commands:
-    """The handlers of a few commands; what they do can be watched and steered."""
+    """The handlers of a few commands, which tests watch and steer."""
 
     def __init__(self) -> None:
         self.registry = Registry(SCHEMA)

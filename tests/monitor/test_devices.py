@@ -37,7 +37,7 @@ async def test_a_file_gets_the_greeting(server: Server, directory: Path) -> None
     assert "QMP" in json.loads(path.read_text())
 
 
-async def test_a_file_that_cant_be_opened(server: Server, directory: Path) -> None:
+async def test_a_file_that_cannot_be_opened(server: Server, directory: Path) -> None:
     with pytest.raises(DeviceError) as refusal:
         await server.open_monitor(f"file:{directory}/no/log")
     assert str(refusal.value) == f"Could not open '{directory}/no/log': No such file or directory"
@@ -59,7 +59,7 @@ async def test_named_pipes(server: Server, directory: Path) -> None:
     os.close(sink)
 
 
-async def test_connecting_out_and_again(server: Server, directory: Path) -> None:
+async def test_reconnecting(server: Server, directory: Path) -> None:
     path = str(directory / "c")
     with socket.socket(socket.AF_UNIX) as manager:
         manager.bind(path)
@@ -75,7 +75,7 @@ async def test_connecting_out_and_again(server: Server, directory: Path) -> None
                     assert device.filename == "unix:"  # its own end has no name, as in QEMU
 
 
-async def test_connecting_out_where_nobody_is(server: Server, directory: Path) -> None:
+async def test_connecting_to_a_missing_socket(server: Server, directory: Path) -> None:
     with pytest.raises(DeviceError) as refusal:
         await server.open_monitor(f"unix:{directory}/c")
     words = f"Failed to connect to '{directory}/c': No such file or directory"

@@ -69,7 +69,7 @@ async def test_mismatch_is_told_before_a_client_can_come() -> None:
 
 
 def test_public_names_are_documented() -> None:
-    """Each with its types and, unless it is an error or a plain value, who may use it where."""
+    """Each with its types and, unless it is an error or a plain value, its thread."""
     for name in qmpserver.__all__:
         exported = getattr(qmpserver, name)
         if not isinstance(exported, type):

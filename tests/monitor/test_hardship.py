@@ -1,4 +1,4 @@
-"""Clients that are many, rude or slow; addresses where nobody is; a process that has run out."""
+"""Many, rude or slow clients; peers that do not answer; a process without free descriptors."""
 
 import array
 import asyncio
@@ -106,7 +106,7 @@ def _option_of_peer(client: socket.socket) -> int:
     raise AssertionError("it is not there")
 
 
-async def test_connecting_out_to_who_does_not_answer(
+async def test_connecting_to_a_peer_that_does_not_answer(
     server: Server, directory: Path, connect: "Connect"
 ) -> None:
     """Others are served meanwhile; when there is an answer after all, it is used."""
@@ -129,7 +129,7 @@ async def test_connecting_out_to_who_does_not_answer(
                 assert b"QMP" in await loop.sock_recv(connection, 4096)
 
 
-async def test_the_end_does_not_wait_for_who_does_not_answer(
+async def test_close_does_not_wait_for_a_connection_attempt(
     server: Server, directory: Path
 ) -> None:
     before = descriptors()
@@ -146,7 +146,7 @@ async def test_the_end_does_not_wait_for_who_does_not_answer(
     assert descriptors() == before
 
 
-async def test_connecting_out_to_who_comes_late(server: Server, directory: Path) -> None:
+async def test_connecting_to_a_peer_that_comes_late(server: Server, directory: Path) -> None:
     chardev = qmpserver.monitor.SocketChardev(
         UnixAddress(str(directory / "m")), reconnect_ms=10, id="late"
     )
@@ -164,8 +164,8 @@ async def test_connecting_out_to_who_comes_late(server: Server, directory: Path)
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-async def test_a_device_that_nothing_speaks_on(server: Server, path: str, tcp: bool) -> None:
-    """Its clients are let in and out, and what they say is kept for who may attach to it."""
+async def test_a_device_without_a_monitor(server: Server, path: str, tcp: bool) -> None:
+    """Its clients may come and go, and their bytes are kept for a monitor that attaches to it."""
     before = descriptors()
     address = "host=127.0.0.1,port=0" if tcp else f"path={path}"
     device = await server.add_chardev(f"socket,id=c,{address},server=on,wait=off")
@@ -292,10 +292,10 @@ async def test_storm_of_connections(
     await peer.negotiate()
 
 
-async def test_who_never_reads_costs_a_bounded_amount(
+async def test_a_client_that_never_reads_costs_a_bounded_amount(
     server: Server, path: str, connect: "Connect", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what it is sent and of what it says itself no more is kept than is said of both."""
+    """Unsent output and unread input stay within their limits."""
     monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_REPLIES", 50_000)
     monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_EVENTS", 200_000)
     await server.serve_unix(path, max_clients=2)

@@ -1,4 +1,4 @@
-"""Opening monitors: where to listen, and what a slow name or a slow host does to others."""
+"""Opening monitors: listening addresses; slow names and slow hosts do not block the loop."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def descriptors() -> set[str]:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Opens at the end, so that no thread waits for ever."""
+    """An event that threads wait for; set at the end, in any case."""
     gate = threading.Event()
     yield gate
     gate.set()
@@ -71,7 +71,7 @@ async def test_one_client_unless_more_are_allowed(server: Server, connect: "Conn
 
 
 async def test_a_path_that_is_empty(server: Server) -> None:
-    """The kernel would choose an abstract name, to which anybody may connect."""
+    """The kernel would choose an abstract name, open to every user."""
     with pytest.raises(DeviceError, match="a UNIX socket needs a path"):
         await server.serve_unix("")
 
@@ -139,7 +139,7 @@ async def test_opening_that_is_cancelled(
 async def test_a_host_that_does_not_answer(
     server: Server, directory: Path, connect: "Connect"
 ) -> None:
-    """A UNIX socket whose backlog is full blocks who connects."""
+    """Connecting to a UNIX socket blocks while its backlog is full."""
     with socket.socket(socket.AF_UNIX) as manager, socket.socket(socket.AF_UNIX) as first:
         manager.bind(str(directory / "m"))
         manager.listen(0)

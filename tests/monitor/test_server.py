@@ -58,9 +58,7 @@ async def test_one_client_at_a_time(server: Server, path: str, connect: "Connect
     assert await second.receive() == {"return": {}}
 
 
-async def test_more_clients_where_that_is_asked_for(
-    server: Server, path: str, connect: "Connect"
-) -> None:
+async def test_max_clients(server: Server, path: str, connect: "Connect") -> None:
     await server.serve_unix(path, max_clients=2)
     first, second, third = [await connect(path) for _ in range(3)]
     await first.negotiate()
@@ -72,10 +70,10 @@ async def test_more_clients_where_that_is_asked_for(
     assert (await third.receive())["event"] == "STOP"
 
 
-async def test_clients_take_turns(
+async def test_clients_are_served_in_batches(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
-    """One that sends a great many commands at once keeps nobody waiting for all of them."""
+    """A client that sends many commands at once does not hold up the others."""
     await server.serve_unix(path, max_clients=2)
     greedy, modest = [await connect(path) for _ in range(2)]
     await greedy.negotiate()
@@ -92,7 +90,7 @@ async def test_clients_take_turns(
 
 
 @pytest.mark.parametrize("junk", [b"}", b"1 ", b"\xff", b"[]", b'{"id":"\\u00e9"}', b"[[]],"])
-async def test_junk_takes_turns_too(
+async def test_junk_is_read_in_batches(
     server: Server, path: str, connect: "Connect", junk: bytes
 ) -> None:
     """What is no command is not dealt with at the expense of others either."""
@@ -249,7 +247,7 @@ async def test_what_was_sent_before_the_end_of_input_is_answered(
     assert await peer.ends() == b'{"return": {"blocked": true}}\r\n{"return": {}}\r\n'
 
 
-async def test_who_does_not_read_is_not_served(
+async def test_a_client_that_does_not_read_is_not_served(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
     await server.serve_unix(path, max_clients=2)
@@ -293,7 +291,7 @@ async def test_small_commands_with_big_replies_wait_for_the_client_too(
     assert commands.executed == ["big"] * 99
 
 
-async def test_who_lets_events_pile_up_is_disconnected(
+async def test_a_client_with_too_many_unsent_events_is_disconnected(
     server: Server,
     path: str,
     connect: "Connect",

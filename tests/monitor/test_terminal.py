@@ -1,4 +1,4 @@
-"""The human monitor: keys, history, completion, and what is shown, as QEMU shows it."""
+"""The human monitor: keys, history, completion and output, as in QEMU."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
