@@ -283,12 +283,17 @@ class Executor:
                 self._task = self._executions.start(self._await(command, bound, result))
         self._corked = False
         self._flush()
-        if self._ended and session.idle and not channel.unsent:
+        if self._ended and self._answered and not channel.unsent:
             channel.close()
         elif self.executes and session.wants_input and channel.unsent <= MAX_UNSENT_REPLIES:
             channel.resume()
         else:
             channel.pause()
+
+    @property
+    def _answered(self) -> bool:
+        """Whether every command that is to be executed has been answered."""
+        return self.session.idle or not (self.executes or self.session.busy)
 
     def _run_scheduled(self) -> None:
         self._scheduled = False

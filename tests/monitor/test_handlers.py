@@ -272,6 +272,24 @@ async def test_a_handler_that_has_its_client_disconnected(
     assert server.clients == 0
 
 
+async def test_a_client_that_ends_its_input_after_its_last_command(
+    negotiated: Negotiated, commands: "Commands"
+) -> None:
+    """Commands after it stay unanswered, but do not keep the connection open."""
+
+    @commands.registry.command("block", client=True, replace=True)
+    async def block(client: Client) -> dict[str, bool]:
+        client.execute_no_more()
+        await asyncio.sleep(0)
+        return {"blocked": True}
+
+    peer = await negotiated()
+    peer.send(b'{"execute": "block"}{"execute": "echo"}')
+    peer.writer.write_eof()
+    assert await peer.ends() == b'{"return": {"blocked": true}}\r\n'
+    assert commands.executed == []
+
+
 def test_public_attributes_of_a_client() -> None:
     assert {name for name in dir(Client) if not name.startswith("_")} == {
         "close",
