@@ -11,6 +11,7 @@ from functools import partial
 
 from qmpserver.monitor.background import call_in_thread
 from qmpserver.monitor.chardev import (
+    Address,
     Chardev,
     FileChardev,
     InetAddress,
@@ -25,7 +26,7 @@ from qmpserver.monitor.socket_devices import BACKLOG, Connector, Listener
 from qmpserver.monitor.sockets import connect, listen
 from qmpserver.monitor.stdio import Stdio
 
-__all__ = ["open_device"]
+__all__ = ["listen_on", "open_device"]
 
 
 async def open_device(chardev: Chardev) -> Device:
@@ -39,9 +40,14 @@ async def open_device(chardev: Chardev) -> Device:
     loop = asyncio.get_running_loop()
     match chardev:
         case SocketChardev(server=True):
-            return await _open_listener(chardev, loop)
+            sock = await listen_on(chardev.address, BACKLOG)
+            return Listener(chardev, loop, sock)
+        case SocketChardev(reconnect_ms=0):  # its only attempt, whose failure is the caller's
+            connecting = partial(connect, chardev.address)
+            sock = await call_in_thread(f"connect-{chardev.id}", connecting, socket.socket.close)
+            return Connector(chardev, loop, sock)
         case SocketChardev():
-            return await _open_connector(chardev, loop)
+            return Connector(chardev, loop)
         case StdioChardev():
             return Stdio(chardev, loop)
         case FileChardev(path, append):
@@ -55,19 +61,14 @@ async def open_device(chardev: Chardev) -> Device:
             return Descriptors(loop, chardev.id, "null", -1, -1)
 
 
-async def _open_listener(chardev: SocketChardev, loop: asyncio.AbstractEventLoop) -> Listener:
-    listening = partial(listen, chardev.address, BACKLOG)
-    if isinstance(chardev.address, InetAddress):  # its host is resolved, by DNS perhaps
-        sock = await call_in_thread(f"listen-{chardev.id}", listening, socket.socket.close)
-    else:
-        sock = listening()
-    return Listener(chardev, loop, sock)
+async def listen_on(address: Address, backlog: int) -> socket.socket:
+    """Return a socket that listens, as `sockets.listen` does, without blocking the event loop.
 
-
-async def _open_connector(chardev: SocketChardev, loop: asyncio.AbstractEventLoop) -> Connector:
-    if chardev.reconnect_ms:
-        return Connector(chardev, loop)
-    # With a single attempt, its failure is the caller's.
-    connecting = partial(connect, chardev.address)
-    sock = await call_in_thread(f"connect-{chardev.id}", connecting, socket.socket.close)
-    return Connector(chardev, loop, sock)
+    Raises:
+        DeviceError: It is not possible; the message is QEMU's.
+    """
+    listening = partial(listen, address, backlog)
+    if isinstance(address, InetAddress):  # its host is resolved, by DNS perhaps
+        name = f"listen-{address.host}:{address.port}"
+        return await call_in_thread(name, listening, socket.socket.close)
+    return listening()

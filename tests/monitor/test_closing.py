@@ -101,6 +101,27 @@ async def test_close_that_is_cancelled_closes_at_once(
     assert descriptors() == before
 
 
+async def test_a_client_that_is_closed_in_the_middle_of_a_command(
+    server: Server, commands: "Commands"
+) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    client = server.connect(Channel(loop, theirs), "other")
+    with ours:
+        await loop.sock_sendall(ours, b'{"execute": "qmp_capabilities"}{"execute": "block"}')
+        await commands.blocked.wait()
+        await client.close(grace=0)
+        assert commands.task is not None
+        await asyncio.wait({commands.task}, timeout=PATIENCE)
+        assert commands.task.cancelled()
+        received = b""
+        while data := await loop.sock_recv(ours, 4096):
+            received += data
+        assert received.endswith(b'{"return": {}}\r\n')
+    assert server.clients == 0
+
+
 async def test_two_that_close(
     server: Server, path: Path, connect: "Connect", commands: "Commands"
 ) -> None:
