@@ -148,14 +148,14 @@ async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):
-            devices.append(server.add_chardev(chardev))
+            devices.append(await server.add_chardev(chardev))
     for option, value in settings.monitors:
         with named(option, value):
             if option == "mon":
                 server.add_monitor(value)
                 continue
             mode = "readline" if option == "monitor" else "control"
-            device = await server.listen(value, mode=mode, pretty=option == "qmp-pretty")
+            device = await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
             if device not in devices:
                 devices.append(device)
     return devices

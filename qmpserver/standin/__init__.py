@@ -5,7 +5,7 @@ state, else by the schema.
 
     scenario = Scenario.load("crash.toml")  # or Scenario.read({"on": [...]})
     async with StandIn(scenario) as stand_in:
-        await stand_in.listen("unix:/tmp/q.sock,server=on,wait=off")
+        await stand_in.serve_unix("/tmp/q.sock")
         await stand_in.finished.wait()  # until a client sends quit
     print(stand_in.failures())  # expectations that are not met
 """

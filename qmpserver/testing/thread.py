@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qmpserver.monitor import Server, SocketChardev, UnixAddress
+from qmpserver.monitor import Listener, Server, SocketChardev, UnixAddress, sockets
+from qmpserver.monitor.socket_devices import BACKLOG
 from qmpserver.standin.tap import Tap
 from qmpserver.testing.questions import Questions
 from qmpserver.transcript.conversation import KEPT_MESSAGES, Conversation
@@ -324,7 +325,8 @@ class ServerThread(Questions):
         chardev = SocketChardev(
             UnixAddress(path), id=f"qmp{name}", server=True, max_clients=self._max_clients
         )
-        device = server.add_chardev(chardev)
+        sock = sockets.listen(chardev.address, BACKLOG)
+        device = server.add_device(Listener(chardev, asyncio.get_running_loop(), sock))
 
         def greet(channel: Connection) -> None:
             if self._accel != FAKE:  # a stand-in has a tap of its own

@@ -147,6 +147,16 @@ class ReplyChannel:
         """Set the owner, which is notified of the end."""
         self._owner = owner
 
+    def receive(self, data: bytes) -> None:
+        """Pass on bytes of the request."""
+        if self._owner is not None:
+            self._owner.data_received(data)
+
+    def receive_eof(self) -> None:
+        """Pass on that the request is complete."""
+        if self._owner is not None:
+            self._owner.eof_received()
+
     @property
     def closed(self) -> bool:
         """Whether the channel is closed."""

@@ -160,7 +160,7 @@ class Metrics:
             "qmpserver_monitor_clients", "Connected clients", labels=("mode",)
         )
         clients.add_metric(("control",), server.clients)
-        clients.add_metric(("readline",), server.people)
+        clients.add_metric(("readline",), server.human_clients)
         yield clients
         commands = CounterMetricFamily(
             "qmpserver_commands", "QMP commands executed", labels=("command", "result")

@@ -72,12 +72,12 @@ class Monitors:
         client = self._server.connect(channel, "http", events=False)
         self._clients.add(client)
         try:
-            client.data_received(_NEGOTIATION)
+            channel.receive(_NEGOTIATION)
             channel.replies.clear()
             for start in range(0, len(body), READ_SIZE):
-                client.data_received(body[start : start + READ_SIZE])
+                channel.receive(body[start : start + READ_SIZE])
                 await asyncio.sleep(0)
-            client.eof_received()
+            channel.receive_eof()
             await channel.done.wait()
         finally:
             self._clients.discard(client)
@@ -90,8 +90,7 @@ class Monitors:
 
     async def _finish(self, _app: web.Application) -> None:
         self._ending = True
-        deadline = asyncio.get_running_loop().time() + GRACE
-        await asyncio.gather(*(client.finish(deadline) for client in self._clients))
+        await asyncio.gather(*(client.close(GRACE) for client in self._clients))
 
 
 def _drop_unread(request: web.Request) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from qmpserver.monitor import UnixAddress, sockets
+from qmpserver.monitor.opening import listen_on
 from qmpserver.web.address import is_loopback
 from qmpserver.web.app import make_app
 from qmpserver.web.qmp import GRACE
@@ -115,7 +116,7 @@ async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
     Raises:
         DeviceError: The address cannot be listened on; the text is QEMU's.
     """
-    sock = sockets.listen(options.address, BACKLOG)
+    sock = await listen_on(options.address, BACKLOG)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)  # connections inherit it
     url, names = _names(options, sock)
     guard = Guard(options.token, names)

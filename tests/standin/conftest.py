@@ -126,7 +126,7 @@ def serve(tmp_path: Path) -> Serve:
         path = tmp_path / "qmp.sock"
         served = Served(made, path)
         try:
-            await served.stand_in.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
+            await served.stand_in.serve_unix(path, max_clients=max_clients)
             yield served
         finally:
             await served.close()

@@ -233,7 +233,7 @@ async def test_faults_of_a_pretty_monitor(tmp_path: Path) -> None:
         Scenario.from_option("default,fault=not-json,fault=disconnect-mid-reply:stop")
     )
     path = tmp_path / "pretty.sock"
-    await stand_in.listen(f"unix:{path},server=on,wait=off", pretty=True)
+    await stand_in.serve_unix(path, pretty=True)
     client = await Raw.connect(path)
     for command in ("qmp_capabilities", "query-name", "stop"):
         client.send(command)

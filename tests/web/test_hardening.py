@@ -16,7 +16,7 @@ import pytest_asyncio
 import trustme
 
 from qmpserver.monitor import Server
-from qmpserver.monitor.server import MAX_UNSENT_EVENTS, MAX_UNSENT_REPLIES
+from qmpserver.monitor.client import MAX_UNSENT_EVENTS, MAX_UNSENT_REPLIES
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.web import qmp, serve
 from tests.conftest import PATIENCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.keyval import Kind
-from qmpserver.monitor import fds
+from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def register(registry: Registry, machine: Machine) -> None:
     def query_iothreads() -> list[IOThreadInfo]:
         return []
 
-    fds.register(registry)
+    for name, handler in fd_commands.HANDLERS.items():
+        registry.command(name, client=True)(handler)
 
 
 def register_command_line(

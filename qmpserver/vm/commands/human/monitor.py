@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.hmp import LineError, complete, parse
@@ -61,7 +62,7 @@ class HumanMonitor:
         }
         bound = self._registry.find(name)
         result = self._registry.call(bound, given, None)
-        return await result if bound.is_async else result
+        return await result if inspect.isawaitable(result) else result
 
     async def select_cpu(self, index: int) -> bool:
         """Make vCPU `index` the default and return whether it exists."""
