@@ -102,13 +102,13 @@ class Live:
                 "wakes": reaper.wakes,
                 "coalesced-kicks": reaper.coalesced_kicks,
                 "fallback-turns": reaper.fallback_turns,
-                "kick-to-wake": _trimmed(reaper.kick_to_wake),
-                "cancel-to-wake": _trimmed(reaper.cancel_to_wake),
+                "kick-to-wake": trimmed(reaper.kick_to_wake),
+                "cancel-to-wake": trimmed(reaper.cancel_to_wake),
             },
         }
 
 
-def _trimmed(histogram: list[int]) -> list[int]:
+def trimmed(histogram: list[int]) -> list[int]:
     """Return a histogram without the empty buckets at its end."""
     end = max((i for i, count in enumerate(histogram, 1) if count), default=0)
     return histogram[:end]

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from qmpserver.web.broadcast import MAX_LISTENERS, Broadcast
-from qmpserver.web.live import INTERVAL
+from qmpserver.web.live import INTERVAL, trimmed
 from tests.web.conftest import VCPUS, Web
 
 PATIENCE = 10
@@ -161,3 +161,8 @@ async def _until_quiet(reader: asyncio.StreamReader) -> int:
                 got += len(await reader.read(65536))
         except TimeoutError:
             return got
+
+
+def test_a_frame_s_histograms_end_with_a_wake() -> None:
+    assert trimmed([0, 2, 0, 1, 0, 0]) == [0, 2, 0, 1]
+    assert trimmed([0, 0]) == []

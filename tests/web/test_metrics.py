@@ -320,3 +320,10 @@ async def test_the_dashboard_names_what_there_is(site: Web, http: aiohttp.Client
                 assert name in labels, target["expr"]
                 for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
                     assert label in labels[name], target["legendFormat"]
+
+
+async def test_the_first_bucket_is_up_to_a_microsecond(
+    site: Web, http: aiohttp.ClientSession
+) -> None:
+    buckets = (await scrape(site, http)).samples()["qmpserver_reaper_kick_to_wake_seconds_bucket"]
+    assert float(buckets[0].labels["le"]) == pytest.approx(1023e-9)
