@@ -23,9 +23,11 @@ class Owner:
     def __init__(self) -> None:
         self.received = b""
         self.has_drained = asyncio.Event()
+        self.has_received = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+        self.has_received.set()
 
     def drained(self) -> None:
         self.has_drained.set()
@@ -106,7 +108,7 @@ async def test_the_count_of_split_messages(peers: list[Peer]) -> None:
 
 
 async def test_nothing_is_read_before_a_late_start(peers: list[Peer]) -> None:
-    peer = Peer(faults.Spec("late-start", seconds=60))
+    peer = Peer(faults.Spec("late-start", seconds=0.1))
     peers.append(peer)
     peer.wire.start(peer.owner)
     peer.socket.send(b"{}")
@@ -114,9 +116,11 @@ async def test_nothing_is_read_before_a_late_start(peers: list[Peer]) -> None:
     peer.wire.resume()
     for _ in range(3):
         await asyncio.sleep(0)
-    assert peer.owner.received == b""
     peer.wire.write(REPLY)
-    assert peer.got() == b""
+    assert (peer.owner.received, peer.got()) == (b"", b"")
+    async with asyncio.timeout(10):
+        await peer.owner.has_received.wait()
+    assert (peer.owner.received, peer.got()) == (b"{}", REPLY)
 
 
 async def test_a_closed_wire_tells_its_owner_nothing_more(peers: list[Peer]) -> None:

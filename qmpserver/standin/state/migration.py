@@ -28,7 +28,7 @@ class _Migration:
         self.begun = self.ended = 0.0
         self.capabilities: dict[str, bool] = {}
         self.parameters: dict[str, Any] = {}
-        self._number = 0
+        self._number = 0  # of the migration that a timer belongs to
 
     def enter(self, status: str) -> None:
         self.status = status
@@ -42,24 +42,24 @@ class _Migration:
             raise CommandError("There's a migration process in progress")
         self.begun, self._number = time.monotonic(), self._number + 1
         self.enter("setup")
-        self.state.later(0, self._step, self._number, "setup", "active")
+        self.state.later(0, self._step, "setup", "active")
         self.state.later(self.state.machine.migration_time, self._converged, self._number)
 
     def cancel(self) -> None:
         if self.status not in _UNDER_WAY:
             return
         self.enter("cancelling")
-        self.state.later(0, self._step, self._number, "cancelling", "cancelled")
+        self.state.later(0, self._step, "cancelling", "cancelled")
 
     def resume(self, expected: str) -> None:
         """Continue after the pause before the switchover."""
         if self.status != expected:
             raise CommandError(f"Migration not in expected state: {self.status or 'none'}")
         self.enter("device")
-        self.state.later(0, self._complete, self._number)
+        self.state.later(0, self._complete)
 
-    def _step(self, number: int, before: str, after: str) -> None:
-        if number == self._number and self.status == before:
+    def _step(self, before: str, after: str) -> None:
+        if self.status == before:
             self.enter(after)
             if after == "cancelled" and self.state.status == "finish-migrate":
                 self.state.set_status("running")
@@ -73,10 +73,10 @@ class _Migration:
         if self.capabilities.get("pause-before-switchover"):
             self.enter("pre-switchover")
         else:
-            self._complete(number)
+            self._complete()
 
-    def _complete(self, number: int) -> None:
-        if number == self._number and self.status in ("active", "device"):
+    def _complete(self) -> None:
+        if self.status in ("active", "device"):
             self.state.status = "postmigrate"
             self.enter("completed")
 
