@@ -75,6 +75,7 @@ ADD = SCHEMA.commands["add"]
         ("on=yes", {"on": True}),
         ("on=off", {"on": False}),
         ("size=-0x10", {"size": -16}),
+        ("size=012", {"size": 12}),
         ("part=1.5", {"part": 1.5}),
         ("part=2", {"part": 2}),
         ("null=null", {"null": None}),
