@@ -60,6 +60,6 @@ def rename_process(name: str) -> None:
         CommandLineError: The system refuses it.
     """
     try:
-        Path("/proc/self/comm").write_bytes(os.fsencode(name)[:15])
+        Path("/proc/self/comm").write_bytes(os.fsencode(name))
     except OSError as error:
         raise CommandLineError(f"unable to change process name: {error.strerror}") from None

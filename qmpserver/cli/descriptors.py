@@ -19,7 +19,7 @@ _NEEDED_PER_CPU = 3
 def open_standard_descriptors() -> None:
     """Open `/dev/null` for closed standard descriptors; else a socket could become stdout."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
+        pass
     os.close(fd)
 
 

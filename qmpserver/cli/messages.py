@@ -83,4 +83,3 @@ def log_to(path: str) -> None:
     for name in _LOGGERS:
         logging.getLogger(name).addHandler(handler)
     _log.setLevel(logging.INFO)
-    _log.propagate = False  # else logging would write warnings to standard error, too

@@ -1,5 +1,6 @@
 """Errors inside the running program, and signals while it starts."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -155,4 +156,26 @@ def test_signal_while_a_monitor_waits_for_its_client(
     assert process.returncode == 0
     assert '"reason": "host-signal"' in said
     assert shown == f"qmpserver: terminating on signal {number}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
+def test_daemon_that_a_signal_ends_before_it_is_ready(
+    options: list[str], tmp_path: Path, until: Until
+) -> None:
+    pidfile, path = tmp_path / "pid", tmp_path / "s"
+    command = [sys.executable, "-m", "qmpserver.cli", *options, "-daemonize"]
+    with subprocess.Popen(
+        [*command, "-pidfile", str(pidfile), "-qmp", f"unix:{path},server=on"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            until(path.exists)
+            os.kill(int(pidfile.read_text()), signal.SIGTERM)
+            _, shown = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert shown == "qmpserver: terminating on signal 15\n"
     assert not list(tmp_path.iterdir())

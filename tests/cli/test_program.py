@@ -305,6 +305,25 @@ def test_bad_command_lines(options: str, words: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "reply"),
+    [
+        ("-qmp", '\n{"return": {"status": "running", '),
+        ("-qmp-pretty", '\n{\n    "return": {\n        "status": "running",\n'),
+    ],
+)
+def test_pretty_replies(option: str, reply: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "qmpserver.cli", "-fake", "default", option, "stdio"],
+        input='{"execute":"qmp_capabilities"}{"execute":"query-status"}{"execute":"quit"}',
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert reply in ran.stdout
+
+
 async def test_a_taken_path_is_refused(start: Start) -> None:
     async with start("-accel", "soft") as program:
         argv = [sys.executable, "-m", "qmpserver.cli", "-accel", "soft"]
