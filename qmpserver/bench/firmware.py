@@ -7,9 +7,9 @@ only.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from qmpserver.keyval import OptionError, parse_size
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.guest import PAGE_SIZE, DirtyLayout, GuestError
 
@@ -44,8 +44,12 @@ def firmware_image(
 
 
 def ram_size(text: str) -> int:
-    """Read a size as of ``-m``, which is in MiB where there is no unit; raises ValueError."""
-    match = re.fullmatch(r"([0-9]+)([KMGT]?)", text, re.IGNORECASE | re.ASCII)
-    if not match:
-        raise ValueError(f"'{text}' is no size such as 512M or 4G")
-    return int(match[1]) << ("KMGT".index(match[2].upper() or "M") + 1) * 10
+    """Return a size in bytes; it is in MiB without a unit, as with `-m`.
+
+    Raises:
+        ValueError: The text is not a size.
+    """
+    try:
+        return parse_size("size", text, "M")
+    except OptionError:
+        raise ValueError(f"'{text}' is not a size such as 512M or 4G") from None

@@ -10,7 +10,8 @@ the scenario, by the state of a machine that does not exist, and by the schema.
     print(fake.failures())  # what was expected and did not come
 """
 
-from qmpserver.standin.scenario import Scenario, ScenarioError
+from qmpserver.standin.parts import ScenarioError
+from qmpserver.standin.scenario import Scenario
 from qmpserver.standin.server import StandIn
 
 __all__ = ["Scenario", "ScenarioError", "StandIn"]

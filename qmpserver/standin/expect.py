@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qmpserver.standin.scenario import Expectation, Scenario
+    from qmpserver.standin.parts import Expectation
+    from qmpserver.standin.scenario import Scenario
     from qmpserver.transcript.conversation import Found, ReceivedCommand
 
 

@@ -9,9 +9,10 @@ from qmpserver.monitor import Server
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import unmet
-from qmpserver.standin.faults import AGENT, FAULTS, Spec, Wire
-from qmpserver.standin.scenario import ScenarioError
+from qmpserver.standin.faults import AGENT, FAULTS, Spec
+from qmpserver.standin.parts import ScenarioError
 from qmpserver.standin.state import State, register_all
+from qmpserver.standin.wire import Wire
 from qmpserver.transcript.conversation import Conversation
 from qmpserver.transcript.format import Message
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor import Client
     from qmpserver.monitor.channel import Connection
-    from qmpserver.standin.scenario import Scenario, ScriptedEvent
+    from qmpserver.standin.parts import ScriptedEvent
+    from qmpserver.standin.scenario import Scenario
     from qmpserver.transcript.format import Who
 
 _NEGOTIATION = "qmp_capabilities"

@@ -201,7 +201,7 @@ class ServerThread(Conversation):
 
     async def _machine(self, stack: contextlib.AsyncExitStack) -> Server:
         from qmpserver.cli.assembly import assemble
-        from qmpserver.cli.settings import parse_command_line
+        from qmpserver.cli.commandline import parse_command_line
 
         accel = self._accel if "," in self._accel else f"{self._accel},dirty-ring-size=4096"
         settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])

@@ -1,4 +1,4 @@
-"""What a client and an operator see of the whole program, on both accelerators."""
+"""The whole program as a client and an operator see it, on both accelerators."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def test_limits_and_rates(start: Start, machine: list[str]) -> None:
     async with start(*machine) as program:
         client = await program.connect()
         assert await execute(client, "query-vcpu-dirty-limit") == []
-        await execute(client, "set-vcpu-dirty-limit", dirty_rate=-1)  # as QEMU takes it
+        await execute(client, "set-vcpu-dirty-limit", dirty_rate=-1)  # QEMU accepts it
         limits: Any = await execute(client, "query-vcpu-dirty-limit")
         assert {limit["limit-rate"] for limit in limits} == {2**64 - 1}
         await execute(client, "set-vcpu-dirty-limit", dirty_rate=100)
@@ -127,7 +127,7 @@ async def test_run_states_and_events(start: Start, machine: list[str]) -> None:
             await execute(client, "cont")
             assert await event(events, "RESUME") is None
             await execute(client, "set-vcpu-dirty-limit", dirty_rate=1)
-            for _ in range(5):  # stop goes before a throttle wait
+            for _ in range(5):  # a stop ends a throttle wait
                 await execute(client, "stop")
                 assert await event(events, "STOP") is None
                 assert (await execute(client, "query-status")) == {
@@ -223,13 +223,13 @@ async def test_qmp_shell(start: Start) -> None:
         assert b'"limit-rate": 100' in said
 
 
-async def test_nobody_else_may_connect(start: Start) -> None:
+async def test_other_users_cannot_connect(start: Start) -> None:
     async with start("-accel", "soft") as program:
         assert program.path.stat().st_mode & 0o077 == 0
 
 
 def test_kvm_missing(tmp_path: Path) -> None:
-    """Without a usable /dev/kvm the default falls back and says so; an explicit kvm does not."""
+    """Without a usable /dev/kvm the default falls back and says so; `-accel kvm` fails."""
     if os.geteuid() or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("hiding /dev/kvm needs a mount namespace")
     script = 'test ! -e /dev/kvm || mount --bind /dev/null /dev/kvm; exec "$@"'
@@ -266,7 +266,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("-accel soft,dirty-limit=", "Parameter 'dirty-limit' does not accept value ''"),
         ("-m 1M -accel soft", "need 3 MiB of RAM, there are 1"),
         ("-m 12Q", "Parameter 'size' expects a non-negative number below 2^64"),
-        ("-guest foo", "there is no guest 'foo' here, only 'dirty'"),
+        ("-guest foo", "there is no guest 'foo', only 'dirty'"),
         ("-guest dirty,size=1G -accel soft", "need 1026 MiB of RAM, there are 128"),
         ("-guest dirty,foo=1 -accel soft", "guest dirty: no option 'foo'; it has "),
         ("-accel soft -qmp unix:/nonexistent/q,server=on,wait=off", "No such file or directory"),
@@ -286,7 +286,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("-action reboot=x", "Parameter 'reboot' does not accept value 'x'"),
         ("-daemonize -qmp stdio", "-qmp stdio: cannot use stdio with -daemonize"),
         ("-daemonize -nographic", "-nographic cannot be used with -daemonize"),
-        ("-bios x -guest dirty", "-bios and -guest can't both be had"),
+        ("-bios x -guest dirty", "-bios cannot be used with -guest"),
         ("-accel kvm -bios /none", "could not load PC BIOS '/none': No such file or directory"),
         ("-accel soft -bios x -trace enable=a,foo=1", "Invalid parameter 'foo'"),
         ("-sandbox on,foo=1", "-sandbox on,foo=1: Invalid parameter 'foo'"),
@@ -320,7 +320,7 @@ async def test_a_taken_path_is_refused(start: Start) -> None:
 
 @pytest.mark.slow
 async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) -> None:
-    """What samples rates must not outlive what it samples."""
+    """The sampling of rates must not outlive the engine."""
     for _ in range(5):
         async with start(*machine) as program:
             client = await program.connect()
@@ -334,7 +334,7 @@ async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) ->
 
 @pytest.mark.slow
 async def test_rates_are_known_while_tracking_is_on(start: Start, machine: list[str]) -> None:
-    """Also that of a vCPU which has no limit, and without a measurement."""
+    """The rate of a vCPU without a limit is known, too, without a measurement."""
     async with start(*machine) as program:
         client = await program.connect()
         ring = await execute(client, RING_QUERY)

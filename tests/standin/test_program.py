@@ -1,4 +1,4 @@
-"""``qmpserver -fake`` as other test suites start it: over every device, to its exit status."""
+"""`qmpserver -fake` as other test suites start it: over every device, to its exit status."""
 
 import asyncio
 import contextlib
@@ -85,7 +85,7 @@ def test_unix(start: Start, tmp_path: Path, until: Until) -> None:
     assert not path.exists()
 
 
-def test_tcp_to_who_listens(start: Start) -> None:
+def test_tcp_to_a_listener(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = start("default", "-qmp", f"tcp:127.0.0.1:{listener.getsockname()[1]}")
         listener.settimeout(PATIENCE)
@@ -107,7 +107,7 @@ def test_an_inherited_socket(start: Start, tmp_path: Path, how: str) -> None:
     theirs.close()
     if how == "listening":
         mine = socket.socket(socket.AF_UNIX)
-        mine.connect(str(tmp_path / "q.sock"))  # it listens already, so nobody has to wait
+        mine.connect(str(tmp_path / "q.sock"))  # it listens already: no need to wait
     check(talk(mine))
     assert process.wait(PATIENCE) == 0
 
@@ -199,8 +199,8 @@ def test_options_say_what_the_machine_is(start: Start) -> None:
     assert name == {"name": "vm"}
 
 
-def test_what_starts_qemu_starts_it(start: Start) -> None:
-    """Options for a machine that is not there are taken, whatever they ask for."""
+def test_options_for_qemu_are_accepted(start: Start) -> None:
+    """Options about the machine are accepted without effect."""
     process = start("default", *shlex.split(QEMU), "-qmp", "stdio")
     output, _ = process.communicate(HELLO + QUIT, timeout=PATIENCE)
     assert b'"event": "SHUTDOWN"' in output
@@ -210,12 +210,12 @@ def test_what_starts_qemu_starts_it(start: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-guest", "dirty"], "-guest can't be had with -fake, which has no machine"),
+        (["-guest", "dirty"], "-guest cannot be used with -fake, which has no machine"),
         (["-no-such-option"], "-no-such-option: invalid option"),
         (["-monitor", "stdio"], "-monitor stdio: Only QMP is supported"),
     ],
 )
-def test_what_needs_a_machine_is_refused(start: Start, options: list[str], message: str) -> None:
+def test_options_that_need_a_machine(start: Start, options: list[str], message: str) -> None:
     process = start("default", *options)
     _, errors = process.communicate(timeout=PATIENCE)
     assert errors.decode().startswith(f"qmpserver: {message}")
@@ -226,14 +226,20 @@ def test_what_needs_a_machine_is_refused(start: Start, options: list[str], messa
     ("option", "message"),
     [
         ("/nonexistent.toml", "/nonexistent.toml: No such file or directory"),
-        ("default,fault=slow", "fault: name: there is no fault 'slow': silent-after-connect, "),
-        ("default,fault=stale-id:stpo", "there is no command or event 'stpo', but 'stop'"),
-        ("default,lgo=x", "there is no option 'lgo', but 'log'"),
+        (
+            "default,fault=slow",
+            "fault: name: unknown fault 'slow'; it must be one of silent-after-connect, ",
+        ),
+        ("default,fault=stale-id:stpo", "unknown command or event 'stpo'; did you mean 'stop'?"),
+        ("default,lgo=x", "unknown option 'lgo'; did you mean 'log'?"),
         ("default,log=/nonexistent/x", "log: /nonexistent/x: No such file or directory"),
-        ("default,schema=/nonexistent", "/nonexistent: No such file or directory; it is a file or"),
+        (
+            "default,schema=/nonexistent",
+            "schema: /nonexistent: No such file or directory; it must be one of qemu-7.2, ",
+        ),
     ],
 )
-def test_what_the_option_gets_wrong(start: Start, option: str, message: str) -> None:
+def test_errors_in_the_option(start: Start, option: str, message: str) -> None:
     process = start(option, "-qmp", "stdio")
     _, errors = process.communicate(timeout=PATIENCE)
     assert errors.decode().startswith(f"qmpserver: -fake {option}: ")

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 import trustme
 
-from qmpserver.cli.settings import CommandLineError, parse_command_line
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.settings import CommandLineError
 from qmpserver.keyval import OptionError
 from qmpserver.monitor import DeviceError, Server
 from qmpserver.vm.machine.machine import Machine
@@ -263,8 +264,8 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, module: 
 
 def test_only_with_http_its_libraries_are_imported() -> None:
     code = (
-        "import sys; from qmpserver import cli, settings;"
-        "settings.parse_command_line(['-smp', '2']);"
+        "import sys; from qmpserver.cli import commandline, main;"
+        "commandline.parse_command_line(['-smp', '2']);"
         "assert not {'aiohttp', 'prometheus_client'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

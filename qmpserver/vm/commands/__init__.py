@@ -24,6 +24,9 @@ from qmpserver.vm.commands import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpserver.keyval import Kind
     from qmpserver.monitor import Registry
     from qmpserver.vm.machine.machine import Machine
 
@@ -43,12 +46,23 @@ MODULES = (
 )
 
 
-def register_all(registry: Registry, controlled: Machine) -> None:
+def register_all(
+    registry: Registry,
+    controlled: Machine,
+    *,
+    command_line: Mapping[str, Mapping[str, Kind]] | None = None,
+) -> None:
     """Bind every command of the schema to the machine.
+
+    Args:
+        registry: The commands.
+        controlled: The machine.
+        command_line: The result of `query-command-line-options`: by group, each parameter's type.
 
     Raises:
         RegistryError: Schema and handlers do not match.
     """
     for module in MODULES:
         module.register(registry, controlled)
+    misc.register_command_line(registry, command_line or {})
     registry.check()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.parameters import PARAMETERS
 from qmpserver.keyval import Kind
 from qmpserver.monitor import fds
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qmpserver.monitor import Registry
     from qmpserver.vm.commands.types import (
         CommandLineOptionInfo,
@@ -62,15 +63,21 @@ def register(registry: Registry, machine: Machine) -> None:
 
     fds.register(registry)
 
+
+def register_command_line(
+    registry: Registry, command_line: Mapping[str, Mapping[str, Kind]]
+) -> None:
+    """Bind the query of the command line's options, which the program knows."""
+
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
-        if option is not None and option not in PARAMETERS:
+        if option is not None and option not in command_line:
             raise CommandError(f"invalid option name: {option}")
         return [
             {
                 "option": name,
                 "parameters": [{"name": one, "type": TYPES[kind]} for one, kind in taken.items()],
             }
-            for name, taken in PARAMETERS.items()
+            for name, taken in command_line.items()
             if option in (None, name)
         ]

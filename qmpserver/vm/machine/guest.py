@@ -9,6 +9,7 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
+from qmpserver.keyval import OptionError, parse_size
 from qmpserver.vm.accel import Entry
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.options import GUEST
@@ -142,12 +143,14 @@ def _asked_pages(options: Mapping[str, str]) -> int | None:
         return _number("pages", options["pages"], 1)
     if "size" not in options:
         return None
-    match = re.fullmatch(r"([0-9]+)([KMGT]?)", options["size"], re.IGNORECASE | re.ASCII)
-    size = int(match[1]) << (" KMGT".index(match[2].upper() or " ") * 10) if match else 0
+    try:
+        size = parse_size("size", options["size"])
+    except OptionError:
+        size = 0
     if size == 0 or size % PAGE_SIZE:
         raise GuestError(
             f"guest dirty: size '{options['size']}' must be a multiple of {PAGE_SIZE}, "
-            "as a number with an optional K, M, G or T"
+            "as a number with an optional k, M, G, T, P or E"
         )
     return size // PAGE_SIZE
 
