@@ -8,10 +8,12 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from qmpserver.bench.cancel import throttled
 from qmpserver.bench.vm import _CONTROL, _PROGRESS, Vm, VmError, peer
 from qmpserver.tools.watching import QUERY_RING
 
@@ -88,6 +90,12 @@ def test_warm(answers: Answers, ram: mmap.mmap) -> None:
     assert 0.1 <= time.monotonic() - start < 1.9
     timer.join()
     vm.close()
+
+
+def test_throttled_waits_for_the_guest_to_stand_still() -> None:
+    seen = iter([1, 2, 3, 4, 5, 5])
+    throttled(cast("Vm", SimpleNamespace(progress=lambda _index: next(seen))))
+    assert list(seen) == []
 
 
 def test_which_reaper_polls(answers: Answers, ram: mmap.mmap) -> None:
