@@ -50,8 +50,8 @@ def test_ratios_are_of_pairs() -> None:
 
 
 def test_percentiles() -> None:
-    samples = [float(n) for n in range(100, 0, -1)]
-    assert [percentile(samples, p) for p in (0, 50, 99, 100)] == [1.0, 51.0, 100.0, 100.0]
+    samples = [float(n) for n in range(1000, 0, -1)]
+    assert [percentile(samples, p) for p in (0, 50, 99, 100)] == [1.0, 501.0, 991.0, 1000.0]
 
 
 def test_a_result_is_printed_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
