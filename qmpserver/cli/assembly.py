@@ -55,7 +55,7 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
     return machine, server
 
 
-def _accelerators(settings: Settings) -> list[AccelOptions]:
+def choose_accelerators(settings: Settings) -> list[AccelOptions]:
     """Return the accelerators to try, in order."""
     if settings.accels:
         return settings.accels
@@ -72,7 +72,7 @@ def _open_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machi
     with contextlib.ExitStack() as undo:
         undo.callback(ram.close)
         try:
-            accel, refused = open_accelerator(ram, _accelerators(settings))
+            accel, refused = open_accelerator(ram, choose_accelerators(settings))
         except (AcceleratorError, OSError) as error:
             raise CommandLineError(str(error)) from None
         undo.callback(accel.close)

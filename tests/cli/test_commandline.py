@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.cli.assembly import choose_accelerators
 from qmpserver.cli.commandline import parse_command_line
 from qmpserver.cli.options import OPTIONS, PARAMETERS, WithFake
 from qmpserver.cli.settings import CommandLineError
@@ -281,6 +282,20 @@ def test_memory_hotplug_beside_fake() -> None:
     assert parse_command_line(words).ram == 1 << 30
     with pytest.raises(CommandLineError, match="Invalid parameter 'slots'"):
         parse_command_line(words[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "accelerators"),
+    [
+        ("", [("kvm", 4096), ("soft", 4096)]),
+        ("-enable-kvm", [("kvm", 0)]),
+        ("-machine accel=soft:kvm", [("soft", 0), ("kvm", 0)]),
+        ("-accel kvm -accel soft,dirty-ring-size=512", [("kvm", 0), ("soft", 512)]),
+    ],
+)
+def test_accelerators_to_try(words: str, accelerators: list[tuple[str, int]]) -> None:
+    tried = choose_accelerators(parse_command_line(words.split()))
+    assert [(one.name, one.dirty_ring_size) for one in tried] == accelerators
 
 
 def test_trace_events_from_a_file(tmp_path: Path) -> None:

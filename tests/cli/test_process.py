@@ -272,6 +272,21 @@ def test_unknown_trace_event() -> None:
 
 
 @pytest.mark.parametrize(
+    ("patterns", "state"),
+    [(["kvm_run_exit"], "enabled"), (["kvm_*", "-kvm_run_exit"], "disabled")],
+)
+async def test_trace_events_are_enabled_and_disabled(
+    start: Start, patterns: list[str], state: str
+) -> None:
+    options = [word for pattern in patterns for word in ("-trace", f"{pattern},file=/dev/null")]
+    async with start(*SOFT, *options) as program:
+        client = await program.connect()
+        shown = await execute(client, "trace-event-get-state", name="kvm_run_exit")
+        assert shown == [{"name": "kvm_run_exit", "state": state}]
+        await hang_up(client)
+
+
+@pytest.mark.parametrize(
     ("options", "prefix"),
     [
         ([], ""),
