@@ -113,3 +113,10 @@ def test_a_late_event_is_waited_for(pair: Pair) -> None:
     later.start()
     assert list(replay(read(f'{STOP}<- {{"event": "STOP"}}\n'), pair[0], 5.0)) == []
     later.join()
+
+
+def test_an_exact_replay_ends_with_the_connection(pair: Pair) -> None:
+    pair[1].sendall(GREETING + DONE)
+    pair[1].shutdown(socket.SHUT_WR)
+    (difference,) = replay_exactly(read(EXACT + STOP + STOP), [pair[0]], 1.0)
+    assert str(difference) == "line 5: stop: it is (end)"

@@ -41,3 +41,7 @@ def test_a_string_that_is_not_closed_ends_with_its_line() -> None:
     assert list(splitter.feed('{"open')) == []
     assert list(splitter.feed(" still")) == []
     assert list(splitter.feed('\n{"b": 1}')) == ['{"open still', '{"b": 1}']
+
+
+def test_a_brace_too_many_does_not_disturb_the_next_message() -> None:
+    assert list(Splitter().feed('} {"a": {"b": 1}}')) == ["}", '{"a": {"b": 1}}']
