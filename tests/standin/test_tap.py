@@ -7,6 +7,7 @@ import pytest
 
 from qmpserver.standin import Scenario, StandIn, expect, tap
 from qmpserver.standin.expect import Expectations
+from qmpserver.standin.log import Log
 from qmpserver.standin.tap import Tap
 from qmpserver.transcript import Message, read
 from qmpserver.transcript.splitter import ByteSplitter
@@ -118,3 +119,20 @@ def test_expectations_keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = taken(STOP, OTHER, OTHER, STOP).unmet()
     assert lines[2] == '  sent with other arguments: {"id": "b"}'
     assert lines[-1] == "commands sent: (2 commands before), netdev_del, stop"
+
+
+def test_other_arguments_are_told_of_commands_that_never_came() -> None:
+    scenario = Scenario.read(
+        {"expect": [{"command": "netdev_del", "arguments": {"id": "a"}, "times": 1}]}
+    )
+    expectations = Expectations(scenario.expected, ordered=False)
+    for command in (OTHER, DELETE, DELETE):
+        expectations.take(Message("client", command))
+    assert len(expectations.unmet()) == 2
+
+
+def test_the_first_error_ends_a_log() -> None:
+    log = Log("/dev/full")
+    log.write(Message("client", STOP))
+    assert log.failure == "log: /dev/full: No space left on device"
+    log.close()

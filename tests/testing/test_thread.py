@@ -98,12 +98,11 @@ def test_a_directory_for_which_a_socket_path_is_too_long(
 ) -> None:
     deep = Path(tempfile.gettempdir()) / ("d" * 100)
     deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    try:
+    with monkeypatch.context() as context:
+        context.setattr(tempfile, "tempdir", str(deep))
         with pytest.raises(DeviceError, match="too long"), ServerThread():
             pass
-    finally:
-        deep.rmdir()  # it is empty
+    deep.rmdir()  # it is empty
 
 
 def test_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,17 @@ def test_recorded_and_replayed(qmpctl: Run, server: str, tmp_path: Path, until: 
     assert ran.returncode == 2
 
 
+def test_recording_to_a_full_disk(server: str, tmp_path: Path, until: Until) -> None:
+    here = tmp_path / "a.sock"
+    argv = [str(BIN / "qmpctl"), "--qmp", server, "record", "--listen", f"unix:{here}", "/dev/full"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        until(here.exists)
+        with contextlib.suppress(Exception):  # it may be disconnected before it has negotiated
+            converse(here)
+        _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (1, "qmpctl: /dev/full: No space left on device\n")
+
+
 def test_what_socat_saw(qmpctl: Run, server: str, tmp_path: Path, until: Until) -> None:
     here, file = tmp_path / "a.sock", tmp_path / "log"
     path = server.removeprefix("unix:")

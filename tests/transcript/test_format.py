@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from qmpserver.transcript import Message, Rules, TranscriptError, compare, read, read_all
 from qmpserver.transcript.compare import compare_exactly
+from qmpserver.transcript.compare_conversation import differences
+from qmpserver.transcript.format import write
 from qmpserver.transcript.splitter import Splitter
 
 WRITTEN = """\
@@ -110,11 +112,16 @@ def test_differences_say_where() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
 )
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a loaded machine
-@given(st.lists(st.dictionaries(st.text(), JSON)), st.integers(1, 9), st.sampled_from(["", "\n"]))
+@given(
+    st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4),
+    st.integers(1, 9),
+    st.sampled_from(["", "\n"]),
+)
 def test_messages_are_cut_wherever_they_are_torn(
     values: list[Any], size: int, between: str
 ) -> None:
@@ -187,3 +194,59 @@ def test_exactly(number: int, said: str, what: str | None) -> None:
     transcript, expected = answers[number]
     different = compare_exactly(expected, Message("server", said), transcript.rules)
     assert (what in different[0]) if what else not different
+
+
+def test_a_pattern_that_is_not_valid_is_told_with_its_line() -> None:
+    with pytest.raises(TranscriptError, match=r"line 2: /\[/ is not a regular expression: "):
+        read('-> {}\n<- {"return": ["</[/>"]}\n')
+    assert read('-> {"execute": "</[/>"}\n').messages[0].command == "</[/>"
+
+
+def test_a_tolerance_that_is_not_a_number() -> None:
+    with pytest.raises(TranscriptError, match=r"line 1: '#! tolerance x \.\.%' is not one of"):
+        read("#! tolerance x ..%\n-> {}\n")
+
+
+def test_written_and_read() -> None:
+    said = [
+        Message("client", '{"execute":\r\n "stop"}', client=2),
+        Message("server", '{"return": {}}', client=2),
+    ]
+    text = write(said, "ignore id", "events ignore")
+    assert text.splitlines() == [
+        "#! ignore id",
+        "#! events ignore",
+        '2-> {"execute":  "stop"}',
+        '2<- {"return": {}}',
+    ]
+    transcript = read(text)
+    assert [one.value for one in transcript.messages] == [one.value for one in said]
+    assert transcript.clients == 2
+    assert not transcript.rules.events
+
+
+def test_conversations_that_are_not_json_are_compared_as_text() -> None:
+    transcript = "-> hello\n-> {}\n"
+    said = [Message("client", "hello"), Message("client", "{}")]
+    assert differences(transcript, said) == []
+    said[0] = Message("client", "good bye")
+    assert differences(transcript, said) == ["line 1: command it is good bye"]
+    assert differences(transcript, said[:1])[1:] == ["line 2: no command {}"]
+
+
+def test_negotiations_are_left_out_with_their_replies() -> None:
+    said = [
+        Message("server", '{"QMP": {}}'),
+        Message("client", '{"execute": "qmp_capabilities"}'),
+        Message("server", '{"event": "STOP"}'),
+        Message("server", '{"return": {}}'),
+        Message("client", '{"execute": "cont"}'),
+        Message("server", '{"return": {"a": 1}}'),
+    ]
+    fits = '-> {"execute": "cont"}\n<- {"return": {"a": 1}}\n<- {"event": "STOP"}\n'
+    assert differences(fits, said) == []
+    assert differences(fits.replace("STOP", "X"), said) == [
+        'line 3: no event {"event": "X"}',
+        'unexpected event {"event": "STOP"}',
+    ]
+    assert differences(f"#! events ignore\n{fits.replace('STOP', 'X')}", said) == []
