@@ -291,6 +291,30 @@ async def test_small_commands_with_big_replies_wait_for_the_client_too(
     assert commands.executed == ["big"] * 99
 
 
+async def test_replies_of_a_batch_are_sent_before_they_are_many(
+    server: Server,
+    path: str,
+    connect: "Connect",
+    commands: "Commands",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_REPLIES", 1000)
+    waiting: list[int] = []
+
+    @commands.registry.command("big", replace=True)
+    def big() -> str:
+        waiting.extend(executor.session.output_size for executor in server._executors)
+        return "x" * 900
+
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "big"}' * 20)
+    for _ in range(20):
+        await peer.receive()
+    assert 0 < max(waiting) <= 1000
+
+
 async def test_a_client_with_too_many_unsent_events_is_disconnected(
     server: Server,
     path: str,
