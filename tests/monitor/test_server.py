@@ -500,5 +500,6 @@ async def test_close_ends_what_clients_left_behind(
     await until(lambda: server.clients == 0)
     assert commands.task is not None
     assert not commands.task.done()
-    await server.close(grace=0.1)
+    async with asyncio.timeout(10):
+        await server.close(grace=0.1)
     assert commands.task.cancelled()
