@@ -228,7 +228,7 @@ class Channel:
             self._flushed = None
 
     def close(self) -> None:
-        """Close at once; unsent bytes are lost."""
+        """Close at once; unsent bytes are dropped."""
         if self._closed:
             return
         self.pause()

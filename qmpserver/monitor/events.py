@@ -121,7 +121,5 @@ class Limiter:
     def _interval_over(self, key: Key) -> None:
         del self._timers[key]
         if key in self._held:
-            try:
-                self._send(self._held.pop(key))
-            finally:
-                self._start_timer(key)
+            self._send(self._held.pop(key))
+            self._start_timer(key)

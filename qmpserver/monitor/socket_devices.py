@@ -184,7 +184,6 @@ class Connector(SocketDevice):
     ) -> None:
         super().__init__(chardev, loop, describe(chardev.address))
         self._retry: asyncio.TimerHandle | None = None
-        self._attempt: asyncio.Future[socket.socket] | None = None
         self._warned = False
         if sock is None:
             self._try()
@@ -196,25 +195,21 @@ class Connector(SocketDevice):
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-        if self._attempt is not None:
-            self._attempt.cancel()
 
     def _try(self) -> None:
         connecting = functools.partial(connect, self._chardev.address)
-        self._attempt = start_in_thread(f"connect-{self.id}", connecting, socket.socket.close)
-        self._attempt.add_done_callback(self._tried)
+        attempt = start_in_thread(f"connect-{self.id}", connecting, socket.socket.close)
+        attempt.add_done_callback(self._tried)
 
     def _tried(self, attempt: "asyncio.Future[socket.socket]") -> None:
-        self._attempt = None
-        if attempt.cancelled():
-            return
         error = attempt.exception()
         if error is None:
+            sock = attempt.result()
             if self._closed:
-                attempt.result().close()
-                return
-            self._warned = False
-            self._use(attempt.result())
+                sock.close()
+            else:
+                self._warned = False
+                self._use(sock)
         elif not self._closed:
             if not self._warned:
                 self._warned = True

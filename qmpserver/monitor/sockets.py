@@ -144,7 +144,7 @@ def _namespace(abstract: bool, tight: bool) -> str:
 
 @contextlib.contextmanager
 def _reporting(failed: str, sock: socket.socket | None = None) -> Iterator[None]:
-    """Turn the failure of a system call into QEMU's message, and close `sock`."""
+    """Translate the failure of a system call into QEMU's message, and close `sock`."""
     try:
         yield
     except OSError as error:

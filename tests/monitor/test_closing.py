@@ -50,7 +50,7 @@ async def test_pipelined_commands_are_not_begun_after_close(
 async def test_a_batch_ends_with_close(
     server: Server, path: Path, connect: "Connect", commands: "Commands"
 ) -> None:
-    """Commands whose turn would come later on the loop are not executed either."""
+    """Commands of later batches are not executed either."""
     closings = []
 
     @commands.registry.command("boom", replace=True)
@@ -66,9 +66,9 @@ async def test_a_batch_ends_with_close(
     assert len(commands.executed) < 10
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3, 10])
+@pytest.mark.parametrize("iterations", [1, 2, 3, 10])
 async def test_close_that_is_cancelled_closes_at_once(
-    server: Server, path: Path, connect: "Connect", commands: "Commands", turns: int
+    server: Server, path: Path, connect: "Connect", commands: "Commands", iterations: int
 ) -> None:
     before, tasks = descriptors(), asyncio.all_tasks()
     loop = asyncio.get_running_loop()
@@ -85,7 +85,7 @@ async def test_close_that_is_cancelled_closes_at_once(
     with ours:
         assert b"QMP" in await loop.sock_recv(ours, 4096)
         closing = asyncio.create_task(server.close(grace=3600))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):

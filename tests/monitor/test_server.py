@@ -15,6 +15,9 @@ from qemu.qmp.qmp_client import ExecuteError
 import qmpserver.monitor.client
 from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server
+from qmpserver.monitor.channel import Channel
+from qmpserver.monitor.relay import Relay
+from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect
@@ -137,22 +140,36 @@ async def test_plain_handlers_make_no_task(
     assert commands.tasks == before
 
 
-async def test_replies_to_one_packet_are_one_packet(
-    server: Server, path: str, connect: "Connect"
-) -> None:
-    await listen(server, path)
-    with socket.socket(socket.AF_UNIX) as sock:
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        await loop.sock_connect(sock, path)
-        await loop.sock_recv(sock, 4096)
-        await loop.sock_sendall(
-            sock, b'{"execute": "qmp_capabilities"}' + b'{"execute":"echo"}' * 9
-        )
-        assert await loop.sock_recv(sock, 4096) == b'{"return": {}}\r\n' * 10
+class Writes(Relay):
+    """A connection that keeps each write."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.all: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.all.append(data)
+        super().write(data)
+
+
+async def test_replies_to_one_packet_are_one_write(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    writes = Writes(Channel(loop, theirs))
+    server.connect(writes, "other")
+    with ours:
+        await loop.sock_recv(ours, 4096)
+        negotiation = b'{"execute": "qmp_capabilities"}'
+        await loop.sock_sendall(ours, negotiation + b'{"execute": "echo"}' * 3)
+        await loop.sock_recv(ours, 4096)
         # With the events that commands cause among them.
-        await loop.sock_sendall(sock, b'{"execute": "stop"}')
-        assert (await loop.sock_recv(sock, 4096)).count(b"\r\n") == 2
+        await loop.sock_sendall(ours, b'{"execute": "stop"}')
+        await loop.sock_recv(ours, 4096)
+        await server.close()
+    _, replies, stopped = writes.all
+    assert replies == b'{"return": {}}\r\n' * 4
+    assert stopped.count(b"\r\n") == 2
 
 
 async def test_in_order_while_a_coroutine_is_awaited(
@@ -289,6 +306,30 @@ async def test_small_commands_with_big_replies_wait_for_the_client_too(
         while received.count(b"\n") < 101:
             received += await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 10)
     assert commands.executed == ["big"] * 99
+
+
+async def test_replies_of_a_batch_are_sent_before_they_are_many(
+    server: Server,
+    path: str,
+    connect: "Connect",
+    commands: "Commands",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_REPLIES", 1000)
+    waiting: list[int] = []
+
+    @commands.registry.command("big", replace=True)
+    def big() -> str:
+        waiting.extend(executor.session.output_size for executor in server._executors)
+        return "x" * 900
+
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "big"}' * 20)
+    for _ in range(20):
+        await peer.receive()
+    assert 0 < max(waiting) <= 1000
 
 
 async def test_a_client_with_too_many_unsent_events_is_disconnected(
@@ -456,7 +497,9 @@ async def test_close_ends_what_clients_left_behind(
     async with asyncio.timeout(10):
         await commands.blocked.wait()
     peer.close()
+    await until(lambda: server.clients == 0)
     assert commands.task is not None
     assert not commands.task.done()
-    await server.close(grace=0.1)
+    async with asyncio.timeout(10):
+        await server.close(grace=0.1)
     assert commands.task.cancelled()

@@ -10,7 +10,9 @@ import pytest_asyncio
 
 from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server
+from qmpserver.monitor.channel import READ_SIZE
 from qmpserver.monitor.readline import LineEditor
+from qmpserver.monitor.terminal import _MAX_WAITING
 from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
@@ -274,9 +276,13 @@ async def test_nothing_follows_quit(
     peer = await connect(directory / "m")
     await peer.reader.readuntil(PROMPT)
     peer.send(b"quit\nx\n")
-    await until(lambda: human.executed == ["quit"])
-    await server.close()
-    assert (await peer.ends()).endswith(b"quit\x1b[K\r\n")
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(b"quit\x1b[K\r\n")
+        await until(lambda: human.executed == ["quit"])
+        peer.send(b"y\n")
+        for _ in range(10):  # more than it takes to read it
+            await asyncio.sleep(0)
+        await server.close()
     assert human.executed == ["quit"]
 
 
@@ -309,6 +315,21 @@ async def test_lines_of_a_client_that_left_are_not_executed(
         other.send(b"z\n")
         await other.reader.readuntil(b"did z\r\n")
     assert human.executed == ["wait", "z"]
+
+
+async def test_lines_that_wait_are_bounded(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    await server.serve_unix(directory / "m", mode="readline")
+    peer = await connect(directory / "m")
+    peer.send(b"wait\n")
+    await human.started.wait()
+    peer.send(b"x\n" * 500_000)
+    [client] = server._human_clients
+    await until(lambda: len(client._waiting) > _MAX_WAITING)
+    for _ in range(100):  # more than it takes to read everything
+        await asyncio.sleep(0)
+    assert len(client._waiting) <= _MAX_WAITING + READ_SIZE
 
 
 async def test_pasted_lines(
