@@ -1,4 +1,4 @@
-"""What pyproject.toml can't say: how the C part is built."""
+"""Build the C extension, which pyproject.toml cannot describe."""
 
 from setuptools import setup
 

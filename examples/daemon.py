@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from qmpserver import Registry, Schema, Server, UnixAddress
+from qmpserver import Registry, Schema, Server
 
 
 async def main(path: str) -> None:
@@ -22,7 +22,7 @@ async def main(path: str) -> None:
         server.emit("HOT", water)
 
     async with Server(registry) as server:  # handlers and schema must fit together
-        await server.listen(UnixAddress(path), max_clients=8)
+        await server.serve_unix(path, max_clients=8)
         await done.wait()
 
 

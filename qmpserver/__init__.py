@@ -1,22 +1,25 @@
 """A QMP-compatible virtual-machine monitor with a real KVM dirty-ring engine.
 
-``__all__`` is the public interface, for programs that embed a QMP server.  Other modules may be
-used, but change as the program needs it; `qmpserver.qapi` and `qmpserver.qmp` are libraries of
-their own.
+`__all__` is the public interface, for programs that embed a QMP server.  A name
+in it is removed, or changed so that callers must change, only after one minor
+release in which its use gives a `DeprecationWarning`.  All other modules may
+change in any release; `qmpserver.qapi` and `qmpserver.qmp` can be used on their own.
 
 =================================  ===========================================================
-`Server`, `Client`, `Device`       serves QMP on sockets; one client; where clients come from
+`Server`                           serves the monitors of one machine or program
+`Client`                           a connected client, as handlers see it
+`Device`, `Listener`               an open device; one that accepts connections
 `Registry`                         binds functions to the commands of a schema
-`Schema`                           the schema: commands, events, types
-`UnixAddress`, `InetAddress`       where to listen
-`CommandError`                         what a handler raises to refuse a command
-`RegistryError`, `SchemaError`,    what the above raise
+`Schema`                           a QAPI schema: commands, events, types
+`CommandError`                     raised by a handler: the command fails with this error
+`RegistryError`, `SchemaError`,    raised by the above
 `OptionError`, `DeviceError`
 =================================  ===========================================================
 
-Names are imported when they are first used: the program must start fast.
+Names are imported when they are first used, because the program must start fast.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +31,10 @@ if TYPE_CHECKING:
         Client,
         Device,
         DeviceError,
-        InetAddress,
+        Listener,
         Registry,
         RegistryError,
         Server,
-        UnixAddress,
     )
     from qmpserver.qapi import Schema, SchemaError
     from qmpserver.qmp import CommandError
@@ -42,14 +44,13 @@ __all__ = [
     "CommandError",
     "Device",
     "DeviceError",
-    "InetAddress",
+    "Listener",
     "OptionError",
     "Registry",
     "RegistryError",
     "Schema",
     "SchemaError",
     "Server",
-    "UnixAddress",
     "__version__",
 ]
 
@@ -57,23 +58,33 @@ __version__ = _version.VERSION
 
 _HOMES = {
     "Client": "monitor",
+    "CommandError": "qmp",
     "Device": "monitor",
     "DeviceError": "monitor",
-    "InetAddress": "monitor",
+    "Listener": "monitor",
     "OptionError": "keyval",
-    "CommandError": "qmp",
     "Registry": "monitor",
     "RegistryError": "monitor",
     "Schema": "qapi",
     "SchemaError": "qapi",
     "Server": "monitor",
-    "UnixAddress": "monitor",
+}
+# Old names, until the next minor release: the module and the name there, and the advice.
+_DEPRECATED = {
+    "QMPError": ("qmp", "CommandError", "use CommandError"),
+    "InetAddress": ("monitor", "InetAddress", "use Server.serve_tcp()"),
+    "UnixAddress": ("monitor", "UnixAddress", "use Server.serve_unix()"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED:
+        module, attribute, advice = _DEPRECATED[name]
+        message = f"qmpserver.{name} is deprecated: {advice}"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(import_module(f"qmpserver.{module}"), attribute)
     if name not in _HOMES:
-        raise AttributeError(f"module 'qmpserver' has no attribute '{name}'")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"qmpserver.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -1,7 +1,7 @@
-"""QEMU's option strings: ``value,key=value,flag``.
+"""QEMU's option strings: `value,key=value,flag`.
 
-Only the syntax and the types of values live here, with QEMU's words for what
-is wrong with them; which options there are is the caller's to say.
+This module knows the syntax, the types of values, and QEMU's error messages; the caller
+says which options exist.
 """
 
 import enum
@@ -23,12 +23,11 @@ __all__ = [
 
 
 class OptionError(Exception):
-    """An option that can't be used.
+    """An option is invalid or cannot be satisfied.
 
     Args:
-        message: one line that says what is wrong, in QEMU's words.
-        hint: what would do, if QEMU says so; may have several lines.
-
+        message: One line, in QEMU's words.
+        hint: Further advice, if QEMU has some; may have several lines.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -37,23 +36,23 @@ class OptionError(Exception):
 
 
 class Kind(enum.Enum):
-    """What values an option takes."""
+    """The type of an option's values."""
 
     STRING = enum.auto()
     BOOL = enum.auto()
     NUMBER = enum.auto()
     SIZE = enum.auto()
-    SIZE_IN_MIB = enum.auto()  # a size that is in MiB where it names no unit
+    SIZE_IN_MIB = enum.auto()  # a size in MiB if it names no unit
 
 
 def kinds(string: str = "", boolean: str = "", number: str = "", size: str = "") -> dict[str, Kind]:
-    """Declare options: of each kind the names, with spaces between."""
+    """Return the kinds of options, given their names by kind, separated by spaces."""
     named = {Kind.STRING: string, Kind.BOOL: boolean, Kind.NUMBER: number, Kind.SIZE: size}
     return {name: kind for kind, names in named.items() for name in names.split()}
 
 
 class Option(NamedTuple):
-    """One ``key=value`` of an option string; *short* if it was written without ``=value``."""
+    """One `key=value` of an option string; `short` if `=value` was left out."""
 
     name: str
     value: str
@@ -61,13 +60,11 @@ class Option(NamedTuple):
 
 
 class Options:
-    """A parsed option string.  Of an option given twice the last value counts.
+    """A parsed option string; the last value of a repeated option counts.
 
     Attributes:
-        id: the ``id`` option, if any.
-        short_forms: the options that were given as ``name`` or ``noname``,
-            which QEMU calls deprecated.
-
+        id: The `id` option, or None.
+        short_forms: The options given as `name` or `noname`, a deprecated form in QEMU.
     """
 
     def __init__(self) -> None:
@@ -82,11 +79,11 @@ class Options:
         return iter(self._values)
 
     def set(self, name: str, value: str | bool | int) -> None:
-        """Give option *name* a value of the type it was declared with."""
+        """Set option `name` to a value of its declared type."""
         self._values[name] = value
 
     def string(self, name: str) -> str | None:
-        """Return the value of a STRING option, or None where it is not given."""
+        """Return the value of a STRING option, or None if it is not given."""
         value = self._values.get(name)
         assert value is None or isinstance(value, str)
         return value
@@ -110,13 +107,12 @@ def parse_options(
     """Parse an option string.
 
     Args:
-        text: the string.
-        kinds: the options there are; None accepts all, as strings.
-        implied: the option that a first value without a key belongs to.
+        text: The string.
+        kinds: The known options; None accepts all, as strings.
+        implied: The option of a first value without a key.
 
     Raises:
-        OptionError: the first option that is unknown, or whose value does not fit.
-
+        OptionError: An option is unknown, or its value is invalid.
     """
     options = Options()
     for name, value, short in split_options(text, implied):
@@ -153,7 +149,7 @@ def parse_options(
 
 
 def split_options(text: str, implied: str | None = None) -> Iterator[Option]:
-    """Split an option string at its commas; two in a row stand for one in a value."""
+    """Yield the options of a string; two commas in a row stand for one in a value."""
     position = 0
     while position < len(text):
         match = _NAME.match(text, position)
@@ -178,8 +174,7 @@ def parse_bool(name: str, value: str) -> bool:
     """Return the value of a BOOL option.
 
     Raises:
-        OptionError: it is none.
-
+        OptionError: `value` is not a boolean.
     """
     if value in _TRUE:
         return True
@@ -189,11 +184,10 @@ def parse_bool(name: str, value: str) -> bool:
 
 
 def parse_number(name: str, value: str) -> int:
-    """Return the value of a NUMBER option: decimal, ``0x`` or octal with a leading 0.
+    """Return the value of a NUMBER option: decimal, `0x` or octal with a leading 0.
 
     Raises:
-        OptionError: it is none, or has more than 64 bits.
-
+        OptionError: `value` is not a number, or has more than 64 bits.
     """
     match = _NUMBER.fullmatch(value)
     if match is None:
@@ -202,7 +196,7 @@ def parse_number(name: str, value: str) -> int:
     number = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
     if number >= _LIMIT:
         raise OptionError(f"Value '{value}' is too large for parameter '{name}'")
-    # As the C library has it, a minus sign wraps around.
+    # As in the C library, a minus sign wraps around.
     return -number % _LIMIT if sign == "-" else number
 
 
@@ -210,19 +204,18 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
     """Return the value of a SIZE option in bytes.
 
     Args:
-        name: the option, for the error.
-        value: decimal, with an optional fraction and suffix, or ``0x`` and digits.
-        default_suffix: the unit where *value* names none.
+        name: The option, for the error.
+        value: Decimal, with an optional fraction and suffix, or `0x` and digits.
+        default_suffix: The unit if `value` names none.
 
     Raises:
-        OptionError: it is none, or 2^64 or more.
-
+        OptionError: `value` is not a size, or is 2^64 or more.
     """
     match = _SIZE.fullmatch(value)
     if match is not None:
         hexadecimal, whole, fraction, suffix = match.groups()
         scale = 1024 ** _SUFFIXES.index((suffix or default_suffix).upper())
-        # In units of one over *parts*, so that nothing is lost.
+        # In units of 1 / parts, to be exact.
         parts = 10 ** len(fraction or "")
         number = int(hexadecimal, 16) if hexadecimal else int(whole + (fraction or ""))
         if scale > 1 or number % parts == 0:

@@ -1,4 +1,4 @@
-"""What tests of several parts share: accelerators to run on, C compiled for a test, polling."""
+"""Shared by tests of several rooms: accelerators to run on, C compiled for a test, polling."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ Until = Callable[..., None]
 
 
 def listens(path: str | Path) -> bool:
-    """Whether a server can be connected to; its socket's file is there a moment earlier."""
+    """Return whether a server accepts connections; its socket's file exists a moment earlier."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(str(path))
@@ -33,9 +33,9 @@ def listens(path: str | Path) -> bool:
 
 
 def terminate(process: asyncio.subprocess.Process) -> None:
-    """Send SIGTERM to a child, also one that has just ended.
+    """Send SIGTERM to a child that may have just ended.
 
-    Its own method reaps the child then, and asyncio, which is late, takes its status for 255.
+    `process.terminate()` would reap a child that has ended, and asyncio would report status 255.
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
@@ -43,21 +43,21 @@ def terminate(process: asyncio.subprocess.Process) -> None:
 
 @pytest.fixture
 def kvm() -> None:
-    """For tests of KVM itself."""
+    """Skip the test where KVM cannot be used."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm can't be opened")
+        pytest.skip("/dev/kvm cannot be opened")
 
 
 @pytest.fixture
 def qemu() -> None:
-    """For tests that compare with the real one."""
+    """Skip the test where QEMU is not installed."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is not installed")
 
 
 @pytest.fixture(params=["soft", "kvm"])
 def accel(request: pytest.FixtureRequest) -> str:
-    """Each accelerator that works here."""
+    """Run the test on each accelerator; on `kvm` only where it can be used."""
     name: str = request.param
     if name == "kvm":
         request.getfixturevalue("kvm")
@@ -66,7 +66,10 @@ def accel(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def c_library(tmp_path_factory: pytest.TempPathFactory) -> CLibrary:
-    """Compile C text that may include the native headers; returns ``(ffi, lib)`` for its cdef."""
+    """Return a function that compiles C text, which may include the native headers.
+
+    It takes a cdef and the text, and returns `(ffi, lib)`.
+    """
 
     def build(cdef: str, source: str) -> Any:
         path = tmp_path_factory.mktemp("native")
@@ -83,12 +86,12 @@ def c_library(tmp_path_factory: pytest.TempPathFactory) -> CLibrary:
 
 @pytest.fixture(scope="session")
 def until() -> Until:
-    """Poll a condition that no event tells of; fails after a while."""
+    """Return a function that polls a condition that has no event, and fails after a while."""
 
     def wait(condition: Callable[[], object], patience: float = PATIENCE) -> None:
         deadline = time.monotonic() + patience
         while not condition():
-            assert time.monotonic() < deadline, "it does not come true"
+            assert time.monotonic() < deadline, "the condition did not become true"
             time.sleep(0.001)
 
     return wait

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes .venv where it is missing, then runs every check: the linters, the types, the C part under strict
-# warnings and under sanitizers, and pytest. Arguments are pytest's, and then nothing but pytest runs.
+# Runs every check: the linters, the types, the C part under strict warnings and under sanitizers, and pytest.
+# --fast leaves out the sanitizers and the tests marked `slow` or `serial`. Other arguments are pytest's, and then
+# only pytest runs. Makes .venv first where it is missing.
 set -eu
 cd "$(dirname "$0")/.."
 sh .ci/venv test
@@ -13,14 +14,34 @@ check() {
 	"$@" || failed=yes
 }
 
-if [ $# -eq 0 ]; then
+# A test that hangs shows its stack and ends the run; the slowest ones install packages or compile.
+tests() {
+	$bin/pytest -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true "$@"
+}
+
+lint() {
 	check "ruff check" $bin/ruff check
 	check "ruff format" $bin/ruff format --check
 	check "mypy" $bin/mypy
+}
+
+case "${1-}" in
+"")
+	lint
 	check "C: warnings and sanitizers" sh tests/vm/native/run.sh
-fi
-# A test that hangs shows where, and ends the run.
-check "pytest" $bin/pytest -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=true "$@"
+	check "pytest, in parallel" tests -n 2 --dist loadfile -m "not serial"
+	check "pytest, one at a time" tests -m serial
+	;;
+--fast)
+	[ $# -eq 1 ] || { echo "tests/run.sh: --fast takes no further arguments" >&2; exit 2; }
+	lint
+	check "C: warnings" sh tests/vm/native/run.sh --warnings
+	check "pytest, in parallel" tests -n 2 --dist loadfile -m "not slow and not serial"
+	;;
+*)
+	check "pytest" tests "$@"
+	;;
+esac
 
 if [ -n "$failed" ]; then
 	echo "tests/run.sh: failed, see above" >&2

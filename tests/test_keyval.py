@@ -1,4 +1,4 @@
-"""Option strings: syntax, values, and QEMU's words for what is wrong."""
+"""Option strings: syntax, values and QEMU's error messages."""
 
 import pytest
 

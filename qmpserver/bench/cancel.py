@@ -1,8 +1,8 @@
-"""Limit a vCPU, wait until it is throttled, cancel, and time what follows, again and again.
+"""Limit a vCPU, wait until it is throttled, cancel, and time the effects, again and again.
 
-By default with this server's event-driven reaper and its polling reaper. The limited guest's own
-counters tell when it runs again; when the reaper woke is told by the server, or with --strace by
-strace on its thread.
+By default this measures this server's event-driven reaper and its polling reaper. The limited
+guest's own counters show when it runs again. The server reports when the reaper woke; with
+--strace, strace on the reaper's thread shows it too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from qmpserver.bench import floor
 from qmpserver.bench.qmp import flooding
 from qmpserver.bench.report import STATISTICS, Result, Series, add_output, give, progress
+from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
 from qmpserver.bench.strace import trace
-from qmpserver.bench.vm import VmError, encode, real_time
+from qmpserver.bench.vm import VmError
 from qmpserver.tools.address import servers
+from qmpserver.tools.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 LIMIT = 10  # MB/s: a guest at full speed is throttled nearly all the time
 NEVER_S = 10.0
-LOOK_S = 100e-6  # more often, and the guest that is looked for hardly gets to run
+LOOK_S = 100e-6  # looking more often leaves the guest hardly any processor time
 SPREAD_S = 0.03
 POLL_S = 1.0
 
@@ -46,15 +48,17 @@ RESUME = "to the throttled vCPU running again"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--cycles", type=at_least(1), default=200, help="how often (%(default)s)")
-    parser.add_argument("--busy", action="store_true", help="beside a second vCPU at full speed")
+    parser.add_argument(
+        "--busy", action="store_true", help="with a second vCPU that runs at full speed"
+    )
     parser.add_argument(
         "--flood",
         type=at_least(0),
         default=0,
         metavar="N",
-        help="while N clients send all they can",
+        help="while N clients send commands at full speed",
     )
-    parser.add_argument("--strace", action="store_true", help="see the reaper wake from outside")
+    parser.add_argument("--strace", action="store_true", help="observe the reaper's wakes too")
     add_servers(parser)
     add_output(parser)
 
@@ -95,7 +99,7 @@ def measure(
 ) -> Result:
     """Time `cycles` cycles on each of `vms`, in turn; they are stopped before and after.
 
-    `strace`: look at the reaper's wakes from outside too, which costs some of the time it measures.
+    With `strace` the reaper's wakes are observed from outside too; that adds to the times measured.
     """
     whats = (ACK, WAKE, TRACED, RESUME)
     samples = [{what: Series(vm.name, what) for what in whats} for vm in vms]
@@ -117,8 +121,7 @@ def measure(
 def _cycle(vm: Vm, spread: float, wake_after: WakeAfter | None) -> dict[str, float]:
     """Limit vCPU 0, wait until it is throttled, cancel; return the milliseconds.
 
-    `spread` is the time in seconds over which cancels are spread, so that they meet a polling
-    reaper at any moment of its sleep.
+    Cancels are spread over `spread` seconds, to meet a polling reaper at any moment of its sleep.
     """
     took = {}
     vm.qmp.execute("set-vcpu-dirty-limit", {"cpu-index": 0, "dirty-rate": LIMIT})
@@ -135,16 +138,16 @@ def _cycle(vm: Vm, spread: float, wake_after: WakeAfter | None) -> dict[str, flo
         woke = vm.dirty_ring()["reaper"]["last-idle-wake-time"]
         return woke > start  # from a clock that all processes share
 
-    tells = vm.dirty_ring() is not None
-    if tells:
+    reports = vm.dirty_ring() is not None
+    if reports:
         _until("the reaper's wake", idle_wake, 0.002)
         took[WAKE] = (woke - start) / 1e6
     if wake_after is not None:
-        # QEMU's reaper turns over in its sleep while the limit is in service: that is no wake yet.
-        answered = 0.0 if tells else (ack - start) / 1e9
+        # While the limit is in service, QEMU's reaper wakes and sleeps again: that does not count.
+        answered = 0.0 if reports else (ack - start) / 1e9
         seen = wake_after(wall + answered)
         if seen is None:
-            raise VmError("strace does not see the reaper wake")
+            raise VmError("strace did not see the reaper wake")
         took[TRACED] = (seen + answered) * 1e3
     return took
 
@@ -152,23 +155,29 @@ def _cycle(vm: Vm, spread: float, wake_after: WakeAfter | None) -> dict[str, flo
 def resume(
     vm: Vm, command: str, arguments: Mapping[str, object] | None = None
 ) -> tuple[int, int, int]:
-    """Send what has the guest of vCPU 0 go on.
+    """Send a command that lets the guest of vCPU 0 run again.
 
-    Returns when it was sent, when it was answered, and when the guest was seen to run: ns.
+    Returns:
+        When it was sent, when it was answered, and when the guest was seen to run:
+        CLOCK_MONOTONIC, ns.
     """
     request = encode(command, arguments)
     before = vm.progress(0)
     start = time.monotonic_ns()
     vm.qmp.send(request)
-    vm.qmp.receive()
-    # Looking before the answer has come would take processor time from who is to send it. So a
-    # guest that ran earlier counts as running again now.
+    vm.qmp.receive(command)
+    # Looking before the answer has come would take processor time from the server that is to send
+    # it. A guest that ran earlier therefore counts as running again now.
     _until("the guest to run again", lambda: vm.progress(0) != before, LOOK_S)
     return start, vm.qmp.received, time.monotonic_ns()
 
 
 def throttled(vm: Vm) -> None:
-    """Wait until the guest on vCPU 0 stands still."""
+    """Wait until the guest on vCPU 0 stands still.
+
+    Raises:
+        VmError: It does not in time.
+    """
 
     def still() -> bool:
         before = vm.progress(0)
@@ -187,7 +196,7 @@ def _until(what: str, condition: Callable[[], bool], pause: float) -> None:
 
 
 def _beside_a_ping(args: argparse.Namespace, result: Result) -> str:
-    """Say how the first server's wake compares with what waking a process costs there at all."""
+    """Return a note that compares the first server's wake with a bare wake under the same load."""
     pings = floor.eventfd_ping_under_load(args, args.cycles)
     wake = next((s.samples for s in result.series if s.what == WAKE and s.samples), None)
     show = [STATISTICS[name] for name in result.show]

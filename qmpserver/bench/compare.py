@@ -1,7 +1,7 @@
 """Run all measurements, on this server and on QEMU where it is installed, into one report.
 
 The report is DIR/report.md, with a picture and the raw samples of each measurement beside it. It
-takes five to six minutes; leave the machine alone meanwhile.
+takes five to six minutes; keep the machine idle meanwhile.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
+from qmpserver.bench.command_line import QEMU, has_qemu
 from qmpserver.bench.report import progress
-from qmpserver.bench.vm import QEMU, has_qemu
 from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.numbers import at_least
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import argparse
 
 ROUNDS = "{rounds}"
-SOME = "{some}"  # of what takes seconds each: a quarter of them
+SOME = "{some}"  # a quarter of the rounds, where each takes seconds
 WITH_QEMU = "{qemu}"
 
-# What is run, in this order: file name, words after "qmpctl bench".
+# The measurements in their order: file name, words after "qmpctl bench".
 PLAN = {
     "cancel": ["cancel", "--cycles", ROUNDS, WITH_QEMU],
     "cancel-busy": ["cancel", "--busy", "--cycles", ROUNDS],
@@ -36,7 +36,7 @@ PLAN = {
     "limit": ["limit", "--limits", "10,100,400", WITH_QEMU],
     "fair": ["fair", "--windows", SOME],
     "guest": ["guest", "--windows", SOME, "--limited-windows", "2"],
-    "qmp": ["qmp", "--clients", "1"],  # with more monitors QEMU is slower to answer each
+    "qmp": ["qmp", "--clients", "1"],  # QEMU answers more slowly with more monitors
     "floor": ["floor", "--cycles", ROUNDS],
     "start": ["start", "--starts", ROUNDS],
     "scale": ["scale", "--cycles", "1"],
@@ -55,12 +55,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=PLAN,
         metavar="NAME",
-        help=f"one of {', '.join(PLAN)}; again for more of them",
+        help=f"one of {', '.join(PLAN)}; repeatable",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and write the report."""
+    """Measure, and write the report.
+
+    Raises:
+        QmpctlError: A measurement failed, or the report cannot be written.
+    """
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         with (args.output / "report.md").open("w") as report:
@@ -82,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
-    """Run one measurement; return its part of the report, and whether it went well."""
+    """Run one measurement; return its part of the report, and whether it succeeded."""
     words = ["bench"]
     counts = {ROUNDS: str(args.rounds), SOME: str(max(args.rounds // 4, 1))}
     for word in PLAN[name]:
@@ -94,12 +98,11 @@ def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
         words += ["--server", "qmpserver"]
     if PLAN[name][0] == "qmp" and not has_qemu():
         words.append("--no-qemu")
-    if name != "start":  # has both
+    if name != "start":  # it measures both
         words += ["--accel", args.accel]
     shown = f"## {name}\n\n`qmpctl {shlex.join(words)}`\n"
     files = ["--json", f"{args.output}/{name}.json", "--plot", f"{args.output}/{name}.svg"]
-    # A process of its own: what one measurement does to itself, such as to its priority, does not
-    # reach the next.
+    # A process of its own: changes to its state, such as its priority, do not reach the next.
     ran = subprocess.run(
         [sys.executable, "-m", "qmpserver.tools.qmpctl", *words, *files],
         stdin=subprocess.DEVNULL,

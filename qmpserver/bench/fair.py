@@ -1,12 +1,12 @@
-"""What a limit costs those it is not for, in windows of a second taken in turn.
+"""Measure the cost of a limit to guests that should not feel it, in windows of a second, in turn.
 
-Each row compares two machines, or one machine in two ways: a vCPU beside a limited one with the
-same vCPU alone, both tracked; a machine that nobody limits or measures with one that has no ring;
+Each row compares two machines, or one machine in two states: a vCPU beside a limited one with the
+same vCPU alone, both tracked; a machine without limit or measurement with one that has no ring;
 a guest that stays within its limit, since its working set is small, with the same guest untracked;
-a tracked guest without a limit with the same in QEMU, where that is installed.
+a tracked guest without a limit with the same guest in QEMU, where that is installed.
 
-Of servers that are named, or run already, each row compares vCPU 0 beside a limited vCPU 1 with the
-same beside a free one, both tracked.
+With --server or --qmp, each row compares one server's vCPU 0 beside a limited vCPU 1 with the same
+vCPU beside a free one, both tracked.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.command_line import has_qemu
 from qmpserver.bench.guest import free_window, tracked_window
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.servers import add_servers, enter, launched, ours, qemu
-from qmpserver.bench.vm import has_qemu
 from qmpserver.tools.address import servers
 from qmpserver.tools.numbers import at_least
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     Window = Callable[[], float]  # MB/s of vCPU 0 in one window
 
 LIMIT = 100  # MB/s
-HOLD_S = 0.5  # until the limit has taken hold
-SMALL = "4M"  # a working set that can't dirty as much, as a page counts once a second
+HOLD_S = 0.5  # a limit has taken effect by then
+SMALL = "4M"  # a working set that stays below the limit: each page counts once a second
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _beside(vm: Vm) -> tuple[str, Window, Window]:
-    """The row of one server."""
+    """Return the row of one server."""
     return (
         f"beside a limited vCPU : a free one, {vm.name}",
         _of(tracked_window, vm),
@@ -73,7 +73,7 @@ def _beside(vm: Vm) -> tuple[str, Window, Window]:
 
 
 def _rows(stack: ExitStack, args: argparse.Namespace) -> list[tuple[str, Window, Window]]:
-    """Launch what is needed; return what each row is called, its reference and what it measures."""
+    """Launch the machines; return the name, the reference and the measured windows of each row."""
     usual = ours(args)
     with_qemu = has_qemu() and args.accel == "kvm"
     candidates = [
@@ -105,7 +105,7 @@ def _of(rate: Callable[[Vm], float], vm: Vm) -> Window:
 
 
 def _limited(vm: Vm, cpu_index: int) -> Window:
-    """Windows while that vCPU is limited."""
+    """Return a window in which that vCPU is limited."""
 
     @contextmanager
     def limited() -> Iterator[None]:

@@ -1,35 +1,41 @@
-"""The built-in guest `dirty` as a firmware image: what QEMU's PC boots with ``-bios FILE``.
+"""The built-in guest `dirty` as a firmware image that QEMU's PC boots with `-bios FILE`.
 
-The same machine code then runs at the same addresses as under ``-guest dirty``, so that what two
-virtual machine monitors make of it can be compared. Of the server this knows the guest's bytes
-only.
+The same machine code then runs at the same addresses as under `-guest dirty`, which makes two
+virtual machine monitors comparable. Of the server, this module uses only the guest's bytes.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from qmpserver.keyval import OptionError, parse_size
+from qmpserver.vm.accel.memory import PAGE_SIZE
 from qmpserver.vm.accel.native._native import ffi, lib
-from qmpserver.vm.machine.guest import PAGE_SIZE, DirtyLayout, GuestError
+from qmpserver.vm.machine.guest import DirtyLayout, GuestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_UNIT = 64 << 10  # QEMU takes images in multiples of it
+_UNIT = 64 << 10  # an image's size must be a multiple of it
 
 
 def firmware_image(
     ram_size: int, vcpus: int, options: Mapping[str, str] | None = None, clock_hz: int = 0
 ) -> bytes:
-    """Return the image for a machine with at least so much RAM and so many vCPUs.
+    """Return the image for a machine.
 
-    `options` are those of ``-guest dirty``. Firmware can't ask how fast the clock is: a rate needs
-    `clock_hz`, the frequency of the time stamp counter. vCPU n is the one with local APIC ID n, as
-    QEMU numbers those of one socket; more vCPUs than the image is for stay halted.
+    vCPU n is the one with local APIC ID n, as QEMU numbers those of one socket. vCPUs beyond
+    `vcpus` stay halted.
+
+    Args:
+        ram_size: Bytes of RAM that the machine has at least.
+        vcpus: The number of vCPUs that run the guest.
+        options: Those of `-guest dirty`.
+        clock_hz: The frequency of the time stamp counter, which firmware cannot find out; the
+            option `rate` needs it.
 
     Raises:
-        GuestError: The guest can't be had as asked for.
+        GuestError: The options are wrong, or do not fit the machine.
     """
     options = options or {}
     if options.get("rate", "0") != "0" and clock_hz <= 0:
@@ -44,8 +50,12 @@ def firmware_image(
 
 
 def ram_size(text: str) -> int:
-    """Read a size as of ``-m``, which is in MiB where there is no unit; raises ValueError."""
-    match = re.fullmatch(r"([0-9]+)([KMGT]?)", text, re.IGNORECASE | re.ASCII)
-    if not match:
-        raise ValueError(f"'{text}' is no size such as 512M or 4G")
-    return int(match[1]) << ("KMGT".index(match[2].upper() or "M") + 1) * 10
+    """Return a size in bytes; it is in MiB without a unit, as with `-m`.
+
+    Raises:
+        ValueError: The text is not a size.
+    """
+    try:
+        return parse_size("size", text, "M")
+    except OptionError:
+        raise ValueError(f"'{text}' is not a size such as 512M or 4G") from None

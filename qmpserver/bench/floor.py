@@ -1,12 +1,12 @@
-"""What the machine itself costs: the floor under the other figures.
+"""Measure the costs of the machine itself: the floor under the other figures.
 
 An eventfd's ping is the time from writing it to another process's return from polling it: no kick
 can be faster. A socket's echo is a line to another process and back on a UNIX socket: no command's
-round trip can be. Both on an idle machine, and beside two vCPUs at full speed.
+round trip can be faster. Both are taken on an idle machine, and beside two vCPUs at full speed.
 
-The bare harvest is what a dirty page costs once it is in the ring: the time of a harvest and its
-reset over the pages that it took, as the trace event kvm_dirty_ring_reap tells it, while a
-measurement of both vCPUs has them tracked.
+The bare harvest is the cost of a dirty page once it is in the ring: the time of a harvest and its
+reset, from the trace event kvm_dirty_ring_reap, divided by its pages, while a measurement tracks
+both vCPUs.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ IDLE, BUSY = "idle", "beside two busy vCPUs"
 PING, ECHO = "eventfd ping, ms", "socket echo, there and back, ms"
 HARVEST = "harvest and reset, ns a page"
 REAP = "kvm_dirty_ring_reap"
-WRITTEN_S = 0.2  # until what was traced is in the log
-FEW = 1000  # pages: the event tells whole microseconds
+WRITTEN_S = 0.2  # trace events are in the log by then
+FEW = 1000  # pages; a smaller harvest is too short for the event's whole microseconds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def harvests(vm: Vm) -> list[float]:
-    """Nanoseconds a page of each larger harvest in a second; none where they can't be traced."""
+    """Return the nanoseconds a page of each larger harvest in a second; none without tracing."""
     if vm.log is None or "trace-event-set-state" not in vm.commands:
         return []
     before = vm.log.stat().st_size
@@ -78,13 +78,13 @@ def harvests(vm: Vm) -> list[float]:
     tracked_window(vm)
     vm.qmp.execute("trace-event-set-state", {"name": REAP, "enable": False})
     time.sleep(WRITTEN_S)
-    told = vm.log.read_bytes()[before:].decode(errors="replace")
-    found = re.findall(rf"{REAP} reaped (\d+) pages \(took (\d+) us\)", told)
+    written = vm.log.read_bytes()[before:].decode(errors="replace")
+    found = re.findall(rf"{REAP} reaped (\d+) pages \(took (\d+) us\)", written)
     return [int(us) * 1e3 / int(pages) for pages, us in found if int(pages) >= FEW]
 
 
 def eventfd_ping(rounds: int) -> list[float]:
-    """Milliseconds from writing an eventfd to another process's return from polling it."""
+    """Return the ms from writing an eventfd to another process's return from polling it."""
     kick, back = os.eventfd(0), os.pipe()
     child = os.fork()
     if not child:
@@ -109,7 +109,7 @@ def eventfd_ping(rounds: int) -> list[float]:
 
 
 def socket_echo(rounds: int) -> list[float]:
-    """Milliseconds from sending a line on a UNIX socket to its return from another process."""
+    """Return the ms from sending a line on a UNIX socket to its return from another process."""
     here, there = socket.socketpair()
     child = os.fork()
     if not child:
@@ -131,7 +131,7 @@ def socket_echo(rounds: int) -> list[float]:
 
 
 def eventfd_ping_under_load(args: argparse.Namespace, rounds: int) -> list[float]:
-    """Do the same beside two vCPUs of this server at full speed."""
+    """Return the same beside two vCPUs of this server at full speed."""
     with ExitStack() as stack:
         (vm,) = enter(stack, [ours(args)], [], 2)
         vm.qmp.execute("cont")

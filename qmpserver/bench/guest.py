@@ -1,7 +1,7 @@
-"""How fast a guest runs free, tracked and limited, by its own counters.
+"""Measure how fast a guest runs free, tracked and limited, by its own counters.
 
-By default this server and QEMU in turn, window by window. A guest is tracked while the server
-measures its dirty rate. Under a limit it is given time to settle, and then --limit is the aim.
+By default this measures this server and QEMU in turn, window by window. A guest is tracked while
+the server measures its dirty rate. A limited guest is measured once the limit has settled.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _in_turn(
     done: Callable[[int], None],
     before: int,
 ) -> None:
-    """Measure a window on each, then the next, the other way round."""
+    """Measure one window after the other on each; every other time in reverse order."""
     pairs = list(zip(vms, series, strict=True))
     for window in range(windows):
         for vm, into in pairs if window % 2 else pairs[::-1]:
@@ -84,13 +84,13 @@ def _in_turn(
 
 
 def free_window(vm: Vm) -> float:
-    """A second that nobody tracks."""
+    """Return the MB/s of a second without tracking."""
     time.sleep(0.2)
     return vm.rates(1.0, 1)[0]
 
 
 def _limited_window(vm: Vm, limit: int) -> float:
-    """A second under a limit that has settled."""
+    """Return the MB/s of a second under a limit that has settled."""
     vm.qmp.execute("set-vcpu-dirty-limit", {"cpu-index": 0, "dirty-rate": limit})
     time.sleep(SETTLE_S)
     rate = vm.rates(1.0, 1)[0]
@@ -99,7 +99,11 @@ def _limited_window(vm: Vm, limit: int) -> float:
 
 
 def tracked_window(vm: Vm) -> float:
-    """A second in the middle of a measurement by the server, which is what switches tracking on."""
+    """Return the MB/s of a second in which the server tracks, since it measures the dirty rate.
+
+    Raises:
+        VmError: The server's measurement does not end in time.
+    """
     vm.qmp.execute("calc-dirty-rate", {"calc-time": 2, "mode": "dirty-ring"})
     time.sleep(0.5)
     rate = vm.rates(1.0, 1)[0]

@@ -18,28 +18,28 @@ from qmpserver.vm.machine.options import GUEST
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options: those of ``-guest dirty``, and what the machine will have."""
+    """Add the options: those of `-guest dirty`, and the machine's."""
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="where the image goes"
+        "--output", required=True, type=Path, metavar="FILE", help="the file to write"
     )
     parser.add_argument(
         "--ram",
         type=_size,
         default="512M",
         metavar="SIZE",
-        help="as -m of the machine (%(default)s)",
+        help="the machine's -m (%(default)s)",
     )
     parser.add_argument(
-        "--smp", type=int, default=1, metavar="N", help="as -smp of the machine (%(default)s)"
+        "--smp", type=int, default=1, metavar="N", help="the machine's -smp (%(default)s)"
     )
-    parser.add_argument("--pattern", help="sequential (as it is by default), random or hotspot")
+    parser.add_argument("--pattern", help="sequential (the default), random or hotspot")
     parser.add_argument(
-        "--pages", metavar="N", help="of each vCPU's working set (its share of the RAM)"
+        "--pages", metavar="N", help="each vCPU's working set, in pages (its share of the RAM)"
     )
-    parser.add_argument("--size", help="the same in bytes, such as 64M")
-    parser.add_argument("--rate", metavar="MB/S", help="that each vCPU keeps to (full speed)")
-    parser.add_argument("--clock-hz", type=int, default=0, help="of the machine's TSC, for --rate")
-    parser.epilog = """Then, for a machine whose memory bench and others may watch:
+    parser.add_argument("--size", help="the working set in bytes, such as 64M")
+    parser.add_argument("--rate", metavar="MB/S", help="each vCPU's rate (full speed)")
+    parser.add_argument("--clock-hz", type=int, default=0, help="frequency of the TSC, for --rate")
+    parser.epilog = """To run it in QEMU, with memory that qmpctl bench can watch:
 
   qemu-system-x86_64 -accel kvm,dirty-ring-size=4096 -m 512M -bios FILE \\
     -object memory-backend-memfd,id=ram,size=512M,share=on \\

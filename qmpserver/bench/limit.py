@@ -1,8 +1,8 @@
-"""How well a limit holds, by the guests' counters; by default with each controller there is.
+"""Measure how well a limit holds, by the guests' counters; by default with each controller.
 
-One limit is set after the other. For each the table shows, with slashes between: the error from the
-second to the sixth second after the command, the error in the first second, after how many seconds
-it is within 5 % for good, and the longest time in which the guest did nothing.
+One limit is set after the other. For each the table shows, separated by slashes: the error from the
+second to the sixth second after the command, the error in the first second, the time after which
+the rate stays within 5 %, and the longest time without progress.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from qmpserver.bench.course import PAGES_PER_MB, SECOND, STEADY_S, Course
 from qmpserver.bench.report import Result, Series, add_output, give, markdown, progress
+from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
-from qmpserver.bench.vm import real_time
 from qmpserver.tools.address import servers
 from qmpserver.tools.numbers import at_least
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qmpserver.bench.vm import Vm
 
-    Held = tuple[str, int, int, Course]  # by which server, the limit, the vCPU, and how
+    Held = tuple[str, int, int, Course]  # server, limit, vCPU, course
 
 Order = Literal["rising", "falling", "random"]
 
@@ -55,20 +55,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"MB/s ({','.join(map(str, DEFAULT_LIMITS))})",
     )
     add("--order", choices=("rising", "falling", "random"), default="rising")
-    add("--cancel", action="store_true", help="cancel each before the next is set")
+    add("--cancel", action="store_true", help="cancel each limit before the next")
     add(
         "--vcpus",
         type=at_least(1),
         default=1,
-        help="each second one gets the limits from last to first",
+        help="vCPUs 1, 3, ... get the limits in reverse order",
     )
     add(
         "--seconds",
         type=at_least(3, float),
         default=STEADY_S[1],
-        help="of each limit (%(default)s)",
+        help="duration of each limit (%(default)s)",
     )
-    add("--timeline", action="store_true", help="instead of a table, one run's course over time")
+    add("--timeline", action="store_true", help="show a course over time, no table")
     add_servers(parser)
     add_output(parser)
 
@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _limits(text: str) -> tuple[int, ...]:
     limits = [int(word) for word in text.split(",") if word.isdecimal()]
     if len(limits) != text.count(",") + 1 or min(limits) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of limits such as 10,100,400")
+        raise argparse.ArgumentTypeError(f"'{text}' must be a list of limits such as 10,100,400")
     return tuple(limits)
 
 
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         Series(name, _what(limit, index), [p / PAGES_PER_MB for p in c.pages], _seconds(c.times))
         for name, limit, index, c in held
     ]
-    title = "what the guest has stored to since the command"
+    title = "memory that the guest has stored to since the command"
     return give(args, Result("limit", title, "MB", series), table(held))
 
 
@@ -112,7 +112,7 @@ def _seconds(times: Sequence[int]) -> list[float]:
 
 
 def in_order(limits: Sequence[int], order: Order) -> list[int]:
-    """Return `limits` in that order; random is the same each time."""
+    """Return `limits` in that order; random is the same order each time."""
     ordered = sorted(limits, reverse=order == "falling")
     if order == "random":
         random.Random(1).shuffle(ordered)
@@ -122,7 +122,7 @@ def in_order(limits: Sequence[int], order: Order) -> list[int]:
 def measure(
     vm: Vm, limits: Sequence[int], vcpus: int, seconds: float, *, cancel: bool = False
 ) -> Iterator[Held]:
-    """Set one limit after the other, each for so long; `vm` is stopped before and after."""
+    """Set one limit after the other, each for `seconds`; `vm` is stopped before and after."""
     vm.qmp.execute("cont")
     for step in range(len(limits)):
         wanted = [limits[-1 - step if index % 2 else step] for index in range(vcpus)]
@@ -138,7 +138,7 @@ def measure(
 
 
 def watch(vm: Vm, vcpus: int, seconds: float) -> list[Course]:
-    """Sample each vCPU's progress every few milliseconds for so long, from now on."""
+    """Sample each vCPU's progress every few milliseconds, for `seconds` from now on."""
     start = time.monotonic_ns()
     end = start + round(seconds * SECOND)
     times: list[int] = []
@@ -161,7 +161,7 @@ def _set(vm: Vm, limit: int | None, cpu_index: int = 0) -> None:
 
 
 def table(held: Sequence[Held]) -> str:
-    """Return a Markdown table: a row a limit, a column a server."""
+    """Return a Markdown table with a row for each limit and a column for each server."""
     names = list(dict.fromkeys(name for name, *_ in held))
     cells = {
         (limit, index, name): _verdict(course, limit, course.settling_time(limit))
@@ -186,7 +186,7 @@ def _verdict(course: Course, limit: int, settled: float | None) -> str:
 
 
 def timelines(vms: Sequence[Vm]) -> Result:
-    """Have each of `vms` follow TIMELINE; return its rate in each BIN_S, beside the limit."""
+    """Run each of `vms` through `TIMELINE`; return its rate in each `BIN_S`, beside the limit."""
     limit_seconds: list[float] = []
     limit_samples: list[float] = []
     ends = [when for when, _ in TIMELINE[1:]] + [TIMELINE_END_S]
@@ -201,7 +201,7 @@ def timelines(vms: Sequence[Vm]) -> Result:
         seconds = [(index + 0.5) * BIN_S for index in range(len(rates))]
         series.append(Series(vm.name, what, rates, seconds))
         series.append(Series("limit", what, limit_samples, limit_seconds))
-    title = "what a guest dirties under changing limits"
+    title = "a guest's rate under changing limits"
     return Result("limit", title, "MB/s", series, digits=1, log=True)
 
 

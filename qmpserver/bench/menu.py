@@ -1,4 +1,4 @@
-"""Measure servers, this one and QEMU alike, by what their clients and their guests can see."""
+"""Measure servers, this one and QEMU alike, from outside: by their answers and their guests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     import argparse
 
 BENCHES = {
-    "cancel": "what follows a cancel: the ack, the reaper's wake, the guest running again",
-    "release": "how fast the throttled are let go: by cancel, a raised limit, cont, quit",
+    "cancel": "time from a cancel to its ack, the reaper's wake, the guest running again",
+    "release": "how fast throttled vCPUs are released: by cancel, a raised limit, cont",
     "limit": "how well a limit holds",
-    "fair": "what a limit costs those it is not for",
-    "guest": "how fast a guest is free, tracked and limited",
-    "qmp": "how fast commands are answered, by one client and by many at once",
-    "scale": "what more vCPUs and more RAM cost",
-    "floor": "what the machine itself costs: a kick, a socket's echo, a page's harvest",
-    "start": "how long a server takes from its start to its greeting",
-    "compare": "all of it, on this server and QEMU, in one report",
+    "fair": "the cost of a limit to guests that it does not limit",
+    "guest": "how fast a guest runs free, tracked and limited",
+    "qmp": "how fast commands are answered, for one client and for many",
+    "scale": "the cost of more vCPUs and more RAM",
+    "floor": "costs of the machine itself: a kick, a socket's echo, a page's harvest",
+    "start": "time from a server's start to its greeting",
+    "compare": "all measurements, on this server and QEMU, in one report",
 }
 
 

@@ -1,14 +1,13 @@
-"""How fast commands are answered: one at a time, and pipelined by one client and by many at once.
+"""Measure how fast commands are answered: one at a time, and pipelined by one client and by many.
 
-By default QEMU and this server, in turn. A server that runs already has one client. QEMU serves one
-client a monitor, so it gets as many monitors as there are clients; this server gets one with
-``max-clients``. The load comes from one thread, with bytes that are ready, which only counts the
-ends of lines.
+By default this measures QEMU and this server, in turn. A server that is already running has one
+client. QEMU serves one client on each monitor, so it gets as many monitors as there are clients;
+this server gets one monitor with 'max-clients'. One thread generates the load: it sends prepared
+bytes and counts the ends of lines.
 
-A round trip is measured where client and server share a processor, and where each has its own:
-then most of it is the scheduler's, which has to wake the other one twice. Beside the servers there
-is an echo, a process that does nothing but answer each line with the same bytes: no server can be
-faster.
+A round trip is measured with client and server on one processor, and with each on its own; most of
+the latter is the scheduler's time, which wakes the other process twice. Beside the servers an echo
+is measured, a process that answers each line with the same bytes: no server can be faster.
 """
 
 from __future__ import annotations
@@ -19,13 +18,15 @@ import signal
 import socket
 import tempfile
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
-from qmpserver.bench.servers import Candidate, add_servers, connected, launched, ours, qemu
-from qmpserver.bench.vm import REPLY_S, Qmp, encode, launch, peer
+from qmpserver.bench.servers import Candidate, add_servers, launched, ours, qemu
+from qmpserver.bench.vm import peer
 from qmpserver.tools.address import ServerAddress, servers
+from qmpserver.tools.client import REPLY_S, Client, encode
 from qmpserver.tools.errors import HUNG_UP, ServerError, sensible
 from qmpserver.tools.numbers import at_least
 
@@ -38,7 +39,7 @@ ANSWER = b'{"return": {"status": "prelaunch", "running": false}}\r\n'
 DEPTH = 200  # commands of a client that are not answered yet
 ROUND_TRIPS = 100  # a window
 
-NO_MORE = "the server has ceased to answer"
+NO_MORE = "the server has stopped answering"
 ECHO = "an echo"
 ROUND_TRIPS_ON = {1: "round trip, on one processor, us", 2: "round trip, on two, us"}
 
@@ -47,14 +48,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--windows", type=at_least(1), default=10, help="of each (%(default)s)")
     parser.add_argument(
-        "--seconds", type=at_least(0.01, float), default=0.3, help="of a window (%(default)s)"
+        "--seconds",
+        type=at_least(0.01, float),
+        default=0.3,
+        help="of a window (%(default)s)",
     )
     parser.add_argument(
         "--clients",
         type=at_least(1),
         nargs="+",
         default=[1, 10, 100],
-        help="how many at once (1 10 100)",
+        help="numbers of clients (1 10 100)",
     )
     add_servers(parser)
     parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")
@@ -102,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _idle(kib: float) -> str:
-    if kib < 1:  # it may give back what its start took while clients connect
-        return "no growth that could be seen for clients that are idle"
-    return f"{kib:.0f} KiB for each client that is idle"
+    if kib < 1:  # memory that its start needed may be released while clients connect
+        return "no measurable growth for idle clients"
+    return f"{kib:.0f} KiB for each idle client"
 
 
 def _row(clients: int) -> str:
@@ -112,7 +116,7 @@ def _row(clients: int) -> str:
 
 
 class Load:
-    """A server with its clients: sockets past the negotiation."""
+    """A server with its clients, whose sockets are past the negotiation."""
 
     def __init__(
         self, name: str, pid: int, sockets: Sequence[socket.socket], idle_kib: float
@@ -124,7 +128,7 @@ class Load:
 
     @contextmanager
     def placed(self, processors: Sequence[int]) -> Iterator[None]:
-        """Have this thread on the first of some processors and the server on the last."""
+        """Run this thread on the first of some processors, and the server on the last."""
         threads = [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
         before = {thread: os.sched_getaffinity(thread) for thread in (0, *threads)}
         try:
@@ -138,7 +142,11 @@ class Load:
                     os.sched_setaffinity(thread, allowed)
 
     def round_trips(self, count: int) -> list[float]:
-        """Microseconds that `count` commands took, one after the other."""
+        """Return the microseconds that each of `count` commands took, one after the other.
+
+        Raises:
+            ServerError: The server hangs up, or stops answering.
+        """
         client = self.sockets[0]
         client.settimeout(REPLY_S)
         took = []
@@ -152,7 +160,7 @@ class Load:
 
 
 def _send(client: socket.socket, data: bytes | memoryview) -> None:
-    """Raises ServerError."""
+    """Send all of `data`; raise ServerError."""
     try:
         client.sendall(data)
     except OSError:
@@ -160,7 +168,7 @@ def _send(client: socket.socket, data: bytes | memoryview) -> None:
 
 
 def _received(client: socket.socket, size: int) -> bytes:
-    """Raises ServerError: There is nothing more to come, or nothing for too long."""
+    """Return some bytes; raise ServerError if the server hangs up or stops answering."""
     try:
         data = client.recv(size)
     except TimeoutError:
@@ -173,9 +181,10 @@ def _received(client: socket.socket, size: int) -> bytes:
 
 
 def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
-    """Keep `DEPTH` commands of each client under way; return answers a second, of all together.
+    """Keep `DEPTH` commands of each client under way; return the answers a second of all together.
 
-    Raises ServerError: A client is disconnected, or nothing comes any more.
+    Raises:
+        ServerError: The server hangs up, or stops answering.
     """
     requests = memoryview(REQUEST * DEPTH)
     size = len(REQUEST)
@@ -194,7 +203,7 @@ def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
         ready = epoll.poll(REPLY_S)
         if not ready:
             raise ServerError(NO_MORE)
-        going_on = time.monotonic() < end
+        going_on = time.monotonic() < end or not answered  # however busy the machine is
         for number, _ in ready:
             lines = _received(clients[number], 1 << 16).count(b"\n")
             if going_on:
@@ -210,7 +219,7 @@ def flood(sockets: Sequence[socket.socket], seconds: float) -> float:
 
 @contextmanager
 def _load(server: Candidate, count: int) -> Iterator[Load]:
-    """Run a server with `count` clients; its vCPU does not run."""
+    """Run a server with `count` clients; its vCPU is stopped."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpctl-"))
         if "qemu-system" in server.command:
@@ -224,7 +233,7 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
         before = _resident_kib(vm.pid)
         clients = []
         for path in paths:
-            clients.append(Qmp(ServerAddress(path)))
+            clients.append(Client(ServerAddress(path)))
             stack.callback(clients[-1].close)
         sockets = [client.socket for client in clients]
         yield Load(server.name, vm.pid, sockets, (_resident_kib(vm.pid) - before) / count)
@@ -232,8 +241,8 @@ def _load(server: Candidate, count: int) -> Iterator[Load]:
 
 @contextmanager
 def _running(address: ServerAddress) -> Iterator[Load]:
-    """Be the one client of a server that runs already, and goes on running."""
-    with closing(connected(address)) as qmp:
+    """Connect one client to a server that is already running; it goes on running afterwards."""
+    with Client(address) as qmp:
         with sensible(address, "query-status"):
             qmp.execute("query-status")["status"]
         yield Load(str(address), peer(qmp.socket), [qmp.socket], 0)
@@ -241,11 +250,11 @@ def _running(address: ServerAddress) -> Iterator[Load]:
 
 @contextmanager
 def flooding(paths: Sequence[str]) -> Iterator[int]:
-    """Have another process flood the monitors at `paths`; it begins stopped. Gives its pid."""
+    """Start a process that floods the monitors at `paths`, stopped at first; yield its pid."""
     child = os.fork()
     if not child:
         with suppress(BaseException):
-            sockets = [Qmp(ServerAddress(path)).socket for path in paths]
+            sockets = [Client(ServerAddress(path)).socket for path in paths]
             os.kill(os.getpid(), signal.SIGSTOP)
             while True:
                 flood(sockets, 1.0)
@@ -265,7 +274,7 @@ def _resident_kib(pid: int) -> float:
 
 @contextmanager
 def _echo() -> Iterator[Load]:
-    """Have a process answer as many lines as it gets."""
+    """Start a process that answers each line."""
     mine, childs = socket.socketpair()
     child = os.fork()
     if not child:

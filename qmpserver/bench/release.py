@@ -1,9 +1,9 @@
-"""How fast throttled vCPUs are let go: by cancel, a raised limit, stop and cont, stop, and quit.
+"""Measure how fast throttled vCPUs are released: by cancel, a raised limit, cont, stop, and quit.
 
-Each time vCPU 0 is limited until it stands still, waiting for what it dirtied to be paid for. Then
-the command is sent. A guest runs again when its own counter moves; it stands still when stop has
-been answered and the counter moves no more; quit is over when the process has gone. After cont
-the limit is still in force, so what was dirtied before is waited for as before.
+Each time vCPU 0 is limited until it is throttled and stands still. Then the command is sent. A
+guest runs again when its own counter moves; it stands still when stop has been answered and the
+counter has stopped; quit has ended when the process has gone. After cont the limit is still in
+force, so the vCPU stays throttled for the rest of its time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from qmpserver.bench.cancel import LIMIT, LOOK_S, resume, throttled
+from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
+from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
-from qmpserver.bench.vm import VmError, encode, launch, real_time
+from qmpserver.bench.vm import VmError
 from qmpserver.tools.address import servers
+from qmpserver.tools.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ def _stop(vm: Vm) -> float:
     request = encode("stop")
     start = time.monotonic_ns()
     vm.qmp.send(request)
-    vm.qmp.receive()
+    vm.qmp.receive("stop")
     still, pages = vm.qmp.received, vm.progress(0)
     until = time.monotonic() + STILL_S
     while time.monotonic() < until:
@@ -110,7 +113,7 @@ def _stop(vm: Vm) -> float:
 
 
 def _quit(candidate: Candidate) -> float:
-    """Launch a server of its own for it."""
+    """Launch another server, and return the ms from `quit` to its end."""
     with launch(candidate.command, vcpus=1, accel=candidate.accel) as vm:
         _throttle(vm)
         pidfd = os.pidfd_open(vm.pid)

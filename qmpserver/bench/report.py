@@ -1,4 +1,4 @@
-"""What a measurement found: shown as a table, stored as raw samples, plotted."""
+"""Results of measurements: shown as a table, stored as raw samples, plotted."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.tools.errors import QmpctlError
+from qmpserver.tools.errors import QmpctlError, needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
 FONT = ["DejaVu Sans"]
-POINTS = 200  # of a curve; more can't be seen
+POINTS = 200  # of a curve; more are invisible
 
 
 @dataclass(slots=True)
 class Series:
-    """One quantity of one server: samples in the order in which they were taken."""
+    """One quantity of one server, in samples in the order in which they were taken."""
 
     server: str
     what: str
     samples: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of each sample, where the course counts
+    seconds: list[float] = field(default_factory=list)  # of each sample, for a course over time
 
 
 @dataclass(slots=True)
 class Result:
-    """All that one measurement found.
+    """The result of one measurement.
 
-    Samples of two servers that were measured pair by pair, in turn, are as many and `paired`; the
-    table then has the ratios of later servers to the first.
+    `paired` says that servers were measured in turn, so that their samples are pairs; the table
+    then has the ratios of later servers to the first.
     """
 
     bench: str
@@ -107,30 +107,40 @@ def _ratio(cells: dict[tuple[str, str], list[float]], what: str, first: str, lat
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where results go besides the screen."""
+    """Add the options for files that the result is written to."""
     parser.add_argument("--json", type=_file, metavar="FILE", help="store the raw samples")
     parser.add_argument("--plot", type=_picture, metavar="FILE", help="draw them: .png or .svg")
 
 
 def _file(text: str) -> Path:
-    """Refuse what can't be written before all is measured rather than after."""
+    """Return the path; refuse one that cannot be written before anything is measured."""
     if not Path(text).parent.is_dir():
-        raise argparse.ArgumentTypeError(f"'{text}': there is no such directory")
+        raise argparse.ArgumentTypeError(f"'{text}': the directory does not exist")
     return Path(text)
 
 
 def _picture(text: str) -> Path:
     if not text.endswith((".png", ".svg")):
         raise argparse.ArgumentTypeError(f"'{text}' ends in neither .png nor .svg")
-    if find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("it needs matplotlib: pip install matplotlib")
+    with needs("--plot", "matplotlib", "plot"):
+        if find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(name="matplotlib")
     return _file(text)
 
 
 def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
-    """Print the table, or what is `shown` instead, and write what `add_output`'s options name.
+    """Print a result, and write the files that the options of `add_output` name.
 
-    Returns the exit status.
+    Args:
+        args: The options.
+        result: The result.
+        shown: The text to print instead of the result's table.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        QmpctlError: A file cannot be written.
     """
     print(shown or table(result))
     for note in result.notes:
@@ -146,9 +156,10 @@ def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
 
 
 def plot(result: Result, path: Path) -> None:
-    """Draw a panel a quantity: over time where that counts, else how samples are distributed.
+    """Draw a panel for each quantity: its course over time, or the distribution of its samples.
 
-    Raises OSError: The file can't be written.
+    Raises:
+        OSError: The file cannot be written.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -175,13 +186,13 @@ def plot(result: Result, path: Path) -> None:
                 axes.set_xlabel(result.unit)
                 axes.set_ylabel("part of the samples")
         if any(series.seconds for series in result.series if series.what == what):
-            axes.set_ylim(bottom=1 if result.log else 0)  # all that is to fit is there
+            axes.set_ylim(bottom=1 if result.log else 0)  # now that all curves are there
         values = [v for s in result.series if s.what == what and not s.seconds for v in s.samples]
         if values and min(values) > 0 and max(values) > 50 * min(values):
             axes.set_xscale("log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    # Letters as text, and no date: a picture that is small, and the same for the same samples.
+    # Letters as text, and no date: the picture is small, and the same for the same samples.
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": result.bench, "font.sans-serif": FONT}
     with mpl.rc_context(style):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -189,8 +200,8 @@ def plot(result: Result, path: Path) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal's stderr how far it is; gives a function that takes the number done."""
-    with contextlib.suppress(ImportError):  # nobody must have rich to measure
+    """Show a progress bar if stderr is a terminal; yield a function that takes the number done."""
+    with contextlib.suppress(ImportError):  # rich is optional
         from rich.console import Console
         from rich.progress import Progress
 

@@ -1,7 +1,7 @@
-"""What more vCPUs and more RAM cost: commands for all vCPUs, the switch of the log, and harvesting.
+"""Measure the cost of more vCPUs and RAM: of commands for all vCPUs, dirty logging, harvests.
 
-Each size is a server of its own; it has 32 MB/s dirtied, however many vCPUs share in that, so
-that what differs is how many rings there are. The reaper's own processor time is what a page costs.
+Each size is a server of its own. Its guest dirties 32 MB/s in all, however many vCPUs share that:
+only the number of rings differs. The cost of a page is the reaper's own processor time.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.servers import OURS, ours
-from qmpserver.bench.vm import VmError, encode, launch
+from qmpserver.bench.vm import VmError
+from qmpserver.tools.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     from qmpserver.bench.vm import Vm
 
 RATE = 32
-LIMIT = 100_000  # MB/s: nobody waits, but all is counted
+LIMIT = 100_000  # MB/s: no vCPU waits, but all pages are counted
 PERIOD_S = 0.001
-SWITCH_S = 0.15  # more than a switch of the log takes
-OFF_S = 1.3  # it goes off a second after the last limit
+SWITCH_S = 0.15  # more than switching the log takes
+OFF_S = 1.3  # the log is switched off a second after the last limit
 
 START = "start to greeting, ms"
 IDLE = "query-status at 1 kHz while nothing else happens, the longest, us"
@@ -41,7 +43,7 @@ HARVEST = "the reaper's processor time for a page, ns"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many vCPUs, and how much RAM as ``-m`` takes it."""
+    """The number of vCPUs, and the RAM as `-m` takes it."""
 
     vcpus: int
     ram: str
@@ -53,7 +55,7 @@ class Size:
 def _size(text: str) -> Size:
     match = re.fullmatch(r"([1-9][0-9]*),([0-9]+[MG])", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 32,64G")
+        raise argparse.ArgumentTypeError(f"'{text}' must be a size such as 32,64G")
     return Size(int(match[1]), match[2])
 
 
@@ -64,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_size,
         metavar="VCPUS,RAM",
-        help="of a machine; again for one beside it (1,512M 32,512M and 1,64G)",
+        help="size of a machine; repeatable (1,512M 32,512M and 1,64G)",
     )
     parser.add_argument("--cycles", type=at_least(1), default=8, help="how often (%(default)s)")
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cycle(vm: Vm) -> list[float]:
-    """Set and cancel a limit for all; the samples of all but the start."""
+    """Set and cancel a limit for all vCPUs; return a sample of each quantity except the start."""
     idle = _longest(vm, SWITCH_S)
     took_set = _timed(vm, encode("set-vcpu-dirty-limit", {"dirty-rate": LIMIT}))
     on = _longest(vm, SWITCH_S)
@@ -113,7 +115,7 @@ def _cycle(vm: Vm) -> list[float]:
 
 
 def _timed(vm: Vm, request: bytes) -> float:
-    """Microseconds from the request to its answer."""
+    """Return the microseconds from the request to its answer."""
     start = time.monotonic_ns()
     vm.qmp.send(request)
     vm.qmp.receive()
@@ -121,7 +123,7 @@ def _timed(vm: Vm, request: bytes) -> float:
 
 
 def _longest(vm: Vm, seconds: float) -> float:
-    """The longest that a `query-status` took, of one a millisecond for so long, in microseconds."""
+    """Send `query-status` every millisecond for `seconds`; return the longest round trip, in us."""
     request = encode("query-status")
     end = time.monotonic() + seconds
     longest = 0.0
@@ -138,11 +140,12 @@ def _rings(vm: Vm) -> Sequence[dict[str, int]]:
 
 
 def _harvested(vm: Vm) -> int:
-    """Pages, by whomever: rings are large enough that none gets full."""
+    """Return the pages harvested: by the reaper, since the rings are too large to get full."""
     return sum(ring["pages-harvested"] for ring in _rings(vm))
 
 
 def _reaper_ns(vm: Vm) -> int:
+    """Return the processor time that the reaper's thread has had."""
     thread = vm.dirty_ring()["reaper"]["thread-id"]
     schedstat = Path(f"/proc/{vm.pid}/task/{thread}/schedstat").read_text()
     return int(schedstat.split()[0])

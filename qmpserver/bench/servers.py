@@ -1,4 +1,4 @@
-"""The servers that a measurement is about: launched from commands, or running already.
+"""The servers that are measured: launched from commands, or already running.
 
 Every measurement takes the same options for them, and measures several in turn, pair by pair.
 """
@@ -10,9 +10,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpserver.bench.vm import QEMU, Qmp, Vm, VmError, has_qemu, launch
+from qmpserver.bench.command_line import QEMU, has_qemu
+from qmpserver.bench.launch import launch
+from qmpserver.bench.vm import Vm, VmError
 from qmpserver.tools.address import add_qmp, servers
-from qmpserver.tools.errors import ServerError, UsageError
+from qmpserver.tools.client import Client
+from qmpserver.tools.errors import UsageError
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -22,13 +25,12 @@ if TYPE_CHECKING:
 
     from qmpserver.tools.address import ServerAddress
 
-WARM_S = 2.0  # until all of the guest's memory has been touched once
 OURS = f"{shlex.quote(sys.executable)} -m qmpserver.cli"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A server to launch: the command, what tables call it, and its ``-accel`` if it has none."""
+    """A server to launch: its name in tables, its command, and `-accel` if the command has none."""
 
     name: str
     command: str
@@ -42,22 +44,22 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COMMAND",
-        help="launch this; again for one beside it, in turn. What is open of -accel, -smp and -m "
-        "is added, and so are a QMP socket and for QEMU the guest",
+        help="launch this server; repeatable, to measure several in turn. -accel, -smp and -m are "
+        "added if they are missing, and so are a QMP socket and for QEMU the guest",
     )
     add_qmp(parser)
     add_ours(parser)
-    parser.add_argument("--qemu", action="store_true", help="QEMU beside them")
+    parser.add_argument("--qemu", action="store_true", help="measure QEMU too")
 
 
 def add_ours(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how this server is launched."""
+    """Add the options for launching this server."""
     parser.add_argument("--accel", choices=("kvm", "soft"), default="kvm")
     parser.add_argument("--ring", type=at_least(1), default=4096, help="ring size (%(default)s)")
 
 
 def ours(args: argparse.Namespace, name: str = "qmpserver", options: str = "") -> Candidate:
-    """Return this server; `options` are further ones of ``-accel``, such as ``reaper=poll``."""
+    """Return this server; `options` are further ones of `-accel`, such as `reaper=poll`."""
     accel = f"{args.accel},dirty-ring-size={args.ring}"
     return Candidate(name, OURS, f"{accel},{options}" if options else accel)
 
@@ -68,7 +70,11 @@ def qemu(args: argparse.Namespace) -> Candidate:
 
 
 def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candidate]:
-    """Return the servers that are to be launched: the `usual` ones unless others were named."""
+    """Return the servers to launch: the `usual` ones unless others were named.
+
+    Raises:
+        VmError: QEMU is one of them, and not installed.
+    """
     accel = f"{args.accel},dirty-ring-size={args.ring}"
     named = [
         Candidate(command, command, qemu(args).accel if "qemu-system" in command else accel)
@@ -79,37 +85,35 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
     if args.qemu:
         named.append(qemu(args))
     if any(server.command == QEMU for server in named) and not has_qemu():
-        raise VmError(f"{QEMU} is not installed, there is nothing to compare with")
+        raise VmError(f"{QEMU} is not installed")
     return named
-
-
-def connected(address: ServerAddress) -> Qmp:
-    """Be a client of a server that runs already; raises ServerError."""
-    try:
-        return Qmp(address)
-    except OSError as error:
-        raise ServerError(f"{address}: {error.strerror or error}") from None
 
 
 def enter(
     stack: ExitStack, launched: Sequence[Candidate], running: Sequence[ServerAddress], vcpus: int
 ) -> list[Vm]:
-    """Have servers run for as long as the stack lasts, their guests warm, and stopped.
+    """Run servers as long as the stack lasts, with their guests warm, and stopped.
 
-    Who measures one of them says ``cont`` before and ``stop`` after. One that ran already goes on
+    A measurement sends `cont` before and `stop` after. A server that was already running goes on
     running at the end.
 
+    Args:
+        stack: Ends the servers, and the connections to others, when it is closed.
+        launched: Servers to launch.
+        running: Servers that are already running.
+        vcpus: The number of vCPUs of each.
+
     Raises:
-        VmError: One can't be launched, or its guest not be watched.
-        ServerError: One that should be running is not.
+        VmError: A server cannot be launched, or its guest cannot be watched.
+        ServerError: A server that should be running is not.
+        UsageError: A running server has fewer vCPUs.
     """
     vms = []
     for server in launched:
         run = launch(server.command, vcpus=vcpus, accel=server.accel, name=server.name)
         vms.append(stack.enter_context(run))
     for address in running:
-        qmp = connected(address)
-        stack.callback(qmp.close)
+        qmp = stack.enter_context(Client(address))
         vm = Vm(str(address), qmp)
         stack.callback(vm.close)
         if vm.vcpus() < vcpus:
@@ -121,6 +125,6 @@ def enter(
         if names.count(vm.name) > 1:
             vm.name = f"{vm.name} #{index + 1}"
     for vm in vms:
-        vm.rates(WARM_S, vcpus)
+        vm.warm(vcpus)
         vm.qmp.execute("stop")
     return vms

@@ -1,7 +1,7 @@
-"""From the start of a process to its greeting, beside what the interpreter needs to import asyncio.
+"""Measure the time from a process's start to its greeting, and of importing asyncio beside it.
 
-All in turn, with the interpreter's bytecode in its cache. QEMU is started with no machine, and with
-its PC; each server with -S, so that no guest takes processor time from it.
+All are started in turn, with Python's bytecode cached. QEMU is started with no machine, and with
+its PC; each server with -S, so no guest takes processor time from it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
+from qmpserver.bench.command_line import QEMU, has_qemu
+from qmpserver.bench.launch import START_S
 from qmpserver.bench.report import Result, Series, add_output, give, progress
-from qmpserver.bench.vm import QEMU, START_S, VmError, has_qemu
+from qmpserver.bench.vm import VmError
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COMMAND",
-        help="start this instead; again for one beside it, in turn. -S and a monitor are added",
+        help="start this server instead; repeatable. -S and a monitor are added",
     )
     add_output(parser)
 
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     with progress("start", args.starts) as done:
         for number in range(args.starts + 1):
             took = [_import(environment), *(_greeting(c, environment) for c in commands.values())]
-            if number:  # the first fills caches
+            if number:  # the first one fills the caches
                 for one, ms in zip(series, took, strict=True):
                     one.samples.append(ms)
             done(number)
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _usual() -> dict[str, list[str]]:
-    """What can be started here."""
+    """Return the commands that can be started here."""
     has_kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
     return {
         name: words
@@ -79,7 +81,11 @@ def _import(environment: Mapping[str, str]) -> float:
 
 
 def _greeting(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Milliseconds until a client has the greeting of a server that listens on a passed socket."""
+    """Return the ms until a client has the greeting of a server that listens on a passed socket.
+
+    Raises:
+        VmError: The server does not start, or does not greet.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="qmpctl-") as directory,
         socket.socket(socket.AF_UNIX) as listener,

@@ -1,4 +1,4 @@
-"""The reaper's wakes as seen from outside: strace on the thread named kvm-reaper."""
+"""The reaper's wakes, observed from outside: by strace on the thread named kvm-reaper."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _reaper(pid: int) -> int:
 
 
 def _returns(output: Path) -> list[float]:
-    """When the thread's system calls returned, by the clock of `time.time`."""
+    """Return when the thread's system calls returned, by the clock of `time.time`."""
     text = output.read_text(errors="replace")
     return [float(entered) + float(took) for entered, took in _LINE.findall(text)]
 
@@ -39,10 +39,13 @@ def _returns(output: Path) -> list[float]:
 def trace(pid: int) -> Iterator[Callable[[float], float | None]]:
     """Watch the reaper of process `pid`.
 
-    Gives a function that tells how many seconds after a moment (of `time.time`) a system call of
-    the thread first returned: it sleeps in one, so that is its wake. None: not so far.
+    Yields:
+        A function that takes a moment, of `time.time`, and returns after how many seconds a system
+        call of the thread first returned: it sleeps in one, so that is its wake. None if it did
+        not within `START_S`.
 
-    Raises VmError: There is no strace, no reaper, or no permission.
+    Raises:
+        VmError: There is no strace, no reaper, or no permission.
     """
     if shutil.which("strace") is None:
         raise VmError("strace is not installed")

@@ -1,4 +1,5 @@
-"""The command line of ``qmpserver``: options in, a running machine or stand-in out.
+"""The command line of `qmpserver`: options in, a running machine or stand-in out.
 
-Only this package reads options, knows the process around the machine, and puts the parts together.
+`main` is the process and `run` its time on the event loop. `commandline` makes `settings` from the
+rows that `options` adds to `table`; `assembly` makes a machine from settings.
 """

@@ -1,4 +1,4 @@
-"""``python -m qmpserver.cli`` is the program ``qmpserver``."""
+"""`python -m qmpserver.cli` is the program `qmpserver`."""
 
 from qmpserver.cli.main import main
 

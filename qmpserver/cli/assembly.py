@@ -1,4 +1,4 @@
-"""What the command line asks for, put together: the machine and the server that controls it."""
+"""The machine that the command line describes, and the server that controls it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpserver.cli import process
+from qmpserver.cli.messages import report
+from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.monitor import Registry, Server
 from qmpserver.qapi import Schema
-from qmpserver.vm.accel import AcceleratorError, open_accelerator
+from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import VERSION_INFO
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.vm.machine.memory import Ram
+from qmpserver.vm.machine.options import NO_UUID
 
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from qmpserver.vm.commands.human import HumanMonitor
     from qmpserver.vm.trace.tracer import Writer
 
+_DEFAULT_RING_SIZE = 4096
 _SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
 
 _log = logging.getLogger("qmpserver")
@@ -33,26 +36,35 @@ _log = logging.getLogger("qmpserver")
 
 @functools.cache
 def own_schema() -> Schema:
-    """Return the schema of this server's machine; any thread may call this, and use it."""
+    """Return the schema of this server's machine. Any thread may call this and use the schema."""
     return Schema.load(_SCHEMA)
 
 
 async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Machine, Server]:
-    """Make the machine, not started yet, and a server without monitors; `stack` closes both.
+    """Return a machine that is not started, and a server without monitors; `stack` closes both.
 
     Raises:
-        CommandLineError: It can't be had as asked for. Nothing is left behind then.
+        CommandLineError: The settings cannot be satisfied; nothing is left behind.
     """
-    machine = await _make_machine(settings, stack)
+    machine = _open_machine(settings, stack)
     registry = Registry(own_schema())
-    register_all(registry, machine)
+    register_all(registry, machine, command_line=PARAMETERS)
     server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
     stack.push_async_callback(server.close)
     machine.emit = server.emit
     return machine, server
 
 
-async def _make_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machine:
+def choose_accelerators(settings: Settings) -> list[AccelOptions]:
+    """Return the accelerators to try, in order."""
+    if settings.accels:
+        return settings.accels
+    if settings.machine_accels:
+        return [AccelOptions(name) for name in settings.machine_accels]
+    return [AccelOptions(name, _DEFAULT_RING_SIZE) for name in ("kvm", "soft")]
+
+
+def _open_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machine:
     try:
         ram = Ram(settings.ram)
     except (OSError, ValueError) as error:
@@ -60,38 +72,40 @@ async def _make_machine(settings: Settings, stack: contextlib.AsyncExitStack) ->
     with contextlib.ExitStack() as undo:
         undo.callback(ram.close)
         try:
-            accel, refused = open_accelerator(ram, settings.choices())
-        except AcceleratorError as error:
+            accel, refused = open_accelerator(ram, choose_accelerators(settings))
+        except (AcceleratorError, OSError) as error:
             raise CommandLineError(str(error)) from None
         undo.callback(accel.close)
         if refused:
-            process.report("; ".join(refused))
-            process.report(f"falling back to {accel.name}")
+            report("; ".join(refused))
+            report(f"falling back to {accel.name}")
         _log.info(
             "accelerator %s, dirty rings of %d entries, %s",
             accel.name,
             accel.dirty_ring_size,
-            "as asked for" if settings.accels or settings.machine_accels else "by default",
+            "from the command line" if settings.accels or settings.machine_accels else "by default",
         )
-        machine = _furnish(settings, ram, accel)
+        machine = _make_machine(settings, ram, accel)
         undo.pop_all()
     stack.push_async_callback(machine.close)
     return machine
 
 
-def _furnish(settings: Settings, ram: Ram, accel: Accelerator) -> Machine:
+def _make_machine(settings: Settings, ram: Ram, accel: Accelerator) -> Machine:
     try:
         guest = _guest(settings, ram, accel)
         guest.load()
         accel.add_vcpus(guest, settings.cpus)
     except (GuestError, AcceleratorError) as error:
         raise CommandLineError(str(error)) from None
+    except OSError as error:
+        raise CommandLineError(f"cannot make {settings.cpus} vCPUs: {error}") from None
     machine = Machine(
         ram,
         accel,
         guest,
         name=settings.name,
-        uuid=settings.uuid,
+        uuid=settings.uuid or NO_UUID,
         actions=settings.actions,
         trace=_trace_writer(settings),
     )
@@ -100,7 +114,7 @@ def _furnish(settings: Settings, ram: Ram, accel: Accelerator) -> Machine:
             for event in machine.tracer.events(name.removeprefix("-")):
                 machine.tracer.enable(event, not name.startswith("-"))
         except KeyError:
-            process.report(f"-trace {name}: warning: trace event '{name}' does not exist")
+            report(f"-trace {name}: warning: trace event '{name}' does not exist")
     return machine
 
 
@@ -127,6 +141,6 @@ def _trace_writer(settings: Settings) -> Writer:
 
 
 def _human_monitor(registry: Registry) -> HumanMonitor:
-    from qmpserver.vm.commands.human import HumanMonitor  # only with -monitor or -mon
+    from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # only with -monitor or -mon
 
-    return HumanMonitor(registry)
+    return HumanMonitor(registry, COMMANDS)

@@ -1,21 +1,25 @@
-"""Options of QEMU's that mean nothing here: some are taken and do nothing, others are refused.
+"""QEMU options that are accepted without effect, or refused.
 
-An option is taken only if the user gets what it asks for without it: no display, no network, a
-clock that no guest reads. What would have to be left out silently is refused.
+An option is accepted if the machine here fulfils it anyway: no display, no network, a clock that no
+guest reads. An option that asks for something else is refused; none is ignored silently.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.cli.help import is_help, listing
 from qmpserver.keyval import Kind, OptionError, kinds, parse_bool, parse_options, split_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FLAGS = frozenset({"nodefaults", "no-user-config", "no-hpet", "no-acpi", "no-fd-bootchk"})
-"""Flags that switch off what is not here anyway."""
+    from qmpserver.cli.settings import Settings
 
+FLAGS = frozenset({"nodefaults", "no-user-config", "no-hpet", "no-acpi", "no-fd-bootchk"})
+"""Flags that disable devices and files that do not exist here."""
+
+# The accepted values of options for devices that do not exist here.
 _NOTHING = {
     "display": ("none",),
     "vga": ("none",),
@@ -30,43 +34,45 @@ _NOTHING = {
     "overcommit": ("mem-lock=off", "cpu-pm=off", "mem-lock=off,cpu-pm=off"),
 }
 
-_TAKEN: Mapping[str, Mapping[str, Kind]] = {
+# Options whose parameters are checked; they have no effect.
+_ACCEPTED: Mapping[str, Mapping[str, Kind]] = {
     "rtc": kinds(string="base clock driftfix"),
     "boot": kinds(string="order once splash splash-time reboot-timeout", boolean="menu strict"),
     "sandbox": kinds(string="obsolete elevateprivileges spawn resourcecontrol", boolean="enable"),
 }
 _IMPLIED = {"boot": "order", "sandbox": "enable"}
 
+# Refused options, by the missing feature; a name with ! takes no value.
 _ABSENT = {
     "disks": "hda hdb hdc hdd cdrom fda fdb blockdev drive mtdblock sd pflash iscsi snapshot!",
     "shared file systems": "fsdev virtfs",
-    "devices to add": "device usbdevice usb! tpmdev watchdog",
+    "other devices": "device usbdevice usb! tpmdev watchdog",
     "network": "netdev",
     "display": "spice g full-screen! alt-grab! ctrl-grab! portrait! rotate",
     "sound": "audiodev audio-help! soundhw",
-    "objects to add": "object",
+    "user-created objects": "object",
     "NUMA nodes": "numa",
-    "memory of another kind": "mem-path mem-prealloc!",
+    "other memory backends": "mem-path mem-prealloc!",
     "migration": "incoming loadvm only-migratable! dump-vmstate",
     "debugger": "s!",
     "firmware tables": "acpitable smbios fw_cfg option-rom dtb prom-env old-param!",
     "boot loader": "kernel initrd append",
     "log items": "d dfilter",
     "instruction counter": "icount singlestep! plugin",
-    "random numbers to seed": "seed",
+    "guest random numbers": "seed",
     "descriptor sets": "add-fd",
-    "change of user or root directory": "runas chroot",
-    "configuration files or settings of devices": "readconfig writeconfig set",
-    "state before the machine is made": "preconfig!",
+    "means to change its user or root directory": "runas chroot",
+    "configuration files or device settings": "readconfig writeconfig set",
+    "preconfig state": "preconfig!",
     "policy for deprecated interfaces": "compat",
     "test harness": "qtest qtest-log",
     "Xen": "xen-domid xen-attach! xen-domid-restrict!",
     "semihosting": "semihosting! semihosting-config",
-    "teardown of its own": "async-teardown! enable-sync-profile!",
+    "asynchronous teardown or lock profiling": "async-teardown! enable-sync-profile!",
 }
 _MISSING = {
-    option.rstrip("!"): (what, not option.endswith("!"))
-    for what, options in _ABSENT.items()
+    option.rstrip("!"): (feature, not option.endswith("!"))
+    for feature, options in _ABSENT.items()
     for option in options.split()
 }
 
@@ -85,40 +91,57 @@ _MACHINE_SWITCHES = frozenset(
 CPU_MODELS = ("host", "max")
 
 
-def argument(option: str) -> bool | None:
-    """Return whether an option of QEMU's that means nothing here takes a value; None if unknown."""
+def takes_value(option: str) -> bool | None:
+    """Return whether an option of QEMU takes a value; None if QEMU has no such option."""
     if option in FLAGS:
         return False
-    if option in _NOTHING or option in _TAKEN or option in ("k", "L", "echr", "cpu", "global"):
+    if option in _NOTHING or option in _ACCEPTED or option in ("k", "L", "echr", "cpu", "global"):
         return True
     return _MISSING[option][1] if option in _MISSING else None
 
 
-def check(option: str, value: str) -> str | None:
-    """Take such an option, or refuse it; returns what to warn of.
+def apply(settings: Settings, option: str, value: str) -> None:
+    """Accept a QEMU option that has no effect here; warnings go to `settings`.
 
     Raises:
-        OptionError: What it asks for is not here.
+        OptionError: The option asks for a feature that this program does not have.
     """
+    if option == "cpu" and is_help(value):
+        settings.exit_with = listing("Available CPUs:", CPU_MODELS)
+        return
+    if option == "display" and is_help(value):
+        settings.exit_with = listing("Available display backend types:", _NOTHING["display"])
+        return
+    warning = _check(option, value)
+    if warning is not None:
+        settings.warnings.append(f"-{option} {value}: warning: {warning}")
+    # For -nographic, which places the monitor only if these leave it free.
+    settings.defaults &= option != "nodefaults"
+    settings.serial_placed |= option == "serial"
+    settings.parallel_placed |= option == "parallel"
+
+
+def _check(option: str, value: str) -> str | None:
+    """Return a warning, if any, or raise OptionError."""
     if option in _MISSING:
         raise OptionError(f"this program has no {_MISSING[option][0]}")
     if option == "serial" and value.startswith("chardev:"):
-        return None  # a port that no guest here writes to
+        return None  # no guest here writes to the port
     if option in _NOTHING and value not in _NOTHING[option]:
         raise OptionError(f"this program can only do '{_NOTHING[option][0]}'")
-    if option in _TAKEN:
-        given = parse_options(value, _TAKEN[option], implied=_IMPLIED.get(option))
+    if option in _ACCEPTED:
+        given = parse_options(value, _ACCEPTED[option], implied=_IMPLIED.get(option))
         if option == "sandbox" and given.bool("enable"):
-            return "this program gives no system call up"
+            return "this program does not restrict its system calls"
     if option == "cpu" and value.partition(",")[0] not in CPU_MODELS:
-        raise OptionError("the vCPUs here are the host's: 'host' or 'max'")
+        raise OptionError("the vCPUs are the host's; expected 'host' or 'max'")
     if option == "global":
         return _global(value)
     return None
 
 
 def _global(value: str) -> str:
-    # Like QEMU, which warns of properties of devices that are not there.
+    # QEMU, too, only warns of properties of devices that do not exist.
     settings = [f"{name}={setting}" for name, setting, _ in split_options(value)]
     if value.startswith("driver="):
         given = parse_options(value, kinds(string="driver property value"))
@@ -129,26 +152,27 @@ def _global(value: str) -> str:
 
 
 class MachineTypeError(OptionError):
-    """There is no such type; QEMU says so without naming the option."""
+    """An unknown machine type, which QEMU reports without the option in front."""
 
 
 def check_machine(properties: Mapping[str, str]) -> None:
-    """Take the type and the properties of a machine, without ``accel``.
+    """Check the type and the properties of `-machine`, without `accel`.
 
     Raises:
-        OptionError: There is none such, or it asks for what is not here.
+        MachineTypeError: The type is unknown.
+        OptionError: A property is unknown, or asks for a feature that this program does not have.
     """
-    kind = properties.get("type", "qmpserver")
+    name = properties.get("type", "qmpserver")
     family = (
-        "pc" if kind.startswith("pc-i440fx-") else "q35" if kind.startswith("pc-q35-") else kind
+        "pc" if name.startswith("pc-i440fx-") else "q35" if name.startswith("pc-q35-") else name
     )
     if family not in MACHINE_TYPES:
         raise MachineTypeError(
             "unsupported machine type", "Use -machine help to list supported machines"
         )
-    for name, value in properties.items():
-        if name == "usb":
-            if parse_bool(name, value):
+    for property_, value in properties.items():
+        if property_ == "usb":
+            if parse_bool(property_, value):
                 raise OptionError("this program has no USB")
-        elif name not in ("type", *_MACHINE_SWITCHES):
-            raise OptionError(f"Property '{kind}-machine.{name}' not found")
+        elif property_ not in ("type", *_MACHINE_SWITCHES):
+            raise OptionError(f"Property '{name}-machine.{property_}' not found")

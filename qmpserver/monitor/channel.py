@@ -1,9 +1,9 @@
 """Bytes to and from one client: a connected socket, or a pair of file descriptors.
 
-A channel reads when there is something, writes what it can at once and keeps
-the rest, and tells its owner.  It knows no protocol.  It does without the
-event loop's transports because those can't receive file descriptors, and
-because it is quicker: no copy, no buffer of a quarter of a megabyte per read.
+A channel reads when the descriptor is readable, writes as much as possible at
+once, keeps the rest, and tells its owner.  It knows no protocol.  It does not
+use the event loop's transports: those cannot receive file descriptors and are
+slower, with a copy and a buffer of a quarter of a megabyte per read.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["READ_SIZE", "Channel", "Connection", "Owner"]
 
 READ_SIZE = 16384
-"""What is read at once; it bounds how long one client can keep the loop busy."""
+"""Bytes per read; the limit bounds how long one client can keep the loop busy."""
 
 _MAX_FDS = 16
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
@@ -27,23 +27,23 @@ _RIGHTS_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Owner(Protocol):
-    """Who is told what happens on a channel.  All calls come from the event loop."""
+    """The receiver of a channel's events.  All calls come from the event loop."""
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
 
     def eof_received(self) -> None:
-        """Learn that the client will send no more, though it may still read."""
+        """Note that the client will send no more; it may still read."""
 
     def drained(self) -> None:
-        """Learn that the client has taken all that was written."""
+        """Note that the client has taken everything that was written."""
 
     def channel_closed(self) -> None:
-        """Learn that the channel is closed, by whichever side; called once."""
+        """Note that the channel was closed, by either side; called once."""
 
 
 class Connection(Protocol):
-    """What a QMP client needs of a channel, whatever carries it; see `Channel` for each."""
+    """A channel of any kind, as a QMP client needs it; see `Channel`."""
 
     @property
     def closed(self) -> bool:
@@ -52,11 +52,11 @@ class Connection(Protocol):
 
     @property
     def unsent(self) -> int:
-        """How much was written that the client has not taken."""
+        """How much was written that the client has not taken yet."""
         ...
 
     def start(self, owner: Owner) -> None:
-        """Start reading; everything goes to *owner*."""
+        """Start reading, and tell `owner` of everything."""
 
     def take_fds(self) -> list[int]:
         """Return the file descriptors received last."""
@@ -66,13 +66,13 @@ class Connection(Protocol):
         """Read nothing until `resume`."""
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again after `pause`."""
 
     def write(self, data: bytes) -> None:
         """Send whole messages."""
 
     async def flush_until(self, deadline: float) -> None:
-        """Wait until all is sent, the channel is closed, or it is too late."""
+        """Wait until all is sent, the channel is closed, or `deadline` (loop time) is over."""
 
     def close(self) -> None:
         """Close at once."""
@@ -84,12 +84,11 @@ class Channel:
     Use from the event loop's thread only.
 
     Args:
-        loop: the event loop.
-        source: a connected socket, or the descriptor to read from, -1 for none.
-        sink: the descriptor to write to, if *source* is one; -1 for none.
-        close_descriptors: whether descriptors are closed with the channel;
+        loop: The event loop.
+        source: A connected socket, or the descriptor to read from, -1 for none.
+        sink: The descriptor to write to, if `source` is a descriptor; -1 for none.
+        close_descriptors: Whether descriptors are closed with the channel;
             sockets always are.
-
     """
 
     __slots__ = (
@@ -144,14 +143,14 @@ class Channel:
             self._polled = source >= 0 and _pollable(source)
 
     def start(self, owner: Owner) -> None:
-        """Start reading; everything goes to *owner*."""
+        """Start reading, and tell `owner` of everything."""
         self._end_watch()
         self._owner = owner
         self.resume()
 
     def watch(self) -> None:
-        """Until `start`, read nothing, but close when the client has left."""
-        # The loop can wait for readable sockets only, and one with something to read stays so.
+        """Until `start`, read nothing, but close when the client leaves."""
+        # The loop waits for readable sockets only, and a socket with unread bytes stays readable.
         self._watch = select.epoll(1)
         self._watch.register(self._reader, select.EPOLLRDHUP)
         self._loop.add_reader(self._watch.fileno(), self.close)
@@ -173,7 +172,7 @@ class Channel:
         return len(self._unsent)
 
     def take_fds(self) -> list[int]:
-        """Return the file descriptors received last; whoever calls must close them."""
+        """Return the file descriptors received last; the caller must close them."""
         fds, self._fds = self._fds, []
         return fds
 
@@ -185,7 +184,7 @@ class Channel:
                 self._loop.remove_reader(self._reader)
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again after `pause`."""
         if self._reading or self._closed or self._reader < 0:
             return
         self._reading = True
@@ -195,7 +194,7 @@ class Channel:
             self._loop.call_soon(self._read_file)
 
     def write(self, data: bytes) -> None:
-        """Send *data*, at once as far as that goes."""
+        """Send `data`, as much as possible at once and the rest later."""
         if self._closed or self._sink < 0 or not data:
             return
         if not self._unsent:
@@ -204,7 +203,7 @@ class Channel:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # The reading side may still have something to say, but nobody listens.
+                # Commands may still be unread, but nobody would receive the replies.
                 self.close()
                 return
             if sent == len(data):
@@ -216,19 +215,20 @@ class Channel:
             self._loop.add_writer(self._sink, self._writable)
 
     async def flush_until(self, deadline: float) -> None:
-        """Wait until all is sent, the channel is closed, or it is too late; for one caller."""
+        """Wait until all is sent, the channel is closed, or `deadline` (loop time) is over."""
         if self._unsent:
-            self._flushed = self._loop.create_future()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._flushed
+            if self._flushed is None:
+                self._flushed = self._loop.create_future()
+            left = max(0.0, deadline - self._loop.time())
+            await asyncio.wait({self._flushed}, timeout=left)
 
     def _wake_flushed(self) -> None:
-        if self._flushed is not None and not self._flushed.done():
+        if self._flushed is not None:
             self._flushed.set_result(None)
+            self._flushed = None
 
     def close(self) -> None:
-        """Close at once; what is unsent is lost."""
+        """Close at once; unsent bytes are dropped."""
         if self._closed:
             return
         self.pause()
@@ -252,7 +252,7 @@ class Channel:
             self.on_close()
 
     def shut_down(self) -> None:
-        """Close, and end the connection even where another process has a hand on the socket."""
+        """Close, and end the connection even if another process has the socket open."""
         if self._sock is not None and not self._closed:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
@@ -295,7 +295,7 @@ class Channel:
     def _end_of_input(self) -> None:
         self.pause()
         if self._sock is None:
-            # What is written goes somewhere else, and may still be wanted there.
+            # The writing side leads somewhere else, where output may still be wanted.
             self._reader = -1
         elif _is_hung_up(self._sock):
             self.close()
@@ -330,7 +330,7 @@ class Channel:
                 whole = len(payload) - len(payload) % 4
                 received += memoryview(payload[:whole]).cast("i").tolist()
         if received:
-            # As in QEMU, descriptors that no command took make room for the next.
+            # As in QEMU, new descriptors replace those that no command took.
             for fd in self.take_fds():
                 os.close(fd)
             for fd in received:
@@ -340,14 +340,14 @@ class Channel:
 
 
 def _is_hung_up(sock: socket.socket) -> bool:
-    """Tell whether the other side has closed both directions, as far as the system knows."""
+    """Return whether the peer has closed both directions, as far as the system knows."""
     poll = select.poll()
     poll.register(sock, 0)
     return any(happened & select.POLLHUP for _, happened in poll.poll(0))
 
 
 def _pollable(fd: int) -> bool:
-    """Whether epoll takes it; what it refuses, as regular files and /dev/null, is always ready."""
+    """Return whether epoll accepts `fd`; regular files and /dev/null, always ready, it refuses."""
     with select.epoll() as poll:
         try:
             poll.register(fd, select.EPOLLIN)

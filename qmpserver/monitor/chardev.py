@@ -1,7 +1,7 @@
-"""What ``-chardev`` and the short device names of ``-qmp`` and ``-monitor`` ask for.
+"""Descriptions of devices, and how to read them from QEMU's command line.
 
-Only descriptions live here, and how they are read from QEMU's command line;
-`device` makes them work.
+They are the values of `-chardev`, and the short forms that `-qmp` and `-monitor` take.
+`opening` makes devices from them; it says how to add a kind.
 """
 
 import re
@@ -35,7 +35,15 @@ class UnixAddress(NamedTuple):
 
 
 class InetAddress(NamedTuple):
-    """A TCP address; *to* is the last port to try, *ipv4* and *ipv6* as QEMU combines them."""
+    """A TCP address.
+
+    Attributes:
+        host: The host, "" for all addresses.
+        port: The first port to try.
+        to: The last port to try; None for `port` alone.
+        ipv4: Whether to use IPv4; None if unsaid. Combined with `ipv6` as in QEMU.
+        ipv6: Whether to use IPv6.
+    """
 
     host: str
     port: str
@@ -45,7 +53,7 @@ class InetAddress(NamedTuple):
 
 
 class FdAddress(NamedTuple):
-    """A socket that was opened by whoever started the process."""
+    """A socket that the process has inherited."""
 
     fd: int
 
@@ -54,18 +62,17 @@ Address = UnixAddress | InetAddress | FdAddress
 
 
 class SocketChardev(NamedTuple):
-    """A socket to listen on (*server*), or to connect to.
+    """A socket to listen on, or to connect with.
 
     Attributes:
-        address: where.
-        server: listen instead of connecting.
-        wait: with *server*: nothing should start before a client has connected.
-        reconnect_ms: without *server*: milliseconds before the next attempt, 0 for only one.
-        nodelay: send small TCP packets at once.
-        max_clients: how many are served at a time; more than one is this
-            program's own extension.
-        id: the device's name.
-
+        address: The address.
+        server: Listen instead of connecting.
+        wait: With `server`: nothing should start before the first client has connected.
+        reconnect_ms: Without `server`: milliseconds until the next attempt; 0 for one attempt.
+        nodelay: Send small TCP packets at once.
+        max_clients: How many clients are served at a time; more than one is an extension
+            of this program.
+        id: The device's name.
     """
 
     address: Address
@@ -78,7 +85,7 @@ class SocketChardev(NamedTuple):
 
 
 class StdioChardev(NamedTuple):
-    """Standard input and output; without *signal*, the terminal sends no signals."""
+    """Standard input and output; without `signal`, the terminal sends no signals."""
 
     signal: bool = True
     id: str = ""
@@ -93,14 +100,14 @@ class FileChardev(NamedTuple):
 
 
 class PipeChardev(NamedTuple):
-    """The named pipes *path*.in and *path*.out, or one file for both directions."""
+    """The named pipes `path`.in and `path`.out, or one file for both directions."""
 
     path: str
     id: str = ""
 
 
 class NullChardev(NamedTuple):
-    """Nothing is ever read, and nothing written arrives."""
+    """No input, and all output is discarded."""
 
     id: str = ""
 
@@ -112,7 +119,7 @@ CHARDEV_OPTIONS = kinds(
     boolean="ipv4 ipv6 wait server delay nodelay signal append tight abstract",
     number="to reconnect reconnect-ms max-clients",
 )
-# What QEMU accepts besides, whatever the backend.
+# Further options that QEMU accepts with any backend.
 _KINDS = CHARDEV_OPTIONS | kinds(
     string="localaddr localport tls-creds tls-authz name chardev logfile",
     boolean="telnet tn3270 websocket mux logappend mouse clipboard",
@@ -120,7 +127,7 @@ _KINDS = CHARDEV_OPTIONS | kinds(
     size="size",
 )
 _UNSUPPORTED = ("telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "mux", "logfile")
-# QEMU's other backends, to be told from words that are no backend's name.
+# QEMU's other backends, as opposed to words that are not the name of a backend.
 _QEMU_BACKENDS = frozenset(
     """braille console dbus hub memory msmouse mux parallel parport pty qemu-vdagent ringbuf
     serial spiceport spicevmc testdev tty udp vc wctablet""".split()  # noqa: SIM905
@@ -130,11 +137,10 @@ _BRACKETED = re.compile(r"\[([^\]]{1,64})\]:([^,]{1,32})(?:,|$)")
 
 
 def parse_chardev(text: str) -> Chardev:
-    """Read the value of ``-chardev``.
+    """Read the value of `-chardev`.
 
     Raises:
-        OptionError: in QEMU's words where QEMU refuses it too.
-
+        OptionError: The value is invalid; in QEMU's words where QEMU refuses it, too.
     """
     options = parse_options(text, _KINDS, implied="backend")
     if options.id is None:
@@ -143,16 +149,15 @@ def parse_chardev(text: str) -> Chardev:
 
 
 def parse_device(text: str, label: str) -> Chardev:
-    """Read a device in the short form that ``-qmp`` and ``-monitor`` take.
+    """Read a device in the short form that `-qmp` and `-monitor` take.
 
     Args:
-        text: ``unix:PATH,..``, ``tcp:HOST:PORT,..``, ``stdio``, ``file:PATH``,
-            ``pipe:PATH``, ``fd:N`` or ``null``.
-        label: the name that the device gets.
+        text: `unix:PATH,..`, `tcp:HOST:PORT,..`, `stdio`, `file:PATH`,
+            `pipe:PATH`, `fd:N` or `null`.
+        label: The name for the device.
 
     Raises:
-        OptionError: in QEMU's words where QEMU refuses it too.
-
+        OptionError: The value is invalid; in QEMU's words where QEMU refuses it, too.
     """
     scheme, colon, rest = text.partition(":")
     if text in ("stdio", "null"):
@@ -230,7 +235,7 @@ def _socket(options: Options, name: str) -> SocketChardev:
         raise OptionError("'delay' and 'nodelay' are mutually exclusive")
     address = _address(options)
     server = options.bool("server")
-    # Each of these means nothing in the other direction, and QEMU says so.
+    # As in QEMU, an option without meaning for this direction is an error.
     for reconnect in ("reconnect", "reconnect-ms"):
         if reconnect in options and isinstance(address, FdAddress):
             raise OptionError(f"'{reconnect}' option is incompatible with 'fd' address type")
@@ -260,7 +265,7 @@ def _socket(options: Options, name: str) -> SocketChardev:
 def _address(options: Options) -> Address:
     path, host, port, fd = map(options.string, ("path", "host", "port", "fd"))
     if path is not None:
-        if not path:  # the kernel would choose a name, which anybody could connect to
+        if not path:  # the kernel would choose an abstract name, open to every user
             raise OptionError("a UNIX socket needs a path")
         return UnixAddress(path, options.bool("abstract"), options.bool("tight", True))
     if host is not None and port is not None:

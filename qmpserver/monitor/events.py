@@ -1,18 +1,20 @@
-"""How often events are sent: QEMU limits those that a guest can trigger to one a second.
+"""How often events are sent, and to which clients.
 
-The first is sent at once.  Of those that follow within a second only the last
-is sent, when the second is over.  Time is the event loop's; nothing else of
-monitors is known here.
+QEMU limits events that a guest can trigger to one a second: the first is sent at
+once; of those that follow within a second only the last is sent, when the second is
+over.  To limit another event, add it to `LIMITED`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["INTERVAL", "LIMITED", "Limiter"]
+from qmpserver.qmp import event_message
+
+__all__ = ["INTERVAL", "LIMITED", "Event", "Limiter", "Receiver", "broadcast"]
 
 INTERVAL = 1.0
+"""Seconds."""
 
-# Events that are limited; with a member, events differing in it are limited apart.
 LIMITED: dict[str, str | None] = {
     "RTC_CHANGE": None,
     "WATCHDOG": None,
@@ -23,39 +25,76 @@ LIMITED: dict[str, str | None] = {
     "MEMORY_DEVICE_SIZE_CHANGE": "qom-path",
     "HV_BALLOON_STATUS_REPORT": None,
 }
-
+"""The limited events; those with a member are limited separately for each value of it."""
 
 Key = tuple[str, Any]
 
 
+class Event(NamedTuple):
+    """An event, with its time in nanoseconds since the epoch."""
+
+    name: str
+    data: Mapping[str, Any] | None
+    nanoseconds: int
+
+
+class Receiver(Protocol):
+    """A client that events may be sent to."""
+
+    pretty: bool
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether events are sent to the client."""
+        ...
+
+    def send_event(self, message: bytes) -> None:
+        """Send an encoded event."""
+
+
 class Timer(Protocol):
-    """What can be taken back."""
+    """A timer of the event loop."""
 
     def cancel(self) -> None:
-        """Let it not happen."""
+        """Stop the timer."""
+
+
+def broadcast(event: Event, receivers: Iterable[Receiver]) -> None:
+    """Send `event` to all `receivers` that want events, encoded once for each format."""
+    seconds, rest = divmod(event.nanoseconds, 1_000_000_000)
+    encoded: dict[bool, bytes] = {}
+    for receiver in list(receivers):  # sending may disconnect a client
+        if receiver.wants_events:
+            pretty = receiver.pretty
+            message = encoded.get(pretty)
+            if message is None:
+                message = event_message(event.name, event.data, seconds, rest // 1000, pretty)
+                encoded[pretty] = message
+            receiver.send_event(message)
 
 
 class Limiter:
-    """Passes events on, as often as QEMU would.
+    """Passes events on, as often as QEMU does.
 
     Args:
-        call_later: the event loop's.
-        send: takes an event that is due, in the form it was offered in.
-
+        call_later: The event loop's method.
+        send: Sends an event.
     """
 
     def __init__(
         self,
         call_later: Callable[[float, Callable[[Key], None], Key], Timer],
-        send: Callable[[Any], None],
+        send: Callable[[Event], None],
     ) -> None:
         self._call_later = call_later
         self._send = send
-        self._held: dict[Key, Any] = {}
+        self._held: dict[Key, Event] = {}
         self._timers: dict[Key, Timer] = {}
+        self._closed = False
 
-    def offer(self, name: str, data: Mapping[str, Any] | None, event: Any) -> None:
-        """Send *event* now, or later, or drop it for a later one."""
+    def offer(self, event: Event) -> None:
+        """Send `event` now or later, or drop it in favour of a later one."""
+        name, data = event.name, event.data
         if name not in LIMITED:
             self._send(event)
             return
@@ -65,21 +104,22 @@ class Limiter:
             self._held[key] = event
         else:
             self._send(event)
-            self._arm(key)
+            self._start_timer(key)
 
     def close(self) -> None:
-        """Drop what is held back."""
+        """Drop the events that are held back; later ones are sent at once."""
+        self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         self._held.clear()
 
-    def _arm(self, key: Key) -> None:
-        self._timers[key] = self._call_later(INTERVAL, self._due, key)
+    def _start_timer(self, key: Key) -> None:
+        if not self._closed:
+            self._timers[key] = self._call_later(INTERVAL, self._interval_over, key)
 
-    def _due(self, key: Key) -> None:
+    def _interval_over(self, key: Key) -> None:
+        del self._timers[key]
         if key in self._held:
             self._send(self._held.pop(key))
-            self._arm(key)
-        else:
-            del self._timers[key]
+            self._start_timer(key)

@@ -1,6 +1,6 @@
 """The human monitor's integer expressions, as QEMU evaluates them: 64 bits, signed, wrapping.
 
-Its precedence is its own: ``* / %`` bind closest, then ``& | ^``, then ``+ -``.
+Its precedence is its own: `* / %` bind closest, then `& | ^`, then `+ -`.
 """
 
 import re
@@ -14,20 +14,19 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 
 
 class ExpressionError(Exception):
-    """The expression makes no sense; the message is QEMU's."""
+    """An invalid expression; the message is QEMU's."""
 
 
 def evaluate(text: str, start: int) -> tuple[int, int]:
-    """Evaluate the expression that begins at *start*, as far as it goes.
+    """Evaluate the expression at `start`, as far as it extends.
 
-    Nothing here recurses: a line is long enough for more parentheses than Python would follow.
+    The function does not recurse: a line can hold more parentheses than Python's stack.
 
     Returns:
-        Its value, and where it ends.
+        Its value and the position of its end.
 
     Raises:
-        ExpressionError: It makes no sense.
-
+        ExpressionError: The expression is invalid.
     """
     values: list[int] = []
     pending: list[tuple[str, int]] = []  # operators; precedence 4 for a prefix, 0 for a parenthesis
@@ -62,7 +61,7 @@ def evaluate(text: str, start: int) -> tuple[int, int]:
 
 
 def skip_space(text: str, position: int) -> int:
-    """Return where the first character from *position* on is that is no white space."""
+    """Return the position of the first character from `position` on that is not white space."""
     while position < len(text) and text[position] in SPACE:
         position += 1
     return position
@@ -79,14 +78,14 @@ def _operand(text: str, position: int) -> tuple[int, int]:
             raise ExpressionError("missing terminating ' character")
         return ord(text[position + 1]), skip_space(text, position + 3)
     if head == "$":
-        # No command of this server tells a vCPU's registers.
+        # No command of this server shows a vCPU's registers.
         raise ExpressionError("unknown register")
     number = _NUMBER.match(text, position)
     if number is None:
         raise ExpressionError(f"invalid char '{head}' in expression")
     digits = number[0]
     octal = digits.startswith("0") and digits.isdigit()
-    # Python refuses to read so long a decimal number; it is too large anyway.
+    # Python refuses to convert such a long decimal number; it is too large anyway.
     huge = len(digits) > 4000 and not digits.startswith("0")
     value = 1 << 64 if huge else int(digits, 8 if octal else 0)
     if value >= 1 << 64:
@@ -95,7 +94,7 @@ def _operand(text: str, position: int) -> tuple[int, int]:
 
 
 def _reduce(values: list[int], pending: list[tuple[str, int]], precedence: int) -> None:
-    """Apply the pending operators that bind at least so closely."""
+    """Apply the pending operators of at least this precedence."""
     while pending and pending[-1][1] >= precedence:
         operator, binds = pending.pop()
         right = values.pop()

@@ -1,32 +1,31 @@
 """File descriptors that clients passed and that no command has used yet.
 
-Named ones belong to a monitor, whoever is connected to it; sets of them, numbered, are
-everybody's.  Whatever is here is closed when it is removed or replaced, at the latest by `close`.
+Named descriptors belong to a monitor, whichever client is connected to it; numbered sets
+belong to all monitors.  A descriptor is closed when it is removed or replaced, at the latest
+by `FileDescriptors.close`.  The commands are in `fd_commands`.
 """
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from qmpserver.qmp import CommandError
 
-if TYPE_CHECKING:
-    from qmpserver.monitor.registry import Registry
-    from qmpserver.monitor.server import Client
-
-__all__ = ["FileDescriptors", "SetMember", "register"]
+__all__ = ["FileDescriptors", "SetMember"]
 
 
 class SetMember(NamedTuple):
-    """A descriptor in a set, and what the client remembers it by."""
+    """A descriptor in a set, and the client's note on it."""
 
     fd: int
     opaque: str | None
 
 
 class FileDescriptors:
-    """Owns what it is given, also where it raises.  Use from the event loop's thread only."""
+    """The descriptors of one server.
+
+    Every method that takes a descriptor owns it from then on, also if the method raises.
+    Use from the event loop's thread only.
+    """
 
     def __init__(self) -> None:
         self._named: dict[tuple[str, str], int] = {}
@@ -34,15 +33,14 @@ class FileDescriptors:
 
     @property
     def sets(self) -> dict[int, list[SetMember]]:
-        """The sets by number, the highest first, each in the order it grew."""
+        """The sets by number, the highest first; members in the order of addition."""
         return dict(sorted(self._sets.items(), reverse=True))
 
     def keep(self, monitor: str, name: str, fd: int) -> None:
-        """Keep *fd* for *monitor* under *name*, in place of what had that name.
+        """Keep `fd` for `monitor` under `name`; close the descriptor that had this name.
 
         Raises:
-            CommandError: a digit comes first, as in a descriptor's number.
-
+            CommandError: The name starts with a digit, as a descriptor's number does.
         """
         if name[:1].isascii() and name[:1].isdigit():
             os.close(fd)
@@ -53,11 +51,10 @@ class FileDescriptors:
             os.close(replaced)
 
     def drop(self, monitor: str, name: str) -> None:
-        """Close what *monitor* has under *name*.
+        """Close the descriptor that `monitor` has under `name`.
 
         Raises:
-            CommandError: there is no such thing.
-
+            CommandError: There is no such descriptor.
         """
         fd = self._named.pop((monitor, name), None)
         if fd is None:
@@ -65,11 +62,10 @@ class FileDescriptors:
         os.close(fd)
 
     def add(self, fd: int, number: int | None, opaque: str | None) -> int:
-        """Add *fd* to set *number*, by default a new one, and return the set's number.
+        """Add `fd` to set `number`, by default to a new set, and return the set's number.
 
         Raises:
-            CommandError: the number is negative.
-
+            CommandError: The number is negative.
         """
         if number is None:
             number = next(free for free in range(len(self._sets) + 1) if free not in self._sets)
@@ -80,11 +76,10 @@ class FileDescriptors:
         return number
 
     def remove(self, number: int, fd: int | None = None) -> None:
-        """Close set *number*, or only *fd* in it.
+        """Close set `number`, or only `fd` in it.
 
         Raises:
-            CommandError: there is no such set, or no such descriptor in it.
-
+            CommandError: There is no such set, or no such descriptor in it.
         """
         members = self._sets.get(number, [])
         removed = [member for member in members if fd in (None, member.fd)]
@@ -97,51 +92,15 @@ class FileDescriptors:
             del self._sets[number]
 
     def remove_sets(self) -> None:
-        """Close all sets, as is due when the last client of all monitors has left."""
+        """Close all sets; as in QEMU, this happens when the last client of all monitors leaves."""
         for number in list(self._sets):
             self.remove(number)
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all descriptors."""
         self.remove_sets()
         for monitor, name in list(self._named):
             self.drop(monitor, name)
-
-
-def register(registry: Registry) -> None:
-    """Bind the commands that pass descriptors: they are the same for whatever is controlled."""
-
-    @registry.command("getfd", client=True)
-    def getfd(client: Client, fdname: str) -> None:
-        client.server.fds.keep(client.monitor, fdname, client.take_fd())
-
-    @registry.command("closefd", client=True)
-    def closefd(client: Client, fdname: str) -> None:
-        client.server.fds.drop(client.monitor, fdname)
-
-    @registry.command("add-fd", client=True)
-    def add_fd(
-        client: Client, fdset_id: int | None = None, opaque: str | None = None
-    ) -> dict[str, int]:
-        fd = client.take_fd()
-        return {"fdset-id": client.server.fds.add(fd, fdset_id, opaque), "fd": fd}
-
-    @registry.command("remove-fd", client=True)
-    def remove_fd(client: Client, fdset_id: int, fd: int | None = None) -> None:
-        client.server.fds.remove(fdset_id, fd)
-
-    @registry.command("query-fdsets", client=True)
-    def query_fdsets(client: Client) -> list[dict[str, Any]]:
-        return [
-            {"fdset-id": number, "fds": [_shown(member) for member in members]}
-            for number, members in client.server.fds.sets.items()
-        ]
-
-
-def _shown(member: SetMember) -> dict[str, Any]:
-    if member.opaque is None:
-        return {"fd": member.fd}
-    return {"fd": member.fd, "opaque": member.opaque}
 
 
 def _not_found(name: str) -> CommandError:

@@ -1,6 +1,7 @@
-"""The human monitor's language, as QEMU has it: tables of commands, arguments, help, completion.
+"""The human monitor's language, as in QEMU: tables of commands, arguments, help, completion.
 
-All of it is a function of a table and a line.  What a command means is not known here.
+All of it is a function of a table and a line.  To add a command, add it to a table; the
+tables are in `qmpserver.vm.commands.human`, this module knows none.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,17 +22,16 @@ class HumanCommand(NamedTuple):
     """One command of a table.
 
     Attributes:
-        name: its name, and others that it answers to: ``stop|s``.
-        args_type: its arguments, in QEMU's notation: ``KEY:TYPE`` each, after commas.  TYPE is
-            ``s`` for a word or quoted string, ``F`` for a file's name, ``S`` for the rest of
-            the line, ``l`` for an integer expression, ``i`` for one of 32 bits, ``b`` for on or
-            off, and ``-X`` for a flag; after all but the flag and ``b``, ``?`` for an optional one.
-        params: its arguments, as the help shows them.
-        help: what it does, in a few words.
-        run: does it; called with whatever the caller of `parse` likes to pass and the arguments by
-            key.  Its result is what to show, or None where there is to be no further prompt.
-        sub_table: the commands that may follow its name.
-
+        name: Its name and aliases: `stop|s`.
+        args_type: Its arguments, in QEMU's notation: `KEY:TYPE`, separated by commas.  TYPE is
+            `s` for a word or quoted string, `F` for a file's name, `S` for the rest of
+            the line, `l` for an integer expression, `i` for one of 32 bits, `b` for on or
+            off, and `-X` for a flag; after all but the flag and `b`, `?` for an optional one.
+        params: Its arguments, as help shows them.
+        help: Its purpose, in a few words.
+        run: Executes it; called by the caller of `parse`, with the arguments as keywords.
+            Returns its output, or None if no prompt is to follow.
+        sub_table: The commands that may follow its name.
     """
 
     name: str
@@ -43,7 +43,7 @@ class HumanCommand(NamedTuple):
 
 
 class LineError(Exception):
-    """A line can't be executed; the message is what to show."""
+    """A line cannot be executed; the message is the output."""
 
 
 def table(*commands: HumanCommand) -> tuple[HumanCommand, ...]:
@@ -54,11 +54,10 @@ def table(*commands: HumanCommand) -> tuple[HumanCommand, ...]:
 def parse(
     commands: tuple[HumanCommand, ...], line: str
 ) -> tuple[HumanCommand, dict[str, Value]] | None:
-    """Find the command of a line, and its arguments; None for an empty line.
+    """Return the command of a line and its arguments, or None for an empty line.
 
     Raises:
         LineError: There is no such command, or its arguments do not fit.
-
     """
     start = 0
     while True:
@@ -83,7 +82,7 @@ def parse(
 
 
 def help_text(commands: tuple[HumanCommand, ...], words: str) -> str:
-    """Return the help on a command, or with no words that on all of the table."""
+    """Return the help on the command that `words` name, or on the whole table if they are empty."""
     wanted = _split(words)
     if wanted is None:
         return ""
@@ -101,7 +100,7 @@ def help_text(commands: tuple[HumanCommand, ...], words: str) -> str:
 
 
 def complete(commands: tuple[HumanCommand, ...], line: str) -> tuple[str, list[str]]:
-    """Return the last word of *line*, and what it could become."""
+    """Return the last word of `line` and its completions."""
     words = _split(line)
     if words is None:
         return "", []
@@ -128,7 +127,7 @@ def _find(commands: tuple[HumanCommand, ...], name: str) -> HumanCommand | None:
 
 
 def _string(text: str, position: int) -> tuple[str | None, int]:
-    """Read a word or a quoted string; None for one that is missing or does not end."""
+    """Read a word or a quoted string; None if it is missing or has no end."""
     position = skip_space(text, position)
     if text[position : position + 1] != '"':
         end = position
@@ -151,7 +150,7 @@ def _string(text: str, position: int) -> tuple[str | None, int]:
 
 
 def _split(text: str) -> list[str] | None:
-    """Return the words; None where one does not end or there are more than QEMU would take."""
+    """Return the words; None if one has no end or there are more than QEMU takes."""
     words: list[str] = []
     position = skip_space(text, 0)
     while position < len(text):
@@ -164,7 +163,7 @@ def _split(text: str) -> list[str] | None:
 
 
 class _Arguments:
-    """Reads what follows a command's name."""
+    """Reads the arguments of a command."""
 
     def __init__(self, command: HumanCommand, line: str, start: int) -> None:
         self._name = command.name
@@ -173,7 +172,7 @@ class _Arguments:
         self._position = start
 
     def parse(self) -> dict[str, Value]:
-        """Return the arguments by key, without those that are not given."""
+        """Return the given arguments by key."""
         arguments: dict[str, Value] = {}
         for index, (key, kind) in enumerate(self._wanted):
             self._position = skip_space(self._line, self._position)

@@ -1,7 +1,7 @@
 """Line editing of the human monitor, as a pure state machine.
 
-Bytes from a terminal go in; what to show and the lines entered come out, with
-the keys, the history and the escape sequences that people know from QEMU.
+Bytes from a terminal go in; output and entered lines come out. Keys, history and
+escape sequences are those of QEMU.
 """
 
 import enum
@@ -10,7 +10,7 @@ from collections.abc import Callable
 __all__ = ["LineEditor"]
 
 _MAX_LINE = 4095
-_ENOUGH = 16384  # a key may show a line of 4095 letters anew
+_MAX_OUTPUT = 16384  # bytes per `feed`; a key may redraw a line of 4095
 _MAX_HISTORY = 64
 _MAX_PARAMETER = 999
 _SCREEN_WIDTH = 80
@@ -21,7 +21,7 @@ Complete = Callable[[str], tuple[str, list[str]]]
 
 
 class _Escape(enum.Enum):
-    """How much of an escape sequence has come."""
+    """The part of an escape sequence that has been received."""
 
     NONE = enum.auto()
     ESCAPE = enum.auto()
@@ -35,10 +35,8 @@ class LineEditor:
     Not thread-safe.
 
     Args:
-        prompt: what is shown where a line may be entered.
-        complete: given the line up to the cursor, returns the word to complete
-            and what it could become.
-
+        prompt: The prompt.
+        complete: Returns, for the line up to the cursor, its last word and its completions.
     """
 
     def __init__(self, prompt: str, complete: Complete | None = None) -> None:
@@ -55,7 +53,7 @@ class LineEditor:
         self._recalled: int | None = None
 
     def show_prompt(self) -> None:
-        """Show the prompt; a line may be entered now."""
+        """Show the prompt for a new line."""
         self._output += self._prompt
         self._shown = b""
         self._shown_cursor = 0
@@ -63,29 +61,28 @@ class LineEditor:
 
     @property
     def history(self) -> list[str]:
-        """The lines entered, each once, the newest last."""
+        """The entered lines without duplicates, the newest last."""
         return [line.decode(errors="surrogateescape") for line in self._history]
 
     def take_output(self) -> bytes:
-        """Return what is to be shown, and forget it."""
+        """Return the output since the last call."""
         output = bytes(self._output)
         self._output.clear()
         return output
 
     def feed(self, data: bytes) -> tuple[str | None, bytes]:
-        """Take bytes up to the end of a line, or until there is much to show.
+        """Take bytes up to the end of a line, or until there is much output.
 
         Returns:
-            The line that was entered, or None if there is none yet, and the
-            bytes after it, which are to be fed when that is dealt with.
-
+            The entered line, or None if it has not ended, and the remaining bytes, to be
+            fed later.
         """
         for index, byte in enumerate(data):
             if self._escape is _Escape.NONE and byte in b"\r\n":
                 return self._enter(), data[index + 1 :]
             self._key(byte)
             self._update()
-            if len(self._output) > _ENOUGH:
+            if len(self._output) > _MAX_OUTPUT:
                 return None, data[index + 1 :]
         return None, b""
 
@@ -178,7 +175,7 @@ class LineEditor:
         self._cursor = start
 
     def _remember(self, line: bytes) -> None:
-        """Put *line* at the end of the history, where it is only once."""
+        """Move `line` to the end of the history."""
         if line in self._history:
             self._history.remove(line)
         self._history.append(line)
@@ -211,19 +208,19 @@ class LineEditor:
         pairs = enumerate(zip(first, last, strict=False))
         common = next((first[:index] for index, (a, b) in pairs if a != b), first)
         if len(choices) == 1:
-            self._insert(f"{common[len(word) :]} ".encode())
+            self._insert(f"{common[len(word) :]} ".encode(errors="replace"))
             return
-        self._insert(common[len(word) :].encode())
+        self._insert(common[len(word) :].encode(errors="replace"))
         width = min(max(10, *(len(choice) + 2 for choice in choices)), _SCREEN_WIDTH)
         columns = _SCREEN_WIDTH // width
         self._output += b"\r\n"
         for start in range(0, len(choices), columns):
             row = "".join(choice.ljust(width) for choice in choices[start : start + columns])
-            self._output += row.encode() + b"\r\n"
+            self._output += row.encode(errors="replace") + b"\r\n"
         self.show_prompt()
 
     def _update(self) -> None:
-        """Make what is shown what the line is now."""
+        """Show the current line and cursor."""
         line = bytes(self._line)
         if line != self._shown:
             self._output += _LEFT * self._shown_cursor + line + _ERASE_TO_END

@@ -1,4 +1,7 @@
-"""The commands there are: what the schema declares, bound to what does it."""
+"""The commands of a schema, bound to their handlers.
+
+To add a command: declare it in the schema, and bind a function to its name.
+"""
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -15,11 +18,16 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 
 class RegistryError(Exception):
-    """Handlers and schema don't fit together; the message names every case."""
+    """Handlers and schema do not match; the message names every case."""
 
 
 class Bound:
-    """A declared command and its handler; `succeeded` and `failed` count its executions."""
+    """A declared command and its handler.
+
+    Attributes:
+        succeeded: How often it was executed with success.
+        failed: How often it was executed and failed.
+    """
 
     __slots__ = (
         "allow_oob",
@@ -55,12 +63,15 @@ class Bound:
 class Registry:
     """The commands of one machine.
 
-    Fill it before the first client comes; from then on it is only read, and counts.  Handlers are
-    called on the event loop's thread.
+    Bind the handlers before the first client connects.  Handlers are called on the event
+    loop's thread.
+
+    Args:
+        schema: Declares the commands.
 
     Attributes:
-        not_found: how often a command was asked for that there is not.
-
+        schema: As above.
+        not_found: How often clients sent a command that does not exist.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -73,22 +84,21 @@ class Registry:
     def command(
         self, name: str, *, client: bool = False, replace: bool = False
     ) -> Callable[[H], H]:
-        """Return a decorator that makes a function the handler of command *name*.
+        """Return a decorator that makes a function the handler of command `name`.
 
-        The handler gets the arguments as keywords, with ``_`` for ``-``.  It
+        The handler gets the arguments as keywords, with `_` for `-`.  It
         returns a JSON value, or None for an empty object, and raises
-        `CommandError` to report an error.  A plain function runs at once on the
-        event loop and must not block; a coroutine function is awaited, and the
-        client's next in-band command waits for it.
+        `CommandError` to report an error.  It runs on the event loop and must
+        not block.  If it returns an awaitable, as a coroutine function does,
+        the awaitable is awaited; the client's next in-band command waits for it.
 
         Args:
-            name: the command.
-            client: pass the `Client` that sent the command as the first argument.
-            replace: take the place of the handler that there may be.
+            name: The command.
+            client: Pass the `Client` that sent the command as the first argument.
+            replace: Replace the handler that the command may have already.
 
         Raises:
-            RegistryError: the command has a handler already.
-
+            RegistryError: The command has a handler already.
         """
 
         def bind(handler: H) -> H:
@@ -104,13 +114,12 @@ class Registry:
         return bind
 
     def check(self) -> None:
-        """Hold handlers and schema against each other.
+        """Check handlers against the schema.
 
         Raises:
-            RegistryError: a handler is not declared, or a declaration has no
-                handler, or a handler can't be called with what the command
-                takes, or not out of band.
-
+            RegistryError: A handler's command is not declared; a command has no handler; a
+                handler cannot be called with the command's arguments; the handler of a command
+                that allows out-of-band execution is a coroutine function.
         """
         faults = [f"handler of '{name}' is not declared" for name in sorted(self._undeclared)]
         faults += [
@@ -119,7 +128,7 @@ class Registry:
             if name not in self._bound and name != _NEGOTIATION
         ]
         faults += [
-            f"command '{name}' allows out-of-band execution, so its handler can't be a coroutine"
+            f"command '{name}' allows out-of-band execution, so its handler must not be a coroutine"
             for name, bound in sorted(self._bound.items())
             if bound.allow_oob and bound.is_async
         ]
@@ -130,7 +139,7 @@ class Registry:
 
     @property
     def names(self) -> list[str]:
-        """The commands that can be executed, the negotiation among them."""
+        """The names of the commands that can be executed, including the negotiation."""
         return sorted({*self._bound, _NEGOTIATION})
 
     @property
@@ -139,7 +148,7 @@ class Registry:
         return self._bound.values()
 
     def count_failure(self, name: str) -> None:
-        """Count that command *name* failed, also where there is no such command."""
+        """Count a failure of command `name`, also if there is no such command."""
         bound = self._bound.get(name)
         if bound is not None:
             bound.failed += 1
@@ -147,11 +156,10 @@ class Registry:
             self.not_found += 1
 
     def find(self, name: str, oob: bool = False) -> Bound:
-        """Return command *name*.
+        """Return command `name`.
 
         Raises:
-            CommandError: there is none, or it can't be executed out of band.
-
+            CommandError: There is no such command, or it cannot be executed out of band.
         """
         bound = self._bound.get(name)
         if bound is None:
@@ -161,11 +169,11 @@ class Registry:
         return bound
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
-        """Check *arguments* and call the handler.
+        """Check `arguments` and call the handler.
 
         Raises:
-            CommandError: an argument does not fit, or what the handler raises.
-
+            CommandError: An argument does not match the schema.
+            BaseException: The exception of the handler.
         """
         try:
             arguments = bound.validate(arguments)
@@ -176,7 +184,7 @@ class Registry:
             try:
                 arguments = {keywords[name]: value for name, value in arguments.items()}
             except KeyError:
-                # Only names that the schema has get past validation: few enough to keep.
+                # Only names in the schema pass validation: few enough to keep.
                 for name in arguments:
                     keywords[name] = name.replace("-", "_")
                 arguments = {keywords[name]: value for name, value in arguments.items()}
@@ -187,11 +195,11 @@ class Registry:
 
 
 def _misfits(bound: Bound, declaration: Command) -> Iterator[str]:
-    """Tell why the handler can't be called with all that the command takes."""
+    """Yield the reasons why the handler cannot be called with the command's arguments."""
     taken = declaration.arguments
     try:
         parameters = list(inspect.signature(bound.handler).parameters.values())
-    except (TypeError, ValueError):  # a function of C's need not tell
+    except (TypeError, ValueError):  # a C function without a signature
         return
     kinds = inspect.Parameter
     if bound.wants_client:
@@ -200,7 +208,7 @@ def _misfits(bound: Bound, declaration: Command) -> Iterator[str]:
         elif parameters[0].kind is not kinds.VAR_POSITIONAL:
             del parameters[0]
     if taken.branches or not declaration.gen:
-        return  # what it takes depends on the values
+        return  # the members depend on values
     by_name = {
         one.name: one
         for one in parameters

@@ -1,4 +1,4 @@
-"""A connection between a client's and its owner, that passes everything on."""
+"""A connection in front of another one, which passes everything on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Relay:
-    """Both a `Connection` and its `Owner`: subclasses take part in what goes through.
+    """A `Connection` that is the `Owner` of another one; subclasses change what passes through.
 
     Use from the event loop's thread only.
     """
@@ -20,12 +20,12 @@ class Relay:
 
     @property
     def owner(self) -> Owner:
-        """Who is told, once it has started."""
+        """The owner, once the connection has been started."""
         assert self._owner is not None
         return self._owner
 
     def start(self, owner: Owner) -> None:
-        """Start reading; everything goes to *owner*."""
+        """Start reading, and tell `owner` of everything."""
         self._owner = owner
         self._channel.start(self)
 
@@ -36,7 +36,7 @@ class Relay:
 
     @property
     def unsent(self) -> int:
-        """How much was written that the client has not taken."""
+        """How much was written that the client has not taken yet."""
         return self._channel.unsent
 
     def take_fds(self) -> list[int]:
@@ -48,7 +48,7 @@ class Relay:
         self._channel.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again after `pause`."""
         self._channel.resume()
 
     def write(self, data: bytes) -> None:
@@ -56,7 +56,7 @@ class Relay:
         self._channel.write(data)
 
     async def flush_until(self, deadline: float) -> None:
-        """Wait until all is sent, the channel is closed, or it is too late."""
+        """Wait until all is sent, the channel is closed, or `deadline` (loop time) is over."""
         await self._channel.flush_until(deadline)
 
     def close(self) -> None:
@@ -68,13 +68,13 @@ class Relay:
         self.owner.data_received(data)
 
     def eof_received(self) -> None:
-        """Learn that the client will send no more."""
+        """Pass on that the client will send no more."""
         self.owner.eof_received()
 
     def drained(self) -> None:
-        """Learn that the client has taken all that was written."""
+        """Pass on that the client has taken everything that was written."""
         self.owner.drained()
 
     def channel_closed(self) -> None:
-        """Learn that the channel is closed."""
+        """Pass on that the channel was closed."""
         self.owner.channel_closed()

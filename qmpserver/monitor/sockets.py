@@ -1,6 +1,6 @@
-"""Sockets to listen on and to connect with, in QEMU's manner and QEMU's words.
+"""Listening and connected sockets, made as QEMU makes them, with QEMU's error messages.
 
-Nothing here knows of a loop or a protocol: an address goes in, a socket comes out.
+Event loop and protocol are not known here: an address goes in, a socket comes out.
 """
 
 import contextlib
@@ -29,18 +29,17 @@ _PATH_ROOM = 108
 
 
 class DeviceError(OptionError):
-    """A device that can't be opened; the message is QEMU's, with the system's reason."""
+    """A device cannot be opened; the message is QEMU's, with the system's reason."""
 
 
 def listen(address: Address, backlog: int) -> socket.socket:
-    """Return a non-blocking socket that listens on *address*.
+    """Return a non-blocking socket that listens on `address`.
 
-    The file of a UNIX socket can be used by its owner only, or by fewer if the
-    umask says so.  A file left behind by a server that is gone is replaced.
+    It may block while a host name is resolved.  The file of a UNIX socket has mode 0600, less
+    the umask.  A file left behind by a server that has ended is replaced.
 
     Raises:
-        DeviceError: why not.
-
+        DeviceError: It is not possible; the message says why.
     """
     match address:
         case UnixAddress():
@@ -56,11 +55,10 @@ def listen(address: Address, backlog: int) -> socket.socket:
 
 
 def connect(address: Address) -> socket.socket:
-    """Return a non-blocking socket that is connected to *address*; may block meanwhile.
+    """Return a non-blocking socket that is connected to `address`; connecting may block.
 
     Raises:
-        DeviceError: why not.
-
+        DeviceError: It is not possible; the message says why.
     """
     match address:
         case UnixAddress():
@@ -77,14 +75,14 @@ def connect(address: Address) -> socket.socket:
 
 
 class SocketFile(NamedTuple):
-    """The file of a socket: its absolute path, and what tells it from a later one there."""
+    """The file of a socket: its absolute path, and the status that identifies it."""
 
     path: str
     status: os.stat_result
 
 
 def socket_file(address: Address) -> SocketFile | None:
-    """Return the file of a socket that listens at *address*, if it has one."""
+    """Return the file of a socket that listens at `address`, if it has one."""
     if not isinstance(address, UnixAddress) or address.abstract:
         return None
     path = os.path.abspath(address.path)  # a daemon is about to leave the directory
@@ -95,7 +93,7 @@ def socket_file(address: Address) -> SocketFile | None:
 
 
 def remove(sock: socket.socket, file: SocketFile | None) -> None:
-    """Close the listening *sock* and remove its file, unless another server's is there now."""
+    """Close the listening `sock`, and remove its file unless another server has replaced it."""
     if file is not None:
         with contextlib.suppress(OSError):
             if os.path.samestat(file.status, os.stat(file.path, follow_symlinks=False)):
@@ -115,7 +113,7 @@ def describe(address: Address) -> str:
 
 
 def describe_listening(sock: socket.socket) -> str:
-    """Return where *sock* really listens, as QEMU shows it."""
+    """Return the address that `sock` is bound to, as QEMU shows it."""
     name = sock.getsockname()
     if sock.family != socket.AF_UNIX:
         return f"tcp:{name[0]}:{name[1]},server=on"
@@ -130,11 +128,11 @@ def describe_connected(sock: socket.socket, server: bool) -> str:
     suffix = ",server=on" if server else ""
     here = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        # As in QEMU: names that are not in the file system do not show.
+        # As in QEMU, names outside the file system are not shown.
         return f"unix:{here if isinstance(here, str) else ''}{suffix}"
     try:
         there = sock.getpeername()
-    except OSError:  # it has left already
+    except OSError:  # the client has disconnected already
         there = ("", 0)
     left, right = (f"[{host}]" if ":" in host else host for host in (here[0], there[0]))
     return f"tcp:{left}:{here[1]}{suffix} <-> {right}:{there[1]}"
@@ -145,14 +143,14 @@ def _namespace(abstract: bool, tight: bool) -> str:
 
 
 @contextlib.contextmanager
-def _reporting(what: str, sock: socket.socket | None = None) -> Iterator[None]:
-    """Turn a failing system call into QEMU's message, and close *sock* then."""
+def _reporting(failed: str, sock: socket.socket | None = None) -> Iterator[None]:
+    """Translate the failure of a system call into QEMU's message, and close `sock`."""
     try:
         yield
     except OSError as error:
         if sock is not None:
             sock.close()
-        raise DeviceError(f"{what}: {os.strerror(error.errno or 0)}") from error
+        raise DeviceError(f"{failed}: {os.strerror(error.errno or 0)}") from error
 
 
 def _unix_socket() -> socket.socket:
@@ -163,8 +161,10 @@ def _unix_socket() -> socket.socket:
 def _unix_name(address: UnixAddress) -> bytes:
     """Return the socket address for the system, which has limited room for it."""
     path = os.fsencode(address.path)
+    if not path:  # the kernel would choose an abstract name, open to every user
+        raise DeviceError("a UNIX socket needs a path")
     room = _PATH_ROOM - 1 if address.abstract else _PATH_ROOM
-    # The system takes a path that fills its room, but Python wants to end it with a zero.
+    # The system allows a path of 108 bytes, but Python needs one for a terminating zero.
     if len(path) > _PATH_ROOM - 1:
         raise DeviceError(
             f"UNIX socket path '{address.path}' is too long",
@@ -190,8 +190,8 @@ def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
             contextlib.suppress(FileNotFoundError),
         ):
             os.unlink(path)
-    # The file's mode comes from the umask alone.  The change is seen by other
-    # threads too, for the time of one system call, and makes files more private.
+    # Only the umask determines the file's mode.  Other threads see the change, too, for the
+    # time of one system call; it makes their files more private.
     umask = os.umask(0o177)
     os.umask(umask | 0o177)
     try:
@@ -205,7 +205,7 @@ def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
 
 
 def _is_taken(path: str) -> bool:
-    """Tell whether the file at *path* must stay: a live socket, or no socket at all."""
+    """Return whether the file at `path` must stay: it is a live socket, or not a socket."""
     try:
         mode = os.stat(path, follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -214,8 +214,8 @@ def _is_taken(path: str) -> bool:
 
 
 def _is_bound(path: str) -> bool:
-    """Tell whether some process has a socket bound to *path*, without it noticing."""
-    # A datagram socket can't connect to a stream socket; the way it fails tells.
+    """Return whether a process has a socket bound to `path`; it does not notice the check."""
+    # A datagram socket cannot connect to a stream socket; the error tells whether one is bound.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
@@ -290,8 +290,8 @@ def _listen_inet(address: InetAddress, backlog: int) -> socket.socket:
                 failure = error
             else:
                 return sock
-    what = "Failed to find an available port" if created else "Failed to create a socket"
-    raise DeviceError(f"{what}: {os.strerror(failure.errno or 0) if failure else 'no address'}")
+    failed = "Failed to find an available port" if created else "Failed to create a socket"
+    raise DeviceError(f"{failed}: {os.strerror(failure.errno or 0) if failure else 'no address'}")
 
 
 def _bind(sock: socket.socket, name: tuple[object, ...], both: bool) -> None:

@@ -1,12 +1,16 @@
-"""The QAPI schema language: read a schema, check it, and hold values against it.
+"""The QAPI schema language: read a schema, check it, and validate values against it.
 
-A library on its own: it imports nothing else of this package.
+This package imports nothing else of `qmpserver`.
 
     schema = Schema.load("my-schema.json")  # SchemaError: "my-schema.json:12: ..."
     schema.commands["my-command"].validate({"size": 5})  # ParameterError, in QEMU's words
-    schema.introspect()  # what query-qmp-schema returns
+    schema.introspect()  # the result of query-qmp-schema
 
-``python -m qmpserver.qapi`` checks a schema, and makes a reference or Python types from it.
+Loading: `parser` reads the files, `check` checks each definition, `resolve` connects them to a
+`model` of types and to the commands and events of `interface`. Its users: `validate` checks values,
+`introspect`, `markdown` and `typed` generate output.
+
+`python -m qmpserver.qapi` checks a schema, and generates a reference or Python types from it.
 """
 
 from qmpserver.qapi.interface import Command, Event

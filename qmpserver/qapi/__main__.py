@@ -1,4 +1,4 @@
-"""The command line: ``python -m qmpserver.qapi check|doc|types|introspect FILE``."""
+"""The command line: `python -m qmpserver.qapi check|doc|types|introspect FILE`."""
 
 import argparse
 import json
@@ -12,24 +12,27 @@ from qmpserver.qapi.typed import python_types
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; return its exit status: 0, or 1 with the schema's first error told."""
+    """Run the program; return its exit status: 0, or 1 after printing the schema's first error."""
     parser = argparse.ArgumentParser(
-        prog="python -m qmpserver.qapi", description="Check a QAPI schema, or make things from it."
+        prog="python -m qmpserver.qapi",
+        description="Check a QAPI schema, or generate output from it.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (
-        ("check", "say whether the schema is in order"),
+        ("check", "check the schema"),
         ("doc", "write a reference in Markdown"),
         ("types", "write a Python module with the types of handlers"),
-        ("introspect", "write what query-qmp-schema returns, as JSON"),
+        ("introspect", "write the result of query-qmp-schema, as JSON"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("file", help="the schema's root file")
         action.add_argument(
             "-D", dest="conditions", action="append", default=None, metavar="NAME",
-            help="let this condition hold in 'if'; only 'introspect' leaves out what does not hold",
+            help="a condition that holds in 'if'; only 'introspect' omits definitions by 'if'",
         )  # fmt: skip
-        action.add_argument("-o", dest="output", help="write to this file, not standard output")
+        action.add_argument(
+            "-o", dest="output", help="write to this file instead of standard output"
+        )
         if name == "doc":
             action.add_argument("--title", default="QMP reference", help="the reference's title")
     options = parser.parse_args(argv)

@@ -1,8 +1,8 @@
-"""The shape of a definition: which keys it may have, what their values may be, what names may be.
+"""The syntax of a definition: its keys, their values, and the names in it.
 
-Each rule here can be judged on one expression alone.  Rules about what names refer to are in
-`schema`.  Shorthands are written out on the way, so that later readers meet one form only:
-a member is ``{'type': ...}``, an enum value or a feature is ``{'name': ...}``.
+Each rule here applies to one expression alone; `resolve` checks the rules about references. The
+check also expands shorthands in place: a member becomes `{'type': ...}`, an enum value or a feature
+becomes `{'name': ...}`.
 """
 
 import re
@@ -32,7 +32,7 @@ _KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ("event", "", "data boxed"),
     )
 }
-# Flags exist to depart from a default, so each has one value that says something.
+# A flag departs from a default, so only one value is allowed.
 _FLAGS = {
     "gen": False,
     "success-response": False,
@@ -48,15 +48,18 @@ _FEATURE_KEYS = (frozenset({"name"}), frozenset({"if"}))
 
 
 def flat(name: str) -> str:
-    """Return the form in which two names are compared: clashing there means clashing in C."""
+    """Return the C identifier of a name; two names whose identifiers are equal clash."""
     return name.replace("-", "_").replace(".", "_")
 
 
 def check(definition: Definition) -> tuple[str, str]:
-    """Check one definition and write out its shorthands in place.
+    """Check one definition and expand its shorthands in place.
 
-    Returns its kind (``'enum'``, ``'command'``, ...) and its name.
-    Raises SchemaError: a rule of the language is broken.
+    Returns:
+        Its kind (`enum`, `command`, ...) and its name.
+
+    Raises:
+        SchemaError: The definition breaks a rule of the language.
     """
     value, location, doc = definition
     kinds = _KEYS.keys() & value.keys()
@@ -71,7 +74,7 @@ def check(definition: Definition) -> tuple[str, str]:
     _definition_name(kind, name, location)
     if doc is not None:
         if doc.symbol != name:
-            raise location.error(f"documentation right before it is of '{doc.symbol}'")
+            raise location.error(f"the documentation before '{name}' is of '{doc.symbol}'")
         if doc.has("Returns") and kind != "command":
             raise doc.location.error("only a command can have a section 'Returns'")
     elif location.pragmas.doc_required:
@@ -101,7 +104,7 @@ def _enum(value: Object, name: str, location: Location) -> None:
         if not isinstance(value_name, str):
             raise location.error("a value of an enum must have a string as its name")
         what = f"value '{value_name}'"
-        # Only here may a name start with a digit.
+        # Only the name of an enum value may start with a digit.
         stem = "d" + value_name if value_name[:1].isdigit() else value_name
         _lower(stem, location, what, lax, lax)
         _condition(member, location, what)
@@ -129,7 +132,7 @@ def _union(value: Object, name: str, location: Location) -> None:
 
 def _alternate(value: Object, _name: str, location: Location) -> None:
     if not value["data"]:
-        raise location.error("an alternate must have a branch at least")
+        raise location.error("an alternate must have at least one branch")
     for branch in _branches(value["data"], location, "an alternate", array=True):
         _lower(branch, location, f"branch '{branch}'")
 
@@ -211,7 +214,7 @@ def _features(value: Object, location: Location, owner: str) -> None:
         what = f"feature '{name}' of {owner}"
         _lower(name, location, what)
         if flat(name) in seen:
-            raise location.error(f"{what} is there twice")
+            raise location.error(f"{what} appears twice")
         seen.add(flat(name))
         _condition(feature, location, what)
 
@@ -224,7 +227,9 @@ def _condition(value: Object, location: Location, owner: str) -> None:
         condition = pending.pop()
         if isinstance(condition, str):
             if not _CONDITION.fullmatch(condition):
-                raise location.error(f"'if' of {owner}: '{condition}' can't name a condition")
+                raise location.error(
+                    f"'if' of {owner}: '{condition}' is not the name of a condition"
+                )
         elif isinstance(condition, dict):
             _keys(condition, frozenset(), frozenset({"all", "any", "not"}), location,
                   f"'if' of {owner}")  # fmt: skip
@@ -253,7 +258,7 @@ def _keys(
         raise location.error(f"{what} lacks {_quoted(required - present)}")
     if unknown := present - required - optional:
         raise location.error(
-            f"{what} can't have {_quoted(unknown)}, only {_quoted(required | optional)}"
+            f"{what} cannot have {_quoted(unknown)}, only {_quoted(required | optional)}"
         )
 
 
@@ -276,9 +281,9 @@ def _type_reference(value: object, location: Location, what: str) -> None:
 
 def _stem(name: str, location: Location, what: str) -> str:
     match = _NAME.fullmatch(name)
-    # "q_" is kept for names that generators make up.
+    # QEMU reserves "q_" for generated names.
     if match is None or flat(name).startswith("q_"):
-        raise location.error(f"{what} has a name that is not allowed")
+        raise location.error(f"{what} has an invalid name")
     return match[1]
 
 
@@ -287,7 +292,7 @@ def _lower(
 ) -> None:
     stem = _stem(name, location, what)
     if (not capitals and stem.lower() != stem) or (not underscores and "_" in stem):
-        raise location.error(f"name of {what} must have neither capitals nor '_'")
+        raise location.error(f"name of {what} must have neither upper-case letters nor '_'")
 
 
 def _definition_name(kind: str, name: str, location: Location) -> None:
@@ -295,11 +300,13 @@ def _definition_name(kind: str, name: str, location: Location) -> None:
     if kind == "event":
         stem = _stem(name, location, what)
         if stem.upper() != stem or "-" in stem:
-            raise location.error(f"name of {what} must have neither small letters nor '-'")
+            raise location.error(f"name of {what} must have neither lower-case letters nor '-'")
     elif kind == "command":
         _lower(name, location, what, underscores=name in location.pragmas.command_names)
     else:
         if not _CAMEL.fullmatch(_stem(name, location, what)):
             raise location.error(f"name of {what} must be in CamelCase")
         if name.endswith("List"):
-            raise location.error(f"name of {what} must not end in 'List', kept for arrays")
+            raise location.error(
+                f"name of {what} must not end in 'List', which is reserved for arrays"
+            )

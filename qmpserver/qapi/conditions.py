@@ -1,4 +1,4 @@
-"""Conditions, the values of ``if``: whether they hold, what to leave out, how to tell a person."""
+"""Conditions, the values of `if`: evaluation, pruning, and their text in a reference."""
 
 from qmpserver.qapi.interface import Command, Named
 from qmpserver.qapi.model import (
@@ -13,7 +13,7 @@ from qmpserver.qapi.model import (
 
 
 def holds(condition: object, conditions: frozenset[str]) -> bool:
-    """Say whether a condition (None for no condition) holds when these do."""
+    """Return whether a condition holds, given those that hold; None is no condition."""
     if condition is None:
         return True
     if isinstance(condition, str):
@@ -27,7 +27,7 @@ def holds(condition: object, conditions: frozenset[str]) -> bool:
 
 
 def prune(entity: Named, conditions: frozenset[str]) -> None:
-    """Drop from an entity the parts whose condition does not hold."""
+    """Remove the parts of an entity whose condition does not hold."""
 
     def members(group: list[Member]) -> list[Member]:
         kept = [member for member in group if holds(member.condition, conditions)]
@@ -61,14 +61,14 @@ def prune(entity: Named, conditions: frozenset[str]) -> None:
             whole(implicit)
 
 
-def told(condition: object, inner: bool = False) -> str:
-    """Write a condition as a person would say it."""
+def condition_text(condition: object, inner: bool = False) -> str:
+    """Return a condition as text for readers, in Markdown."""
     if isinstance(condition, str):
         return f"`{condition}`"
     assert isinstance(condition, dict)
     ((operator, operand),) = condition.items()
     if operator == "not":
-        return f"not {told(operand, inner=True)}"
+        return f"not {condition_text(operand, inner=True)}"
     word = " and " if operator == "all" else " or "
-    text = word.join(told(part, inner=True) for part in operand)
+    text = word.join(condition_text(part, inner=True) for part in operand)
     return f"({text})" if inner and len(operand) > 1 else text

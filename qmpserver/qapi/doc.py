@@ -1,8 +1,8 @@
-"""Documentation comments: the text between two ``##`` lines, taken apart into its sections.
+"""Documentation comments: the text between two `##` lines, split into its sections.
 
-Here lives the grammar of the comment alone; whether what it describes exists is for `resolve` to
-say.  The indentation of continuation lines may follow the style of QEMU up to 8.0 (under the
-text's first character) or the later one (any indentation, kept through the section).
+This module is the grammar of a comment; `resolve` checks that the documented names exist. The
+indentation of continuation lines may follow the style of QEMU up to 8.0 (under the text's first
+character) or the later one (any indentation, the same throughout the section).
 """
 
 import re
@@ -16,9 +16,12 @@ _ONCE = frozenset({"Returns", "Since", "Errors"})
 
 
 class Section:
-    """A stretch of documentation text; `tag` is its heading, a member's name, or None.
+    """A section of a documentation comment.
 
-    `after_blank` says whether its last line so far was empty.
+    Attributes:
+        tag: Its heading, or the name of the member that it describes, or None.
+        text: Its text, once it is closed.
+        after_blank: Whether its last line so far is empty.
     """
 
     def __init__(
@@ -30,16 +33,16 @@ class Section:
         self.after_blank = False
         self._open_end = open_end
         self._lines = [first] if first else []
-        # With text on the heading's own line, the first line that follows sets the indentation;
-        # else the text is not indented.
+        # If the heading's line has text, the next line sets the indentation; otherwise there is
+        # none.
         self._indent = -1 if first else 0
 
     def ends_before(self, line: str) -> bool:
-        """Say whether this line, which has no indentation, starts something new."""
+        """Return whether this line, which is not indented, starts another section."""
         return bool(line) and self.after_blank and not self._open_end
 
     def append(self, line: str, location: Location) -> None:
-        """Add one line, as it stands in the comment."""
+        """Append one line of the comment."""
         self.after_blank = not line
         if line and self._indent:
             indent = len(line) - len(line.lstrip())
@@ -50,12 +53,12 @@ class Section:
         self._lines.append(line[self._indent :] if self._indent > 0 else line)
 
     def close(self) -> None:
-        """End the section: now it has its `text`."""
+        """End the section and set its `text`."""
         self.text = "\n".join(self._lines).strip()
 
 
 class Doc:
-    """One documentation comment: of a definition when `symbol` is set, free-form otherwise."""
+    """One documentation comment: of the definition `symbol`, or free-form if that is None."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -65,15 +68,15 @@ class Doc:
         self.features: dict[str, Section] = {}
         self.sections: list[Section] = []
         self._current = self.body
-        # What descriptions now belong to; None where there may be none.
+        # The dict for the next descriptions; None where descriptions are not allowed.
         self._described: dict[str, Section] | None = None
 
     def has(self, tag: str) -> bool:
-        """Say whether there is a section under this heading."""
+        """Return whether there is a section with this heading."""
         return any(section.tag == tag for section in self.sections)
 
     def first_line(self, line: str, location: Location) -> None:
-        """Take the line right after the opening ``##``, which may name a definition."""
+        """Parse the line after the opening `##`, which may name a definition."""
         if not line.startswith("@"):
             self.line(line, location)
             return
@@ -85,7 +88,7 @@ class Doc:
         self._described = self.members
 
     def line(self, line: str, location: Location) -> None:
-        """Take one more line, already without its ``# ``."""
+        """Parse another line, without its `# `."""
         if self.symbol is not None and line and line[0] != " ":
             if match := _MEMBER.match(line):
                 self._open_member(match[1], line[match.end() :].rstrip(), location)
@@ -99,7 +102,7 @@ class Doc:
             if self._current.ends_before(line):
                 self._open_section(None, "", location)
         if match := _MISPLACED.match(line):
-            raise location.error(f"'{match[0]}' describes a member, which has no place here")
+            raise location.error(f"'{match[0]}' describes a member, which is not possible here")
         self._current.append(line.rstrip(), location)
 
     def close(self) -> None:

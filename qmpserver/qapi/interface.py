@@ -1,4 +1,4 @@
-"""What a server offers: commands and events, each able to check the values that pass through it."""
+"""Commands and events, each with the validation of its arguments, result or data."""
 
 from qmpserver.qapi import validate
 from qmpserver.qapi.model import EMPTY, AlternateType, Entity, EnumType, ObjectType, Type
@@ -25,16 +25,19 @@ class Command(Entity):
         self._check: validate.Check | None = None
 
     def validate(self, arguments: dict[str, object]) -> dict[str, object]:
-        """Check a client's arguments and convert them: wire names, absent optionals absent.
+        """Check and convert a client's arguments; absent optional ones stay absent.
 
-        Raises ParameterError, in QEMU's words; nothing has happened then.
-        A command with ``'gen': false`` checks its arguments itself, so they pass as they are.
+        The handler of a command with `'gen': false` checks its arguments itself; they are returned
+        unchanged.
+
+        Raises:
+            ParameterError: The schema does not allow an argument; the text is QEMU's.
         """
         if not self.gen:
             return dict(arguments)
         visit = self._visit
         if visit is None:
-            # Two threads may both come here; either's function will do.
+            # Two threads may both compile the function; either one is right.
             visit = self._visit = validate.arguments(self.arguments)
         try:
             return visit(arguments)
@@ -42,9 +45,10 @@ class Command(Entity):
             raise validate.ParameterError("Arguments are nested too deeply") from None
 
     def validate_result(self, value: object) -> None:
-        """Check what a handler returned.
+        """Check a handler's result.
 
-        Raises ResultError: the schema says otherwise.
+        Raises:
+            ResultError: The schema does not allow it.
         """
         if self._check is None:
             self._check = validate.output(f"command '{self.name}'", self.returns or EMPTY)
@@ -63,9 +67,10 @@ class Event(Entity):
         self._check: validate.Check | None = None
 
     def validate(self, data: object) -> None:
-        """Check the data of an event that is about to be sent (None where it has none).
+        """Check an event's data; None stands for no data.
 
-        Raises ResultError: the schema says otherwise.
+        Raises:
+            ResultError: The schema does not allow it.
         """
         if self._check is None:
             self._check = validate.output(f"event '{self.name}'", self.data)

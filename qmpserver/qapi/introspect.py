@@ -1,6 +1,6 @@
-"""The schema as clients are told it: what ``query-qmp-schema`` returns.
+"""Introspection: the result of `query-qmp-schema`.
 
-Names of types are no part of the protocol, so they are replaced by numbers, as QEMU does.
+As in QEMU, numbers replace the names of types, which are not part of the protocol.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ Info = dict[str, object]
 
 
 def introspect(commands: Iterable[Command], events: Iterable[Event]) -> list[Info]:
-    """Describe these commands and events, and every type that can be reached from them."""
+    """Return the description of these commands and events, and of every type that they use."""
     return _Introspection().describe(commands, events)
 
 
@@ -33,7 +33,7 @@ class _Introspection:
     def __init__(self) -> None:
         self._infos: list[Info] = []
         self._names: dict[str, str] = {}
-        # The types met so far, those at the end still to be described.
+        # The types met so far; those at the end are not described yet.
         self._types: dict[str, Type] = {}
 
     def describe(self, commands: Iterable[Command], events: Iterable[Event]) -> list[Info]:

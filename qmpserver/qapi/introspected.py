@@ -1,6 +1,7 @@
-"""A schema from what ``query-qmp-schema`` returned: the inverse of `introspect`.
+"""A schema from a result of `query-qmp-schema`: the inverse of `introspect`.
 
-Names of types are lost there, and so are the widths of integers, so that any of 64 bits will do.
+Introspection has neither the names of types nor the widths of integers, so any integer of 64 bits
+is valid.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.model import (
+    ANY,
     ANY_INT,
     EMPTY,
     PREDEFINED,
@@ -23,21 +25,32 @@ from qmpserver.qapi.parser import Definition
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
 SOURCE = "query-qmp-schema"
-# Commands whose arguments QEMU reads itself: introspection shows only those that are always there.
-_READS_ITSELF = frozenset({"device_add"})
+# Commands whose arguments QEMU parses itself: introspection shows only some of them.
+_PARSED_BY_HANDLER = frozenset({"device_add"})
+
+# Built-in types by the JSON type that introspection gives them: their names are the server's.
+_BUILTIN: dict[str, Type] = {
+    "string": PREDEFINED["str"],
+    "number": PREDEFINED["number"],
+    "int": ANY_INT,
+    "boolean": PREDEFINED["bool"],
+    "null": PREDEFINED["null"],
+    "value": ANY,
+}
 
 _Info = Mapping[str, Any]
 
 
 def entities(infos: Iterable[_Info]) -> list[Command | Event]:
-    """Return the commands and events that are described.
+    """Return the described commands and events.
 
-    Raises SchemaError: it describes no schema.
+    Raises:
+        SchemaError: The description is invalid.
     """
     try:
         return _Reader(infos).entities()
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SchemaError(SOURCE, None, f"this is no introspection: {error!r}") from None
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        raise SchemaError(SOURCE, None, f"invalid introspection: {error!r}") from None
 
 
 class _Reader:
@@ -58,7 +71,7 @@ class _Reader:
 
     def _command(self, name: str, info: _Info) -> Command:
         flags = {"allow-oob": True} if info.get("allow-oob") else {}
-        if name in _READS_ITSELF:
+        if name in _PARSED_BY_HANDLER:
             flags["gen"] = False
         command = Command(name, _definition(info, flags))
         command.arguments = self._object(info["arg-type"])
@@ -68,7 +81,7 @@ class _Reader:
     def _object(self, name: str) -> ObjectType:
         type_ = self._type(name)
         if not isinstance(type_, ObjectType):
-            raise TypeError(f"type {name} is no object")
+            raise TypeError(f"type {name} is not an object")
         return type_
 
     def _type(self, name: str) -> Type:
@@ -77,10 +90,10 @@ class _Reader:
         return self._types[name]
 
     def _make(self, name: str, info: _Info) -> None:
-        # A type that contains itself must find itself here, so each is filled in afterwards.
+        # A recursive type must find itself here, so a type is entered before it is complete.
         match info["meta-type"]:
             case "builtin":
-                self._types[name] = ANY_INT if name == "int" else PREDEFINED[name]
+                self._types[name] = _BUILTIN[info["json-type"]]
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
                 array.element = self._type(info["element-type"])
@@ -112,7 +125,7 @@ class _Reader:
         if "tag" not in info:
             return
         type_.kind = "union"
-        type_.tag = next(member for member in type_.members if member.name == info["tag"])
+        type_.tag = {member.name: member for member in type_.members}[info["tag"]]
         for variant in info["variants"]:
             branch = type_.branches[variant["case"]] = Branch(variant["case"], None)
             branch.type = self._object(variant["type"])

@@ -1,9 +1,9 @@
-"""The schema as a reference for people, in Markdown, made from its documentation comments."""
+"""A reference of the schema in Markdown, generated from its documentation comments."""
 
 import re
 from collections.abc import Iterable, Iterator
 
-from qmpserver.qapi.conditions import told
+from qmpserver.qapi.conditions import condition_text
 from qmpserver.qapi.doc import Doc, Section
 from qmpserver.qapi.interface import Command, Named
 from qmpserver.qapi.model import (
@@ -24,12 +24,12 @@ _HEADING = re.compile(r"(=+) +(.*)")
 
 
 def markdown(schema: Schema, title: str) -> str:
-    """Return the whole reference, under this title."""
+    """Return the reference, with this title."""
     return "\n".join(_Writer(schema).write(title)).rstrip() + "\n"
 
 
 def first_sentence(doc: Doc | None) -> str:
-    """Return the first sentence of a definition's description, on one line; "" where none is."""
+    """Return the first sentence of a description, on one line; "" if there is no description."""
     paragraph = " ".join(doc.body.text.split("\n\n")[0].split()) if doc else ""
     match = re.match(r".*?\.(?= |$)", paragraph)
     return match[0] if match else paragraph
@@ -152,7 +152,7 @@ class _Writer:
 
     def _features(self, features: list[Feature], doc: Doc | None) -> Iterator[str]:
         described = dict(doc.features) if doc else {}
-        # Features of members are described along with the definition's own.
+        # The documentation lists features of members with the definition's own.
         names = {str(feature): _condition(feature.condition) for feature in features}
         for name in described:
             names.setdefault(name, "")
@@ -181,7 +181,7 @@ class _Writer:
         return f"[`{name}`](#{name})" if name in self._known else f"`{name}`"
 
     def _text(self, text: str) -> str:
-        # Literals first, so that what stands in them is left alone.
+        # Names in literals do not become links.
         parts = _LITERAL.split(text)
         for index, part in enumerate(parts):
             if index % 2:
@@ -193,7 +193,7 @@ class _Writer:
 
 def _flags(entity: Named) -> Iterator[str]:
     if entity.condition is not None:
-        yield f"only with {told(entity.condition)}"
+        yield f"only with {condition_text(entity.condition)}"
     if isinstance(entity, Command):
         if entity.allow_oob:
             yield "can be given out of band"
@@ -209,4 +209,4 @@ def _marks(member: Member) -> str:
 
 
 def _condition(condition: object) -> str:
-    return "" if condition is None else f" (only with {told(condition)})"
+    return "" if condition is None else f" (only with {condition_text(condition)})"

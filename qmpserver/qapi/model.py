@@ -1,6 +1,6 @@
-"""What a schema is made of: types, their members and branches, and where definitions stand.
+"""The model of a schema: types, their members and branches, and the definitions' locations.
 
-Plain data, filled in by `resolve` and read by everyone else.
+`resolve` fills in this plain data; all others only read it.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,10 @@ from qmpserver.qapi.parser import Definition
 class Type:
     """Any type.
 
-    `wire` says how its values look in JSON: string, number, int, boolean, null, object, array,
-    or value where that is open.
+    Attributes:
+        name: Its name in the schema.
+        wire: The JSON type of its values: string, number, int, boolean, null, object or array;
+            "value" if there is more than one.
     """
 
     kind = "type"
@@ -25,12 +27,12 @@ class Type:
         return f"<{self.kind} {self.name}>"
 
     def describe(self) -> str:
-        """Return what an error calls it."""
+        """Return the type's description in error messages."""
         return f"{self.kind} '{self.name}'"
 
 
 class BuiltinType(Type):
-    """A type that every schema has."""
+    """A predefined type."""
 
     kind = "built-in type"
 
@@ -50,12 +52,12 @@ class ArrayType(Type):
         self.element = element
 
     def describe(self) -> str:
-        """Return what an error calls it."""
+        """Return the type's description in error messages."""
         return f"array of {self.element.describe()}"
 
 
 class Entity:
-    """What stands in the schema's text: a definition with its place, documentation, condition."""
+    """A definition in the schema's text, with its location, documentation and condition."""
 
     def __init__(self, name: str, definition: Definition) -> None:
         self.name = name
@@ -79,7 +81,7 @@ class Member:
 
 
 class Feature(str):
-    """A feature string, with the condition under which it is there."""
+    """A feature's name, with the condition under which it exists."""
 
     __slots__ = ("condition",)
     condition: object
@@ -100,7 +102,7 @@ class EnumType(Type, Entity):
 
 
 class QType(Type):
-    """The built-in enumeration of JSON's kinds."""
+    """The built-in enumeration of JSON types."""
 
     kind = "enum"
     wire = "string"
@@ -113,10 +115,15 @@ class QType(Type):
 
 
 class ObjectType(Type):
-    """A struct or a union, or what a command, event or union lists without giving it a name.
+    """A struct, a union, or the unnamed list of members of a command, an event or a union's base.
 
-    `own` are the members it adds to its base, `members` all that every value can have.  Only a
-    union has a `tag` and `branches`.  Only what has a name of its own has a `definition`.
+    Attributes:
+        definition: The definition; None for an unnamed type.
+        base: The type whose members it inherits.
+        own: The members that it adds to its base.
+        members: All members except those of branches.
+        tag: The member of a union that selects the branch.
+        branches: The branches of a union, by the tag's value.
     """
 
     wire = "object"
@@ -136,7 +143,7 @@ class ObjectType(Type):
 
     @property
     def listed(self) -> list[Member]:
-        """The members in its definition: a union has them in its base, which needs no name."""
+        """The members that its definition lists; those of a union are in its unnamed base."""
         if self.base is not None and self.base.definition is None:
             return self.base.own
         return self.own
@@ -154,7 +161,7 @@ class Branch:
 
 
 class AlternateType(Type, Entity):
-    """A choice of types that differ on the wire."""
+    """A choice between types that differ on the wire."""
 
     kind = "alternate"
 
@@ -164,7 +171,7 @@ class AlternateType(Type, Entity):
 
 
 def features_of(value: Mapping[str, object]) -> list[Feature]:
-    """Return the features that an expression lists."""
+    """Return the features of an expression."""
     features = value.get("features")
     if not features:
         return []
@@ -178,7 +185,7 @@ def features_of(value: Mapping[str, object]) -> list[Feature]:
 
 
 UNRESOLVED = Type("unresolved")
-# What a command has that takes or returns nothing, and a branch that adds nothing.
+# The arguments or result of a command that has none; a branch that adds no members.
 EMPTY = ObjectType("q_empty", "struct")
 _BUILTIN = {
     name: BuiltinType(name, wire)
@@ -194,5 +201,6 @@ _BUILTIN = {
 }
 PREDEFINED: dict[str, Type] = {**_BUILTIN, "QType": QType()}
 INT = _BUILTIN["int"]
-# An integer whose width nobody has told: introspection calls them all int.
+ANY = _BUILTIN["any"]
+# An integer of unknown width: introspection calls all integers `int`.
 ANY_INT = BuiltinType("int64 or uint64", "int")

@@ -1,7 +1,7 @@
-"""The text of schema files: tokens, expressions, documentation comments, include and pragma.
+"""The parser of schema files: tokens, expressions, documentation comments, include and pragma.
 
-What comes out are the definitions in the order they were met, each an unchecked Python value with
-its location and its documentation.  Which keys and values they may have is for `check` to say.
+The result is the definitions in the order of the text, each a Python value with its location and
+its documentation. `check` checks their keys and values.
 """
 
 import os
@@ -12,7 +12,7 @@ from qmpserver.qapi.doc import Doc
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
 _TOKEN = re.compile(
-    r"""(?:\s|\#(?!\#)[^\n]*)*   # space and comments that document nothing
+    r"""(?:\s|\#(?!\#)[^\n]*)*   # space and plain comments
     (?: ([][{}:,])
       | '([ !\#-&(-[\]-~"]*)'    # a string of printable ASCII without an escape
       | (true|false)\b
@@ -22,13 +22,13 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _DOC_LINE = re.compile(r"\s*\#([^\n]*)")
-# Far beyond what any definition needs, far below what the interpreter can do.
+# Beyond any real definition, and below the interpreter's recursion limit.
 _DEPTH = 50
 _PLAIN = " " + "".join(map(chr, range(33, 127)))
 
 
 class Definition(NamedTuple):
-    """A top-level expression that is no directive."""
+    """A top-level expression that is not a directive."""
 
     value: dict[str, object]
     location: Location
@@ -36,26 +36,27 @@ class Definition(NamedTuple):
 
 
 class Parsed:
-    """All that a root file and the files it includes say."""
+    """The contents of a root file and the files that it includes."""
 
     def __init__(self) -> None:
         self.pragmas = Pragmas()
         self.definitions: list[Definition] = []
-        # For who writes a manual: free-form comments and definitions in the order of the text.
+        # Definitions and free-form comments in the order of the text, for a reference.
         self.sequence: list[Doc | Definition] = []
         self.files: list[str] = []
 
 
 def parse(path: str) -> Parsed:
-    """Read the schema whose root file is `path`.
+    """Parse the schema whose root file is `path`.
 
-    Raises SchemaError: the file or one it includes can't be read or is not well-formed.
+    Raises:
+        SchemaError: A file cannot be read, or is not well-formed.
     """
     parsed = Parsed()
     try:
         text = _read(path)
     except OSError as error:
-        raise SchemaError(path, None, f"can't read the schema: {error.strerror}") from None
+        raise SchemaError(path, None, f"cannot read the schema: {error.strerror}") from None
     parsed.files.append(os.path.abspath(path))
     _File(path, text, parsed, (os.path.abspath(path),)).parse()
     return parsed
@@ -71,7 +72,7 @@ def _read(path: str) -> str:
 
 
 class _File:
-    """Parses one file; `includers` are the absolute names of those that led to it, and its own."""
+    """Parses one file; `includers` are the absolute paths of the including files and its own."""
 
     def __init__(self, path: str, text: str, parsed: Parsed, includers: tuple[str, ...]) -> None:
         self._path = path
@@ -90,28 +91,28 @@ class _File:
         while self._kind != "end":
             location = self._location(self._start)
             if self._kind == "##":
-                self._definition_lost()
+                self._expect_no_doc()
                 self._comment()
                 continue
             value = self._expression()
             if not isinstance(value, dict):
                 raise location.error("top-level expression must be an object")
             if "include" in value:
-                self._definition_lost()
+                self._expect_no_doc()
                 self._include(value, location)
             elif "pragma" in value:
-                self._definition_lost()
+                self._expect_no_doc()
                 self._pragma(value, location)
             else:
                 self._define(value, location)
             self._doc = None
-        self._definition_lost()
+        self._expect_no_doc()
 
     # Tokens
 
     def _next(self) -> None:
         match = _TOKEN.match(self._text, self._pos)
-        assert match is not None  # the last alternative takes whatever is there
+        assert match is not None  # the last alternative matches anything
         self._pos = match.end()
         index = match.lastindex
         assert index is not None
@@ -134,7 +135,7 @@ class _File:
             self._fail(f"stray '{word[0]}'")
 
     def _odd_string(self) -> str:
-        # Strings with an escape come here, and those with an error.
+        # A string with an escape or an error.
         chars: list[str] = []
         pos = self._start + 1
         while True:
@@ -151,7 +152,7 @@ class _File:
                 if char != "\\":
                     self._fail(f"'\\{char}' is not an escape: only '\\\\' is")
             elif char not in _PLAIN:
-                self._fail("string may hold printable ASCII only")
+                self._fail("a string must be printable ASCII")
             chars.append(char)
 
     def _location(self, pos: int) -> Location:
@@ -247,7 +248,7 @@ class _File:
             line = line[1:]
             if line.startswith("="):
                 if doc.symbol:
-                    raise location.error("a heading has no place in a definition's documentation")
+                    raise location.error("a definition's documentation cannot have a heading")
                 if not first:
                     self._finish(doc)
                     doc = Doc(location)
@@ -266,7 +267,7 @@ class _File:
         if doc.symbol is None:
             self._parsed.sequence.append(doc)
 
-    def _definition_lost(self) -> None:
+    def _expect_no_doc(self) -> None:
         if self._doc is not None and self._doc.symbol is not None:
             raise self._doc.location.error(
                 f"documentation of '{self._doc.symbol}' is not followed by its definition"
@@ -299,7 +300,7 @@ class _File:
         try:
             text = _read(path)
         except OSError as error:
-            raise location.error(f"can't read '{path}': {error.strerror}") from None
+            raise location.error(f"cannot read '{path}': {error.strerror}") from None
         self._parsed.files.append(absolute)
         _File(path, text, self._parsed, (*self._includers, absolute)).parse()
 
@@ -322,8 +323,8 @@ class _File:
             elif name == "member-name-exceptions":
                 pragmas.member_names = _names(name, setting, location)
             elif name == "documentation-exceptions":
-                # Later releases of QEMU list here what they have left undocumented; here a
-                # member without a description is no error in the first place.
+                # Later releases of QEMU list undocumented definitions here; this parser does not
+                # require descriptions of members.
                 _names(name, setting, location)
             else:
                 raise location.error(f"'{name}' is not a pragma")

@@ -1,4 +1,4 @@
-"""From definitions to entities: what names refer to, and the rules that involve several of them."""
+"""From definitions to entities: references, and the rules that involve several definitions."""
 
 from collections.abc import Iterable
 
@@ -22,28 +22,31 @@ from qmpserver.qapi.model import (
 from qmpserver.qapi.parser import Definition, parse
 from qmpserver.qapi.source import Location
 
-# These say something of an interface; what uses a type carries them, not the type.
+# Features of an interface: commands, events, members and values have them, types do not.
 _SPECIAL = frozenset({"deprecated", "unstable"})
 
 
 def resolve(path: str, conditions: frozenset[str] | None) -> list[Doc | Named]:
-    """Return what the schema in file `path` says, in the order of the text.
+    """Return the entities and free-form comments of the schema in file `path`, in its order.
 
-    What an ``if`` switches off under these `conditions` is checked like the rest and left out;
-    with None nothing is.  Raises SchemaError.
+    Entities whose `if` does not hold under these `conditions` are checked and left out; None for
+    `conditions` keeps them all.
+
+    Raises:
+        SchemaError: The schema is invalid.
     """
     return _Resolver().resolve(path, conditions)
 
 
 class _Resolver:
-    """Works in steps: the shape of each definition, names, references, conditions."""
+    """Works in steps: the syntax of each definition, names, references, conditions."""
 
     def __init__(self) -> None:
         self._names: dict[str, Definition | None] = dict.fromkeys(PREDEFINED)
         self._types: dict[str, Type] = dict(PREDEFINED)
         self._arrays: dict[str, ArrayType] = {}
         self._entities: dict[int, Named] = {}
-        # Object types whose members are being found out, and those where that is done.
+        # Object types whose members are being resolved, and those that are complete.
         self._begun: set[int] = set()
         self._complete: set[int] = set()
 
@@ -67,7 +70,7 @@ class _Resolver:
             sequence.append(entity)
         return sequence
 
-    # First pass: one name space for all
+    # First pass: the names, which share one name space
 
     def _declare(self, kind: str, name: str, definition: Definition) -> None:
         if name in self._names:
@@ -90,7 +93,7 @@ class _Resolver:
             self._types[name] = entity
         self._entities[id(definition)] = entity
 
-    # Second pass: what names refer to
+    # Second pass: references
 
     def _resolve(self, definition: Definition) -> None:
         entity = self._entities[id(definition)]
@@ -123,7 +126,9 @@ class _Resolver:
     def _type_features(self, features: list[Feature], owner: Type, location: Location) -> None:
         for feature in features:
             if feature in _SPECIAL:
-                raise location.error(f"{owner.describe()} can't be '{feature}' as a type")
+                raise location.error(
+                    f"{owner.describe()} cannot have feature '{feature}', which is not for types"
+                )
 
     def _reference(self, value: object, location: Location, what: str) -> Type:
         if isinstance(value, list):
@@ -186,7 +191,7 @@ class _Resolver:
         assert isinstance(data, dict)
         tag = seen.get(flat(name))
         if tag is None or tag.name != name:
-            raise location.error(f"discriminator '{name}' is no member of 'base'")
+            raise location.error(f"discriminator '{name}' is not a member of 'base'")
         if not isinstance(tag.type, EnumType | QType):
             raise location.error(f"discriminator '{name}' must be of an enum type")
         if tag.optional:
@@ -201,7 +206,7 @@ class _Resolver:
             branch = Branch(case, spec.get("if"))
             branch.type = self._reference(spec["type"], location, f"branch '{case}'")
             if case not in values:
-                raise location.error(f"branch '{case}' is no value of {tag.type.describe()}")
+                raise location.error(f"branch '{case}' is not a value of {tag.type.describe()}")
             if not isinstance(branch.type, ObjectType):
                 raise location.error(
                     f"branch '{case}' must be a struct or union, not {branch.type.describe()}"
@@ -227,9 +232,11 @@ class _Resolver:
             _no_clash([Member(name, {})], names, location, "branch")
             for shape in _shapes(branch.type):
                 if shape == "value":
-                    raise location.error(f"branch '{name}' can't be {branch.type.describe()}")
+                    raise location.error(f"branch '{name}' cannot be {branch.type.describe()}")
                 if shape in taken:
-                    raise location.error(f"branches '{taken[shape]}' and '{name}' look alike")
+                    raise location.error(
+                        f"branches '{taken[shape]}' and '{name}' have the same JSON type"
+                    )
                 taken[shape] = name
 
     def _implicit(
@@ -271,7 +278,7 @@ def _no_clash(
     for member in members:
         other = seen.setdefault(flat(member.name), member)
         if other is not member:
-            how = "is there twice" if other.name == member.name else f"clashes with '{other.name}'"
+            how = "appears twice" if other.name == member.name else f"clashes with '{other.name}'"
             raise location.error(f"{role} '{member.name}' {how}")
 
 
@@ -285,10 +292,10 @@ def _no_clash_inside(
 
 
 def _shapes(type_: Type) -> set[str]:
-    """Return the JSON kinds by which a branch of this type would be known.
+    """Return the JSON types that select an alternate's branch of this type.
 
-    Strings are taken for more than strings, because the same schema also reads command lines,
-    where a number and ``on`` are strings.
+    A string also excludes number and boolean, because the same schema also parses command lines,
+    where a number and `on` are strings.
     """
     if type_.wire == "int":
         return {"number"}
@@ -308,7 +315,7 @@ def _shapes(type_: Type) -> set[str]:
 def _match_doc(
     doc: Doc, location: Location, features: list[Feature], members: list[Member]
 ) -> None:
-    """Check that documentation describes what there is: nothing else, and every feature."""
+    """Check that all documented members and features exist, and all features are documented."""
     names = {member.name for member in members}
     for name, section in doc.members.items():
         if name not in names:

@@ -1,4 +1,4 @@
-"""The schema as a whole, as its users see it."""
+"""A loaded schema."""
 
 import os
 from collections.abc import Iterable
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 
 class Schema:
-    """A loaded schema: `commands`, `events` and `types` by name, in the order of the text.
+    """A loaded schema. It is read-only: any thread may use it.
 
-    `sequence` holds all of them and the free-form documentation between them.  What an ``if``
-    switches off is in none of these.  It is read-only once loaded: any thread may use it.
+    Definitions whose `if` does not hold are in none of the attributes.
+
+    Attributes:
+        commands: The commands by name, in the order of the text.
+        events: The events by name, likewise.
+        types: The types by name, likewise.
+        sequence: All definitions, and the free-form documentation between them.
     """
 
     def __init__(self, sequence: list[Doc | Named]) -> None:
@@ -39,26 +44,32 @@ class Schema:
     def load(
         cls, path: str | os.PathLike[str], conditions: Iterable[str] | None = frozenset()
     ) -> "Schema":
-        """Parse and check the schema in file `path`; `conditions` are those that hold in ``if``.
+        """Parse and check the schema in file `path`.
 
-        With None for `conditions`, nothing is left out for its ``if``.
-        Raises SchemaError: ``file:line: message``.
+        Args:
+            path: The schema's root file.
+            conditions: The conditions that hold in `if`; None keeps all definitions.
+
+        Raises:
+            SchemaError: The schema is invalid; the text is `file:line: message`.
         """
         return cls(resolve(os.fspath(path), None if conditions is None else frozenset(conditions)))
 
     @classmethod
     def from_introspection(cls, infos: list[dict[str, Any]]) -> "Schema":
-        """Make the schema that `infos` describe, as ``query-qmp-schema`` returned them.
+        """Return the schema that `infos`, a result of `query-qmp-schema`, describe.
 
-        It has commands and events; types have lost their names, so `types` is empty.
-        Raises SchemaError: they describe none.
+        Its `types` is empty, since introspection has no names of types.
+
+        Raises:
+            SchemaError: The description is invalid.
         """
         schema = cls(list(entities(infos)))
         schema._introspection = infos
         return schema
 
     def introspect(self) -> list[dict[str, object]]:
-        """Return what query-qmp-schema returns: one shared value, not to be changed."""
+        """Return the result of `query-qmp-schema`: one shared value, which must not be changed."""
         if self._introspection is None:
             self._introspection = introspect(self.commands.values(), self.events.values())
         return self._introspection

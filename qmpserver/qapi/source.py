@@ -1,11 +1,10 @@
-"""Where a thing stands in the schema's text, and the error that says so.  Knows no other module."""
+"""Locations in the schema's text, and the error that names one. Imports no other module."""
 
 
 class SchemaError(ValueError):
-    """The schema breaks a rule of its language.
+    """The schema breaks a rule of the language.
 
-    ``str()`` of it is ``file:line: message``, or ``file: message`` where no line can be named
-    (a root file that can't be read).
+    Its text is `file:line: message`, or `file: message` for a root file that cannot be read.
     """
 
     def __init__(self, file: str, line: int | None, message: str) -> None:
@@ -16,7 +15,7 @@ class SchemaError(ValueError):
 
 
 class Pragmas:
-    """What the schema's ``pragma`` directives say; one object serves all files of a schema."""
+    """The settings of the schema's `pragma` directives, shared by all its files."""
 
     __slots__ = ("command_names", "command_returns", "doc_required", "member_names")
 
@@ -28,7 +27,7 @@ class Pragmas:
 
 
 class Location:
-    """A line of a schema file, with the pragmas that rule there."""
+    """A line of a schema file, with the pragmas that apply to it."""
 
     __slots__ = ("file", "line", "pragmas")
 
@@ -38,5 +37,5 @@ class Location:
         self.pragmas = pragmas
 
     def error(self, message: str) -> SchemaError:
-        """Return, for the caller to raise, an error that points here."""
+        """Return an error at this location, for the caller to raise."""
         return SchemaError(self.file, self.line, message)

@@ -1,8 +1,7 @@
-"""The schema as Python types, so that a type checker holds handlers to it.
+"""The schema as Python types, against which a type checker checks handlers.
 
-For each named type there is one of the same name, for each command a protocol that its handler
-must fit, for each event with data the type of that data.  What is written is in the form that
-``ruff format`` gives it.
+Each named type of the schema becomes a Python type of the same name, each command a protocol of its
+handler, each event with data a type of that data. The output is formatted as `ruff format` does.
 """
 
 import builtins
@@ -39,7 +38,7 @@ _SIMPLE = {
 
 
 def python_types(schema: Schema, source: str) -> str:
-    """Return a Python module with the types of `schema`; `source` is the file to say it is from."""
+    """Return a Python module with the types of `schema`; `source` is the file that it names."""
     body = _laid_out(_Writer(schema).blocks())
     imports = ", ".join(name for name in _IMPORTS if re.search(rf"\b{name}\b", body))
     arguments = re.findall(r"^        (\w+): ", body, re.MULTILINE)
@@ -48,12 +47,12 @@ def python_types(schema: Schema, source: str) -> str:
 
 
 _HEAD = '''\
-"""The types of what {source} declares, made from it: not to be edited.
+"""The types, commands and events that {source} declares. Generated: do not edit.
 
-Made by ``python -m qmpserver.qapi types``.
+Regenerate with `python -m qmpserver.qapi types {source} -o FILE`.
 """
 
-# ruff: noqa: {shadows}D102 -- the schema decides names, and tells what each handler does
+# ruff: noqa: {shadows}D102 -- the schema decides names and documents each handler
 
 from collections.abc import Awaitable
 from typing import {imports}
@@ -79,30 +78,30 @@ class _Writer:
         self._schema = schema
         self._names: dict[str, str] = {}
         self._taken: set[str] = set()
-        # Types whose Python name is bound by now; others must be quoted.
+        # Types whose Python name is bound already; others must be quoted.
         self._bound: set[str] = set()
-        # For a union, the type of those values of its tag that add no members.
+        # For each union, the type of those tag values whose branches add no members.
         self._tags: dict[str, str] = {}
         for name in schema.types:
             self._names[name] = self._unused(_PREFIX.sub("", name))
 
     def blocks(self) -> Iterator[str]:
-        """Write each definition, the parts that it needs before it."""
+        """Yield each definition, after the parts that it needs."""
         yield '_T = TypeVar("_T")'
-        yield "# A handler may be a coroutine.\nAnswer: TypeAlias = _T | Awaitable[_T]"
+        yield "# A handler may be a coroutine function.\nAnswer: TypeAlias = _T | Awaitable[_T]"
         for type_ in self._ordered():
             yield from self._definition(type_)
             self._bound.add(type_.name)
         for event in self._schema.events.values():
             if event.data is not EMPTY and event.data.definition is None:
                 name = self._unused(_camel(event.name) + "Data")
-                about = f"The data of event ``{event.name}``."
+                about = f"The data of event `{event.name}`."
                 yield _typed_dict(name, about, self._fields(event.data.members))
         handlers: dict[str, str] = {}
         for command in self._schema.commands.values():
             handlers[command.name] = name = self._unused(_camel(command.name) + "Handler")
             yield self._protocol(name, command)
-        yield _typed_dict("Handlers", "What the handler of each command must be.", handlers)
+        yield _typed_dict("Handlers", "The type of each command's handler.", handlers)
 
     def _unused(self, name: str) -> str:
         while name in self._taken:
@@ -111,7 +110,7 @@ class _Writer:
         return name
 
     def _ordered(self) -> Iterable[EnumType | ObjectType | AlternateType]:
-        """Return the types, each after those that it refers to where that can be had."""
+        """Return the types, each after the types that it refers to where possible."""
         done: dict[str, EnumType | ObjectType | AlternateType] = {}
         begun: set[str] = set()
 
@@ -128,7 +127,7 @@ class _Writer:
                     visit(member.type)
             if isinstance(named, ObjectType | AlternateType):
                 for branch in named.branches.values():
-                    # A union lists its branches' members anew, with the types these refer to.
+                    # A union repeats its branches' members, and so refers to their types.
                     visit(branch.type)
             done[named.name] = named
 
@@ -148,7 +147,7 @@ class _Writer:
             yield from self._union(type_)
 
     def _union(self, type_: ObjectType) -> Iterator[str]:
-        """Write one type for each branch that adds members, and one for all that don't."""
+        """Yield one type for each branch that adds members, and one for all other branches."""
         name = self._names[type_.name]
         plain = [case for case, branch in type_.branches.items() if _adds_nothing(branch)]
         if plain:
@@ -157,11 +156,11 @@ class _Writer:
         parts: list[str] = []
         for suffix, fields in self._kinds(type_):
             parts.append(self._unused(name + suffix))
-            yield _typed_dict(parts[-1], f"One kind of ``{type_.name}``.", fields)
+            yield _typed_dict(parts[-1], f"One kind of `{type_.name}`.", fields)
         yield _either(name, parts)
 
     def _kinds(self, type_: ObjectType) -> Iterator[tuple[str, dict[str, str]]]:
-        """Return what members a value can have, for each case, with the case's part of a name."""
+        """Yield, for each case, its part of the type's name and the members of such a value."""
         common = self._fields(type_.members)
         if type_.tag is None:
             yield "", common
@@ -197,7 +196,7 @@ class _Writer:
             ]
             parameters = f"(\n        self,\n        *,\n{''.join(lines)}    )"
         return (
-            f'class {name}(Protocol):\n    """Handles ``{command.name}``."""\n\n'
+            f'class {name}(Protocol):\n    """Handles `{command.name}`."""\n\n'
             f"    def __call__{parameters} -> Answer[{returns}]: ..."
         )
 
@@ -221,7 +220,7 @@ def _can_be_parameter(name: str) -> bool:
 
 
 def _can_be_attribute(name: str) -> bool:
-    # What starts with two underscores would be mangled in a class.
+    # A class mangles names that start with two underscores.
     return _can_be_parameter(name) and not name.startswith("__")
 
 
@@ -234,9 +233,9 @@ def _camel(name: str) -> str:
 
 def _about(type_: ObjectType) -> str:
     sentence = first_sentence(type_.doc)
-    # What would end the string, or the line, is left to the reference.
+    # A sentence that would end the string or the line is only in the reference.
     if not sentence or '"' in sentence or "\\" in sentence or len(sentence) > _WIDTH - 10:
-        return f"``{type_.name}``."
+        return f"`{type_.name}`."
     return sentence if sentence.endswith(".") else f"{sentence}."
 
 
@@ -266,7 +265,7 @@ def _either(name: str, types: list[str]) -> str:
     joined = " | ".join(types)
     start = f"{name}: TypeAlias ="
     if '"' in joined:
-        # A name that is bound later: as a whole in quotes, since "|" works on types alone.
+        # A later name is quoted with the whole union, since "|" works only on types.
         joined = joined.replace('"', "")
         return f'{start} "{joined}"'
     if len(start) + len(joined) < _WIDTH:

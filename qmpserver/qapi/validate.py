@@ -1,8 +1,8 @@
-"""Values against types: what a client sends is checked and converted, what a server sends checked.
+"""Validation of values: a client's arguments are checked and converted, a server's output checked.
 
-Each type becomes a closure at its first use, so that checking walks no description of the type.
-An error learns its place in the value while it travels up; a value without an error pays nothing
-for that.  The words of `ParameterError` are QEMU's, since clients and people know them.
+Each type is compiled to a closure at its first use, which makes validation fast. An error collects
+its position in the value while it propagates, so valid values have no cost for that. The texts of
+`ParameterError` are QEMU's, which clients and users know.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ VisitObject = Callable[[object], dict[str, object]]
 
 _INT64 = range(-(1 << 63), 1 << 63)
 _UINT64 = range(1 << 64)
-# The name that QEMU gives each range in its errors.
+# Each range, and its name in QEMU's errors.
 _RANGES = {
     "int8": (range(-(1 << 7), 1 << 7), "int8_t"),
     "int16": (range(-(1 << 15), 1 << 15), "int16_t"),
@@ -38,20 +38,20 @@ _UNSIGNED = frozenset({"uint8", "uint16", "uint32", "uint64", "size"})
 
 
 class ParameterError(ValueError):
-    """An argument that the schema does not allow; ``desc`` says so in QEMU's words."""
+    """An argument that the schema does not allow; the text is QEMU's."""
 
     def __init__(self, form: str, *details: str, nearest: bool = False) -> None:
         super().__init__(form, *details)
         self._form = form
         self._details = details
-        # QEMU names some faults by the innermost name alone, "null" in an array.
+        # Some of QEMU's errors have only the innermost name, which is "null" in an array.
         self._nearest = nearest
         self._path = ""
         self._name: str | None = None
 
     @property
     def desc(self) -> str:
-        """The text of the error, with the place of the fault as far as it is known."""
+        """The error's text, with the position of the invalid value as far as it is known."""
         if self._nearest:
             name = "null" if self._name is None else self._name
         else:
@@ -59,7 +59,7 @@ class ParameterError(ValueError):
         return self._form.format(name, *self._details)
 
     def within(self, key: str | int) -> None:
-        """Note that the fault lies in this member or element of what is being checked."""
+        """Add this member or element to the position of the invalid value."""
         if isinstance(key, int):
             self._path = f"[{key}]{self._path}"
             key = "null"
@@ -73,20 +73,24 @@ class ParameterError(ValueError):
 
 
 class ResultError(ValueError):
-    """A server's own value, a result or an event's data, breaks the schema: a bug in the server."""
+    """A result or an event's data that the schema does not allow: a bug in the server."""
 
 
 def arguments(type_: ObjectType) -> VisitObject:
-    """Return the function that checks and converts a command's arguments.
+    """Return a function that checks and converts a command's arguments.
 
-    It returns a new dict with the names of the wire; absent optional members stay absent.
-    It raises ParameterError.
+    It returns a new dict; absent optional members stay absent. It raises ParameterError.
     """
     return _Compiler(strict=False).object(type_)
 
 
 def output(what: str, type_: Type) -> Check:
-    """Return the function that checks what the server is about to send; it raises ResultError."""
+    """Return a function that checks output of the server, and raises ResultError.
+
+    Args:
+        what: The sender, for the error's text.
+        type_: The type of the output.
+    """
     visit = _Compiler(strict=True).visit(type_)
 
     def check(value: object) -> None:
@@ -103,10 +107,10 @@ def _wrong_type(expected: str) -> ParameterError:
 
 
 class _Compiler:
-    """Makes the closures, one a type.
+    """Compiles types to closures.
 
-    Input is as lenient as QEMU's: a negative number is taken for an unsigned one modulo 2**64.
-    `strict` is for output, where that would be an error.
+    Input is as lenient as in QEMU: a negative number is valid for an unsigned type, modulo 2**64.
+    `strict` is for output, where that is an error.
     """
 
     def __init__(self, strict: bool) -> None:
@@ -116,7 +120,7 @@ class _Compiler:
     def visit(self, type_: Type) -> Visit:
         key = id(type_)
         if key not in self._done:
-            # A type that contains itself finds this while it is being made.
+            # A recursive type finds this while it is being compiled.
             self._done[key] = lambda value: self._done[key](value)
             self._done[key] = self._make(type_)
         return self._done[key]
@@ -144,7 +148,7 @@ class _Compiler:
         wrap = not signed and not self._strict
 
         def visit(value: object) -> int:
-            # A bool is an int to isinstance().
+            # isinstance() would accept a bool.
             if type(value) is int:
                 if low <= value <= high:
                     return value
@@ -241,7 +245,7 @@ class _Compiler:
 
 
 class _Record(NamedTuple):
-    """Members by name, whether they must be there, and how to visit them; and what a tag adds."""
+    """An object type: members as (name, required, function), and the branches of its tag."""
 
     fields: list[tuple[str, bool, Visit]]
     tag: str | None

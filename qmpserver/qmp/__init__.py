@@ -1,11 +1,13 @@
 """The QMP protocol without I/O: JSON dialect, session state machine, error objects.
 
 Nothing in this package opens a socket, reads a clock or knows a command other
-than ``qmp_capabilities``.  It imports nothing else of the project and can be
-used on its own: bytes in, things to do and bytes to send out.
+than `qmp_capabilities`.  It imports nothing else of the project and can be
+used on its own: bytes in, commands to execute and bytes to send out.
 """
 
-from qmpserver.qmp.errors import CommandError, ParseError
+import warnings
+
+from qmpserver.qmp.errors import CommandError, ParseError, printable
 from qmpserver.qmp.lexer import MAX_TOKEN_SIZE
 from qmpserver.qmp.parser import Parser
 from qmpserver.qmp.session import MAX_QUEUED, Request, Session
@@ -22,5 +24,14 @@ __all__ = [
     "dumps",
     "error_message",
     "event_message",
+    "printable",
     "return_message",
 ]
+
+
+def __getattr__(name: str) -> type[CommandError]:
+    if name == "QMPError":
+        message = "qmpserver.qmp.QMPError is deprecated: use qmpserver.qmp.CommandError"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return CommandError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,23 +1,25 @@
-"""The errors of the protocol.  Only exceptions that end up as QMP error objects live here."""
+"""The errors of the protocol: exceptions that become QMP error objects."""
 
-__all__ = ["CommandError", "ParseError"]
+from collections.abc import Callable
+
+__all__ = ["CommandError", "ParseError", "printable"]
 
 
 class CommandError(Exception):
-    """An error to be reported to the client as a QMP error object.
+    """An error that the client receives as a QMP error object.
 
     A command handler raises it; the session turns it into the reply.
 
     Args:
-        desc: the human-readable message, in QEMU's words where QEMU has some.
-        error_class: the QAPI error class.
-
+        desc: The human-readable message, in QEMU's words where QEMU has some. Anything but a
+            string, such as another exception, is converted with `str`.
+        error_class: The QAPI error class.
     """
 
-    def __init__(self, desc: str, error_class: str = "GenericError") -> None:
-        super().__init__(desc)
-        self.desc = desc
-        self.error_class = error_class
+    def __init__(self, desc: object, error_class: object = "GenericError") -> None:
+        self.desc = desc if type(desc) is str else printable(desc)
+        self.error_class = error_class if type(error_class) is str else printable(error_class)
+        super().__init__(self.desc)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.desc!r}, {self.error_class!r})"
@@ -25,3 +27,16 @@ class CommandError(Exception):
 
 class ParseError(CommandError):
     """Input that is not in QEMU's JSON dialect, or exceeds one of its limits."""
+
+
+def printable(value: object, convert: Callable[[object], str] = str) -> str:
+    """Return `value` as text, also where its own conversion raises.
+
+    Args:
+        value: Any object.
+        convert: `str` or `repr`.
+    """
+    try:
+        return "".join(convert(value))  # a plain string, whatever subclass it was
+    except Exception:
+        return f"<unprintable {type(value).__name__} object>"

@@ -1,11 +1,11 @@
 r"""Bytes to tokens: the lexical level of QEMU's JSON dialect.
 
-It differs from RFC 8259 in that strings may be single-quoted too, and in what
-happens after a lexical error: bytes are skipped until one that promises a
-fresh start.  A client can rely on that to get the parser into a known state.
+It differs from RFC 8259 in that strings may be single-quoted, too, and in error
+recovery: after a lexical error, bytes are skipped until one that can start a message
+anew.  Clients rely on it to get the parser into a known state.
 
-Only what is decided byte by byte lives here; what tokens mean is `parser`'s.
-The lexer is resumable at every byte, and linear whatever the packets' sizes.
+The lexer can stop and resume at every byte, in linear time for packets of any size.
+The meaning of tokens is up to `parser`.
 """
 
 import enum
@@ -18,7 +18,7 @@ MAX_TOKEN_SIZE = 64 << 20
 
 
 class TokenKind(enum.IntEnum):
-    """What a token is."""
+    """The kind of a token."""
 
     STRUCTURE = 0
     STRING = 1
@@ -26,9 +26,9 @@ class TokenKind(enum.IntEnum):
     FLOAT = 3
     KEYWORD = 4
     STRAY = 5
-    """Bytes that start no token; the lexer is skipping to a resynchronization point now."""
+    """Bytes that start no token; the lexer skips to a resynchronization point."""
     OVERSIZE = 6
-    """A token that has outgrown MAX_TOKEN_SIZE; the lexer takes the next byte as a fresh start."""
+    """A token longer than MAX_TOKEN_SIZE; the lexer starts anew at the next byte."""
 
 
 Token = tuple[TokenKind, bytes]
@@ -53,8 +53,8 @@ class _State(enum.IntEnum):
 
 
 # A whole token whose end is certain: a number or a keyword ends only with the
-# byte after it, so that byte must be there.  Whatever this does not match (an
-# error, or a token that the end of the packet cuts) goes byte by byte.
+# byte after it, so that byte must be there.  Everything else (an error, or a token
+# that the end of the packet cuts) goes byte by byte.
 _WHOLE = re.compile(
     rb"""[ \t\r\n]*+(?:
       ([{}\[\]:,])
@@ -75,7 +75,7 @@ _GROUP_KINDS = (
     TokenKind.KEYWORD,
 )
 
-# Runs that leave the state as it is; to skip them is all that keeps long strings cheap.
+# Runs that do not change the state; skipping them makes long strings cheap.
 _RUNS = {
     _State.RECOVERY: re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*+"),
     _State.DOUBLE_QUOTED: re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*+'),
@@ -91,8 +91,8 @@ _NONZERO = b"123456789"
 _LETTER = bytes(range(ord("a"), ord("z") + 1))
 _IN_STRING = bytes(range(0x20, 0xFE))
 
-# What each byte leads to; where two entries have a byte, the later one counts.
-# A byte that is in none is an error, unless the token may end before it (_ENDS).
+# The next state for each byte; if two entries contain a byte, the later one counts.
+# A byte in none is an error, unless the token may end before it (_ENDS).
 _EDGES: dict[_State, tuple[tuple[bytes, _State], ...]] = {
     _State.START: (
         (b" \t\r\n", _State.START),
@@ -133,7 +133,7 @@ _STRUCTURE = frozenset(b"{}[]:,")
 
 
 class Lexer:
-    """Cuts a stream of bytes into tokens.
+    """Splits a stream of bytes into tokens.
 
     Not thread-safe; one lexer serves one stream.
     """
@@ -146,11 +146,11 @@ class Lexer:
 
     @property
     def idle(self) -> bool:
-        """Whether the next byte begins a token: nothing is cut off, nothing is skipped."""
+        """Whether the next byte begins a token: no token is incomplete, none skipped."""
         return self._state is _State.START
 
     def feed(self, data: bytes) -> Iterator[Token]:
-        """Yield the tokens that *data* completes; all must be taken."""
+        """Yield the tokens that `data` completes; the caller must take all."""
         position = 0
         end = len(data)
         while position < end:
@@ -167,14 +167,14 @@ class Lexer:
                 yield token
 
     def _walk(self, data: bytes, position: int) -> tuple[int, Token | None]:
-        """Go byte by byte to the end of one token, or of *data*."""
+        """Go byte by byte to the end of one token or of `data`."""
         state = self._state
         partial = self._partial
         end = len(data)
         while position < end:
             run = _RUNS.get(state)
             if run is not None:
-                # Within a token no run may jump over the byte that is one too many.
+                # Within a token, no run may pass the byte that exceeds the limit.
                 limit = min(end, position + MAX_TOKEN_SIZE + 1 - len(partial))
                 match = run.match(data, position, limit if state is not _State.RECOVERY else end)
                 assert match is not None
@@ -193,10 +193,7 @@ class Lexer:
                 return position + 1, (TokenKind.STRUCTURE, bytes((byte,)))
             if byte == _CLOSING_QUOTE.get(state):
                 partial.append(byte)
-                return self._finish(
-                    position + 1,
-                    TokenKind.STRING,
-                )
+                return self._finish(position + 1, TokenKind.STRING)
             target = _TABLE[state].get(byte)
             if target is None:
                 # A zero may not be followed by a digit; anything else ends a number.

@@ -1,4 +1,4 @@
-"""Values of single tokens: strings, numbers, keywords.  What nests is `parser`'s."""
+"""Values of single tokens: strings, numbers, keywords; `parser` handles nesting."""
 
 from qmpserver.qmp.errors import ParseError
 from qmpserver.qmp.lexer import Token, TokenKind
@@ -14,7 +14,7 @@ _ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _INT64_MIN = -(1 << 63)
 _UINT64_MAX = (1 << 64) - 1
-# No 64-bit number is longer; the rest need not go through big-number arithmetic.
+# No 64-bit number is longer; longer ones need no big-number arithmetic.
 _LONGEST_INTEGER = 20
 
 
@@ -27,8 +27,7 @@ def scalar(token: Token) -> Scalar:
     """Return the value of a string, number or keyword token.
 
     Raises:
-        ParseError: the token has the form of a value but is none.
-
+        ParseError: The token has the form of a value but is invalid.
     """
     kind, raw = token
     if kind is TokenKind.STRING:

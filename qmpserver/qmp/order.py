@@ -1,9 +1,8 @@
 """The order of an object's members on the wire.
 
 QEMU keeps objects in a hash table of 512 buckets and walks it from the first
-bucket to the last, both when it writes an object and when it looks for the
-first thing wrong with one.  So the order of members is fixed by their names,
-and clients see it.  Only that order lives here.
+bucket to the last, both when it writes an object and when it looks for errors in
+one.  So the members' names determine their order, and clients see it.
 """
 
 from collections.abc import Iterable
@@ -18,13 +17,13 @@ _SHORT = 64
 
 
 def bucket(name: str) -> int:
-    """Return the bucket that QEMU's dictionary keeps *name* in."""
-    # Names may be a client's, and of any length.
+    """Return the index of the bucket in which QEMU's dictionary keeps `name`."""
+    # Names may come from a client, with any length.
     return _short_bucket(name) if len(name) <= _SHORT else _bucket(name)
 
 
 def _bucket(name: str) -> int:
-    # Modified UTF-8: the only string with a NUL in it is one that was escaped.
+    # Modified UTF-8: a NUL can only come from an escape sequence.
     raw = name.encode("utf-8", "surrogatepass").replace(b"\0", b"\xc0\x80")
     key = 0x238F13AF * len(raw)
     for index in range(min(_SHIFTS, len(raw))):  # 5 and 24 have no common divisor
@@ -36,9 +35,9 @@ _short_bucket = lru_cache(maxsize=4096)(_bucket)
 
 
 def member_order(names: Iterable[str]) -> list[str]:
-    """Return *names*, given in order of insertion, in QEMU's order.
+    """Return `names`, given in order of insertion, in QEMU's order.
 
-    Within one bucket the member that was inserted last comes first.
+    Within one bucket, the member inserted last comes first.
     """
     order = list(names)
     order.reverse()

@@ -1,9 +1,9 @@
 """Tokens to messages: the grammar of QEMU's JSON dialect, its limits, and the fast path.
 
-A message ends where its brackets balance, not where a line does.  An error
-inside is reported there too, as the first one that a parser reading from left
-to right meets; a lexical error or a limit is reported at once.  Nesting is
-kept on a list here, never on Python's stack.
+A message ends where its brackets balance, not at the end of a line.  The first
+error inside a message, from left to right, is reported at the message's end; a
+lexical error or an exceeded limit is reported at once.  Nesting uses a list, never
+Python's stack.
 """
 
 import enum
@@ -23,17 +23,17 @@ __all__ = ["MAX_NESTING", "MAX_TOKEN_COUNT", "Parser"]
 MAX_NESTING = 1024
 MAX_TOKEN_COUNT = 2 << 20
 
-# Packets beyond this, or deeper, are rare; the slow path has their limits.
+# Longer or deeper packets are rare; the slow path checks their limits.
 _FAST_SIZE = 1 << 20
 _FAST_NESTING = 64
 
-# What is done in a step: about 100 us at the most.
+# The work of one step: about 100 us at most.
 _STEP_LINES = 64
 _STEP_TOKENS = 8
 
 
 class _Expect(enum.Enum):
-    """What may come next in an object or array that is being read."""
+    """The expected token in an object or array that is being read."""
 
     FIRST_KEY = enum.auto()
     KEY = enum.auto()
@@ -70,7 +70,7 @@ class _Builder:
         self.result: Any = None
 
     def token(self, token: Token) -> None:
-        """Take one token; after an error all that follows is ignored."""
+        """Take one token; after an error, further tokens are ignored."""
         if self.error is None:
             try:
                 self._token(token)
@@ -145,9 +145,8 @@ class Parser:
     Not thread-safe; one parser serves one stream.
 
     Args:
-        fast: let plain messages go through orjson.  The result is the same
-            without; that is what the tests compare.
-
+        fast: Parse plain messages with orjson.  The result is the same without, and
+            tests compare the two.
     """
 
     __slots__ = ("_braces", "_brackets", "_builder", "_fast", "_lexer", "_size", "_tokens")
@@ -169,24 +168,23 @@ class Parser:
 
     @property
     def idle(self) -> bool:
-        """Whether no message has been begun that is not complete."""
+        """Whether no message is incomplete."""
         return self._tokens == 0 and self._lexer.idle
 
     def feed(self, data: bytes) -> list[Any]:
         """Take the next bytes of the stream.
 
         Returns:
-            The messages that are complete now: JSON values, and for each
-            error a `ParseError`, which is returned, not raised.
-
+            The completed messages: JSON values, and for each error a `ParseError`,
+            which is returned, not raised.
         """
         return [message for messages in self.steps(data) for message in messages]
 
     def steps(self, data: bytes) -> Iterator[list[Any]]:
-        """Take the next bytes of the stream, in steps that are short, whatever the bytes are.
+        """Take the next bytes of the stream, in short steps.
 
-        Each step gives the messages that it has completed, as `feed` does; they may be none.  All
-        steps are to be taken before there is more.
+        Each step yields the messages that it has completed, as `feed` returns them; there may
+        be none.  The caller must take all steps before it calls this again.
         """
         if self._fast and self.idle:
             while data:
@@ -237,15 +235,14 @@ class Parser:
 
 
 def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
-    """Parse the leading lines of *data* that hold one plain object each, as many as a step may.
+    """Parse the leading lines of `data` with one plain object each, up to one step's work.
 
     Returns:
-        What is left for the slow path, which is right about everything.
-
+        The rest, for the slow path, which handles everything.
     """
     # Single quotes outside of strings, control characters and bad bytes are
-    # errors to orjson too.  With escapes and non-ASCII characters gone, what
-    # only the dialect's own parser can judge is left to _is_plain().
+    # errors in orjson, too.  Escapes and non-ASCII characters are excluded here;
+    # _is_plain() finds the remaining differences.
     if len(data) > _FAST_SIZE or b"\\" in data or not data.isascii():
         return data
     start = 0
@@ -268,11 +265,11 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
 
 
 def _is_plain(line: bytes, message: dict[str, Any]) -> bool:
-    """Tell whether orjson's view of *line* is surely QEMU's too.
+    """Return whether orjson's result for `line` is certainly QEMU's, too.
 
-    Not if it may have had duplicate keys (there are more colons than keys, be
-    they in a string), and not with doubles: which integers become doubles, and
-    what of ``0e5`` or ``-0``, is the dialect's to say.
+    It is not if there may be duplicate keys (more colons than keys, perhaps inside of
+    strings), nor with doubles: QEMU's dialect decides which integers become doubles, and
+    the values of `0e5` or `-0`.
     """
     if line.count(b"{") + line.count(b"[") > _FAST_NESTING:
         return False
@@ -281,7 +278,7 @@ def _is_plain(line: bytes, message: dict[str, Any]) -> bool:
 
 
 def _count_keys(value: dict[str, Any] | list[Any]) -> int:
-    """Count the keys in *value* and below; negative if there is a double."""
+    """Return the number of keys in `value`, nested ones included; negative if there is a double."""
     if type(value) is dict:
         count = len(value)
         items: Any = value.values()
@@ -301,5 +298,5 @@ def _count_keys(value: dict[str, Any] | list[Any]) -> int:
 
 
 def _count_members(line: bytes) -> int:
-    """Count the colons outside of strings; *line* is valid and has no escapes."""
+    """Return the number of colons outside of strings in `line`, which is valid, without escapes."""
     return sum(part.count(b":") for part in line.split(b'"')[::2])

@@ -5,17 +5,17 @@ Bytes go in with `Session.receive`, commands to execute come out of
 `Session.fail` or `Session.finish`, and bytes to send come out of
 `Session.take_output`.  No sockets, no clocks, no command but the negotiation.
 
-What may be said when:
+Commands that are allowed in each state:
 
 ===============  ==========================  ====================================
-state            ``execute``                 ``exec-oob``
+state            `execute`                   `exec-oob`
 ===============  ==========================  ====================================
-negotiating      ``qmp_capabilities`` only   unexpected
+negotiating      `qmp_capabilities` only     unexpected
 ready            all, in order               unexpected
 ready, with oob  all, in order               at once, ahead of up to eight queued
 ===============  ==========================  ====================================
 
-Events pass only when ready.
+Events are sent only in a ready state.
 """
 
 from collections import deque
@@ -30,10 +30,10 @@ from qmpserver.qmp.writer import dumps, error_message, event_message, return_mes
 __all__ = ["MAX_QUEUED", "Request", "Session"]
 
 MAX_QUEUED = 8
-"""In-band commands that may wait while out-of-band ones still get past them."""
+"""In-band commands that may wait while out-of-band ones still overtake them."""
 
 _MAX_UNREAD = 64
-"""Messages kept unread before the session parses no more, and asks not to be given more."""
+"""Unread messages; with so many, the session stops parsing and wants no more input."""
 
 _ALL = 1 << 62
 
@@ -67,14 +67,13 @@ class Session:
     Not thread-safe.
 
     Args:
-        version: the ``version`` member of the greeting; None for the guest agent's dialect, without
-            greeting and negotiation.
-        pretty: write one member a line.
-        offer_oob: offer out-of-band execution in the greeting.
+        version: The `version` member of the greeting; None for the guest agent's dialect, which
+            has no greeting and no negotiation.
+        pretty: Write one member a line.
+        offer_oob: Offer out-of-band execution in the greeting.
 
     Attributes:
-        work: how much was done so far, in messages and in steps of parsing.
-
+        work: The work done so far, in messages and parsing steps.
     """
 
     __slots__ = (
@@ -122,7 +121,7 @@ class Session:
 
     @property
     def negotiated(self) -> bool:
-        """Whether negotiation is over, and events pass."""
+        """Whether negotiation is over; only then are events sent."""
         return self._negotiated
 
     @property
@@ -132,20 +131,20 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether all that has been received is dealt with."""
+        """Whether everything that was received has been answered."""
         return not (self._busy or self._queue or self._unread or self._unparsed)
 
     @property
     def wants_input(self) -> bool:
-        """Whether more input is welcome; if not, wait until a command is done."""
+        """Whether the session takes more input; if not, wait until a command has ended."""
         return len(self._unread) < _MAX_UNREAD and not self._unparsed
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the client; `next_command` looks at them."""
+        """Take bytes from the client, for `next_command`."""
         self._input.append(data)
 
     def take_output(self) -> bytes:
-        """Return the bytes to send to the client, and forget them."""
+        """Return the bytes to send to the client; they are not returned again."""
         output = self._output
         if not output:
             return b""
@@ -156,18 +155,17 @@ class Session:
 
     @property
     def output_size(self) -> int:
-        """How many bytes `take_output` would return."""
+        """The number of bytes that `take_output` would return."""
         return self._output_size
 
     def next_command(self, most: int = _ALL) -> Request | None:
-        """Return the next command to execute, or None if it is not its time yet.
+        """Return the next command to execute, or None if there is none yet.
 
-        What the session can answer by itself, errors and the negotiation, it
-        does on the way.  The outcome of each command returned must be reported.
+        The session itself answers errors and the negotiation.  The caller must report
+        the outcome of each command.
 
         Args:
-            most: return None also when so much has been added to `work`.
-
+            most: Return None also when `work` has grown by so much.
         """
         most += self.work
         while self.work < most:
@@ -194,11 +192,10 @@ class Session:
         return None
 
     def reply(self, command: Request, result: Any) -> None:
-        """Report that *command* succeeded; a *result* of None means an empty object.
+        """Report that `command` succeeded; a `result` of None means an empty object.
 
         Raises:
-            TypeError: *result* is no JSON value; the command is not reported then.
-
+            TypeError: `result` is not a JSON value; the outcome is not reported.
         """
         if result is None:
             result = {}
@@ -206,24 +203,24 @@ class Session:
         self.finish(command)
 
     def fail(self, command: Request, error: CommandError) -> None:
-        """Report that *command* failed."""
+        """Report that `command` failed."""
         self._send(error_message(error, command.has_id, command.id, self._pretty))
         self.finish(command)
 
     def finish(self, command: Request) -> None:
-        """Report that *command* succeeded, where the schema says that success is not answered."""
+        """Report that `command` succeeded without a reply, as the schema declares."""
         if not command.oob:
             self._busy = False
 
     def event(
         self, name: str, data: Mapping[str, Any] | None, seconds: int, microseconds: int
     ) -> None:
-        """Send an event, unless negotiation is not over yet."""
+        """Send an event if negotiation is over."""
         if self._negotiated:
             self._send(event_message(name, data, seconds, microseconds, self._pretty))
 
     def encoded_event(self, message: bytes) -> None:
-        """Send an event that `event_message` has made for all sessions of this format."""
+        """Send an event encoded by `event_message` if negotiation is over."""
         if self._negotiated:
             self._send(message)
 
@@ -236,7 +233,7 @@ class Session:
         return self._steps is not None or bool(self._input)
 
     def _parse(self) -> bool:
-        """Parse a step's worth; tell whether there was something."""
+        """Parse one step; return whether there was input."""
         while self._steps is not None or self._input:
             if self._steps is None:
                 self._steps = self._parser.steps(self._input.popleft())
@@ -249,7 +246,7 @@ class Session:
         return False
 
     def _read_up_to_oob(self) -> bool:
-        """Move unread messages to the queue, as far as the next out-of-band one."""
+        """Queue unread messages up to the next out-of-band one; return whether there is one."""
         unread = self._unread
         while unread and len(self._queue) < MAX_QUEUED:
             message = unread[0]
@@ -259,7 +256,7 @@ class Session:
         return False
 
     def _command(self, message: Any) -> Request | None:
-        """Return what *message* commands; if that is nothing of the owner's, answer it."""
+        """Return the request in `message`, or None after answering it."""
         if type(message) is not dict:
             if not isinstance(message, CommandError):
                 message = CommandError("QMP input must be a JSON object")
@@ -307,11 +304,10 @@ def _check(message: dict[str, Any], allow_oob: bool) -> str:
     """Check the members of a command one by one, in the order in which QEMU meets them.
 
     Returns:
-        The member that names the command.
+        The name of the member that names the command.
 
     Raises:
-        CommandError: the first thing wrong.
-
+        CommandError: The first error.
     """
     named_by = None
     for member in member_order(message):
@@ -333,7 +329,7 @@ def _check(message: dict[str, Any], allow_oob: bool) -> str:
 
 
 def _enabled_capabilities(arguments: dict[str, Any]) -> list[str]:
-    """Return the value of ``enable``, checked as the schema would."""
+    """Return the value of `enable`, checked as against the schema."""
     enable = arguments.get("enable", [])
     if type(enable) is not list:
         raise CommandError("Invalid parameter type for 'enable', expected: array")
@@ -341,7 +337,7 @@ def _enabled_capabilities(arguments: dict[str, Any]) -> list[str]:
         if type(capability) is not str:
             raise CommandError(f"Invalid parameter type for 'enable[{index}]', expected: string")
         if capability != _OOB:
-            # The element has no name of its own, and that is what QEMU calls it.
+            # QEMU calls an element, which has no name, null.
             raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
     for name in arguments:
         if name != "enable":

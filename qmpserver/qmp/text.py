@@ -1,15 +1,14 @@
 """Strings as QEMU reads and writes them: "modified UTF-8" and its valid code points.
 
-Modified UTF-8 is UTF-8 in which U+0000 is the two bytes C0 80, so that no
-string ever holds a zero byte.  Code points that Unicode calls noncharacters
-are refused like surrogates.
+Modified UTF-8 is UTF-8 in which U+0000 is the two bytes C0 80: no string
+contains a zero byte.  Noncharacters of Unicode are refused like surrogates.
 """
 
 import re
 
 __all__ = ["INVALID_CHARACTER", "decode", "decode_lossy", "is_valid_codepoint"]
 
-# Everything that a string can hold in Python and can't in QEMU.
+# All characters that a string can contain in Python but not in QEMU.
 INVALID_CHARACTER = re.compile(
     "[\ud800-\udfff\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
@@ -20,7 +19,7 @@ _NUL = b"\xc0\x80"
 
 
 def is_valid_codepoint(codepoint: int) -> bool:
-    """Tell whether QEMU lets a string hold *codepoint*."""
+    """Return whether QEMU allows `codepoint` in a string."""
     return 0 <= codepoint <= 0x10FFFF and not INVALID_CHARACTER.match(chr(codepoint))
 
 
@@ -28,11 +27,10 @@ def decode(raw: bytes) -> str:
     """Decode modified UTF-8.
 
     Args:
-        raw: bytes without a zero byte.
+        raw: Bytes without a zero byte.
 
     Raises:
-        ValueError: *raw* is not valid.
-
+        ValueError: `raw` is not valid.
     """
     text = raw.decode("ascii") if raw.isascii() else raw.replace(_NUL, b"\0").decode()
     if not text.isascii() and INVALID_CHARACTER.search(text):
@@ -41,10 +39,10 @@ def decode(raw: bytes) -> str:
 
 
 def decode_lossy(raw: bytes) -> str:
-    """Decode what QEMU would print of *raw*: up to a zero byte, errors replaced by U+FFFD.
+    """Decode `raw` as QEMU prints it: up to a zero byte, errors replaced by U+FFFD.
 
-    Each invalid sequence becomes one replacement character; it reaches as far
-    as its first byte announces and continuation bytes follow.
+    Each invalid sequence becomes one replacement character; it is as long as its
+    first byte announces, or ends before the first byte that is no continuation.
     """
     raw = raw.partition(b"\0")[0]
     if raw.isascii():
@@ -65,7 +63,7 @@ def _sequence_length(raw: bytes, start: int) -> int:
     first = raw[start]
     if first < 0xC0 or first >= 0xFE:
         return 1
-    # As many ones lead the first byte as there are bytes, six at most.
+    # The number of leading ones in the first byte is that of the bytes, at most six.
     announced = 8 - (first ^ 0xFF).bit_length()
     length = 1
     while length < announced and start + length < len(raw) and raw[start + length] & 0xC0 == 0x80:

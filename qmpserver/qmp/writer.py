@@ -1,7 +1,7 @@
 r"""Values to bytes, as QEMU writes them.
 
-ASCII only (``\u00E9``, in upper case), ``", "`` and ``": "`` between items,
-members in QEMU's order, doubles with 17 significant digits (``1.0`` is ``1``).
+ASCII only (`\u00E9`, in upper case), `", "` and `": "` between items,
+members in QEMU's order, doubles with 17 significant digits (`1.0` is `1`).
 Most values take a fast path through the standard library's encoder, which
 writes all but doubles and escaped characters the same way.
 """
@@ -26,7 +26,7 @@ _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r":
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 # The order of each set of members seen; None is the order they came in.  Names come
-# from the schema, but those of an "id" come from the client: so there are bounds.
+# from the schema, but those of an "id" come from the client: hence the bounds.
 _orders: dict[tuple[str, ...], tuple[str, ...] | None] = {}
 _MAX_ORDERS = 1024
 _MAX_REMEMBERED = 1024  # letters
@@ -34,20 +34,19 @@ _MAX_ORDERED_NESTING = 100
 
 
 class _NotFastError(Exception):
-    """The value has something in it that only the slow path writes right."""
+    """The value contains something that only the slow path writes correctly."""
 
 
 def dumps(value: Any, pretty: bool = False) -> bytes:
     """Encode a JSON value as QEMU does, without an end of line.
 
     Args:
-        value: dicts (or other mappings) with string keys, lists or tuples,
+        value: Dicts (or other mappings) with string keys, lists or tuples,
             strings, integers, floats, booleans and None.
-        pretty: one member or element a line, indented by four.
+        pretty: Write one member or element a line, indented by four.
 
     Raises:
-        TypeError: *value* is, or holds, something else.
-
+        TypeError: `value` is or contains something else, or contains itself.
     """
     if not pretty:
         try:
@@ -61,7 +60,7 @@ def dumps(value: Any, pretty: bool = False) -> bytes:
 
 
 def return_message(value: Any, has_id: bool, request_id: Any, pretty: bool = False) -> bytes:
-    """Encode the reply that a command succeeded, with its end of line."""
+    """Encode the reply to a command that succeeded, with its end of line."""
     if pretty:
         message = {"return": value, "id": request_id} if has_id else {"return": value}
         return _line(dumps(message, pretty=True))
@@ -74,7 +73,7 @@ def return_message(value: Any, has_id: bool, request_id: Any, pretty: bool = Fal
 def error_message(
     error: CommandError, has_id: bool = False, request_id: Any = None, pretty: bool = False
 ) -> bytes:
-    """Encode the reply that a command failed, with its end of line."""
+    """Encode the reply to a command that failed, with its end of line."""
     message: dict[str, Any] = {"error": {"class": error.error_class, "desc": error.desc}}
     if has_id:
         message["id"] = request_id
@@ -84,7 +83,7 @@ def error_message(
 def event_message(
     name: str, data: Mapping[str, Any] | None, seconds: int, microseconds: int, pretty: bool = False
 ) -> bytes:
-    """Encode an event, with its end of line; *data* of None leaves the member out."""
+    """Encode an event, with its end of line; without the member `data` if `data` is None."""
     message: dict[str, Any] = {
         "event": name,
         "timestamp": {"seconds": seconds, "microseconds": microseconds},
@@ -102,7 +101,7 @@ def _line(encoded: bytes) -> bytes:
 
 
 def _ordered(value: Any, depth: int) -> Any:
-    """Return *value* with all members in order, to be written in the order they are in."""
+    """Return `value` with the members of all objects sorted into QEMU's order."""
     kind = type(value)
     if kind is dict:
         names = tuple(value)
@@ -170,30 +169,37 @@ def _scalar(value: Any) -> str:
 
 
 def _tokens(value: Any, pretty: bool) -> Iterator[str]:
-    """Yield the text of *value*, whatever it holds and however deep."""
-    levels: list[tuple[Iterator[tuple[str, Any]], str]] = []
+    """Yield the text of `value` in pieces, without recursion."""
+    levels: list[tuple[Iterator[tuple[str, Any]], str, int]] = []
+    entered: set[int] = set()
     prefix = ""
     while True:
         children: Iterator[tuple[str, Any]]
+        identity = id(value)
+        if identity in entered:
+            raise TypeError(f"Object of type {type(value).__name__} contains itself")
         if isinstance(value, Mapping):
             children = _members(value)
             yield prefix + "{"
-            levels.append((children, "}"))
+            levels.append((children, "}", identity))
+            entered.add(identity)
             first = True
         elif isinstance(value, list | tuple):
             children = zip(itertools.repeat(""), value)
             yield prefix + "["
-            levels.append((children, "]"))
+            levels.append((children, "]", identity))
+            entered.add(identity)
             first = True
         else:
             yield prefix + _scalar(value)
             first = False
         while levels:
-            children, closing = levels[-1]
+            children, closing, identity = levels[-1]
             child = next(children, None)
             if child is not None:
                 break
             levels.pop()
+            entered.discard(identity)
             yield _newline(levels, pretty) + closing
             first = False
         else:

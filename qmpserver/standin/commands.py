@@ -1,8 +1,9 @@
-"""What a command is answered: by the scenario, else by the state, else by the schema."""
+"""The commands of a stand-in, answered by the scenario, else by the state, else by the schema."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.registry import Bound, Registry
@@ -14,17 +15,24 @@ from qmpserver.standin.values import fitted, smallest
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from qmpserver.standin.scenario import Reply, Scenario, ScriptedEvent
+    from qmpserver.standin.parts import Reply, ScriptedEvent
+    from qmpserver.standin.scenario import Scenario
 
 _NEGOTIATION = "qmp_capabilities"
-_QUIT = "quit"  # ends the program, whoever answers
+_QUIT = "quit"  # ends the program, also with a scripted reply
 
 
 class Commands(Registry):
-    """The commands of the scenario's schema, each of them answered.
+    """A registry in which every command of the scenario's schema has an answer.
+
+    Args:
+        scenario: The scenario.
+        send: Function that sends the events of a scripted reply.
 
     Attributes:
-        refused: What clients sent that the schema does not allow, and why.
+        refused: Commands that the schema refused, each with QEMU's error message.
+        set_status: Function that enters a run state.
+        shutdown: Function that ends the stand-in, for a reason.
     """
 
     def __init__(self, scenario: Scenario, send: Callable[[Iterable[ScriptedEvent]], None]) -> None:
@@ -33,26 +41,29 @@ class Commands(Registry):
         self.set_status: Callable[[str], None] = lambda _: None
         self.shutdown: Callable[[str], None] = lambda _: None
         self._send = send
-        self._script: dict[str, list[list[Any]]] = {}  # each a reply, and how often it is left
+        self._script: dict[str, list[_Entry]] = {}
         for reply in scenario.replies:
-            self._script.setdefault(reply.command, []).append([reply, reply.times])
+            self._script.setdefault(reply.command, []).append(_Entry(reply, reply.times))
 
     def complete(self) -> None:
-        """Have the schema answer where nobody does; call it when handlers are bound."""
-        self._undeclared.clear()  # commands of other releases
+        """Bind the remaining commands to the smallest value of their type.
+
+        Call it once, after the handlers of the state are bound.
+        """
+        self._undeclared.clear()  # handlers of commands that this schema lacks
         for name, declaration in self.schema.commands.items():
             if name != _NEGOTIATION and name not in self._bound:
                 value = smallest(declaration.returns or EMPTY)
                 self._bound[name] = Bound(name, declaration, _always(value), False)
         for name, script in self._script.items():
-            if name in self._bound and any(reply.delay for reply, _ in script):
+            if name in self._bound and any(entry.reply.delay for entry in script):
                 self._bound[name].is_async = True
 
     def find(self, name: str, oob: bool = False) -> Bound:
-        """Return command *name*, and note if there is none.
+        """Return a command, as `Registry.find` does; note an unknown one in `refused`.
 
         Raises:
-            CommandError: As of `Registry`.
+            CommandError: There is no such command.
         """
         try:
             return super().find(name, oob)
@@ -61,10 +72,10 @@ class Commands(Registry):
             raise
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
-        """Answer a command.
+        """Answer a command: return its result, or an awaitable of it.
 
         Raises:
-            CommandError: The schema, the scenario or the state refuses it.
+            CommandError: The schema, the scenario or the state refuses the command.
         """
         try:
             arguments = bound.validate(arguments)
@@ -77,12 +88,12 @@ class Commands(Registry):
         return self._answer(reply, bound, arguments, client)
 
     def _take(self, name: str, arguments: dict[str, Any]) -> Reply | None:
+        """Return the first scripted reply that fits and is not used up, and count its use."""
         for entry in self._script.get(name, ()):
-            reply, left = entry
-            if left != 0 and reply.fits(arguments):
-                if left is not None:
-                    entry[1] -= 1
-                return reply  # type: ignore[no-any-return]
+            if entry.left != 0 and entry.reply.fits(arguments):
+                if entry.left is not None:
+                    entry.left -= 1
+                return entry.reply
         return None
 
     async def _later(
@@ -96,7 +107,7 @@ class Commands(Registry):
         self, reply: Reply | None, bound: Bound, arguments: dict[str, Any], client: object
     ) -> Any:
         if reply is None:
-            return self._done(bound, arguments, client)
+            return self._execute(bound, arguments, client)
         self._send(reply.before)
         try:
             if reply.status is not None:
@@ -104,7 +115,7 @@ class Commands(Registry):
             if reply.error is not None:
                 raise CommandError(*reply.error)
             if not reply.returns or bound.name == _QUIT:
-                return self._done(bound, arguments, client)
+                return self._execute(bound, arguments, client)
             return reply.result
         finally:
             loop = asyncio.get_running_loop()
@@ -113,10 +124,19 @@ class Commands(Registry):
             if reply.shutdown is not None:
                 loop.call_soon(self.shutdown, reply.shutdown)
 
-    def _done(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any:
+    def _execute(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any:
+        """Answer by the state or the schema."""
         returns = self.schema.commands[bound.name].returns
         result = super().call(bound, arguments, client)
         return result if returns is None else fitted(result, returns)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A scripted reply, and how many commands it may still answer; None for no bound."""
+
+    reply: Reply
+    left: int | None
 
 
 def _always(value: object) -> Callable[..., object]:

@@ -1,4 +1,4 @@
-"""The stand-in itself: the real server, with a scenario behind it."""
+"""The stand-in: the server, with a scenario in place of a machine."""
 
 from __future__ import annotations
 
@@ -8,44 +8,56 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.monitor import Server
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commands import Commands
-from qmpserver.standin.expect import unmet
-from qmpserver.standin.faults import AGENT, FAULTS, Spec, Wire
-from qmpserver.standin.scenario import ScenarioError
-from qmpserver.standin.state import State, register_all
-from qmpserver.transcript.conversation import Conversation
-from qmpserver.transcript.format import Message
+from qmpserver.standin.expect import Expectations
+from qmpserver.standin.faults import AGENT, FAULTS, Spec
+from qmpserver.standin.log import Log
+from qmpserver.standin.parts import ScenarioError
+from qmpserver.standin.state import State
+from qmpserver.standin.state.handlers import register_all
+from qmpserver.standin.tap import Tap
+from qmpserver.standin.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import TextIO
 
     from qmpserver.monitor import Client
     from qmpserver.monitor.channel import Connection
-    from qmpserver.standin.scenario import Scenario, ScriptedEvent
-    from qmpserver.transcript.format import Who
+    from qmpserver.standin.parts import ScriptedEvent
+    from qmpserver.standin.scenario import Scenario
+    from qmpserver.standin.tap import Sink
+    from qmpserver.transcript.conversation import Conversation
+    from qmpserver.transcript.message import Message
 
 _NEGOTIATION = "qmp_capabilities"
 
 
 class StandIn(Server):
-    """A QMP server without a machine, that does what a scenario says.
+    """A QMP server without a machine, which does what a scenario says.
 
-    Use it as `Server`: on the event loop's thread, `listen` for clients, `close` in the end.
+    Use it as `Server`, on the event loop's thread: `listen` for clients, `close` at the end.
 
     Args:
-        scenario: What to do.
-        own_process: Whether the process is there for this server alone, and may be stopped.
+        scenario: The scenario.
+        own_process: Whether the process serves nothing else, so that a fault may stop it.
+        conversation: Where to keep the messages of all clients. Without it, messages are decoded
+            only for a log, for expectations and until the scenario's events begin.
 
     Attributes:
-        said: What clients and server have said to each other.
+        scenario: The scenario.
         finished: Set when a client has ended the machine, or `shutdown` was called.
 
     Raises:
-        ScenarioError: The log can't be written, a command of its setup fails, or it has a fault
-            that would stop the process.
+        ScenarioError: The log cannot be written, a command of the setup fails, or the scenario has
+            a fault that would stop a process that is not the stand-in's own.
     """
 
-    def __init__(self, scenario: Scenario, *, own_process: bool = False) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        own_process: bool = False,
+        conversation: Conversation | None = None,
+    ) -> None:
         self.scenario = scenario
         commands = Commands(scenario, self._send_later)
         numbers = [int(one) for one in (scenario.version or "0.0.0").split(".")]
@@ -56,9 +68,9 @@ class StandIn(Server):
         super().__init__(
             commands,
             version=None if scenario.version is None else version,
-            check_events=False,  # scenarios are checked; a recording is what a server has said
+            # A scenario was checked when it was read; a recording may differ from its schema.
+            check_events=False,
         )
-        self.said = _Log(self)
         self.finished = asyncio.Event()
         self._commands = commands
         self._state = State(scenario, self)
@@ -77,30 +89,41 @@ class StandIn(Server):
             except CommandError as error:
                 raise ScenarioError(f"setup: {command}: {error.desc}") from None
         self._state.settled()
-        if scenario.log is not None:
-            try:
-                # It is closed by `close`.
-                self.said.file = open(scenario.log, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-            except OSError as error:
-                raise ScenarioError(f"log: {scenario.log}: {error.strerror}") from None
+        self._expectations = Expectations(scenario.expected, ordered=scenario.ordered)
+        self._log = None if scenario.log is None else _open_log(scenario.log)
+        self._sinks: list[Sink] = []  # in the order in which each message is delivered
+        if scenario.expected:
+            self._sinks.append(self._expectations.take)
+        if conversation is not None:
+            self._sinks.append(conversation.add)
+        if self._log is not None:
+            self._sinks.append(self._log.write)
+        if scenario.events:
+            self._sinks.append(self._begin_events)
+        self._connected = 0
 
     def connect(
         self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
     ) -> Client:
-        """Greet a client; faults are between it and what is logged."""
+        """Greet a client; faults act on the bytes behind the tap, so logs do not have them."""
         if self._faults:
             channel = Wire(channel, self._faults, self._loop, first=not self.clients)
-        return super().connect(self.said.listen_in(channel), name, pretty=pretty, events=events)
+        if self._sinks:
+            self._connected += 1
+            channel = Tap(channel, self._connected, self._sinks)
+        return super().connect(channel, name, pretty=pretty, events=events)
 
     def failures(self) -> list[str]:
-        """Return what was expected and did not come so far, a line each."""
-        failures = unmet(self.scenario, self.said.received())
+        """Return the expectations that are not met so far, and other failures, as text."""
+        failures = self._expectations.unmet()
         if self.scenario.strict:
             failures += [f"refused: {one}" for one in self._commands.refused]
+        if self._log is not None and self._log.failure is not None:
+            failures.append(self._log.failure)
         return failures
 
     def shutdown(self, reason: str) -> None:
-        """End it, with the event that tells clients of it."""
+        """End the machine: send SHUTDOWN, and set `finished`; only the first call has an effect."""
         if not self.finished.is_set():
             if "SHUTDOWN" in self.scenario.schema.events:
                 self.emit("SHUTDOWN", {"guest": reason.startswith("guest"), "reason": reason})
@@ -109,20 +132,21 @@ class StandIn(Server):
     async def close(self, grace: float = 1.0) -> None:
         """Close it as `Server.close` does, and the log."""
         await super().close(grace)
-        if self.said.file is not None:
-            self.said.file.close()
-            self.said.file = None
+        if self._log is not None:
+            self._log.close()
 
     def later(self, seconds: float, function: Any, *arguments: Any) -> None:
-        """Call it after a while, unless all is over by then; with 0, after the next replies."""
+        """Call a function after a delay (0: after the next replies) unless it has ended."""
         if seconds:
             self._loop.call_later(seconds, self._unless_finished, function, *arguments)
         else:
             self._loop.call_soon(self._unless_finished, function, *arguments)
 
-    def negotiated(self) -> None:
-        """Learn that the first client is about to be past negotiation."""
-        self._send_later(self.scenario.events)
+    def _begin_events(self, message: Message) -> None:
+        # Not `message.command`: QEMU's JSON dialect has strings in single quotes too.
+        if message.who == "client" and _NEGOTIATION in message.text:
+            self._sinks.remove(self._begin_events)
+            self.later(0, self._send_later, self.scenario.events)
 
     def _unless_finished(self, function: Any, *arguments: Any) -> None:
         if not self.finished.is_set():
@@ -136,20 +160,8 @@ class StandIn(Server):
                 self.emit(event.name, event.data)
 
 
-class _Log(Conversation):
-    """The conversation, and a file that it is written to as a transcript."""
-
-    def __init__(self, fake: StandIn) -> None:
-        super().__init__()
-        self.file: TextIO | None = None
-        self._fake = fake
-        self._begun = False
-
-    def hear(self, client: int, who: Who, text: str) -> None:
-        """Keep a message."""
-        super().hear(client, who, text)
-        if self.file is not None:
-            self.file.write(f"{Message(who, text, client=client)}\n")
-        if not self._begun and who == "client" and _NEGOTIATION in text:
-            self._begun = True
-            self._fake.later(0, self._fake.negotiated)
+def _open_log(path: str) -> Log:
+    try:
+        return Log(path)
+    except OSError as error:
+        raise ScenarioError(f"log: {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""A value that a type allows: the smallest there is, and the same each time."""
+"""Values of QAPI types: the smallest one, and existing ones fitted to a type."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ _PLAIN: dict[str, object] = {
 
 
 class _EndlessError(Exception):
-    """A value of the type would contain another of the type, and so on."""
+    """A value of the type would contain another value of the type without end."""
 
 
 def smallest(type_: Type) -> object:
-    """Return a value without optional members, with empty arrays and first choices.
+    """Return the smallest value of a type; the same one every time.
+
+    It has no optional members, empty arrays, and the first value of each enumeration.
 
     Raises:
-        ValueError: There is none: an enumeration without a value.
+        ValueError: The type has an enumeration without values.
     """
     return _value(type_, ())
 
@@ -75,9 +77,9 @@ def _first(types: Iterable[Type], outer: tuple[Type, ...]) -> object:
 
 
 def fitted(value: object, type_: Type) -> object:
-    """Return `value` as this schema has it: what it lacks is the smallest, what it adds is gone.
+    """Return a value with the members of a type, so that one handler serves many releases.
 
-    So one handler serves the schemas of many releases.
+    Members that the type does not have are dropped; missing ones get their smallest value.
     """
     if isinstance(type_, ArrayType) and isinstance(value, list):
         return [fitted(item, type_.element) for item in value]

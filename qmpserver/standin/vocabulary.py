@@ -1,63 +1,75 @@
-"""Which commands there are, and whose words: the schemas that a scenario can name."""
+"""The vocabularies that a scenario can name: the commands and events of a QEMU release or a daemon.
+
+The files are in `vocabularies/`. A release's file is the reply of that QEMU to `query-qmp-schema`:
+
+    qemu-system-x86_64 -machine none -display none -qmp unix:q.sock,server=on,wait=off &
+    qmpctl --qmp unix:q.sock exec query-qmp-schema | gzip -9n > vocabularies/qemu-7.2.json.gz
+
+To add a release, put its file there and a line in `RELEASES`.
+"""
 
 from __future__ import annotations
 
 import functools
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from qmpserver.qapi import Schema, SchemaError
 
-HERE = Path(__file__).parent
+FILES = Path(__file__).parent / "vocabularies"
+# Each release, and the version that a stand-in of it greets with.
+RELEASES = {"qemu-7.2": "7.2.22"}
 DEFAULT = "qemu-7.2"
-GUEST_AGENT = "guest-agent"
 OWN = "qmpserver"
-NAMED = (DEFAULT, OWN, GUEST_AGENT)
+GUEST_AGENT = "guest-agent"
+NAMED = (*RELEASES, OWN, GUEST_AGENT)
+_OWN_SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
 
 
 class Vocabulary(NamedTuple):
-    """A schema, and the version that the greeting tells; None where nobody is greeted."""
+    """Commands and events, and the version in the greeting; None if no greeting is sent."""
 
     schema: Schema
     version: str | None
 
 
 def load(name: str, directory: Path) -> Vocabulary:
-    """Return the schema that a scenario in `directory` means.
+    """Return a vocabulary by its name, or from a file.
 
     Args:
-        name: One of `NAMED`, or a file: what a QEMU's ``query-qmp-schema`` returned, as JSON,
-            gzipped or not, or a QAPI schema.
-        directory: Where the file is, if its name is relative.
+        name: One of `NAMED`; or a file, gzipped or not, with a QEMU's reply to `query-qmp-schema`;
+            or a file with a QAPI schema.
+        directory: Directory that the file is relative to.
 
     Raises:
         SchemaError: The file is neither.
-        OSError: It can't be read.
+        OSError: The file cannot be read.
     """
     if name in NAMED:
         return _shipped(name)
-    return Vocabulary(_introspected(directory / name), "0.0.0")
+    return Vocabulary(_read(directory / name), "0.0.0")
 
 
 @functools.cache
 def _shipped(name: str) -> Vocabulary:
-    """Read it once: schemas are not changed, so all stand-ins of a process share it."""
-    if name == DEFAULT:
-        return Vocabulary(_introspected(HERE / "qemu-7.2.json.gz"), "7.2.22")
+    """Read a vocabulary once: nothing changes it, so all stand-ins of a process share it."""
+    if name in RELEASES:
+        return Vocabulary(_read(FILES / f"{name}.json.gz"), RELEASES[name])
     if name == OWN:
-        return Vocabulary(Schema.load(HERE.parent / "schema" / "qapi-schema.json"), "11.0.0")
-    return Vocabulary(Schema.load(HERE / "guest-agent.json"), None)
+        return Vocabulary(Schema.load(_OWN_SCHEMA), "11.0.0")
+    return Vocabulary(Schema.load(FILES / f"{name}.json"), None)
 
 
-def _introspected(path: Path) -> Schema:
+def _read(path: Path) -> Schema:
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
         try:
             raw = gzip.decompress(raw)
-        except (EOFError, OSError) as error:
-            raise SchemaError(str(path), None, f"can't be decompressed: {error}") from None
+        except (EOFError, OSError, zlib.error) as error:
+            raise SchemaError(str(path), None, f"cannot be decompressed: {error}") from None
     try:
         infos = json.loads(raw)
     except ValueError:
@@ -65,7 +77,8 @@ def _introspected(path: Path) -> Schema:
     if isinstance(infos, dict):
         infos = infos.get("return")
     if not isinstance(infos, list):
-        raise SchemaError(str(path), None, "neither a query-qmp-schema's reply nor a QAPI schema")
+        message = "neither a reply to query-qmp-schema nor a QAPI schema"
+        raise SchemaError(str(path), None, message)
     try:
         return Schema.from_introspection(infos)
     except SchemaError as error:

@@ -1,4 +1,4 @@
-"""QMP servers in other people's test suites, and the pytest plugin that brings them there."""
+"""QMP servers for test suites, and the pytest plugin that provides them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["ServerThread"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import it when it is used: pytest loads the plugin in suites that do not use it."""
+    """Import a name at its first use: pytest loads the plugin in suites that do not use it."""
     if name not in __all__:
         raise AttributeError(f"module 'qmpserver.testing' has no attribute '{name}'")
     from qmpserver.testing import thread

@@ -1,25 +1,31 @@
-"""The pytest plugin: fixtures `qmp_server`, `qmp` and `qmp_transcript`, and the marker ``qmp``.
+"""The pytest plugin: fixtures `qmp_server`, `qmp` and `qmp_transcript`, and the marker `qmp`.
 
-pytest loads it wherever this package is installed, so it imports nothing until a test asks.
+pytest loads it wherever this package is installed, in suites that do not use it, too, and whatever
+the release of pytest and of its plugins. So it imports nothing until a test uses a fixture, and its
+hooks are written for old releases, too.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from types import ModuleType
 
     from qemu.qmp import QMPClient
     from qemu.qmp.legacy import QEMUMonitorProtocol
 
     from qmpserver.testing.thread import ServerThread
 
-_SHOWN = 200  # messages of a failed test
+_SHOWN = 200  # the last messages, beside a failed test
+_ASYNCIO = "asyncio"  # the name of pytest-asyncio among the plugins
+_NEEDS_ASYNCIO = "qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,41 +38,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker, and what only coroutine tests need."""
+    """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "qmp(accel='fake', smp=1, schema=None, scenario=None, fault=(), max_clients=1): "
-        "what fixture qmp_server is to be",
+        "qmp(accel='fake', smp=1, schema=None, scenario=None, fault=(), max_clients=1, "
+        "keep=10_000): the server of fixture qmp_server",
     )
-    if config.pluginmanager.hasplugin("asyncio"):
-        from qmpserver.testing import async_client
-
-        config.pluginmanager.register(async_client)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+# Not wrapper=True: pluggy before 1.2 does not know it, and every test run would end here.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Show the conversation beside the failure."""
-    report = yield
+    outcome = yield
+    report = outcome.get_result()
     server = getattr(item, "funcargs", {}).get("qmp_server")
-    if report.when == "call" and report.failed and server is not None:
-        lines = str(server).splitlines()
-        cut = [f"({len(lines) - _SHOWN} lines before)"] if len(lines) > _SHOWN else []
-        report.sections.append(("QMP conversation", "\n".join(cut + lines[-_SHOWN:])))
-    return report
+    thread = sys.modules.get("qmpserver.testing.thread")
+    # A suite may have a fixture of this name that is something else.
+    if (
+        report.when == "call"
+        and report.failed
+        and thread is not None
+        and isinstance(server, thread.ServerThread)
+    ):
+        messages, dropped = server.conversation.snapshot()
+        before = dropped + len(messages[:-_SHOWN])
+        cut = [f"({before} messages before)"] if before else []
+        shown = [*cut, *map(str, messages[-_SHOWN:])]
+        report.sections.append(("QMP conversation", "\n".join(shown)))
 
 
 @pytest.fixture
 def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
     """A QMP server on a socket of its own: `qmp_server.path`; see `ServerThread`.
 
-    ``@pytest.mark.qmp(...)`` says what it is to be; on a class or module too, the nearest wins.
+    `@pytest.mark.qmp(...)` has its arguments; on a class or module too, the nearest one wins.
     """
     from contextlib import ExitStack
 
-    from qmpserver.cli.settings import CommandLineError
+    from qmpserver.monitor import DeviceError
     from qmpserver.standin import ScenarioError
     from qmpserver.testing.thread import ServerThread
 
@@ -78,13 +88,13 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
     allowed = inspect.signature(ServerThread).parameters.keys() - {"directory"}
     for name in wanted.keys() - allowed:
         known = ", ".join(sorted(allowed))
-        pytest.fail(f"pytest.mark.qmp({name}=...): is none of {known}", pytrace=False)
-    if wanted.get("accel", "").startswith("kvm") and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("/dev/kvm can't be opened")
+        pytest.fail(f"pytest.mark.qmp({name}=...): must be one of {known}", pytrace=False)
+    if str(wanted.get("accel")).startswith("kvm") and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm cannot be opened")
     with ExitStack() as stack:
         try:
             server = stack.enter_context(ServerThread(**wanted, directory=request.path.parent))
-        except (ValueError, CommandLineError, ScenarioError) as error:
+        except (DeviceError, ScenarioError, ValueError) as error:
             shown = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
             pytest.fail(f"pytest.mark.qmp({shown}): {error}", pytrace=False)
         yield server
@@ -98,18 +108,30 @@ def qmp(request: pytest.FixtureRequest) -> QMPClient | QEMUMonitorProtocol:
 
     In a coroutine test it is a `qemu.qmp.QMPClient`, else a `qemu.qmp.legacy.QEMUMonitorProtocol`.
     """
+    try:
+        import qemu.qmp  # noqa: F401
+    except ImportError:
+        pytest.fail("qmp: it needs qemu.qmp: pip install 'qmpserver[pytest]'", pytrace=False)
     name = "_qmp_blocking"
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
-        by_anyio = request.node.get_closest_marker("anyio") is not None
-        if by_anyio or not request.config.pluginmanager.hasplugin("asyncio"):
-            pytest.fail("qmp: in a coroutine test it needs pytest-asyncio", pytrace=False)
-        from qmpserver.testing.async_client import NAME
-
-        mark = request.node.get_closest_marker("asyncio")
-        scope = mark.kwargs.get("loop_scope") if mark else None
-        name = NAME.format(scope or request.config.getini("asyncio_default_test_loop_scope"))
+        if request.node.get_closest_marker("anyio") is not None:
+            pytest.fail(_NEEDS_ASYNCIO, pytrace=False)
+        name = _async_client(request.config).fixture_for(request)
     client: QMPClient | QEMUMonitorProtocol = request.getfixturevalue(name)
     return client
+
+
+def _async_client(config: pytest.Config) -> ModuleType:
+    """Return the module with the fixtures for coroutine tests, registered as a plugin."""
+    if not config.pluginmanager.hasplugin(_ASYNCIO):
+        pytest.fail(_NEEDS_ASYNCIO, pytrace=False)
+    try:
+        from qmpserver.testing import async_client
+    except (ImportError, TypeError):  # an old release, or another plugin of this name
+        pytest.fail(_NEEDS_ASYNCIO, pytrace=False)
+    if not config.pluginmanager.is_registered(async_client):
+        config.pluginmanager.register(async_client)
+    return async_client
 
 
 @pytest.fixture
@@ -123,7 +145,7 @@ def _qmp_blocking(qmp_server: ServerThread) -> Iterator[QEMUMonitorProtocol]:
     async def create() -> QEMUMonitorProtocol:
         return QEMUMonitorProtocol(qmp_server.add_monitor(), nickname="qmp")
 
-    # It takes the loop that runs while it is made; else it would leave one of its own behind.
+    # The client takes the running loop; without one, it would make one and never close it.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         client = runner.run(create())
         client.connect()
@@ -136,22 +158,28 @@ def _qmp_blocking(qmp_server: ServerThread) -> Iterator[QEMUMonitorProtocol]:
 def qmp_transcript(
     request: pytest.FixtureRequest, qmp_server: ServerThread
 ) -> Callable[[str], None]:
-    """Compare what was said so far with a transcript beside the test: ``qmp_transcript("x.qmp")``.
+    """Compare the conversation so far with a transcript beside the test: `qmp_transcript("x.qmp")`.
 
-    With ``pytest --qmp-record`` the file is written instead.
+    With `pytest --qmp-record` the file is written instead.
     """
-    from qmpserver.transcript.comparison import differences, written
+    from qmpserver.transcript.compare_conversation import differences
+    from qmpserver.transcript.format import write
 
     def check(name: str) -> None:
         __tracebackhide__ = True
         path = request.path.parent / name
-        said = qmp_server.messages
+        said, dropped = qmp_server.conversation.snapshot()
+        if dropped:
+            pytest.fail(
+                f"{name}: the first {dropped} messages were dropped: pytest.mark.qmp(keep=None)",
+                pytrace=False,
+            )
         if request.config.getoption("--qmp-record"):
-            path.write_text(written(said), encoding="utf-8")
+            path.write_text(write(said, "ignore id"), encoding="utf-8")
             return
         if not path.exists():
-            pytest.fail(f"there is no {path}: write it with pytest --qmp-record", pytrace=False)
+            pytest.fail(f"no such file: {path}; pytest --qmp-record writes it", pytrace=False)
         found = differences(path.read_text(encoding="utf-8"), said)
-        assert not found, "\n".join([f"not as in {path}:", *found])
+        assert not found, "\n".join([f"the conversation differs from {path}:", *found])
 
     return check

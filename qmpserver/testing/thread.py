@@ -4,50 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import tempfile
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qmpserver.monitor import Server, SocketChardev, UnixAddress
-from qmpserver.transcript.conversation import Conversation
+from qmpserver.monitor import Listener, Server, SocketChardev, UnixAddress, sockets
+from qmpserver.monitor.socket_devices import BACKLOG
+from qmpserver.standin.tap import Tap
+from qmpserver.testing.questions import Questions
+from qmpserver.transcript.conversation import KEPT_MESSAGES, Conversation
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
-    from qmpserver.monitor.channel import Channel
+    from qmpserver.monitor.channel import Connection
 
 FAKE = "fake"
 
-_GRACE_S = 0.2  # for commands that a client has not waited for
+_GRACE_S = 0.2  # for commands that are being executed at the end
 _PATIENCE_S = 10.0
 
 _Handler = TypeVar("_Handler", bound="Callable[..., Any]")
 _T = TypeVar("_T")
 
 
-class ServerThread(Conversation):
-    """A QMP server at `path`, from ``with`` to the end of the block, and what is said there.
+class ServerThread(Questions):
+    """A QMP server at `path` within a `with` block, and the conversation with its clients.
 
-    Any thread may use it, event loops in other threads too.
+    Any thread may use it, and event loops in other threads. It can be entered once.
 
     Args:
-        accel: Who executes the vCPUs: ``fake`` for nobody, or as after ``-accel``: ``soft`` or
-            ``kvm``, with a dirty ring of 4096 entries if nothing else is said.
+        accel: Who executes the vCPUs: `fake` for nobody, or a value of `-accel`: `soft` or `kvm`,
+            with a dirty ring of 4096 entries unless the value has another size.
         smp: The number of vCPUs.
-        schema: What a fake speaks: ``qemu-7.2``, ``qmpserver``, ``guest-agent``, or a file.
-        scenario: What a fake does: a file, or a table with what a file would say.
-        fault: What a fake does wrong: ``NAME`` or ``NAME:COMMAND``, or several of them.
-        directory: Where such files are.
-        max_clients: How many clients there can be at a time, the others wait; one, as in QEMU.
+        schema: The schema of a fake: `qemu-7.2`, `qmpserver`, `guest-agent`, or a file.
+        scenario: The scenario of a fake: a file, or a table with the content of one.
+        fault: Faults of a fake: `NAME` or `NAME:COMMAND`, one or several.
+        directory: The directory of relative file names.
+        max_clients: How many clients are served at a time; further clients wait.
+        keep: How many messages the conversation keeps, as `Conversation` describes; None for all.
 
     Attributes:
         path: The UNIX socket, in a directory of its own; "" before the block.
+        conversation: The messages of all clients.
 
+    Raises:
+        ValueError: A real machine was given a schema, a scenario or a fault.
     """
 
     def __init__(
@@ -60,10 +68,11 @@ class ServerThread(Conversation):
         fault: str | Sequence[str] = (),
         directory: str | os.PathLike[str] = "",
         max_clients: int = 1,
+        keep: int | None = KEPT_MESSAGES,
     ) -> None:
-        super().__init__()
+        super().__init__(Conversation(keep))
         if accel != FAKE and (schema or scenario or fault):
-            raise ValueError(f"schema, scenario and fault are a fake's, not those of '{accel}'")
+            raise ValueError(f"accel='{accel}': only a fake has a schema, a scenario or faults")
         self._accel = accel
         self._smp = smp
         self._schema = schema
@@ -74,27 +83,36 @@ class ServerThread(Conversation):
         self.path = ""
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._monitors = 0
+        self._clients = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="qmp-server", daemon=True)
         self._started: Future[None] = Future()
-        self._loop: asyncio.AbstractEventLoop
-        self._ended: asyncio.Event
-        self._server: Server
+        self._server: Server | None = None  # set while it serves, and afterwards
         self._failures: Callable[[], list[str]] = list
+        # Guards the attributes below, which both the server's thread and others use.
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it accepts calls
+        self._ended: asyncio.Event | None = None
+        self._calls: set[Future[Any]] = set()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} unix:{self.path}>"
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the server.
 
         Raises:
-            CommandLineError: There can be no such machine.
+            ValueError: There can be no such machine.
             ScenarioError: There can be no such fake.
+            DeviceError: There can be no socket in the directory for temporary files.
+            RuntimeError: It was entered before.
         """
+        if self._directory is not None:
+            raise RuntimeError("a ServerThread can be entered once: make another one")
         self._directory = tempfile.TemporaryDirectory(prefix="qmp-", ignore_cleanup_errors=True)
         self.path = f"{self._directory.name}/qmp.sock"
-        self._thread.start()
         try:
+            self._thread.start()
             self._started.result()
         except BaseException:
             self.close()
@@ -105,14 +123,18 @@ class ServerThread(Conversation):
         self.close()
 
     def close(self) -> None:
-        """End it, with the connections of all clients; what is said stays readable.
+        """End the server and the connections of all clients; the conversation stays readable.
 
         Raises:
-            RuntimeError: A handler blocks, so that the server can't end.
+            RuntimeError: A handler blocks, so that the server does not end, or calls this itself.
         """
-        if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # its loop has just been closed
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a handler cannot close the server: it would wait for itself")
+        with self._lock:
+            self._closed = self._closed or self._directory is not None
+            if self._loop is not None and self._ended is not None:
                 self._loop.call_soon_threadsafe(self._ended.set)
+        if self._thread.ident is not None:
             self._thread.join(_PATIENCE_S)
         if self._directory is not None:
             self._directory.cleanup()
@@ -121,43 +143,108 @@ class ServerThread(Conversation):
 
     @property
     def running(self) -> bool:
-        """Whether it serves: it ends before the block does when a client says ``quit``."""
-        return self._thread.is_alive()
+        """Whether it serves. A client's `quit` ends it before the block does."""
+        return self._loop is not None
 
     def failures(self) -> list[str]:
-        """Return what the scenario expects and did not come so far, a line each."""
+        """Return the scenario's expectations that are not met so far, as text."""
         return self._failures()
 
     def add_monitor(self) -> str:
-        """Open one more monitor, and return the path of its UNIX socket."""
+        """Open one more monitor, and return the path of its UNIX socket.
+
+        Raises:
+            RuntimeError: The server does not run.
+        """
         return self._call(self._listen)
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
-        """Send an event to all clients; it is on its way when this returns.
+        """Send an event to all clients; it has been written when this returns.
 
         Raises:
-            ValueError: The schema says otherwise.
+            ValueError: The schema does not allow this data.
             KeyError: The schema has no such event.
+            RuntimeError: The server does not run.
         """
-        events = self._server.registry.schema.events
+        server = self._running_server()
+        events = server.registry.schema.events
         if event not in events:
             raise KeyError(f"the schema has no event '{event}'")
         events[event].validate(data)
-        self._call(partial(self._server.emit, event, data))
+        self._call(partial(server.emit, event, data))
 
     def handler(self, name: str) -> Callable[[_Handler], _Handler]:
         """Return a decorator that makes a function the handler of a command, from now on.
 
-        It is what `Registry.command` takes: it gets the arguments as keywords, may be a coroutine
-        function, and runs on the server's thread.
+        The function is one that `Registry.command` takes: it gets the arguments as keywords, may be
+        a coroutine function, and runs on the server's thread.
 
         Raises:
             KeyError: The schema has no such command.
+            RuntimeError: The server does not run.
         """
-        registry = self._server.registry
+        registry = self._running_server().registry
         if name not in registry.schema.commands:
             raise KeyError(f"the schema has no command '{name}'")
         return registry.command(name, replace=True)
+
+    def _running_server(self) -> Server:
+        """Return the server.
+
+        Raises:
+            RuntimeError: It does not run.
+        """
+        on_its_thread = threading.current_thread() is self._thread
+        with self._lock:
+            if self._server is not None and (self._loop is not None or on_its_thread):
+                return self._server
+        raise self._not_running()
+
+    def _not_running(self) -> RuntimeError:
+        if self._closed:
+            return RuntimeError("the server has ended: it was closed")
+        if self._server is None:
+            return RuntimeError("the server has not been started: use it in a with block")
+        return RuntimeError(
+            "the server has ended: a client sent quit, or the machine was shut down otherwise"
+        )
+
+    def _call(self, function: Callable[[], _T]) -> _T:
+        """Call a function on the server's thread, on which handlers run already.
+
+        Raises:
+            RuntimeError: The server does not run, ends meanwhile, or does not respond.
+        """
+        if threading.current_thread() is self._thread:
+            return function()
+        done: Future[_T] = Future()
+
+        def call() -> None:
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(function())
+                except BaseException as error:
+                    done.set_exception(error)
+
+        with self._lock:
+            if self._loop is None:
+                raise self._not_running()
+            self._loop.call_soon_threadsafe(call)
+            self._calls.add(done)
+        try:
+            return done.result(_PATIENCE_S)
+        except CancelledError:
+            raise self._not_running() from None
+        except TimeoutError:
+            if done.done():  # raised by the function
+                raise
+            done.cancel()
+            raise RuntimeError(
+                f"the server has not responded in {_PATIENCE_S:g} s: a handler blocks"
+            ) from None
+        finally:
+            with self._lock:
+                self._calls.discard(done)
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
@@ -169,19 +256,34 @@ class ServerThread(Conversation):
                 self._started.set_exception(error)
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
+        ended = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            if self._accel == FAKE:
-                self._server = self._fake()
-            else:
-                self._server = await self._machine(stack)
-            stack.push_async_callback(self._server.close, _GRACE_S)
-            self._listen()
-            self._started.set_result(None)
-            await self._ended.wait()
+            server = await self._make_server(ended, stack)
+            stack.push_async_callback(server.close, _GRACE_S)
+            with self._lock:
+                if self._closed:
+                    ended.set()
+                self._loop, self._ended, self._server = asyncio.get_running_loop(), ended, server
+            try:
+                self._listen()
+                self._started.set_result(None)
+                await ended.wait()
+            finally:
+                self._accept_no_more_calls()
 
-    def _fake(self) -> Server:
+    def _accept_no_more_calls(self) -> None:
+        with self._lock:
+            self._loop = None
+            calls = list(self._calls)
+        for call in calls:  # the loop may end before it makes them
+            call.cancel()
+
+    async def _make_server(self, ended: asyncio.Event, stack: contextlib.AsyncExitStack) -> Server:
+        if self._accel == FAKE:
+            return self._fake(ended)
+        return await self._machine(ended, stack)
+
+    def _fake(self, ended: asyncio.Event) -> Server:
         from qmpserver.standin import Scenario, StandIn
         from qmpserver.standin.vocabulary import NAMED
 
@@ -194,43 +296,42 @@ class ServerThread(Conversation):
             scenario = Scenario.read(self._scenario or {}, directory=self._files, schema=schema)
         if self._smp is not None:
             scenario = scenario.on_machine({"cpus": self._smp})
-        fake = StandIn(scenario.with_faults(self._faults))
-        fake.finished = self._ended
+        fake = StandIn(scenario.with_faults(self._faults), conversation=self.conversation)
+        fake.finished = ended
         self._failures = fake.failures
         return fake
 
-    async def _machine(self, stack: contextlib.AsyncExitStack) -> Server:
+    async def _machine(self, ended: asyncio.Event, stack: contextlib.AsyncExitStack) -> Server:
         from qmpserver.cli.assembly import assemble
-        from qmpserver.cli.settings import parse_command_line
+        from qmpserver.cli.commandline import parse_command_line
+        from qmpserver.cli.settings import CommandLineError
 
         accel = self._accel if "," in self._accel else f"{self._accel},dirty-ring-size=4096"
-        settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])
-        machine, server = await assemble(settings, stack)
-        machine.finished = self._ended
+        try:
+            settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])
+            machine, server = await assemble(settings, stack)
+        except CommandLineError as error:
+            raise ValueError(str(error)) from None
+        machine.finished = ended
         machine.start()
         return server
 
     def _listen(self) -> str:
+        server = self._server
+        assert server is not None
         name = f"{self._monitors or ''}"
         path = self.path.replace(".sock", f"{name}.sock")
         self._monitors += 1
         chardev = SocketChardev(
             UnixAddress(path), id=f"qmp{name}", server=True, max_clients=self._max_clients
         )
-        device = self._server.add_chardev(chardev)
+        sock = sockets.listen(chardev.address, BACKLOG)
+        device = server.add_device(Listener(chardev, asyncio.get_running_loop(), sock))
 
-        def greet(channel: Channel) -> None:
-            self._server.connect(self.listen_in(channel), device.id)
+        def greet(channel: Connection) -> None:
+            if self._accel != FAKE:  # a stand-in has a tap of its own
+                channel = Tap(channel, next(self._clients), [self.conversation.add])
+            server.connect(channel, device.id)
 
         device.attach(greet)
         return path
-
-    def _call(self, function: Callable[[], _T]) -> _T:
-        """Call it on the server's thread, where handlers are already."""
-        if threading.current_thread() is self._thread:
-            return function()
-
-        async def call() -> _T:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(_PATIENCE_S)

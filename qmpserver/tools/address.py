@@ -1,12 +1,14 @@
-"""Where a QMP server is: ``unix:PATH`` or ``tcp:HOST:PORT``."""
+"""Addresses of QMP servers, `unix:PATH` or `tcp:HOST:PORT`, and the option that takes them."""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import glob
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
-from qmpserver.tools.completion import complete_addresses
 from qmpserver.tools.errors import UsageError
 
 
@@ -22,9 +24,16 @@ class ServerAddress:
         return "tcp:{}:{}".format(*self.where)
 
     def connect(self, timeout: float) -> socket.socket:
-        """Connect; raises OSError."""
+        """Return a connection; `timeout`, in seconds, is set on it too.
+
+        Raises:
+            OSError: There is nothing to connect to.
+        """
         if not isinstance(self.where, str):
-            return socket.create_connection(self.where, timeout)
+            try:
+                return socket.create_connection(self.where, timeout)
+            except UnicodeError:  # such as an empty label
+                raise OSError(errno.EINVAL, "not a host name") from None
         client = socket.socket(socket.AF_UNIX)
         try:
             client.settimeout(timeout)
@@ -36,7 +45,11 @@ class ServerAddress:
 
 
 def address(text: str) -> ServerAddress:
-    """Read an address; raises ArgumentTypeError."""
+    """Return the address that `text` is.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
         return ServerAddress(rest)
@@ -44,6 +57,17 @@ def address(text: str) -> ServerAddress:
     if kind == "tcp" and host and port.isdecimal() and 0 < int(port) < 1 << 16:
         return ServerAddress((host.removeprefix("[").removesuffix("]"), int(port)))
     raise argparse.ArgumentTypeError(f"'{text}' is neither unix:PATH nor tcp:HOST:PORT")
+
+
+def complete_addresses(prefix: str, **_: object) -> list[str]:
+    """Return addresses that begin with `prefix`: sockets, and directories that lead to them."""
+    kind, _colon, path = prefix.partition(":")
+    if kind != "unix":
+        return [word for word in ("unix:", "tcp:") if word.startswith(prefix)]
+    found = map(Path, glob.glob(glob.escape(path) + "*"))
+    return [
+        f"unix:{p}/" if p.is_dir() else f"unix:{p}" for p in found if p.is_dir() or p.is_socket()
+    ]
 
 
 def add_qmp(parser: argparse.ArgumentParser, *, dest: str = "qmp_here") -> None:
@@ -66,7 +90,11 @@ def servers(args: argparse.Namespace) -> list[ServerAddress]:
 
 
 def server(args: argparse.Namespace) -> ServerAddress:
-    """Return the one server that was named; raises UsageError."""
+    """Return the one server that was named.
+
+    Raises:
+        UsageError: None was named, or several.
+    """
     named = servers(args)
     if len(named) != 1:
         raise UsageError("give one --qmp unix:PATH or --qmp tcp:HOST:PORT")

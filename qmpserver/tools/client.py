@@ -1,112 +1,204 @@
-"""The asyncio client of what talks to a server in no hurry: qemu.qmp, with errors in one line.
+"""The QMP client of `qmpctl`: blocking, one command at a time, errors in one line.
 
-What measures uses the one in ``vm.py``.
+Between a request and its answer it only waits, so that measurements can use it too.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
-import os
+import json
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, StateError
-from qemu.qmp.error import ProtocolError
-from qemu.qmp.message import DeserializationError
-
-from qmpserver.tools.errors import HUNG_UP, NO_GREETING, TOO_LONG, ServerError, not_qmp
+from qmpserver.tools.errors import (
+    HUNG_UP,
+    MAX_MESSAGE,
+    NO_GREETING,
+    TOO_LONG,
+    RefusedError,
+    ServerError,
+    not_qmp,
+    sensible,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
+    from types import TracebackType
 
     from qmpserver.tools.address import ServerAddress
 
 GREETING_S = 5.0
-REPLY_S = 30.0
-HANG_UP_S = 1.0
+REPLY_S = 10.0
+_RECEIVE = 1 << 16
 
 
-@contextlib.asynccontextmanager
-async def connected(
-    address: ServerAddress, patience: float = GREETING_S
-) -> AsyncIterator[QMPClient]:
-    """Be a client of the server for as long as the context lasts.
+def encode(command: str, arguments: Mapping[str, object] | None = None) -> bytes:
+    """Return the bytes of a command, to be sent later without further work."""
+    message: dict[str, object] = {"execute": command}
+    if arguments:
+        message["arguments"] = arguments
+    return json.dumps(message).encode()
 
-    Raises ServerError: It can't be connected to, or does not greet as a QMP server within
-    `patience` seconds.
+
+class Client:
+    """A connection to a QMP server, past the negotiation.
+
+    One thread at a time may use it; any thread may call `interrupt`.
+
+    Attributes:
+        address: The server.
+        socket: The connection.
+        received: When the last message was received: CLOCK_MONOTONIC, ns.
     """
-    logging.getLogger("qemu.qmp").propagate = False  # what it would print is raised too
-    client = QMPClient()
-    try:
-        async with asyncio.timeout(patience):
-            await client.connect(address.where)
-    except TimeoutError:
-        await _hang_up(client)
-        what = "no answer to qmp_capabilities"
-        if client.greeting is None:
-            what = NO_GREETING
-        raise ServerError(f"{address}: {what} (after {patience:g} s)") from None
-    except ConnectError as error:
-        raise ServerError(f"{address}: {_why(error.exc)}") from None
-    try:
-        yield client
-    finally:
-        await _hang_up(client)
 
+    def __init__(
+        self, address: ServerAddress, *, greeting_s: float = GREETING_S, reply_s: float = REPLY_S
+    ) -> None:
+        """Connect and negotiate.
 
-async def execute(
-    client: QMPClient,
-    address: ServerAddress,
-    command: str,
-    arguments: Mapping[str, object] | None = None,
-    patience: float = REPLY_S,
-) -> Any:
-    """Execute a command and return what it returns.
+        Args:
+            address: The server.
+            greeting_s: How many seconds to wait for the connection and for each message until the
+                negotiation is over.
+            reply_s: How many seconds to wait for the answer to a command after that.
 
-    Raises:
-        qemu.qmp.ExecuteError: The server says so.
-        ServerError: No answer came within `patience` seconds, or none that makes sense.
-    """
-    try:
-        async with asyncio.timeout(patience):
-            return await client.execute(command, dict(arguments) if arguments else None)
-    except TimeoutError:
-        raise ServerError(f"{address}: no answer to {command} within {patience:g} s") from None
-    except (ExecInterruptedError, StateError):  # it went now, or since the last command
-        why = HUNG_UP
+        Raises:
+            ServerError: The server cannot be reached, or does not speak QMP.
+        """
+        self.address = address
+        self.received = 0
+        self._reply_s = reply_s
+        self._input = bytearray()
+        self._searched = 0  # bytes of the input that hold no end of a line
         try:
-            async with asyncio.timeout(HANG_UP_S):
-                await client.disconnect()
-        except (EOFError, TimeoutError):
-            pass
-        except Exception as error:  # it raises what ended its reader, whatever that was
-            why = _why(error)
-        raise ServerError(f"{address}: no answer to {command}: {why}") from None
-    except ProtocolError as error:
-        raise ServerError(f"{address}: no answer to {command}: {_why(error)}") from None
+            self.socket = address.connect(greeting_s)
+        except OSError as error:
+            raise self._error(str(error.strerror or error)) from None
+        try:
+            self._negotiate(greeting_s)
+        except BaseException:
+            self.close()
+            raise
 
+    def __enter__(self) -> Client:
+        return self
 
-async def _hang_up(client: QMPClient) -> None:
-    with contextlib.suppress(Exception):  # what ended its reader, which was told before
-        async with asyncio.timeout(HANG_UP_S):
-            await client.disconnect()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
+    def _negotiate(self, patience: float) -> None:
+        try:
+            greeting = self._read(time.monotonic() + patience)
+        except TimeoutError:
+            raise self._error(f"{NO_GREETING} (after {patience:g} s)") from None
+        if not isinstance(greeting.get("QMP"), dict):
+            raise self._error(not_qmp(json.dumps(greeting)))
+        try:
+            self.execute("qmp_capabilities", patience=patience)
+        except RefusedError as error:
+            raise self._error(f"it refuses qmp_capabilities: {error.desc}") from None
 
-def _why(error: BaseException) -> str:
-    """The innermost cause, in one line."""
-    while isinstance(inner := getattr(error, "exc", None), BaseException):
-        error = inner
-    if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
-        return HUNG_UP
-    if isinstance(error, OSError) and error.errno:  # asyncio words it its own way
-        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    if isinstance(error, DeserializationError | UnicodeDecodeError):
-        raw = error.raw if isinstance(error, DeserializationError) else error.object
-        return not_qmp(raw) if raw.endswith(b"\n") else HUNG_UP  # in the middle of it
-    if isinstance(error, AssertionError):
-        return "it refuses qmp_capabilities"
-    text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    if text.startswith("Separator "):  # asyncio's, of the end of a line
-        return TOO_LONG
-    return f"what it sends is not QMP: {text}"
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        patience: float | None = None,
+    ) -> Any:
+        """Execute a command and return its result.
+
+        Args:
+            command: The command's name.
+            arguments: The command's arguments.
+            patience: How many seconds to wait for the answer, if not the client's `reply_s`.
+
+        Raises:
+            RefusedError: The server answered with an error.
+            ServerError: No answer was received in time, or the answer is not QMP.
+        """
+        self.send(encode(command, arguments))
+        return self.receive(command, patience)
+
+    def send(self, message: bytes) -> None:
+        """Send a command that `encode` returned; `receive` returns its answer.
+
+        Raises:
+            ServerError: The server does not read it.
+        """
+        try:
+            self.socket.settimeout(self._reply_s)
+            self.socket.sendall(message)
+        except TimeoutError:
+            raise self._error("it does not read its input") from None
+        except OSError:
+            raise self._error(HUNG_UP) from None
+
+    def receive(self, command: str = "a command", patience: float | None = None) -> Any:
+        """Wait for the answer to `command`, which was sent, and skip events; as `execute`."""
+        patience = self._reply_s if patience is None else patience
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                message = self._read(deadline)
+            except TimeoutError:
+                text = f"no answer to {command} within {patience:g} s"
+                raise self._error(text) from None
+            if "return" in message:
+                return message["return"]
+            if "error" in message:
+                with sensible(self.address, command):
+                    error = message["error"]
+                    raise RefusedError(str(error["class"]), str(error["desc"]))
+
+    def _read(self, deadline: float) -> dict[str, Any]:
+        """Return the next message; raise TimeoutError at the deadline, and ServerError."""
+        line = self._read_line(deadline)
+        try:
+            message = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise self._error(not_qmp(line))
+        return message
+
+    def _read_line(self, deadline: float) -> bytes:
+        while not (end := self._input.find(b"\n", self._searched) + 1):
+            self._searched = len(self._input)
+            if self._searched > MAX_MESSAGE:
+                raise self._error(TOO_LONG)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            try:
+                self.socket.settimeout(left)
+                data = self.socket.recv(_RECEIVE)
+            except TimeoutError:
+                raise
+            except OSError:
+                data = b""
+            self.received = time.monotonic_ns()
+            if not data:
+                raise self._error(HUNG_UP)
+            self._input += data
+        line = bytes(self._input[:end])
+        del self._input[:end]
+        self._searched = 0
+        return line
+
+    def _error(self, text: str) -> ServerError:
+        return ServerError(f"{self.address}: {text}")
+
+    def interrupt(self) -> None:
+        """End the connection; a thread that waits for an answer gets ServerError at once."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.socket.close()

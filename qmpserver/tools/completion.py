@@ -1,92 +1,135 @@
-"""What a shell completes: addresses, and commands and arguments by the schema of the server."""
+"""Completions for a shell: commands, arguments and their values, by the schema of the server."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import glob
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.qapi.model import (
+    ANY,
+    AlternateType,
+    ArrayType,
+    EnumType,
+    ObjectType,
+    QType,
+)
+from qmpserver.tools.address import server
+from qmpserver.tools.arguments import as_tree
+from qmpserver.tools.client import Client
 from qmpserver.tools.errors import UsageError
-from qmpserver.tools.introspection import Schema, as_tree
+from qmpserver.tools.explaining import describe, summarize
+from qmpserver.tools.introspection import fetch_schema
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping, Sequence
 
-PATIENCE_S = 1.0  # whoever presses a key does not want to wait
+    from qmpserver.qapi import Command, Event, Schema
+    from qmpserver.qapi.model import Type
+
+PATIENCE_S = 1.0  # a person waits for the answer
 DEPTH = 4
 
 
 def _schema(args: argparse.Namespace) -> Schema:
-    """Ask the server; where it does not answer there is nothing to complete."""
-    from qmpserver.tools.address import server
-    from qmpserver.tools.client import connected, execute
-
-    async def ask() -> Any:
-        address = server(args)
-        async with connected(address, PATIENCE_S) as client:
-            return await execute(client, address, "query-qmp-schema", patience=PATIENCE_S)
-
-    return Schema(asyncio.run(ask()))
-
-
-def complete_addresses(prefix: str, **_: object) -> list[str]:
-    """Return addresses that begin so: sockets, and directories on the way to them."""
-    kind, _colon, path = prefix.partition(":")
-    if kind != "unix":
-        return [word for word in ("unix:", "tcp:") if word.startswith(prefix)]
-    found = map(Path, glob.glob(glob.escape(path) + "*"))
-    return [
-        f"unix:{p}/" if p.is_dir() else f"unix:{p}" for p in found if p.is_dir() or p.is_socket()
-    ]
+    """Ask the server; argcomplete takes an exception for no completions."""
+    with Client(server(args), greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
+        return fetch_schema(client)
 
 
 def complete_commands(prefix: str, parsed_args: argparse.Namespace, **_: object) -> dict[str, str]:
-    """Return commands that begin so, with their arguments."""
-    return _names(prefix, parsed_args, "command")
+    """Return the commands that begin with `prefix`, with their arguments."""
+    return _summaries(prefix, _schema(parsed_args).commands)
 
 
 def complete_all(prefix: str, parsed_args: argparse.Namespace, **_: object) -> dict[str, str]:
-    """Return commands and events that begin so, with their arguments and data."""
-    return _names(prefix, parsed_args, "command", "event")
+    """Return the commands and events that begin with `prefix`, with their arguments and data."""
+    schema = _schema(parsed_args)
+    return _summaries(prefix, schema.commands) | _summaries(prefix, schema.events)
 
 
-def _names(prefix: str, args: argparse.Namespace, *metas: str) -> dict[str, str]:
-    schema = _schema(args)
-    names = [name for meta in metas for name in schema.names(meta)]
-    return {name: schema.summary(name) for name in names if name.startswith(prefix)}
+def _summaries(prefix: str, entities: Mapping[str, Command | Event]) -> dict[str, str]:
+    return {
+        name: summarize(one) for name, one in sorted(entities.items()) if name.startswith(prefix)
+    }
 
 
 def complete_arguments(prefix: str, parsed_args: argparse.Namespace, **_: object) -> dict[str, str]:
-    """Return arguments, or values of one, that begin so, with their types."""
-    schema = _schema(parsed_args)
+    """Return the arguments, or values of one, that begin with `prefix`, with their types."""
+    command = _schema(parsed_args).commands.get(parsed_args.command)
+    if command is None:
+        return {}
+    words = parsed_args.arguments or ()
     found = {prefix: ""}
-    for _step in range(DEPTH):  # where there is one way only, go it
-        (way,) = found
-        found = _arguments(schema, way, parsed_args)
+    for _step in range(DEPTH):  # a single object is entered at once
+        (only,) = found
+        found = _completions(command.arguments, only, words)
         if len(found) != 1 or not next(iter(found)).endswith("."):
             break
     return found
 
 
-def _arguments(schema: Schema, prefix: str, args: argparse.Namespace) -> dict[str, str]:
-    given: dict[str, Any] = {}
+def _completions(type_: Type, prefix: str, words: Sequence[str]) -> dict[str, str]:
+    """Return the completions of one step: as far as the next dot or equals sign."""
+    given: Any = {}
     with contextlib.suppress(UsageError):
-        given = as_tree(args.arguments or ())
+        given = as_tree(words)
     key, equals, _value = prefix.partition("=")
     *above, last = key.split(".")
-    types = schema.below(args.command, above, given)
+    for name in above:
+        type_ = _parts(type_, given).get(name, ANY)
+        given = given.get(name) if isinstance(given, dict) else None
+    parts = _parts(type_, given)
     if equals:
-        values = schema.values(types[last]) if last in types else []
-        words = {f"{key}={value}": "" for value in values}
+        found = {f"{key}={value}": "" for value in _values(parts.get(last, ANY))}
     else:
-        for name in above:
-            given = given.get(name, {}) if isinstance(given, dict) else {}
-        words = {
-            ".".join([*above, name]) + ending: schema.describe(type_name)
-            for name, type_name in types.items()
-            for ending in sorted(schema.endings(type_name))
-            if ending == "." or name not in given or schema.is_list(type_name)
+        taken = given if isinstance(given, dict) else {}
+        found = {
+            ".".join([*above, name]) + ending: describe(part)
+            for name, part in parts.items()
+            for ending in sorted(_endings(part))
+            if ending == "." or name not in taken or isinstance(part, ArrayType)
         }
-    return {word: what for word, what in words.items() if word.startswith(prefix)}
+    return {word: text for word, text in found.items() if word.startswith(prefix)}
+
+
+def _parts(type_: Type, given: object) -> dict[str, Type]:
+    """Return the types of the parts that a value of a type can have, by name or number.
+
+    `given` is the known part of the value. A union has the parts of all its branches unless its tag
+    is given; a list has one element more than is given.
+    """
+    given = given if isinstance(given, dict) else {}
+    parts: dict[str, Type] = {}
+    branches: list[Type] = []
+    if isinstance(type_, ArrayType):
+        parts = {str(index): type_.element for index in range(len(given) + 1)}
+    elif isinstance(type_, AlternateType):
+        branches = [branch.type for branch in type_.branches.values()]
+    elif isinstance(type_, ObjectType):
+        parts = {member.name: member.type for member in type_.members}
+        tag = given.get(type_.tag.name) if type_.tag else None
+        branches = [b.type for case, b in type_.branches.items() if tag in (None, case)]
+    for branch in branches:
+        parts = _parts(branch, given) | parts
+    return parts
+
+
+def _values(type_: Type) -> list[str]:
+    """Return all values of an enumeration or a boolean, or of a list's elements; of others none."""
+    if isinstance(type_, EnumType | QType):
+        return [value.name for value in type_.values]
+    if isinstance(type_, ArrayType):
+        return _values(type_.element)
+    if isinstance(type_, AlternateType):
+        return [value for b in type_.branches.values() for value in _values(b.type)]
+    return {"boolean": ["true", "false"], "null": ["null"]}.get(type_.wire, [])
+
+
+def _endings(type_: Type) -> set[str]:
+    """Return how keys of a type end: in `=` if it takes a value, in `.` if it has parts."""
+    if isinstance(type_, ArrayType):
+        return _endings(type_.element)
+    if isinstance(type_, AlternateType):
+        return set().union(*(_endings(branch.type) for branch in type_.branches.values()))
+    return {"."} if _parts(type_, {}) else {"="}

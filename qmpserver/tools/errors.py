@@ -1,4 +1,4 @@
-"""What ends `qmpctl` with a line of text and an exit status to script with."""
+"""Errors that end `qmpctl` with a line of text and an exit status to script with."""
 
 from __future__ import annotations
 
@@ -8,40 +8,68 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_MESSAGE = 10 << 20  # bytes; QEMU's longest is its schema, of 0.2 MB
+MAX_MESSAGE = 10 << 20  # bytes; QEMU's longest message is its schema, of 0.2 MB
 HUNG_UP = "the server has hung up"
 NO_GREETING = "no QMP greeting: it is no QMP server, or serves another client"
 TOO_LONG = f"it sends a message of over {MAX_MESSAGE >> 20} MB"
 
 
 class QmpctlError(Exception):
-    """It can't be done; the text says why."""
+    """The command failed; the text says why."""
 
     status = 1
 
 
 class UsageError(QmpctlError):
-    """What was asked for makes no sense."""
+    """The command line makes no sense."""
 
     status = 2
 
 
 class ServerError(QmpctlError):
-    """The server can't be reached, or does not speak QMP as it should."""
+    """The server cannot be reached, or does not speak QMP as it should."""
 
     status = 3
 
 
+class RefusedError(QmpctlError):
+    """The server answered a command with an error."""
+
+    def __init__(self, error_class: str, desc: str) -> None:
+        super().__init__(f"{error_class}: {desc}")
+        self.error_class = error_class
+        self.desc = desc
+
+
 def not_qmp(said: bytes | str) -> str:
-    """Return what to say of a server that sends this."""
-    return f"what it sends is not QMP: {said[:60].rstrip()!r}"
+    """Return the text that describes a server which sends `said`."""
+    return f"it sent text that is not QMP: {said[:60].rstrip()!r}"
 
 
 @contextlib.contextmanager
-def sensible(who: object, command: str) -> Iterator[None]:
-    """Raise ServerError where what is made of a server's answer shows that it has another shape."""
+def sensible(server: object, command: str) -> Iterator[None]:
+    """Raise ServerError if an answer of `server` to `command` does not have the expected shape."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        RecursionError,
+        StopIteration,
+        TypeError,
+        ValueError,
+    ) as error:
         why = f"{type(error).__name__} {error}"
-        raise ServerError(f"{who}: its answer to {command} makes no sense: {why}") from error
+        raise ServerError(f"{server}: its answer to {command} makes no sense: {why}") from error
+
+
+@contextlib.contextmanager
+def needs(user: str, package: str, extra: str) -> Iterator[None]:
+    """Raise QmpctlError if `package` cannot be imported; `extra` is the one that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        install = f"pip install 'qmpserver[{extra}]'"
+        raise QmpctlError(f"{user} needs {package}: {install}") from None

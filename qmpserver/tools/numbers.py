@@ -1,4 +1,4 @@
-"""Numbers from the command line, refused before anything is done with them."""
+"""Numbers from the command line, checked before they are used."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def at_least(least: float, number: type[int] | type[float] = int) -> Callable[[str], Any]:
-    """Return what reads a number, and raises ArgumentTypeError where it is less or none."""
+    """Return a function that reads a number; it raises ArgumentTypeError if it is below `least`."""
 
     def read(text: str) -> Any:
         with contextlib.suppress(ValueError):
             if (value := number(text)) >= least:
                 return value
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from {least} on")
+        raise argparse.ArgumentTypeError(f"'{text}' must be a number >= {least}")
 
     return read

@@ -1,9 +1,7 @@
-"""The program ``qmpctl``: a client of any QMP server, QEMU included.
+"""The program `qmpctl`: a client of any QMP server, QEMU included.
 
-To add a command: write ``commands/NAME.py`` with ``configure(parser)`` and ``run(args)`` (see
-`menu.add_commands`), and name it in `COMMANDS`. A measurement goes into ``bench/NAME.py`` and into
-`BENCHES` of ``commands/bench.py`` in the same way; ``bench/servers.py`` runs the servers that it
-is to measure, and ``bench/report.py`` shows, stores and plots what it found.
+`commands/__init__.py` says how to add a command, `qmpserver/bench/__init__.py` how to add a
+measurement.
 """
 
 # PYTHON_ARGCOMPLETE_OK
@@ -11,12 +9,13 @@ is to measure, and ``bench/report.py`` shows, stores and plots what it found.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
 from qmpserver._version import VERSION
 from qmpserver.tools.address import add_qmp
-from qmpserver.tools.errors import QmpctlError
+from qmpserver.tools.errors import QmpctlError, needs
 from qmpserver.tools.menu import add_commands
 
 COMMANDS = {
@@ -25,7 +24,7 @@ COMMANDS = {
     "top": ("tools.commands.top", "watch vCPUs: rates, limits, throttling"),
     "record": ("tools.commands.record", "write what a client and a server say to a transcript"),
     "replay": ("tools.commands.replay", "play a transcript to a server and report differences"),
-    "completion": ("tools.commands.completion", "print what makes a shell complete"),
+    "completion": ("tools.commands.completion", "print the completion script of a shell"),
     "bench": ("bench.menu", "measure servers"),
     "guest": ("bench.guest_image", "write the guest 'dirty' as a firmware image for QEMU"),
 }
@@ -43,7 +42,24 @@ Begin with a server, in another terminal, and ask it:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; returns the exit status."""
+    """Run the program; return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a server may send any character
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except QmpctlError as error:
+        print(f"qmpctl: {error}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="qmpctl",
         description="A client of any QMP server: qmpserver, QEMU, or another one.",
@@ -54,23 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     add_qmp(parser, dest="qmp")
     add_commands(parser, COMMANDS, "COMMAND")
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete
-
+        with needs("completion", "argcomplete", "tools"):
+            import argcomplete
         argcomplete.autocomplete(parser, always_complete_options=False)
     args = parser.parse_args(arguments)
     if args.qmp and "qmp_here" not in args:
-        parser.error("--qmp: this command is not about a server that runs already")
-    try:
-        status: int = args.run(args)
-        sys.stdout.flush()
-    except QmpctlError as error:
-        print(f"qmpctl: {error}", file=sys.stderr)
-        return error.status
-    except BrokenPipeError:  # whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+        parser.error("--qmp: this command does not use a server that is already running")
+    status: int = args.run(args)
     return status
 
 

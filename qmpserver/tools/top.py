@@ -1,4 +1,4 @@
-"""The live view of ``qmpctl top``."""
+"""The live view of `qmpctl top`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, ClassVar
 
-from qemu.qmp import ExecuteError
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
+from textual.css.query import NoMatches
 from textual.widgets import DataTable, Footer, Input, Static
 
-from qmpserver.tools.errors import ServerError
+from qmpserver.tools.errors import RefusedError, ServerError
 from qmpserver.tools.watching import COLUMNS, SORTS, cells, chosen, sparkline, summary
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Top(App[str]):
-    """A row for each vCPU of some servers; returns why it has ended, nothing where asked to."""
+    """A row for each vCPU of some servers; returns an error, or None when the user quits."""
 
     CSS = """
     #servers { height: auto; padding: 0 1; }
@@ -57,7 +57,7 @@ class Top(App[str]):
         self._views: dict[Watcher, View] = {}
         self._gone: dict[Watcher, str] = {}
         self._rows: list[tuple[Watcher, int]] = []
-        self._asked: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self._on_answer: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self.looks = 0
 
     def compose(self) -> ComposeResult:
@@ -69,11 +69,16 @@ class Top(App[str]):
         yield Footer()
 
     async def on_mount(self) -> None:
-        """Begin to look."""
+        """Start looking."""
         with contextlib.suppress(RuntimeError, ValueError):  # not the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
         self.query_one(DataTable).focus()
         self.run_worker(self._look_on(), exclusive=True)
+
+    def on_unmount(self) -> None:
+        """End the looks that wait for a server in a thread."""
+        for watcher in self._watchers:
+            watcher.interrupt()
 
     async def _look_on(self) -> None:
         while True:
@@ -81,7 +86,7 @@ class Top(App[str]):
             await asyncio.sleep(self._interval)
 
     async def look(self) -> None:
-        """Look at each server that is there; end where there is none left."""
+        """Look at each server; end when all have gone."""
         await asyncio.gather(*map(self._look_at, self._watchers))
         self.looks += 1
         if len(self._gone) == len(self._watchers):
@@ -93,21 +98,23 @@ class Top(App[str]):
         if watcher in self._gone:
             return
         try:
-            self._views[watcher] = await watcher.look()
+            self._views[watcher] = await asyncio.to_thread(watcher.look)
         except ServerError as error:
             self._gone[watcher] = str(error)
             self._views.pop(watcher, None)
 
     def show(self) -> None:
-        """Show what was seen last."""
-        if not self.query(DataTable):
-            return  # a last look came back while the view was being taken down
+        """Show the last state of each server."""
+        try:
+            servers = self.query_one("#servers", Static)
+            table: DataTable[str] = self.query_one(DataTable)
+        except NoMatches:
+            return  # a last look ended while the view was being closed
         lines = [self._gone.get(w) or summary(w.name, self._views[w]) for w in self._watchers]
         order = f"sorted by {self._sort}" + (f", only {self._only!r}" if self._only else "")
-        self.query_one("#servers", Static).update("\n".join([*lines, order]))
+        servers.update("\n".join([*lines, order]))
         owners = {id(vcpu): watcher for watcher, view in self._views.items() for vcpu in view.vcpus}
         vcpus = [vcpu for view in self._views.values() for vcpu in view.vcpus]
-        table: DataTable[str] = self.query_one(DataTable)
         at = self._selected()
         table.clear()
         self._rows = []
@@ -125,14 +132,14 @@ class Top(App[str]):
         self, watcher: Watcher, command: str, arguments: dict[str, object] | None = None
     ) -> None:
         try:
-            await watcher.execute(command, arguments)
-        except ExecuteError as error:
-            self.notify(f"{error.error_class}: {error}", severity="error", markup=False)
+            await asyncio.to_thread(watcher.execute, command, arguments)
+        except RefusedError as error:
+            self.notify(str(error), severity="error", markup=False)
         except ServerError as error:
             self._gone[watcher] = str(error)
             self._views.pop(watcher, None)
 
-    # -- what keys do
+    # -- keys
 
     async def action_cancel(self, which: str) -> None:
         """Cancel the selected vCPU's limit, or all of its server."""
@@ -147,7 +154,7 @@ class Top(App[str]):
             await self._tell(at[0], "calc-dirty-rate", arguments)
 
     def action_limit(self, which: str) -> None:
-        """Ask for a limit for the selected vCPU, or for all of its server."""
+        """Ask the user for a limit of the selected vCPU, or of all of its server."""
         at = self._selected()
         if at is None:
             return
@@ -155,18 +162,18 @@ class Top(App[str]):
 
         async def answer(text: str) -> None:
             if not text.isdecimal():
-                self.notify(f"'{text}' is no number of MB/s", severity="error", markup=False)
+                self.notify(f"'{text}' must be a number of MB/s", severity="error", markup=False)
                 return
             arguments: dict[str, object] = {"dirty-rate": int(text)}
             if which == "one":
                 arguments["cpu-index"] = index
             await self._tell(watcher, "set-vcpu-dirty-limit", arguments)
 
-        whom = f"vCPU {index}" if which == "one" else "all vCPUs"
-        self._prompt(f"limit for {whom} of {watcher.name}, in MB/s", "", answer)
+        which_vcpus = f"vCPU {index}" if which == "one" else "all vCPUs"
+        self._prompt(f"limit for {which_vcpus} of {watcher.name}, in MB/s", "", answer)
 
     def action_filter(self) -> None:
-        """Ask what rows must contain."""
+        """Ask the user which text rows must contain."""
 
         async def answer(text: str) -> None:
             self._only = text
@@ -175,7 +182,7 @@ class Top(App[str]):
         self._prompt("only rows with this in the server's name, or vcpu N", self._only, answer)
 
     def action_sort(self) -> None:
-        """Sort by the next of what can be sorted by."""
+        """Sort by the next column."""
         names = list(SORTS)
         self._sort = names[(names.index(self._sort) + 1) % len(names)]
         self.show()
@@ -193,11 +200,11 @@ class Top(App[str]):
         prompt.placeholder = what
         prompt.value = value
         prompt.display = True
-        self._asked = answer
+        self._on_answer = answer
         prompt.focus()
 
     async def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Do what the prompt was for."""
+        """Use the answer to the prompt."""
         self.action_leave()
-        if self._asked:
-            await self._asked(event.value.strip())
+        if self._on_answer:
+            await self._on_answer(event.value.strip())

@@ -1,30 +1,26 @@
-"""What can be seen of a server's vCPUs without disturbing it: rates, limits, rings.
+"""The state of a server's vCPUs, observed without disturbing it: rates, limits, rings.
 
-Nothing here starts a measurement. Where a rate comes from, and how old it is, is told with it.
+Nothing here starts a measurement. Each rate comes with its source and its age.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ExecuteError
-
-from qmpserver.bench.vm import EXTENSION
-from qmpserver.tools.client import connected, execute
-from qmpserver.tools.errors import sensible
+from qmpserver.tools.client import Client
+from qmpserver.tools.errors import RefusedError, sensible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from qemu.qmp import QMPClient
-
     from qmpserver.tools.address import ServerAddress
 
+QUERY_RING = "__org.qmpserver_query-dirty-ring"  # this server's extension
 HISTORY = 24
 PATIENCE_S = 5.0
 _MIB = 1 << 20
@@ -33,15 +29,15 @@ _PAGE = 4096
 
 @dataclass(slots=True)
 class Vcpu:
-    """One virtual CPU at one moment; None is what the server does not tell."""
+    """One virtual CPU at one moment; None stands for a value that the server does not report."""
 
     server: str
     index: int
     rate: float | None = None  # MB/s
     source: str = ""  # "limit", "ring" or "measured"
-    age: float | None = None  # seconds since the time that the rate is of ended
+    age: float | None = None  # seconds since the end of the time that the rate was taken over
     limit: int | None = None  # MB/s
-    throttled: float | None = None  # the part of the time that the limit held it paused
+    throttled: float | None = None  # the part of the time that the limit paused it
     history: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
 
@@ -51,74 +47,89 @@ class View:
 
     status: str
     vcpus: list[Vcpu]
-    ring: dict[str, Any] | None  # what the extension tells
+    ring: dict[str, Any] | None  # the answer to `QUERY_RING`
 
 
 class Watcher:
-    """A connection to one server, open while the context lasts."""
+    """A connection to one server, open while the context lasts.
+
+    Any thread may use it: one command is executed at a time.
+    """
 
     def __init__(self, address: ServerAddress) -> None:
+        """Connect.
+
+        Raises:
+            ServerError: The server cannot be reached, or does not speak QMP.
+        """
         self.address = address
         self.name = str(address)
-        self._stack = AsyncExitStack()
-        self._client: QMPClient | None = None
+        self._lock = threading.Lock()
+        self._client = Client(address, reply_s=PATIENCE_S)
         self._commands: set[str] = set()
         self._last_ring: tuple[float, dict[str, Any]] | None = None
         self._history: dict[int, deque[float]] = {}
         self._seen: tuple[Any, float] | None = None  # a measurement, and when it was first seen
-
-    async def __aenter__(self) -> Watcher:
-        """Connect; raises ServerError."""
-        self._client = await self._stack.enter_async_context(connected(self.address))
         try:
-            with sensible(self.address, "query-commands"):
-                self._commands = {c["name"] for c in await self.execute("query-commands")}
-            with sensible(self.address, "query-name"):
-                name = await self._ask("query-name") or {}
+            with sensible(address, "query-commands"):
+                self._commands = {c["name"] for c in self.execute("query-commands")}
+            with sensible(address, "query-name"):
+                name = self._ask("query-name") or {}
                 if name.get("name"):
-                    self.name = f"{name['name']} ({self.address})"
+                    self.name = f"{name['name']} ({address})"
         except BaseException:
-            await self._stack.aclose()
+            self.close()
             raise
+
+    def __enter__(self) -> Watcher:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Hang up."""
-        await self._stack.aclose()
+        self.close()
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Execute a command; raises qemu.qmp.ExecuteError and ServerError."""
-        assert self._client is not None
-        return await execute(self._client, self.address, command, arguments, PATIENCE_S)
+    def interrupt(self) -> None:
+        """End the connection; a thread that waits for an answer gets ServerError at once."""
+        self._client.interrupt()
 
-    async def _ask(self, command: str) -> Any:
-        """Ask what not every server tells; None where it does not."""
+    def close(self) -> None:
+        """End and close the connection."""
+        self.interrupt()
+        with self._lock:
+            self._client.close()
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """Execute a command and return its result; raise RefusedError and ServerError."""
+        with self._lock:
+            return self._client.execute(command, arguments)
+
+    def _ask(self, command: str) -> Any:
+        """Return the result of a query; None if the server does not have it, or refuses."""
         if command not in self._commands:
             return None
         try:
-            return await self.execute(command)
-        except ExecuteError:
+            return self.execute(command)
+        except RefusedError:
             return None
 
-    async def look(self) -> View:
-        """Look once; raises ServerError."""
+    def look(self) -> View:
+        """Return the present state; raise ServerError. One thread at a time may look."""
         with sensible(self.address, "a query"):
-            return await self._look()
+            return self._look()
 
-    async def _look(self) -> View:
-        status = await self._ask("query-status") or {}
-        indexes = [cpu["cpu-index"] for cpu in await self._ask("query-cpus-fast") or ()]
+    def _look(self) -> View:
+        status = self._ask("query-status") or {}
+        indexes = [cpu["cpu-index"] for cpu in self._ask("query-cpus-fast") or ()]
         vcpus = {i: Vcpu(self.name, i) for i in indexes}
-        self._from_measurement(vcpus, await self._ask("query-dirty-rate") or {})
-        ring = await self._ask(EXTENSION)
+        self._from_measurement(vcpus, self._ask("query-dirty-rate") or {})
+        ring = self._ask(QUERY_RING)
         if ring is not None:
             self._from_ring(vcpus, ring)
-        for limit in await self._ask("query-vcpu-dirty-limit") or ():
+        for limit in self._ask("query-vcpu-dirty-limit") or ():
             if vcpu := vcpus.get(limit["cpu-index"]):
                 vcpu.limit = limit["limit-rate"]
                 vcpu.rate, vcpu.source, vcpu.age = limit["current-rate"], "limit", 0.0
@@ -129,13 +140,13 @@ class Watcher:
         return View(status.get("status", "?"), list(vcpus.values()), ring)
 
     def _from_measurement(self, vcpus: dict[int, Vcpu], info: dict[str, Any]) -> None:
-        """Take the last measurement that somebody has asked for."""
+        """Take the rates from the last measurement that any client has asked for."""
         if info.get("status") != "measured":
             return
         which = (info["start-time"], info.get("vcpu-dirty-rate"))
         if self._seen is None or self._seen[0] != which:
             self._seen = (which, time.monotonic())
-        age = time.monotonic() - self._seen[1]  # at the least
+        age = time.monotonic() - self._seen[1]  # or more
         if isinstance(self.address.where, str):
             # Its clock is this machine's, in whole seconds.
             since = time.monotonic() - info["start-time"] - info["calc-time"]
@@ -145,7 +156,7 @@ class Watcher:
                 vcpu.rate, vcpu.source, vcpu.age = rate["dirty-rate"], "measured", age
 
     def _from_ring(self, vcpus: dict[int, Vcpu], ring: dict[str, Any]) -> None:
-        """Take what has passed through the rings since the last look."""
+        """Take the rates from the pages that passed through the rings since the last look."""
         now = time.monotonic()
         last, self._last_ring = self._last_ring, (now, ring)
         if last is None:
@@ -175,7 +186,7 @@ SORTS: dict[str, Callable[[Vcpu], Any]] = {
 
 
 def cells(vcpu: Vcpu) -> tuple[str, ...]:
-    """Return a row's texts, but for the course."""
+    """Return the texts of a row, except for the course."""
     source = vcpu.source
     if vcpu.source == "measured" and vcpu.age is not None:
         source = f"measured {vcpu.age:.0f} s ago"
@@ -190,7 +201,7 @@ def cells(vcpu: Vcpu) -> tuple[str, ...]:
 
 
 def summary(name: str, view: View) -> str:
-    """Return a line on a server: how it is, and its ring and reaper where it tells of them."""
+    """Return a line on a server: its status, and its ring and reaper if it reports them."""
     text = f"{name}: {view.status}, {len(view.vcpus)} vCPU{'s' * (len(view.vcpus) != 1)}"
     if view.ring is not None:
         ring, reaper = view.ring, view.ring["reaper"]
@@ -199,8 +210,8 @@ def summary(name: str, view: View) -> str:
         text += f", limit {'in force' if ring['in-service'] else 'off'}"
         full = sum(vcpu["full-exits"] for vcpu in ring["vcpus"])
         text += f" | ring full {full} times"
-        lost = ring["reset-shortfalls"] + sum(vcpu["overflows"] for vcpu in ring["vcpus"])
-        text += f", {lost} overflows" if lost else ""
+        overflows = ring["reset-shortfalls"] + sum(vcpu["overflows"] for vcpu in ring["vcpus"])
+        text += f", {overflows} overflows" if overflows else ""
     return text
 
 

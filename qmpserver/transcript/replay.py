@@ -1,116 +1,121 @@
-"""Plays a transcript's client to a server, and tells where the server answers differently."""
+"""Playing a transcript's client to a server, and comparing the answers."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import select
+import functools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qmpserver.tools.errors import (
-    HUNG_UP,
-    MAX_MESSAGE,
-    NO_GREETING,
-    TOO_LONG,
-    ServerError,
-    not_qmp,
-)
-from qmpserver.transcript.format import Message, Splitter, compare, message
+from qmpserver.transcript.compare import compare
+from qmpserver.transcript.errors import ReplayError
+from qmpserver.transcript.message import Message
+from qmpserver.transcript.splitter import ByteSplitter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import Callable, Iterator
 
-    from qmpserver.tools.address import ServerAddress
     from qmpserver.transcript.format import Transcript
 
 PATIENCE_S = 5.0
+MAX_MESSAGE = 10 << 20  # bytes; QEMU's longest message is its schema, of 0.2 MB
+HUNG_UP = "the server has hung up"
+NO_GREETING = "no QMP greeting: it is no QMP server, or serves another client"
+TOO_LONG = f"it sends a message of over {MAX_MESSAGE >> 20} MB"
+
+_READ_SIZE = 1 << 20
 _GREETING = '{"QMP": "<object>"}'
-_IMPLIED = -1  # the line of what no transcript needs to say
-_NEGOTIATE = '{"execute": "qmp_capabilities"}'
+_IMPLIED = -1  # line of a message that the transcript does not have
+_NEGOTIATION = '{"execute": "qmp_capabilities"}'
+
+
+def not_qmp(said: bytes | str) -> str:
+    """Return the text that describes a server which sends `said`."""
+    return f"what it sends is not QMP: {said[:60].rstrip()!r}"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a server said something else: the transcript's line, the command, and in what."""
+    """A place where the server's answer differs.
+
+    Attributes:
+        line: Line of the transcript; 0 for its end.
+        command: The command that was answered.
+        text: The difference.
+    """
 
     line: int
     command: str
-    what: str
+    text: str
 
     def __str__(self) -> str:
         where = f"line {self.line}" if self.line else "at the end"
-        return f"{where}: {self.command}: {self.what}"
+        return f"{where}: {self.command}: {self.text}"
 
 
 def replay(
-    transcript: Transcript, address: ServerAddress, patience: float = PATIENCE_S
+    transcript: Transcript, connection: socket.socket, patience: float = PATIENCE_S
 ) -> Iterator[Difference]:
-    """Play the client; gives differences as they are seen.
+    """Play the client on a connection; yield differences as they are found.
 
-    A server has `patience` seconds for each message that is expected of it; it ends with the first
-    answer that does not come. A transcript with neither greeting nor ``qmp_capabilities`` is of a
-    connection that was negotiated before.
+    Each expected message may take `patience` seconds. The first reply that does not come ends the
+    replay. A transcript with neither greeting nor `qmp_capabilities` is taken for the rest of a
+    conversation: the greeting and the negotiation are added.
 
     Raises:
-        ServerError: The server can't be reached, does not greet, hangs up, or sends what is no QMP.
+        ReplayError: The server does not greet, hangs up, or does not speak QMP.
     """
     messages = list(transcript.messages)
     if not any(m.command == "qmp_capabilities" or m.is_greeting for m in messages):
-        answer = message("server", '{"return": {}}', _IMPLIED)
-        messages[:0] = [message("client", _NEGOTIATE), answer]
+        answer = Message("server", '{"return": {}}', _IMPLIED)
+        messages[:0] = [Message("client", _NEGOTIATION), answer]
     if not (messages and messages[0].is_greeting):
-        messages.insert(0, message("server", _GREETING))
-    with _Player(transcript, address, patience) as player:
-        for one in messages:
-            yield from player.play(one)
-            if player.given_up:
-                return
-        yield from player.finish()
+        messages.insert(0, Message("server", _GREETING))
+    player = _Player(transcript, connection, patience)
+    for one in messages:
+        yield from player.play(one)
+        if player.given_up:
+            return
+    yield from player.finish()
 
 
 class _Player:
-    """One connection, and what was expected on it and has not come, or has come unexpected."""
+    """The state of one replay.
 
-    def __init__(self, transcript: Transcript, address: ServerAddress, patience: float) -> None:
+    Attributes:
+        given_up: Whether a reply did not come, so that the rest cannot be played.
+    """
+
+    def __init__(self, transcript: Transcript, connection: socket.socket, patience: float) -> None:
         self.given_up = False
         self._rules = transcript.rules
-        self._address = address
+        self._connection = connection
         self._patience = patience
-        self._splitter = Splitter()
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._splitter = ByteSplitter("strict")
         self._replies: list[Message] = []
         self._events: list[Message] = []
         self._expected_events: list[Message] = []
-        self._commands: list[str | None] = []  # sent, and not answered so far
+        self._unanswered: list[str | None] = []  # commands
         self._command = "greeting"
-        self._gone = False
-        try:
-            self._socket = address.connect(patience)
-        except OSError as error:
-            raise ServerError(f"{address}: {error.strerror or error}") from None
-
-    def __enter__(self) -> _Player:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._hung_up = False
 
     def play(self, one: Message) -> Iterator[Difference]:
-        """Send what the client says, or wait for what the server should say."""
+        """Send a client's message, or wait for a server's."""
         if one.who == "client":
             yield from self._await_events()
-            self._commands.append(one.command)
-            with contextlib.suppress(OSError):  # that it has gone shows when it should answer
-                self._socket.sendall(one.text.encode() + b"\n")
+            self._unanswered.append(one.command)
+            with contextlib.suppress(OSError):  # the missing reply will show it
+                self._connection.settimeout(self._patience)
+                self._connection.sendall(one.text.encode() + b"\n")
         elif one.is_event:
             self._expected_events.append(one)
         else:
             yield from self._expect(one)
 
     def finish(self) -> Iterator[Difference]:
-        """Wait for the events that are still to come; what came beyond is a difference."""
+        """Wait for the expected events; yield a difference for each message that is left."""
         yield from self._await_events()
         if self._rules.events:
             for event in self._events:
@@ -118,60 +123,63 @@ class _Player:
         for reply in self._replies:
             yield self._difference(0, f"unexpected answer {reply.text[:100]}")
 
-    def _difference(self, line: int, what: str) -> Difference:
-        return Difference(line, self._command, what)
+    def _difference(self, line: int, text: str) -> Difference:
+        return Difference(line, self._command, text)
 
     def _expect(self, one: Message) -> Iterator[Difference]:
-        if self._commands:
-            self._command = self._commands.pop(0) or "(no command)"
-        got = self._receive(lambda: self._take(one))
+        if self._unanswered:
+            self._command = self._unanswered.pop(0) or "(no command)"
+        got = self._receive(functools.partial(self._take_reply, one))
         if got is None:
-            if one.is_greeting:
-                why = HUNG_UP if self._gone else f"{NO_GREETING} (after {self._patience:g} s)"
-                raise ServerError(f"{self._address}: {why}")
-            if self._gone or one.line == _IMPLIED:
-                why = HUNG_UP if self._gone else f"nothing in {self._patience:g} s"
-                raise ServerError(f"{self._address}: no answer to {self._command}: {why}")
-            self.given_up = True
-            yield self._difference(one.line, f"no answer: nothing in {self._patience:g} s")
-            return
-        if one.is_greeting:
+            yield from self._missing(one)
+        elif one.is_greeting:
             if not (got.is_greeting and isinstance(got.value["QMP"], dict)):
-                raise ServerError(f"{self._address}: {not_qmp(got.text)}")
-            return
-        expected, said = one.value, got.value
-        if one.line == _IMPLIED and "error" in said:
-            raise ServerError(f"{self._address}: it refuses {self._command}")
-        if self._command == "query-version" and "return" in expected and "return" in said:
-            return
-        for what in compare(expected, said, self._rules):
-            yield self._difference(one.line, what)
+                raise ReplayError(not_qmp(got.text))
+        elif one.line == _IMPLIED and "error" in got.value:
+            raise ReplayError(f"it refuses {self._command}")
+        elif not (
+            self._command == "query-version" and "return" in one.value and "return" in got.value
+        ):
+            for difference in compare(one.value, got.value, self._rules):
+                yield self._difference(one.line, difference)
 
-    def _take(self, one: Message) -> Message | None:
-        """The reply with the same id, else the first."""
+    def _missing(self, one: Message) -> Iterator[Difference]:
+        """Tell of a reply or greeting that has not come."""
+        if one.is_greeting:
+            late = f"{NO_GREETING} (after {self._patience:g} s)"
+            raise ReplayError(HUNG_UP if self._hung_up else late)
+        late = f"nothing in {self._patience:g} s"
+        if self._hung_up or one.line == _IMPLIED:
+            why = HUNG_UP if self._hung_up else late
+            raise ReplayError(f"no answer to {self._command}: {why}")
+        self.given_up = True
+        yield self._difference(one.line, f"no answer: {late}")
+
+    def _take_reply(self, expected: Message) -> Message | None:
+        """Return the reply with the expected id, else the first one."""
         if not self._replies:
             return None
-        wanted = one.value.get("id") if isinstance(one.value, dict) else None
+        wanted = expected.member("id")
         for index, reply in enumerate(self._replies):
-            if wanted is not None and _get(reply, "id") == wanted:
+            if wanted is not None and reply.member("id") == wanted:
                 return self._replies.pop(index)
         return self._replies.pop(0)
 
     def _await_events(self) -> Iterator[Difference]:
-        """Wait until each event that was expected so far has come, in whatever order."""
+        """Wait until all events that were expected so far have come, in any order."""
         if not self._rules.events:
             self._expected_events.clear()
             self._events.clear()
         for expected in self._expected_events:
-            if self._receive(lambda e=expected: self._take_event(e)) is None:
-                near = [e for e in self._events if _get(e, "event") == expected.value["event"]]
+            if self._receive(functools.partial(self._take_event, expected)) is None:
+                name = expected.value["event"]
+                near = [event for event in self._events if event.value["event"] == name]
                 if near:
                     self._events.remove(near[0])
-                    for what in compare(expected.value, near[0].value, self._rules):
-                        what = f"event {expected.value['event']}: {what}"
-                        yield self._difference(expected.line, what)
+                    for difference in compare(expected.value, near[0].value, self._rules):
+                        yield self._difference(expected.line, f"event {name}: {difference}")
                 else:
-                    yield self._difference(expected.line, f"no event {expected.value['event']}")
+                    yield self._difference(expected.line, f"no event {name}")
         self._expected_events.clear()
 
     def _take_event(self, expected: Message) -> Message | None:
@@ -181,38 +189,35 @@ class _Player:
                 return event
         return None
 
-    def _receive(self, take: Any) -> Message | None:
-        """Receive until there is something to take."""
+    def _receive(self, take: Callable[[], Message | None]) -> Message | None:
+        """Receive until `take` returns a message, for `patience` seconds at most."""
         deadline = time.monotonic() + self._patience
         while (got := take()) is None:
             left = deadline - time.monotonic()
-            if self._gone or left <= 0 or not select.select([self._socket], [], [], left)[0]:
+            if self._hung_up or left <= 0:
                 return None
-            self._read()
-        found: Message = got
-        return found
+            self._connection.settimeout(left)
+            try:
+                data = self._connection.recv(_READ_SIZE)
+            except TimeoutError:
+                return None
+            except OSError:
+                data = b""
+            self._add(data)
+        return got
 
-    def _read(self) -> None:
+    def _add(self, data: bytes) -> None:
+        """Sort the messages that are now complete; b"" is the end of input."""
         try:
-            data = self._socket.recv(1 << 20)
-        except OSError:
-            data = b""
-        try:
-            text = self._decoder.decode(data, final=not data)
+            texts = list(self._splitter.feed(data))
         except UnicodeDecodeError as error:
-            raise ServerError(f"{self._address}: {not_qmp(error.object)}") from None
-        texts = list(self._splitter.feed(text))
+            raise ReplayError(not_qmp(error.object)) from None
         if not data:
-            self._gone = True
-            return  # with half a message, perhaps
+            self._hung_up = True  # an incomplete message is dropped
         if self._splitter.held > MAX_MESSAGE:
-            raise ServerError(f"{self._address}: {TOO_LONG}")
-        for one in texts:
-            said = message("server", one)
+            raise ReplayError(TOO_LONG)
+        for text in texts:
+            said = Message("server", text)
             if not isinstance(said.value, dict):
-                raise ServerError(f"{self._address}: {not_qmp(one)}")
+                raise ReplayError(not_qmp(text))
             (self._events if said.is_event else self._replies).append(said)
-
-
-def _get(one: Message, name: str) -> Any:
-    return one.value.get(name) if isinstance(one.value, dict) else None

@@ -1,4 +1,4 @@
-"""Plays an exact transcript: each client on a connection of its own, each answer in its order."""
+"""Playing an exact transcript: each client on its own connection, all answers in their order."""
 
 from __future__ import annotations
 
@@ -6,97 +6,111 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.errors import ServerError, UsageError
-from qmpserver.transcript.format import END, compare_exactly, message
-from qmpserver.transcript.replay import PATIENCE_S, Difference
+from qmpserver.transcript.compare import compare_exactly
+from qmpserver.transcript.errors import ReplayError
+from qmpserver.transcript.message import END, Message
+from qmpserver.transcript.replay import (
+    HUNG_UP,
+    MAX_MESSAGE,
+    NO_GREETING,
+    PATIENCE_S,
+    TOO_LONG,
+    Difference,
+    not_qmp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qmpserver.tools.address import ServerAddress
     from qmpserver.transcript.format import Transcript
 
 
 def replay_exactly(
-    transcript: Transcript, addresses: Sequence[ServerAddress], patience: float = PATIENCE_S
+    transcript: Transcript, connections: Sequence[socket.socket], patience: float = PATIENCE_S
 ) -> Iterator[Difference]:
-    """Play the clients, the first at the first address; gives differences as they are seen.
+    """Play the clients, the first one on the first connection; yield differences as they are found.
 
-    A server has `patience` seconds for each answer; it ends with the first that does not come.
-    All greetings are waited for first, and nothing is negotiated but what the transcript says.
+    Each reply may take `patience` seconds. The first one that does not come ends the replay. All
+    clients wait for their greeting first; nothing is negotiated that the transcript does not have.
+
+    Args:
+        transcript: The transcript, with the rule `exact`.
+        connections: A connection for each of `transcript.clients`.
+        patience: Seconds.
 
     Raises:
-        ServerError: The server can't be reached, or does not greet.
-        UsageError: There are more clients than addresses.
+        ReplayError: A server does not greet, or sends a message that is too long.
     """
-    clients = max((one.client for one in transcript.messages), default=1)
-    if clients > len(addresses):
-        raise UsageError(f"{clients} clients need {clients} servers' addresses")
     with contextlib.ExitStack() as stack:
-        connections = [_Connection(address, patience) for address in addresses[:clients]]
-        for connection in connections:
-            stack.callback(connection.close)
-            connection.greeted()
+        clients = [
+            stack.enter_context(contextlib.closing(_Client(number, connection, patience)))
+            for number, connection in enumerate(connections[: transcript.clients], 1)
+        ]
+        for client in clients:
+            client.wait_greeting()
         command = "(no command)"
         for one in transcript.messages:
-            connection = connections[one.client - 1]
+            client = clients[one.client - 1]
             if one.who == "client":
                 command = one.command or "(no command)"
-                connection.send(one.data)
+                client.send(one.data)
             elif not one.is_greeting:
-                said = connection.receive()
+                said = client.receive()
                 if said is None:
                     yield Difference(one.line, command, f"no answer in {patience:g} s")
                     return
-                for what in compare_exactly(one, message("server", said), transcript.rules):
-                    yield Difference(one.line, command, what)
+                for difference in compare_exactly(one, Message("server", said), transcript.rules):
+                    yield Difference(one.line, command, difference)
                 if said == END and not one.is_end:
                     return
-        for connection in connections:
-            for said in connection.rest():
+        for client in clients:
+            for said in client.rest():
                 yield Difference(0, command, f"unexpected answer {said[:100]}")
 
 
-class _Connection:
-    def __init__(self, address: ServerAddress, patience: float) -> None:
-        self._address = address
+class _Client:
+    def __init__(self, number: int, connection: socket.socket, patience: float) -> None:
+        self._number = number
         self._patience = patience
-        try:
-            self._socket = address.connect(patience)
-        except OSError as error:
-            raise ServerError(f"{address}: {error.strerror or error}") from None
-        self._input = self._socket.makefile("rb")
+        self._connection = connection
+        connection.settimeout(patience)
+        self._input = connection.makefile("rb")
 
     def close(self) -> None:
         self._input.close()
-        self._socket.close()
 
-    def greeted(self) -> None:
+    def wait_greeting(self) -> None:
         said = self.receive()
         if said is None:
-            raise ServerError(f"{self._address}: no QMP greeting within {self._patience:g} s")
-        if not message("server", said).is_greeting:
-            raise ServerError(f"{self._address}: no QMP greeting, but {said[:60]!r}")
+            raise self._error(f"{NO_GREETING} (after {self._patience:g} s)")
+        if said == END:
+            raise self._error(HUNG_UP)
+        if not Message("server", said).is_greeting:
+            raise self._error(not_qmp(said))
 
     def send(self, data: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # that it has gone shows when it should answer
-            self._socket.sendall(data)
+        with contextlib.suppress(OSError):  # the missing reply will show it
+            self._connection.sendall(data)
 
     def receive(self) -> str | None:
-        """Return a line without its end, ``END`` where there is none, None if it is late."""
+        """Return a line without its end, `END` at the end of input, None if it is late."""
         try:
-            line = self._input.readline()
+            line = self._input.readline(MAX_MESSAGE)
         except TimeoutError:
             return None
         except ConnectionResetError:
             return END
-        # A line that ends in another way than QEMU's shows it.
+        if len(line) == MAX_MESSAGE:
+            raise self._error(TOO_LONG)
+        # A line with another end than QEMU's "\r\n" keeps it, and differs.
         return line.decode(errors="replace").removesuffix("\r\n") if line else END
 
     def rest(self) -> Iterator[str]:
-        """Say no more, and give what comes then."""
+        """Send no more, and yield the lines that still come."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-        while (said := self.receive()) not in (None, END):
-            assert said is not None
+            self._connection.shutdown(socket.SHUT_WR)
+        while (said := self.receive()) is not None and said != END:
             yield said
+
+    def _error(self, text: str) -> ReplayError:
+        return ReplayError(text, self._number)

@@ -1,4 +1,4 @@
-"""What ``-http`` takes.  Read before there is a machine, and without aiohttp."""
+"""The value of `-http`, which is parsed before the machine exists, and without aiohttp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ _NEEDED = ("aiohttp", "prometheus_client")
 
 
 class HttpOptions(NamedTuple):
-    """Where to listen, and what a client has to know; `made` if the token was made here."""
+    """The parsed value of `-http`.
+
+    Attributes:
+        address: The address to listen on.
+        token: The token that clients must send.
+        made: Whether the token was generated, not read from a file.
+        tls: The TLS context; None is plain HTTP.
+    """
 
     address: InetAddress | UnixAddress
     token: str
@@ -28,23 +35,23 @@ class HttpOptions(NamedTuple):
 
     @property
     def proxied(self) -> bool:
-        """Whether browsers come by a proxy in front."""
+        """Whether browsers connect through a proxy."""
         return isinstance(self.address, UnixAddress)
 
     @property
     def warning(self) -> str | None:
-        """What may not have been meant so."""
+        """A warning about an insecure configuration, or None."""
         address = self.address
         if self.tls or isinstance(address, UnixAddress) or is_loopback(address.host):
             return None
-        return "whoever sees the network traffic sees the token: tls-cert= and tls-key= encrypt it"
+        return "the token is sent unencrypted over the network; use tls-cert= and tls-key="
 
 
 def parse_http(value: str) -> HttpOptions:
-    """Read ``[HOST]:PORT`` (without a host it is loopback) or ``unix:PATH``, and what follows.
+    """Parse `[HOST]:PORT` (the default host is loopback) or `unix:PATH`, and the options after it.
 
     Raises:
-        OptionError: What is wrong with it, or not there.
+        OptionError: The value is invalid, a file cannot be read, or a package is not installed.
     """
     options = parse_options(value, HTTP_OPTIONS, implied="address")
     address = _address(options.string("address") or "")
@@ -52,7 +59,7 @@ def parse_http(value: str) -> HttpOptions:
     token = secrets.token_urlsafe(32) if path is None else _read_token(path)
     tls = _tls(options)
     if tls is not None and isinstance(address, UnixAddress):
-        raise OptionError("tls-cert is of no use on a UNIX socket: the proxy before it has its own")
+        raise OptionError("tls-cert cannot be used with a UNIX socket; configure TLS in the proxy")
     for module in _NEEDED:
         if find_spec(module) is None:
             raise OptionError(f"{module} is not installed", "pip install 'qmpserver[http]'")
@@ -60,7 +67,7 @@ def parse_http(value: str) -> HttpOptions:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether it is this machine that a name or an address stands for."""
+    """Return whether a host name or an address is the loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -72,14 +79,14 @@ def _address(text: str) -> InetAddress | UnixAddress:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path:
-            raise OptionError("'unix:' names no socket; expected unix:PATH")
+            raise OptionError("'unix:' has no path; expected unix:PATH")
         return UnixAddress(path)
     if not colon or "/" in host or (":" in host and (host[0], host[-1]) != ("[", "]")):
         raise OptionError(
-            f"'{text}' is no address; expected HOST:PORT, as {LOOPBACK}:8080, or unix:PATH"
+            f"invalid address '{text}'; expected HOST:PORT, such as {LOOPBACK}:8080, or unix:PATH"
         )
     if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
-        raise OptionError(f"'{port}' is no port; expected a number from 0 to {_MAX_PORT}")
+        raise OptionError(f"invalid port '{port}'; expected a number from 0 to {_MAX_PORT}")
     return InetAddress(host.removeprefix("[").removesuffix("]") or LOOPBACK, port)
 
 
@@ -97,14 +104,14 @@ def _tls(options: Options) -> ssl.SSLContext | None:
     if cert is None and key is None:
         return None
     if cert is None or key is None:
-        raise OptionError(f"tls-{'key' if cert else 'cert'} is missing: both files are needed")
+        raise OptionError(f"tls-{'key' if cert else 'cert'} is missing; both files are required")
     _read("tls-cert", cert)
     _read("tls-key", key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # Without a password OpenSSL would ask for one on the terminal.
+        # Without a password, OpenSSL would prompt for one on the terminal.
         context.load_cert_chain(cert, key, password="")
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or "expected PEM, with a key without a password"

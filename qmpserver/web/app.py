@@ -1,4 +1,4 @@
-"""The routes."""
+"""The application: all routes, behind the guard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make_app(server: Server, machine: Machine, guard: Guard) -> web.Application:
-    """Return the application; *guard* sees every request first."""
+    """Return the application; `guard` checks every request first."""
     app = web.Application()
     guard.protect(app)
     Monitors(server).add_routes(app)

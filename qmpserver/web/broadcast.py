@@ -1,4 +1,4 @@
-"""The same frames to many WebSockets, none of which can make the server wait or keep anything."""
+"""Broadcast of frames to many WebSockets, with bounded memory and without waiting for any."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 
 
 class Broadcast:
-    """WebSockets that are sent to and not listened to.
+    """WebSockets that receive frames and whose messages are ignored.
 
-    One that has not taken a frame yet gets none until it has: of a browser that stalls, one frame
-    waits here and `KERNEL_BUFFER` in the kernel, however long it stalls. Belongs to the event
-    loop's thread.
+    A WebSocket that has not read the previous frame skips the next ones: a stalled browser costs
+    one frame here, and `KERNEL_BUFFER` in the kernel. Belongs to the event loop's thread.
     """
 
     def __init__(self) -> None:
@@ -32,15 +31,15 @@ class Broadcast:
     async def serve(
         self, request: web.Request, first: bytes, joined: Callable[[], None]
     ) -> web.WebSocketResponse:
-        """Let one in and send it *first*; call *joined*, and return when it has gone.
+        """Accept a WebSocket, send it `first` and call `joined`; return when it has closed.
 
         Raises:
-            web.HTTPException: It is no WebSocket, or there are `MAX_LISTENERS`.
+            web.HTTPException: The request is not a WebSocket's, or `MAX_LISTENERS` are open.
         """
         ws = web.WebSocketResponse(max_msg_size=1024, heartbeat=30, compress=False)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(
-                text="this is for WebSockets\n", headers={"Upgrade": "websocket"}
+                text="expected a WebSocket handshake\n", headers={"Upgrade": "websocket"}
             )
         if len(self) >= MAX_LISTENERS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_LISTENERS} WebSockets are open already\n")
@@ -53,20 +52,20 @@ class Broadcast:
             await ws.send_frame(first, WSMsgType.TEXT)
             joined()
             async for _ in ws:
-                pass  # nothing can be said here
+                pass  # messages are ignored
         finally:
             del self._listeners[ws]
         return ws
 
     async def send(self, frame: bytes) -> None:
-        """Send *frame*, which is JSON, to whoever has taken what came before."""
+        """Send `frame`, which is JSON text, to each WebSocket that has read the previous one."""
         for ws, request in tuple(self._listeners.items()):
             transport = request.transport
             if ws.prepared and transport is not None and not transport.get_write_buffer_size():
-                with contextlib.suppress(ConnectionError):  # `serve` is about to notice
+                with contextlib.suppress(ConnectionError):  # `serve` notices the end
                     await ws.send_frame(frame, WSMsgType.TEXT)
 
     async def close(self) -> None:
-        """Send everybody away."""
+        """Close all WebSockets."""
         for ws in tuple(self._listeners):
             await ws.close(code=WSCloseCode.GOING_AWAY)

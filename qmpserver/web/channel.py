@@ -1,4 +1,4 @@
-"""What carries a monitor's messages over HTTP: a WebSocket, or the answer to one request."""
+"""The channels of QMP over HTTP: a WebSocket, or the response to one request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor.channel import Owner
 
-_FAREWELL = 1.0  # seconds that a client has to answer the closing of its WebSocket
+_CLOSE_TIMEOUT = 1.0  # seconds for a client to answer the closing handshake
 
 
 class WebSocketChannel:
-    """One client's WebSocket, a QMP message a frame, both ways.
+    """One client's WebSocket; each frame is one QMP message, in both directions.
 
-    What the client has not taken is counted in `unsent`, as on a socket.
+    `unsent` counts the characters that the client has not read, as on a socket.
     """
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
@@ -36,34 +36,34 @@ class WebSocketChannel:
         self.on_close: Callable[[], None] | None = None
 
     def start(self, owner: Owner) -> None:
-        """Start reading; everything goes to *owner*."""
+        """Start reading; `owner` receives the data."""
         self._owner = owner
         self.resume()
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be read or written any more."""
+        """Whether the channel is closed."""
         return self._done.is_set()
 
     @property
     def unsent(self) -> int:
-        """Characters that were written but that the client has not taken yet."""
+        """The number of written characters that the client has not read."""
         return self._unsent
 
     def take_fds(self) -> list[int]:
-        """Return nothing: descriptors don't travel over HTTP."""
+        """Return an empty list: HTTP does not pass file descriptors."""
         return []
 
     def pause(self) -> None:
-        """Read nothing until `resume`."""
+        """Stop reading until `resume`."""
         self._reading.clear()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         self._reading.set()
 
     def write(self, data: bytes) -> None:
-        """Send *data*, which is whole messages, each ended by CR LF."""
+        """Send `data`: whole messages, each terminated by CR LF."""
         if self.closed:
             return
         for message in data.decode().split("\r\n"):
@@ -75,13 +75,13 @@ class WebSocketChannel:
             self._wake.set()
 
     async def flush_until(self, deadline: float) -> None:
-        """Wait until all is sent, the channel is closed, or it is too late."""
+        """Wait until all data is sent or the channel is closed, at most until `deadline`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._empty.wait()
 
     def close(self) -> None:
-        """Close at once; what is unsent is lost."""
+        """Close at once, and drop unsent data."""
         if self.closed:
             return
         self._done.set()
@@ -95,10 +95,9 @@ class WebSocketChannel:
             self.on_close()
 
     async def run(self) -> None:
-        """Carry messages until either side closes."""
-        parts = (self._read(), self._write(), self._done.wait())
-        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(part) for part in parts]
-
+        """Transfer messages until either side closes."""
+        coroutines = (self._read(), self._write(), self._done.wait())
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in coroutines]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -107,7 +106,7 @@ class WebSocketChannel:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.close()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await self._ws.close(code=WSCloseCode.GOING_AWAY)
 
     async def _read(self) -> None:
@@ -117,7 +116,7 @@ class WebSocketChannel:
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return
             data = message.data
-            # A frame may have come for a monitor that was paused meanwhile: it keeps its place.
+            # The monitor may have been paused meanwhile; the frame then waits here.
             await self._reading.wait()
             if self._owner is not None:
                 self._owner.data_received(data.encode() if isinstance(data, str) else data)
@@ -136,7 +135,7 @@ class WebSocketChannel:
 
 
 class ReplyChannel:
-    """Keeps what is written, until there is nothing more to come: then `done` is set."""
+    """Collects the replies to one request; `done` is set after the last one."""
 
     def __init__(self) -> None:
         self.replies: list[bytes] = []
@@ -145,34 +144,44 @@ class ReplyChannel:
         self._owner: Owner | None = None
 
     def start(self, owner: Owner) -> None:
-        """Remember who is to be told of the end."""
+        """Set the owner, which is notified of the end."""
         self._owner = owner
+
+    def receive(self, data: bytes) -> None:
+        """Pass on bytes of the request."""
+        if self._owner is not None:
+            self._owner.data_received(data)
+
+    def receive_eof(self) -> None:
+        """Pass on that the request is complete."""
+        if self._owner is not None:
+            self._owner.eof_received()
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more is kept."""
+        """Whether the channel is closed."""
         return self.done.is_set()
 
     def take_fds(self) -> list[int]:
-        """Return nothing: descriptors don't travel over HTTP."""
+        """Return an empty list: HTTP does not pass file descriptors."""
         return []
 
     def pause(self) -> None:
-        """Nothing is read here."""
+        """Do nothing: the channel reads nothing."""
 
     def resume(self) -> None:
-        """Nothing is read here."""
+        """Do nothing: the channel reads nothing."""
 
     def write(self, data: bytes) -> None:
-        """Keep *data*."""
+        """Append `data` to the replies."""
         if not self.closed:
             self.replies.append(data)
 
     async def flush_until(self, deadline: float) -> None:
-        """Nothing is left to be sent."""
+        """Return at once: the channel sends nothing."""
 
     def close(self) -> None:
-        """End; what was written stays."""
+        """Close the channel and keep the replies."""
         if not self.closed:
             self.done.set()
             owner, self._owner = self._owner, None

@@ -1,4 +1,4 @@
-"""The page at ``/``: files that are served as they are, and the help that its console shows."""
+"""The page at `/`: static files, and the help texts of its console."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ STATIC = Path(__file__).parent / "static"
 
 
 class Dashboard:
-    """The page, and what it loads; *schema* is of the commands that its console offers."""
+    """The page and its resources; `schema` declares the commands of its console."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve ``/``, ``/static`` and ``/help``."""
+        """Serve `/`, `/static` and `/help`."""
         app.router.add_get("/", self._page)
         app.router.add_static("/static", STATIC)
         app.router.add_get("/help", self._help)

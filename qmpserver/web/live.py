@@ -1,7 +1,7 @@
-"""``/live``: what a dashboard draws, as one JSON frame each `INTERVAL`.
+"""`/live`: the data of the dashboard, as one JSON frame per `INTERVAL`.
 
-A frame is whole: it needs none before it, so that one who missed some has lost only their points.
-Commands and events are QMP's; they go over ``/qmp``.
+Each frame is complete in itself: a client that skipped frames lacks only their points in the chart.
+Commands and events use `/qmp`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MB = 1 << 20
 
 
 class Live:
-    """Samples *machine* while somebody watches, and disturbs nothing by it."""
+    """Samples the counters of `machine` while a client is connected; that has no side effect."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._watchers = Broadcast()
         self._task: asyncio.Task[None] | None = None
-        # Time that never runs backwards, and that reads as the time of day.
+        # Converts monotonic time to the time of day, so frames are in order.
         self._epoch = time.time() - time.monotonic()
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve ``/live``, and end in good order when *app* does."""
+        """Serve `/live`; close all WebSockets when `app` shuts down."""
         app.router.add_get("/live", self._watch, allow_head=False)
         app.on_shutdown.append(self._finish)
 
@@ -63,7 +63,7 @@ class Live:
         await self._watchers.close()
 
     def machine(self) -> dict[str, Any]:
-        """Return what does not change: the first frame that each watcher gets."""
+        """Return the constant properties: the first frame for each client."""
         machine = self._machine
         return {
             "name": machine.name,
@@ -77,7 +77,7 @@ class Live:
         }
 
     def frame(self) -> dict[str, Any]:
-        """Return what is true now: a list has an entry for each vCPU, and counts only grow."""
+        """Return the current values; lists have an entry per vCPU, counters never decrease."""
         machine = self._machine
         engine = machine.accel.engine
         vcpus = [engine.vcpu(index) for index in range(engine.vcpus)]
@@ -88,7 +88,7 @@ class Live:
             "status": machine.state,
             "rates": [round(rate / MB, 1) for rate in rates.bytes_per_second()]  # MB/s
             if rates.is_known
-            else None,  # nothing is tracked
+            else None,  # dirty pages are not tracked
             "limits": [vcpu.limit for vcpu in vcpus],  # MB/s; 0 is none
             "waiting": [vcpu.waiting for vcpu in vcpus],  # entries in the ring
             "throttle-time": [vcpu.throttle_time // 1_000_000 for vcpu in vcpus],  # ms
@@ -102,13 +102,13 @@ class Live:
                 "wakes": reaper.wakes,
                 "coalesced-kicks": reaper.coalesced_kicks,
                 "fallback-turns": reaper.fallback_turns,
-                "kick-to-wake": _trimmed(reaper.kick_to_wake),
-                "cancel-to-wake": _trimmed(reaper.cancel_to_wake),
+                "kick-to-wake": trimmed(reaper.kick_to_wake),
+                "cancel-to-wake": trimmed(reaper.cancel_to_wake),
             },
         }
 
 
-def _trimmed(histogram: list[int]) -> list[int]:
-    """Leave out the empty buckets at the end: most of them."""
+def trimmed(histogram: list[int]) -> list[int]:
+    """Return a histogram without the empty buckets at its end."""
     end = max((i for i, count in enumerate(histogram, 1) if count), default=0)
     return histogram[:end]

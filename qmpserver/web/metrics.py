@@ -1,7 +1,10 @@
-"""``/metrics``: the machine's own counters, in OpenMetrics.
+"""`/metrics`: the machine's counters, in OpenMetrics.
 
-A scrape reads them where they are.  It starts no measurement and switches nothing on: what is not
-known while dirty pages are not tracked is not told.
+A scrape only reads counters. It starts no measurement and enables nothing, so dirty rates are
+missing while dirty pages are not tracked.
+
+To add a metric, yield it in `_about`, `_vcpus`, `_reaper` or `_monitors`, and add it to the table
+in `README.md`.
 """
 
 from __future__ import annotations
@@ -35,15 +38,15 @@ if TYPE_CHECKING:
 
 MB = 1 << 20
 NS = 1e9  # in a second
-FIRST_BUCKET = 10  # of those that are told, the one up to 1023 ns
+FIRST_BUCKET = 10  # the first exported bucket: up to 1023 ns
 
-# They have no types.
+# These functions have no type annotations.
 _generate: Callable[[CollectorRegistry, str], bytes] = generate_latest
 _number: Callable[[float], str] = floatToGoString
 
 
 class Metrics:
-    """A collector over *machine* and its *server*."""
+    """A collector of the metrics of `machine` and its `server`."""
 
     def __init__(self, server: Server, machine: Machine) -> None:
         self._server = server
@@ -53,23 +56,23 @@ class Metrics:
         self._registry.register(self)
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve ``/metrics``."""
+        """Serve `/metrics`."""
         app.router.add_get("/metrics", self._scrape)
 
     async def _scrape(self, _request: web.Request) -> web.Response:
         return web.Response(body=self.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def text(self) -> bytes:
-        """Return what a scrape gets."""
-        # No name here needs escaping; looking at each letter of each would take most of the time.
+        """Return the body of a scrape."""
+        # No name needs escaping; checking each character would take most of the time.
         return _generate(self._registry, ALLOWUTF8)
 
     def describe(self) -> Sequence[Metric]:
-        """Return nothing: nobody else registers here, whose names could clash."""
+        """Return nothing: no other collector uses this registry, so names cannot clash."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Read all there is."""
+        """Yield all metrics."""
         yield from self._about()
         yield from self._vcpus()
         yield from self._reaper()
@@ -87,12 +90,12 @@ class Metrics:
         yield InfoMetricFamily("qmpserver_build", "The program, and how it was started", about)
         yield StateSetMetricFamily(
             "qmpserver_run_state",
-            "The machine's state, as query-status tells it",
+            "The run state, as in query-status",
             {state: state == machine.state for state in get_args(RunState)},
         )
         yield GaugeMetricFamily(
             "qmpserver_dirty_tracking",
-            "Whether dirty pages are logged: only then dirty rates are known",
+            "Whether dirty pages are logged; dirty rates are known only then",
             accel.engine.tracking,
         )
         yield CounterMetricFamily(
@@ -102,7 +105,7 @@ class Metrics:
         )
         yield CounterMetricFamily(
             "qmpserver_dirty_ring_overflows",
-            "How often a dirty ring was overrun, so that all memory counted as dirty",
+            "Overflows of a dirty ring, after each of which all memory counted as dirty",
             accel.engine.overflows,
         )
 
@@ -114,8 +117,10 @@ class Metrics:
             for labels, value in zip(self._labels, rates.bytes_per_second(), strict=True):
                 rate.add_metric(labels, value)
         yield rate
-        limit = _gauge("dirty_limit", "The limit of the dirty rate, where there is one")
-        throttled = _counter("throttled", "Time that the dirty limit held the vCPU", "seconds")
+        limit = _gauge("dirty_limit", "The limit of the dirty rate, if there is one")
+        throttled = _counter(
+            "throttled", "Time for which the dirty limit paused the vCPU", "seconds"
+        )
         full = _counter("dirty_ring_full_exits", "Exits because the vCPU's dirty ring was full")
         harvested = _counter("harvested_pages", "Entries taken from the vCPU's dirty ring")
         for index, labels in enumerate(self._labels):
@@ -130,16 +135,20 @@ class Metrics:
     def _reaper(self) -> Iterator[Metric]:
         reaper = self._machine.accel.engine.reaper()
         for name, text, value in (
-            ("turns", "How often the dirty rings were harvested and reset in a turn", reaper.turns),
-            ("fallback_turns", "Turns that no kick asked for", reaper.fallback_turns),
-            ("kicks", "How often the reaper was asked to wake", reaper.kicks),
-            ("coalesced_kicks", "Kicks that met one on its way", reaper.coalesced_kicks),
-            ("wakes", "How often it woke because of a kick", reaper.wakes),
+            (
+                "turns",
+                "Turns, in each of which the dirty rings are harvested and reset",
+                reaper.turns,
+            ),
+            ("fallback_turns", "Turns that no kick caused", reaper.fallback_turns),
+            ("kicks", "Requests to the reaper to wake", reaper.kicks),
+            ("coalesced_kicks", "Kicks while another was pending", reaper.coalesced_kicks),
+            ("wakes", "Wakes that a kick caused", reaper.wakes),
         ):
             yield CounterMetricFamily(f"qmpserver_reaper_{name}", text, value)
         yield HistogramMetricFamily(
             "qmpserver_reaper_kick_to_wake",
-            "Time from the first kick that asked for a wake until the wake",
+            "Time from the first kick to the wake that it causes",
             _buckets(reaper),
             reaper.kick_to_wake_ns / NS,
             unit="seconds",
@@ -148,10 +157,10 @@ class Metrics:
     def _monitors(self) -> Iterator[Metric]:
         server = self._server
         clients = GaugeMetricFamily(
-            "qmpserver_monitor_clients", "Clients that are connected", labels=("mode",)
+            "qmpserver_monitor_clients", "Connected clients", labels=("mode",)
         )
         clients.add_metric(("control",), server.clients)
-        clients.add_metric(("readline",), server.people)
+        clients.add_metric(("readline",), server.human_clients)
         yield clients
         commands = CounterMetricFamily(
             "qmpserver_commands", "QMP commands executed", labels=("command", "result")
@@ -163,7 +172,7 @@ class Metrics:
         yield commands
         yield CounterMetricFamily(
             "qmpserver_commands_not_found",
-            "QMP commands that there are not",
+            "Requests for commands that do not exist",
             server.registry.not_found,
         )
 
@@ -179,7 +188,7 @@ def _counter(name: str, text: str, unit: str = "") -> CounterMetricFamily:
 
 
 def _buckets(reaper: ReaperCounters) -> list[tuple[str, float]]:
-    """Return how many wakes took at most so long; the first bucket holds all that were quicker."""
+    """Return cumulative counts by upper bound in seconds; the first includes all shorter times."""
     upto = list(accumulate(reaper.kick_to_wake))
     bounds = ((n, ((1 << n) - 1) / NS) for n in range(FIRST_BUCKET, len(upto) - 1))
     named = [(_number(bound), float(upto[n])) for n, bound in bounds]

@@ -1,4 +1,4 @@
-"""QMP over HTTP: a session over a WebSocket, and single commands by POST."""
+"""QMP over HTTP: a session over a WebSocket, or a single command by POST."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 MAX_WEBSOCKETS = 32
 MAX_FRAME = 1 << 20
-PATIENCE = 30.0  # seconds for the next part of a body to come
-GRACE = 1.0  # seconds that clients have to read when the server ends
+BODY_TIMEOUT = 30.0  # seconds between two parts of a body
+GRACE = 1.0  # seconds for commands in progress and for clients to read, at shutdown
 
 _NEGOTIATION = b'{"execute": "qmp_capabilities"}\n'
 
 
 class Monitors:
-    """The monitors that are reached over HTTP; their clients are *server*'s."""
+    """The QMP monitors behind HTTP; their clients are clients of `server`."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -34,7 +34,7 @@ class Monitors:
         self._ending = False
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve ``/qmp``, and end in good order when *app* does."""
+        """Serve `/qmp`; finish the clients when `app` shuts down."""
         app.router.add_get("/qmp", self._websocket, allow_head=False)
         app.router.add_post("/qmp", self._post)
         app.on_shutdown.append(self._finish)
@@ -43,7 +43,7 @@ class Monitors:
         ws = web.WebSocketResponse(max_msg_size=MAX_FRAME, heartbeat=30, compress=False)
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(
-                text="this is for WebSockets, and for POST of a single command\n",
+                text="expected a WebSocket handshake, or a POST of a single command\n",
                 headers={"Upgrade": "websocket"},
             )
         if self._websockets >= MAX_WEBSOCKETS:
@@ -64,20 +64,20 @@ class Monitors:
         return ws
 
     async def _post(self, request: web.Request) -> web.Response:
-        """Execute the one command in the body, in a session of its own."""
-        if request.content_type != "application/json":  # what a form can't send
+        """Execute the command in the body, in a session of its own."""
+        if request.content_type != "application/json":  # an HTML form cannot send this type
             raise web.HTTPUnsupportedMediaType(text="Content-Type must be application/json\n")
         body = await _read_command(request)
         channel = ReplyChannel()
         client = self._server.connect(channel, "http", events=False)
         self._clients.add(client)
         try:
-            client.data_received(_NEGOTIATION)
+            channel.receive(_NEGOTIATION)
             channel.replies.clear()
             for start in range(0, len(body), READ_SIZE):
-                client.data_received(body[start : start + READ_SIZE])
+                channel.receive(body[start : start + READ_SIZE])
                 await asyncio.sleep(0)
-            client.eof_received()
+            channel.receive_eof()
             await channel.done.wait()
         finally:
             self._clients.discard(client)
@@ -85,37 +85,36 @@ class Monitors:
         if channel.replies:
             return _json(b"".join(channel.replies))
         if self._ending:
-            raise web.HTTPServiceUnavailable(text="the server ended before the command did\n")
-        raise web.HTTPNoContent  # a command whose success is not answered
+            raise web.HTTPServiceUnavailable(text="the server ended before the command completed\n")
+        raise web.HTTPNoContent  # a command that sends no reply on success
 
     async def _finish(self, _app: web.Application) -> None:
         self._ending = True
-        deadline = asyncio.get_running_loop().time() + GRACE
-        await asyncio.gather(*(client.finish(deadline) for client in self._clients))
+        await asyncio.gather(*(client.close(GRACE) for client in self._clients))
 
 
 def _drop_unread(request: web.Request) -> None:
-    """End a connection whose client does not read: closing it would wait for that."""
+    """Abort the connection of a client that does not read: closing it would wait for the client."""
     transport = request.transport
     if transport is not None and transport.get_write_buffer_size():
         transport.abort()
 
 
 async def _read_command(request: web.Request) -> bytes:
-    """Read the body, which must be one JSON value; its size has the limit that it has on a socket.
+    """Read the body, which must be one JSON value; its maximum size is that on a socket.
 
-    Others get their turn between the parts of a long one.
+    Between the parts of a long body, other clients are served.
     """
     parser, body = Parser(), bytearray()
     messages: list[object] = []
     _check_size(request.content_length or 0)
     while True:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(BODY_TIMEOUT):
                 part = await request.content.read(READ_SIZE)
         except TimeoutError:
-            raise web.HTTPRequestTimeout(text="the body does not come\n") from None
-        body += part or b"\n"  # the end of a line ends a number, too
+            raise web.HTTPRequestTimeout(text="timeout while reading the body\n") from None
+        body += part or b"\n"  # a number ends only at a delimiter
         _check_size(len(body))
         messages += parser.feed(part or b"\n")
         if messages and isinstance(messages[0], ParseError):

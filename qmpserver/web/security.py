@@ -1,4 +1,4 @@
-"""Who may ask what: Host, Origin and the token.  The rules hold for every request."""
+"""Access control for every request: `Host`, `Origin` and the token."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What browsers are told with every response."""
+"""Headers of every response."""
 
 _HANDSHAKE = ("Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MISDIRECTED = "this server has another name: that in the link that was shown at start\n"
+_MISDIRECTED = "unknown Host: use the host in the link that was shown at start\n"
 _NEEDED = (
-    "the token is needed: open the link that was shown at start, "
+    "the token is required: open the link that was shown at start, "
     "or send 'Authorization: Bearer TOKEN'\n"
 )
 
 
 class Names(NamedTuple):
-    """What browsers call this server: its hosts, in lower case, and maybe any IP address."""
+    """The valid values of `Host`: names in lower case, and any IP address if `any_address`."""
 
     scheme: str
     hosts: Collection[str]
@@ -43,7 +43,7 @@ class Names(NamedTuple):
     port: int
 
     def has(self, host: str) -> bool:
-        """Tell whether a value of `Host`, in lower case, is one of them."""
+        """Return whether a value of `Host`, in lower case, is valid."""
         name, colon, port = host.rpartition(":")
         if not colon or host.endswith("]"):
             name, port = host, str(_DEFAULT_PORTS[self.scheme])
@@ -53,38 +53,38 @@ class Names(NamedTuple):
 
 
 class Guard:
-    """Lets through what may pass.
+    """Checks each request, and refuses those without access.
 
     Args:
-        token: what a client has to know.
-        names: what `Host` may say; None if that is for a proxy in front to check.
+        token: The token that clients must send.
+        names: The valid values of `Host`; None if a proxy checks it.
 
     Attributes:
-        on_entry: called with the connection of each request that is let through.
-
+        cookie: The name of the cookie with the token.
+        on_entry: Called with the connection of each accepted request.
     """
 
     def __init__(self, token: str, names: Names | None) -> None:
         self._token = token.encode()
         self._names = names
-        # Browsers send a cookie to all ports of a host: two servers must not take the same one.
+        # Browsers send a cookie to all ports of a host, so each server needs a name of its own.
         self.cookie = f"qmpserver-{names.port}" if names else "qmpserver"
         self.on_entry: Callable[[web.RequestHandler], None] = lambda _connection: None
 
     def protect(self, app: web.Application) -> None:
-        """See every request to *app* first, and what it answers last."""
+        """Check every request to `app`, and add headers to every response."""
         app.middlewares.append(self._middleware)
         app.on_response_prepare.append(_add_headers)
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._check_sender(request)
-        for name in _HANDSHAKE:  # of which aiohttp believes it
+        for name in _HANDSHAKE:  # aiohttp assumes that these are ASCII
             if not request.headers.get(name, "").isascii():
                 raise web.HTTPBadRequest(text=f"{name} must be ASCII\n")
         given = request.query.get("token") if request.path == "/" else None
         if given is not None and request.method == "GET":
-            raise self._welcome(request, given)
+            raise self._log_in(request, given)
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             given = request.cookies.get(self.cookie, "")
@@ -94,17 +94,19 @@ class Guard:
         return await handler(request)
 
     def _check_sender(self, request: web.Request) -> None:
-        """Refuse what the page of another server has a browser send."""
+        """Refuse requests that a page of another server makes a browser send."""
         host = request.headers.get("Host", "").lower()
         names = self._names
-        if names and not names.has(host):  # a name of the page's own, resolved to this address
+        if names and not names.has(
+            host
+        ):  # DNS rebinding: another name that resolves to this address
             raise web.HTTPMisdirectedRequest(text=_MISDIRECTED)
         for origin in request.headers.getall("Origin", []):
             scheme, _, origin_host = origin.lower().partition("://")
             if origin_host != host or (names and scheme != names.scheme):
                 raise web.HTTPForbidden(text="requests from other pages are refused\n")
 
-    def _welcome(self, request: web.Request, given: str) -> web.HTTPException:
+    def _log_in(self, request: web.Request, given: str) -> web.HTTPException:
         if not self._knows(given):
             return web.HTTPUnauthorized(text=_NEEDED, headers={"WWW-Authenticate": "Bearer"})
         scheme = self._names.scheme if self._names else request.headers.get("X-Forwarded-Proto", "")
@@ -115,7 +117,7 @@ class Guard:
         return response
 
     def _knows(self, token: str) -> bool:
-        """Tell whether it is the token, in a time that says nothing of it."""
+        """Return whether it is the token, in constant time."""
         return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
 
 

@@ -1,4 +1,4 @@
-"""The listening socket that ``-http`` asks for, and the connections to it."""
+"""The listening socket of `-http`, and its connections."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from qmpserver.monitor import UnixAddress, sockets
+from qmpserver.monitor.opening import listen_on
 from qmpserver.web.address import is_loopback
 from qmpserver.web.app import make_app
 from qmpserver.web.qmp import GRACE
@@ -24,51 +25,51 @@ if TYPE_CHECKING:
 BACKLOG = 128
 KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
-INTRODUCTION = 10.0  # seconds that a connection has to show the token
-IDLE = 75.0  # seconds until the next request on a connection
+LOGIN_TIMEOUT = 10.0  # seconds for a new connection to send the token
+IDLE_TIMEOUT = 75.0  # seconds between two requests on a connection
 
 
 _log = logging.getLogger(__name__)
 
 
-class _OwnFaults(logging.Filter):
-    """Keeps out what is a client's fault; its text may have the token in it."""
+class _ServerErrors(logging.Filter):
+    """Drops records of clients' errors, whose text may contain the token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to log it."""
+        """Return whether to log the record."""
         error = record.exc_info[1] if record.exc_info else None
         return not isinstance(error, HttpProcessingError | ConnectionError)
 
 
-_log.addFilter(_OwnFaults())
+_log.addFilter(_ServerErrors())
 
 
 class Site:
-    """A running server: `url` is where; a link with the token needs it."""
+    """A running HTTP server; `url` is its address, without the token."""
 
     def __init__(self, url: str, guard: Guard, runner: web.AppRunner, sock: socket.socket) -> None:
         self.url = url
-        self._strangers: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-        guard.on_entry = self._introduced
+        self._unauthenticated: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        guard.on_entry = self._authenticated
         self._runner = runner
         self._sock = sock
         self._file: sockets.SocketFile | None = None
         self._listener: asyncio.Server | None = None
 
     async def start(self, options: HttpOptions) -> None:
-        """Take connections."""
+        """Start accepting connections."""
         self._file = sockets.socket_file(options.address)
         await self._runner.setup()
         self._listener = await asyncio.get_running_loop().create_server(
             self._connection,
             sock=self._sock,
             ssl=options.tls,
-            ssl_handshake_timeout=INTRODUCTION if options.tls else None,
+            ssl_handshake_timeout=LOGIN_TIMEOUT if options.tls else None,
         )
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         server = self._runner.server
         return len(server.connections) if server else 0
 
@@ -77,46 +78,46 @@ class Site:
         if server is None or self.connections >= MAX_CONNECTIONS:
             return _Refused()
         connection = server()
-        timer = asyncio.get_running_loop().call_later(INTRODUCTION, self._expel, connection)
-        self._strangers[connection] = timer
+        timer = asyncio.get_running_loop().call_later(LOGIN_TIMEOUT, self._time_out, connection)
+        self._unauthenticated[connection] = timer
         return connection
 
-    def _introduced(self, connection: web.RequestHandler) -> None:
-        timer = self._strangers.pop(connection, None)
+    def _authenticated(self, connection: web.RequestHandler) -> None:
+        timer = self._unauthenticated.pop(connection, None)
         if timer is not None:
             timer.cancel()
 
-    def _expel(self, connection: web.RequestHandler) -> None:
-        del self._strangers[connection]
+    def _time_out(self, connection: web.RequestHandler) -> None:
+        del self._unauthenticated[connection]
         if connection.transport is not None:
             connection.transport.abort()
 
     async def close(self) -> None:
-        """Take no more, let requests under way end as far as they do soon, and close all."""
+        """Stop accepting, give requests in progress `GRACE` to end, and close all connections."""
         if self._listener is not None:
             self._listener.close()
         await self._runner.cleanup()
-        for timer in self._strangers.values():
+        for timer in self._unauthenticated.values():
             timer.cancel()
         sockets.remove(self._sock, self._file)
 
 
 class _Refused(asyncio.Protocol):
-    """One connection too many."""
+    """A connection beyond `MAX_CONNECTIONS`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it; nothing was written that this could wait for."""
+        """Close it at once."""
         transport.close()
 
 
 async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
-    """Listen, until the site is closed.
+    """Listen, and return the site, which the caller closes.
 
     Raises:
-        DeviceError: It can't be listened on, in QEMU's words.
+        DeviceError: The address cannot be listened on; the text is QEMU's.
     """
-    sock = sockets.listen(options.address, BACKLOG)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)  # of its connections, too
+    sock = await listen_on(options.address, BACKLOG)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)  # connections inherit it
     url, names = _names(options, sock)
     guard = Guard(options.token, names)
     runner = web.AppRunner(
@@ -124,7 +125,7 @@ async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
         access_log=None,
         logger=_log,
         shutdown_timeout=GRACE,
-        keepalive_timeout=IDLE,
+        keepalive_timeout=IDLE_TIMEOUT,
         lingering_time=GRACE,
         auto_decompress=False,
     )

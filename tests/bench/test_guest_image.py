@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.bench.command_line import QEMU
+from qmpserver.bench.firmware import ram_size
+from qmpserver.bench.launch import launch
 from qmpserver.bench.servers import OURS
-from qmpserver.bench.vm import QEMU, launch
 from tests.conftest import Until
 from tests.tools.conftest import Run
 
@@ -14,6 +16,7 @@ QEMUS = "-object memory-backend-memfd,id=ram,size={ram},share=on -machine pc,mem
 PATIENCE = 40.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [OURS, QEMU], ids=["qmpserver", "qemu"])
 @pytest.mark.parametrize(("vcpus", "ram", "ring"), SIZES)
 def test_every_vcpu_runs_it(
@@ -38,3 +41,10 @@ def test_every_vcpu_runs_it(
     with launch(command, vcpus=vcpus, accel=accel) as vm:
         until(lambda: all(vm.progress(index) > 1000 for index in range(vcpus)), PATIENCE)
         assert len(vm.qmp.execute("query-cpus-fast")) == vcpus
+
+
+def test_ram_is_a_size_as_of_m() -> None:
+    assert ram_size("64") == 64 << 20
+    assert ram_size("1.5g") == 1536 << 20
+    with pytest.raises(ValueError, match="'4X' is not a size such as 512M or 4G"):
+        ram_size("4X")

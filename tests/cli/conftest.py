@@ -40,13 +40,13 @@ class Program:
 
 
 async def hang_up(client: QMPClient) -> None:
-    """Disconnect, also where the server has gone first."""
+    """Disconnect, also if the server has closed the connection first."""
     with contextlib.suppress(EOFError, ConnectionError):
         await client.disconnect()
 
 
 async def event(listener: EventListener, name: str) -> Any:
-    """Wait for the next event, which has to be this one."""
+    """Wait for the next event, which must be `name`; return its data."""
     async with asyncio.timeout(PATIENCE):
         message = await listener.get()
     assert message["event"] == name
@@ -54,7 +54,7 @@ async def event(listener: EventListener, name: str) -> Any:
 
 
 async def execute(client: QMPClient, command: str, **arguments: object) -> Any:
-    """Execute a command; `_` in the arguments' names stands for `-`."""
+    """Execute a command; `_` in the names of arguments stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in arguments.items()}
     return await client.execute(command, named or None)
 
@@ -62,7 +62,7 @@ async def execute(client: QMPClient, command: str, **arguments: object) -> Any:
 async def answer(
     client: QMPClient, command: str, wanted: Callable[[Any], bool], **arguments: object
 ) -> Any:
-    """Ask until the answer is as wanted; return it."""
+    """Repeat a command until `wanted` accepts the result; return it."""
     async with asyncio.timeout(PATIENCE):
         while True:
             got = await execute(client, command, **arguments)
@@ -76,7 +76,7 @@ Start = Callable[..., AbstractAsyncContextManager[Program]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Start the program with options; it is ended, and must have ended well, after the block."""
+    """Start the program with options; after the block it is ended, with status 0."""
 
     @contextlib.asynccontextmanager
     async def run(*options: str, socket: str = "server=on,wait=off") -> AsyncIterator[Program]:

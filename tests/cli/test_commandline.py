@@ -1,16 +1,20 @@
-"""The table of options: what it lists is taken, and QEMU's types agree."""
+"""The table of options: its parameters are accepted, with QEMU's types; contradictions are not."""
 
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from qmpserver.cli.parameters import PARAMETERS
-from qmpserver.cli.settings import OPTIONS, CommandLineError, parse_command_line
+from qmpserver.cli.assembly import choose_accelerators
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.options import OPTIONS, PARAMETERS, WithFake
+from qmpserver.cli.settings import CommandLineError
 from qmpserver.keyval import Kind, OptionError, parse_options
 from qmpserver.monitor import parse_chardev
 from qmpserver.vm.commands.misc import TYPES
+from qmpserver.vm.machine.options import GUEST
 
 FLAGS = {"smp-opts": "smp", "memory": "m"}
 FIRST = {"accel": "kvm", "machine": "pc", "guest": "dirty"}
@@ -37,20 +41,30 @@ def _words(group: str, parameter: str, kind: Kind) -> list[str]:
     return [f"-{FLAGS.get(group, group)}", f"{first}{parameter}={value}"]
 
 
-PARSED = sorted(PARAMETERS.keys() - {"chardev", "mon"})  # these are read when they are opened
+PARSED = sorted(PARAMETERS.keys() - {"chardev", "mon"})  # these are parsed when they are opened
 
 
-def test_every_option_of_the_table_is_one() -> None:
+def refusal(words: str) -> CommandLineError:
+    with pytest.raises(CommandLineError) as refused:
+        parse_command_line(words.split())
+    return refused.value
+
+
+def test_every_group_belongs_to_an_option() -> None:
     assert {FLAGS.get(group, group) for group in PARAMETERS} <= OPTIONS.keys()
 
 
+def test_guest_and_command_line_have_the_same_parameters() -> None:
+    assert PARAMETERS["guest"].keys() == {"guest", *GUEST}
+
+
 @pytest.mark.parametrize("group", PARSED)
-def test_listed_parameters_are_taken(group: str) -> None:
+def test_listed_parameters_are_accepted(group: str) -> None:
     for parameter, kind in PARAMETERS[group].items():
         parse_command_line(_words(group, parameter, kind))
 
 
-def test_listed_parameters_of_chardevs_are_taken() -> None:
+def test_listed_parameters_of_chardevs_are_accepted() -> None:
     texts = (
         "backend=socket,path=x,server=on,wait=off,max-clients=2,abstract=on,tight=off",
         "backend=socket,host=h,port=1,to=2,ipv4=on,ipv6=on,server=on,nodelay=on",
@@ -80,9 +94,7 @@ def test_listed_parameters_of_chardevs_are_taken() -> None:
     ],
 )
 def test_refusals(words: str, message: str) -> None:
-    with pytest.raises(CommandLineError) as refusal:
-        parse_command_line(words.split())
-    assert str(refusal.value).endswith(message)
+    assert str(refusal(words)).endswith(message)
     if qemu := shutil.which("qemu-system-x86_64"):
         argv = [qemu, "-display", "none", "-S", *words.split()]
         ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
@@ -103,15 +115,18 @@ def test_number_of_vcpus(value: str, cpus: int) -> None:
     assert parse_command_line(["-smp", value]).cpus == cpus
 
 
-def test_memory_is_in_mib_where_no_unit_is_given() -> None:
+def test_memory_is_in_mib_without_a_unit() -> None:
+    assert parse_command_line([]).ram == 128 << 20
     assert parse_command_line(["-m", "64"]).ram == 64 << 20
     assert parse_command_line(["-m", "size=65536k"]).ram == 64 << 20
+    assert parse_command_line(["-m", "1.5G"]).ram == 1536 << 20
+    assert parse_command_line(["-m", "8193B"]).ram == 16384
     with pytest.raises(OptionError):
         parse_options("size=x", {"size": Kind.SIZE_IN_MIB})
 
 
 def test_types_are_qemus() -> None:
-    """Where both have a parameter, both say it takes the same."""
+    """A parameter that QEMU has too has QEMU's type."""
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         pytest.skip("qemu-system-x86_64 is not installed")
@@ -142,9 +157,162 @@ def test_types_are_qemus() -> None:
     shared = ours.keys() & theirs.keys()
     assert len(shared) >= 30
     assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
-    # The groups have QEMU's names; what is beyond them is our own.
+    # The groups have QEMU's names, but for our own.
     assert PARAMETERS.keys() - {option["option"] for option in options} == {"guest"}
     assert {key for key in ours.keys() - theirs.keys() if key[0] not in ("guest", "accel")} == {
         ("chardev", "max-clients"),
         ("chardev", "reconnect-ms"),  # QEMU's since 9.2
     }
+
+
+def test_dashes_and_aliases() -> None:
+    assert parse_command_line(["--smp", "3"]).cpus == 3
+    assert parse_command_line(["-M", "pc,accel=soft"]).machine_accels == ["soft"]
+    assert parse_command_line(["-h"]).exit_with == parse_command_line(["--help"]).exit_with
+
+
+def test_of_an_option_given_twice_the_last_counts() -> None:
+    settings = parse_command_line(["-smp", "3", "-smp", "2", "-name", "a", "-name", "b"])
+    assert (settings.cpus, settings.name) == (2, "b")
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "listed"),
+    [
+        ("-accel help", "Accelerators supported in qmpserver:", "kvm"),
+        ("-machine help", "Supported machines are:", "q35                  the same"),
+        ("-chardev help", "Available chardev backend types:", "  socket"),
+        ("-cpu help", "Available CPUs:", "  max"),
+        ("-display ?", "Available display backend types:", "  none"),
+    ],
+)
+def test_help_as_a_value(words: str, first: str, listed: str) -> None:
+    shown = parse_command_line(words.split()).exit_with
+    assert shown is not None
+    lines = shown.splitlines()
+    assert lines[0] == first
+    assert listed in lines[1:]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-accel kvm -machine accel=soft", 'The -accel and "-machine accel=" options are inc'),
+        ("-accel soft -enable-kvm", 'The -accel and "-machine accel=" options are incompatible'),
+        ("-machine accel=foo", "-machine accel=foo: invalid accelerator foo"),
+        ("-machine pc,usb=on", "-machine pc,usb=on: this program has no USB"),
+        ("-machine pc,foo=1", "-machine pc,foo=1: Property 'pc-machine.foo' not found"),
+        ("-qmp stdio -monitor stdio", "-monitor stdio: cannot use stdio by multiple character dev"),
+        ("-chardev stdio,id=a -qmp stdio -daemonize", "-chardev stdio,id=a: cannot use stdio with"),
+        ("-uuid {12345678-9abc-def0-1234-56789abcdef0}", "failed to parse UUID string: wrong form"),
+        ("-trace events=/nonexistent", "-trace events=/nonexistent: /nonexistent: No such file"),
+        ("-serial stdio", "-serial stdio: this program can only do 'none'"),
+        ("-cpu Skylake", "-cpu Skylake: the vCPUs are the host's; expected 'host' or 'max'"),
+        ("-global foo", "-global foo: Invalid parameter 'foo'"),
+        ("-m 65537G", "-m 65537G: invalid RAM size"),
+        ("-smp 1025", "-smp 1025: Invalid SMP CPUs 1025; expected 1 to 1024"),
+    ],
+)
+def test_contradictions_and_wrong_values(words: str, message: str) -> None:
+    assert message in str(refusal(words))
+
+
+def test_hints_say_what_would_be_right() -> None:
+    assert refusal("-foo").hint == "Use -help for the list of options."
+    assert refusal("-machine foo").hint == "Use -machine help to list supported machines"
+    assert refusal("-m x").hint.startswith("Optional suffix k, M, G, T, P or E")
+
+
+@pytest.mark.parametrize(
+    ("words", "monitors"),
+    [
+        ("-nographic", [("monitor", "stdio")]),
+        ("-nographic -nodefaults", []),
+        ("-nographic -monitor none", []),
+        ("-nographic -qmp null", [("qmp", "null")]),
+        ("-nographic -daemonize -monitor none -serial none -parallel none", []),
+        ("-nographic -help -daemonize", []),
+    ],
+)
+def test_nographic_places_the_monitor(words: str, monitors: list[tuple[str, str]]) -> None:
+    assert parse_command_line(words.split()).monitors == monitors
+
+
+@pytest.mark.parametrize("missing", ["-monitor", "-serial", "-parallel"])
+def test_nographic_with_daemonize_needs_every_device_placed(missing: str) -> None:
+    words = "-nographic -daemonize -monitor none -serial none -parallel none"
+    assert "-nographic cannot be used" in str(refusal(words.replace(f"{missing} none", "")))
+
+
+@pytest.mark.parametrize(
+    ("words", "warnings"),
+    [
+        ("-global a.b=c", ["-global a.b=c: warning: global a.b=c not used"]),
+        (
+            "-global driver=a,property=b,value=c",
+            ["-global driver=a,property=b,value=c: warning: global a.b=c not used"],
+        ),
+        ("-sandbox on", ["-sandbox on: warning: this program does not restrict its system calls"]),
+        ("-sandbox off", []),
+        ("-cpu max,migratable=on -rtc base=utc -k de -no-hpet -serial chardev:x -nic none", []),
+    ],
+)
+def test_options_without_effect(words: str, warnings: list[str]) -> None:
+    assert parse_command_line(words.split()).warnings == warnings
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_beside_fake(name: str) -> None:
+    words = [f"-{name}", "wrong"] if OPTIONS[name].argument else [f"-{name}"]
+    match OPTIONS[name].with_fake:
+        case WithFake.IGNORED:
+            settings = parse_command_line(["-fake", "default", *words])
+            assert name in settings.given
+            settings.given.remove(name)
+            assert settings == parse_command_line(["-fake", "default"])
+        case WithFake.REFUSED:
+            with pytest.raises(CommandLineError, match=f"^-{name} cannot be used with -fake, wh"):
+                parse_command_line([*words, "--fake", "default"])
+        case WithFake.USED:
+            assert name not in ("accel", "bios", "guest", "http", "trace", "action")
+
+
+def test_memory_hotplug_beside_fake() -> None:
+    words = ["-fake", "default", "-m", "size=1G,slots=2,maxmem=4G"]
+    assert parse_command_line(words).ram == 1 << 30
+    with pytest.raises(CommandLineError, match="Invalid parameter 'slots'"):
+        parse_command_line(words[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "accelerators"),
+    [
+        ("", [("kvm", 4096), ("soft", 4096)]),
+        ("-enable-kvm", [("kvm", 0)]),
+        ("-machine accel=soft:kvm", [("soft", 0), ("kvm", 0)]),
+        ("-accel kvm -accel soft,dirty-ring-size=512", [("kvm", 0), ("soft", 512)]),
+    ],
+)
+def test_accelerators_to_try(words: str, accelerators: list[tuple[str, int]]) -> None:
+    tried = choose_accelerators(parse_command_line(words.split()))
+    assert [(one.name, one.dirty_ring_size) for one in tried] == accelerators
+
+
+def test_trace_events_from_a_file(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.write_text("# a comment\nkvm_*\n\n-kvm_run_exit\n")
+    settings = parse_command_line(["-trace", f"one,events={events},file=a", "-trace", "enable=two"])
+    assert settings.trace == ["one", "kvm_*", "-kvm_run_exit", "two"]
+    assert settings.trace_file == "a"
+
+
+def test_actions_add_up() -> None:
+    assert parse_command_line([]).actions is None
+    words = "-action reboot=shutdown,panic=none -no-shutdown -watchdog-action pause"
+    actions = parse_command_line(words.split()).actions
+    assert actions is not None
+    assert (actions.reboot, actions.shutdown) == ("shutdown", "pause")
+    assert (actions.panic, actions.watchdog) == ("none", "pause")
+    actions = parse_command_line(["-no-reboot"]).actions
+    assert actions is not None
+    assert (actions.reboot, actions.shutdown) == ("shutdown", "poweroff")

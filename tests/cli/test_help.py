@@ -3,14 +3,21 @@
 import pytest
 
 from qmpserver.bench.menu import BENCHES
-from qmpserver.cli.settings import parse_command_line
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.options import OPTIONS
 from qmpserver.tools.qmpctl import COMMANDS, main
 
 
 def test_qmpserver() -> None:
     shown = parse_command_line(["-help"]).exit_with
     assert shown is not None
-    assert max(map(len, shown.splitlines())) <= 80
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    named = [line.split()[0] for line in lines[3:-3] if not line.startswith(" ")]
+    assert named == [f"-{name}" for name in OPTIONS]
+    words = " ".join(shown.split())
+    for option in OPTIONS.values():
+        assert option.text in words
 
 
 @pytest.mark.parametrize(

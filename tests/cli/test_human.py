@@ -1,4 +1,4 @@
-"""The human monitor of the whole program: on sockets and a terminal, and what it survives."""
+"""The human monitor of the whole program, on sockets and a terminal, and its robustness."""
 
 import asyncio
 import os
@@ -25,8 +25,8 @@ PROMPT = b"(qemu) "
 SOFT = ["-accel", "soft,dirty-ring-size=4096", "-smp", "2", "-m", "64M"]
 
 
-class Person:
-    """Somebody at a human monitor on a socket."""
+class HumanClient:
+    """A client of a human monitor on a socket."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -37,31 +37,31 @@ class Person:
             return await self.reader.readuntil(PROMPT)
 
     async def enter(self, line: str) -> str:
-        """Enter a line; return what is shown for it."""
+        """Enter a line; return the output."""
         self.writer.write(f"{line}\n".encode())
         shown = (await self.prompt()).partition(b"\r\n")[2]
         return shown.removesuffix(PROMPT).decode()
 
 
-SitDown = Callable[[], Awaitable[Person]]
+ConnectHuman = Callable[[], Awaitable[HumanClient]]
 
 
 @pytest_asyncio.fixture
-async def sit_down(tmp_path: Path) -> AsyncIterator[SitDown]:
-    """Open the human monitor; who did not leave is gone after the test."""
-    people: list[Person] = []
+async def connect_human(tmp_path: Path) -> AsyncIterator[ConnectHuman]:
+    """Connect to the human monitor; remaining clients are disconnected after the test."""
+    human_clients: list[HumanClient] = []
 
-    async def sit_down() -> Person:
+    async def connect_human() -> HumanClient:
         async with asyncio.timeout(PATIENCE):
             connection = asyncio.open_unix_connection(tmp_path / "hmp", limit=1 << 26)
-            person = Person(*await connection)
-        people.append(person)
-        await person.prompt()
-        return person
+            human_client = HumanClient(*await connection)
+        human_clients.append(human_client)
+        await human_client.prompt()
+        return human_client
 
-    yield sit_down
-    for person in people:
-        person.writer.transport.abort()
+    yield connect_human
+    for human_client in human_clients:
+        human_client.writer.transport.abort()
 
 
 @pytest.fixture
@@ -72,27 +72,29 @@ def human(tmp_path: Path) -> list[str]:
 
 
 async def test_a_limit_by_hand(
-    start: "Start", machine: list[str], human: list[str], sit_down: SitDown
+    start: "Start", machine: list[str], human: list[str], connect_human: ConnectHuman
 ) -> None:
     async with start(*machine, *human) as program:
-        person = await sit_down()
-        assert await person.enter("info status") == "VM status: running\r\n"
-        assert "Please use" in await person.enter("set_vcpu_dirty_limit 40+2 1")
+        human_client = await connect_human()
+        assert await human_client.enter("info status") == "VM status: running\r\n"
+        assert "Please use" in await human_client.enter("set_vcpu_dirty_limit 40+2 1")
         client = await program.connect()
         [limit] = await execute(client, "query-vcpu-dirty-limit")
         assert (limit["cpu-index"], limit["limit-rate"]) == (1, 42)
-        shown = await person.enter("info vcpu_dirty_limit")
+        shown = await human_client.enter("info vcpu_dirty_limit")
         assert shown.startswith("vcpu[1], limit rate 42 (MB/s), current rate ")
         ring = "__org.qmpserver_query-dirty-ring"
         await answer(client, ring, lambda got: got["tracking"])
-        shown = await person.enter("info dirty_ring")
+        shown = await human_client.enter("info dirty_ring")
         assert shown.startswith("tracking: on, limit in service: on\r\nreaper: mode event, ")
         assert shown.count("vcpu[") == 2
-        assert "Please use" in await person.enter("cancel_vcpu_dirty_limit")
-        assert await person.enter("info vcpu_dirty_limit") == "Dirty page limit not enabled!\r\n"
-        assert await person.enter("stop") == ""
+        assert "Please use" in await human_client.enter("cancel_vcpu_dirty_limit")
+        assert (
+            await human_client.enter("info vcpu_dirty_limit") == "Dirty page limit not enabled!\r\n"
+        )
+        assert await human_client.enter("stop") == ""
         assert (await execute(client, "query-status"))["status"] == "paused"
-        assert await person.enter("info history") == "".join(
+        assert await human_client.enter("info history") == "".join(
             f"{index}: '{line}'\r\n"
             for index, line in enumerate(
                 [
@@ -107,19 +109,21 @@ async def test_a_limit_by_hand(
             )
         )
         await client.disconnect()
-        person.writer.write(b"q\nfoo\n")
+        human_client.writer.write(b"q\nfoo\n")
         async with asyncio.timeout(PATIENCE):
-            assert await person.reader.read() == b"q\x1b[K\r\n"
+            assert await human_client.reader.read() == b"q\x1b[K\r\n"
         assert await program.wait() == 0
 
 
-async def test_chosen_cpu_stays(start: "Start", human: list[str], sit_down: SitDown) -> None:
+async def test_chosen_cpu_stays(
+    start: "Start", human: list[str], connect_human: ConnectHuman
+) -> None:
     async with start(*SOFT, *human) as program:
-        person = await sit_down()
-        assert (await person.enter("info cpus")).startswith("* CPU #0: thread_id=")
-        assert await person.enter("cpu 1") == ""
-        assert (await person.enter("info cpus")).partition("\r\n")[2].startswith("* CPU #1:")
-        assert await person.enter("cpu 2") == "invalid CPU index\r\n"
+        human_client = await connect_human()
+        assert (await human_client.enter("info cpus")).startswith("* CPU #0: thread_id=")
+        assert await human_client.enter("cpu 1") == ""
+        assert (await human_client.enter("info cpus")).partition("\r\n")[2].startswith("* CPU #1:")
+        assert await human_client.enter("cpu 2") == "invalid CPU index\r\n"
         client = await program.connect()
         shown = await execute(client, "human-monitor-command", command_line="info cpus")
         assert shown.startswith("* CPU #0:")
@@ -127,68 +131,69 @@ async def test_chosen_cpu_stays(start: "Start", human: list[str], sit_down: SitD
 
 
 async def test_going_away_while_a_command_runs(
-    start: "Start", human: list[str], sit_down: SitDown
+    start: "Start", human: list[str], connect_human: ConnectHuman
 ) -> None:
     async with start(*SOFT, *human) as program:
         client = await program.connect()
         for _ in range(20):
-            person = await sit_down()
-            # Waits until the vCPUs are out; nobody waits for its end.
-            person.writer.write(b"stop\ncont\n")
-            person.writer.transport.abort()
-        person = await sit_down()
-        assert "VM status" in await person.enter("info status")
-        await person.enter("cont")
+            human_client = await connect_human()
+            # `stop` waits for the vCPUs; its client is gone before it ends.
+            human_client.writer.write(b"stop\ncont\n")
+            human_client.writer.transport.abort()
+        human_client = await connect_human()
+        assert "VM status" in await human_client.enter("info status")
+        await human_client.enter("cont")
         await answer(client, "query-status", lambda got: got["running"])
         await client.disconnect()
 
 
-async def test_junk(start: "Start", human: list[str], sit_down: SitDown) -> None:
+@pytest.mark.slow
+async def test_junk(start: "Start", human: list[str], connect_human: ConnectHuman) -> None:
     rng = random.Random(1)
     pieces = [b"\t", b"\x1b[A", b"\n", b"info ", b"set_vcpu_dirty_limit ", b"(" * 99, b'"']
     async with start(*SOFT, *human) as program:
         for _ in range(5):
-            person = await sit_down()
+            human_client = await connect_human()
             junk = b"".join(rng.choice([*pieces, rng.randbytes(9)]) for _ in range(2000))
-            reading = asyncio.ensure_future(person.reader.read())
-            person.writer.write(junk)
-            person.writer.write_eof()
+            reading = asyncio.ensure_future(human_client.reader.read())
+            human_client.writer.write(junk)
+            human_client.writer.write_eof()
             async with asyncio.timeout(PATIENCE):
                 assert PROMPT in await reading
-            person = await sit_down()
-        shown = await person.enter("\u00e9" + "x" * 9000)
+            human_client = await connect_human()
+        shown = await human_client.enter("\u00e9" + "x" * 9000)
         assert shown == f"unknown command: '\u00e9{'x' * 4093}'\r\n"
-        person.writer.write(b"\xff\n")
-        assert (await person.prompt()).endswith(b"unknown command: '\xff'\r\n(qemu) ")
+        human_client.writer.write(b"\xff\n")
+        assert (await human_client.prompt()).endswith(b"unknown command: '\xff'\r\n(qemu) ")
         assert program.process.returncode is None
 
 
-async def test_who_never_reads_costs_little(
-    start: "Start", human: list[str], sit_down: SitDown
+async def test_a_client_that_never_reads_costs_little_memory(
+    start: "Start", human: list[str], connect_human: ConnectHuman
 ) -> None:
     async with start(*SOFT, *human) as program:
         client = await program.connect()
-        greedy = await sit_down()
-        greedy.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        # Each key up shows 4,000 letters anew.
+        flooding = await connect_human()
+        flooding.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        # Each cursor key up redraws 4,000 letters.
         flood = b"x" * 4000 + b"\n" + b"\x1b[A\x1b[B" * 100_000 + b"help\n" * 10_000
-        greedy.writer.write(flood)
+        flooding.writer.write(flood)
         before = resident(program)
         for _ in range(200):
             async with asyncio.timeout(1):
                 assert (await execute(client, "query-status"))["running"]
-        other = await sit_down()
+        other = await connect_human()
         assert await other.enter("info status") == "VM status: running\r\n"
         assert resident(program) - before < 16 << 20
         await client.disconnect()
 
 
 def resident(program: "Program") -> int:
-    """Bytes of its own memory: what the guest touches is shared memory."""
+    """Return the bytes of private memory; guest memory is shared memory."""
     for line in Path(f"/proc/{program.process.pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
-    raise AssertionError("the kernel does not tell")
+    raise AssertionError("no RssAnon in /proc")
 
 
 class Terminal:
@@ -218,7 +223,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize("end", ["quit", "SIGTERM", "SIGINT", "error"])
-async def test_terminal_is_given_back(end: str, until: "Until") -> None:
+async def test_terminal_is_restored(end: str, until: "Until") -> None:
     terminal = Terminal()
     options = [*SOFT, "-S", "-chardev", "stdio,id=hmp", "-mon", "chardev=hmp"]
     if end == "error":

@@ -1,4 +1,4 @@
-"""What a client and an operator see of the whole program, on both accelerators."""
+"""The whole program as a client and an operator see it, on both accelerators."""
 
 import asyncio
 import json
@@ -36,11 +36,12 @@ async def test_every_query_keeps_to_the_schema(start: Start, machine: list[str])
         await hang_up(client)
 
 
+@pytest.mark.serial
 async def test_limits_and_rates(start: Start, machine: list[str]) -> None:
     async with start(*machine) as program:
         client = await program.connect()
         assert await execute(client, "query-vcpu-dirty-limit") == []
-        await execute(client, "set-vcpu-dirty-limit", dirty_rate=-1)  # as QEMU takes it
+        await execute(client, "set-vcpu-dirty-limit", dirty_rate=-1)  # QEMU accepts it
         limits: Any = await execute(client, "query-vcpu-dirty-limit")
         assert {limit["limit-rate"] for limit in limits} == {2**64 - 1}
         await execute(client, "set-vcpu-dirty-limit", dirty_rate=100)
@@ -126,7 +127,7 @@ async def test_run_states_and_events(start: Start, machine: list[str]) -> None:
             await execute(client, "cont")
             assert await event(events, "RESUME") is None
             await execute(client, "set-vcpu-dirty-limit", dirty_rate=1)
-            for _ in range(5):  # stop goes before a throttle wait
+            for _ in range(5):  # a stop ends a throttle wait
                 await execute(client, "stop")
                 assert await event(events, "STOP") is None
                 assert (await execute(client, "query-status")) == {
@@ -222,13 +223,13 @@ async def test_qmp_shell(start: Start) -> None:
         assert b'"limit-rate": 100' in said
 
 
-async def test_nobody_else_may_connect(start: Start) -> None:
+async def test_other_users_cannot_connect(start: Start) -> None:
     async with start("-accel", "soft") as program:
         assert program.path.stat().st_mode & 0o077 == 0
 
 
 def test_kvm_missing(tmp_path: Path) -> None:
-    """Without a usable /dev/kvm the default falls back and says so; an explicit kvm does not."""
+    """Without a usable /dev/kvm the default falls back and says so; `-accel kvm` fails."""
     if os.geteuid() or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("hiding /dev/kvm needs a mount namespace")
     script = 'test ! -e /dev/kvm || mount --bind /dev/null /dev/kvm; exec "$@"'
@@ -255,7 +256,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("image.qcow2", "image.qcow2: this program has no disks"),
         ("-smp", "-smp: requires an argument"),
         ("-smp 0", "-smp 0: Invalid SMP CPUs 0"),
-        ("-smp 251", "runs on 1 to 250 vCPUs, not on 251"),
+        ("-smp 251", "251 vCPUs; expected 1 to 250"),
         ("-accel soft,dirty-ring-size=4095", "dirty-ring-size must be a power of two."),
         ("-accel kvm,dirty-ring-size=x", "Parameter 'dirty-ring-size' expects uint64"),
         ("-accel soft,dirty-ring-size=131072", "a power of two from 128 to 65536"),
@@ -263,11 +264,11 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("-accel foo", "invalid accelerator foo"),
         ("-accel soft,reaper=x", "Parameter 'reaper' does not accept value 'x'"),
         ("-accel soft,dirty-limit=", "Parameter 'dirty-limit' does not accept value ''"),
-        ("-m 1M -accel soft", "need 3 MiB of RAM, there are 1"),
+        ("-m 1M -accel soft", "need 3 MiB of RAM, but the machine has 1 MiB"),
         ("-m 12Q", "Parameter 'size' expects a non-negative number below 2^64"),
-        ("-guest foo", "there is no guest 'foo' here, only 'dirty'"),
-        ("-guest dirty,size=1G -accel soft", "need 1026 MiB of RAM, there are 128"),
-        ("-guest dirty,foo=1 -accel soft", "guest dirty: no option 'foo'; it has "),
+        ("-guest foo", "there is no guest 'foo', only 'dirty'"),
+        ("-guest dirty,size=1G -accel soft", "need 1026 MiB of RAM, but the machine has 128 MiB"),
+        ("-guest dirty,foo=1 -accel soft", "guest dirty: unknown option 'foo'; expected "),
         ("-accel soft -qmp unix:/nonexistent/q,server=on,wait=off", "No such file or directory"),
         (f"-accel soft -qmp unix:{TOO_LONG},server=on,wait=off", "is too long"),
         ("-accel soft -qmp foo", "'foo' is not a valid char driver"),
@@ -285,7 +286,7 @@ TOO_LONG = "/tmp/" + "x" * 120
         ("-action reboot=x", "Parameter 'reboot' does not accept value 'x'"),
         ("-daemonize -qmp stdio", "-qmp stdio: cannot use stdio with -daemonize"),
         ("-daemonize -nographic", "-nographic cannot be used with -daemonize"),
-        ("-bios x -guest dirty", "-bios and -guest can't both be had"),
+        ("-bios x -guest dirty", "-bios cannot be used with -guest"),
         ("-accel kvm -bios /none", "could not load PC BIOS '/none': No such file or directory"),
         ("-accel soft -bios x -trace enable=a,foo=1", "Invalid parameter 'foo'"),
         ("-sandbox on,foo=1", "-sandbox on,foo=1: Invalid parameter 'foo'"),
@@ -304,6 +305,25 @@ def test_bad_command_lines(options: str, words: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "reply"),
+    [
+        ("-qmp", '\n{"return": {"status": "running", '),
+        ("-qmp-pretty", '\n{\n    "return": {\n        "status": "running",\n'),
+    ],
+)
+def test_pretty_replies(option: str, reply: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "qmpserver.cli", "-fake", "default", option, "stdio"],
+        input='{"execute":"qmp_capabilities"}{"execute":"query-status"}{"execute":"quit"}',
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert reply in ran.stdout
+
+
 async def test_a_taken_path_is_refused(start: Start) -> None:
     async with start("-accel", "soft") as program:
         argv = [sys.executable, "-m", "qmpserver.cli", "-accel", "soft"]
@@ -317,8 +337,9 @@ async def test_a_taken_path_is_refused(start: Start) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) -> None:
-    """What samples rates must not outlive what it samples."""
+    """The sampling of rates must not outlive the engine."""
     for _ in range(5):
         async with start(*machine) as program:
             client = await program.connect()
@@ -330,8 +351,9 @@ async def test_quit_with_a_limit_in_service(start: Start, machine: list[str]) ->
             await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_rates_are_known_while_tracking_is_on(start: Start, machine: list[str]) -> None:
-    """Also that of a vCPU which has no limit, and without a measurement."""
+    """The rate of a vCPU without a limit is known, too, without a measurement."""
     async with start(*machine) as program:
         client = await program.connect()
         ring = await execute(client, RING_QUERY)

@@ -89,6 +89,7 @@ async def test_reboot_as_shutdown_ends(start: Start, machine: list[str]) -> None
 STORM = 400
 
 
+@pytest.mark.slow
 async def test_a_storm_from_two_monitors(start: Start, machine: list[str]) -> None:
     async with start(*machine, socket="server=on,wait=off,max-clients=2") as program:
 
@@ -146,6 +147,7 @@ def spoil_code(pid: int) -> None:
         memory.write(b"\xf4" * (lib.guest_dirty_code_end - lib.guest_dirty_code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accel", ["kvm"], indirect=True)
 async def test_a_triple_fault_resets(start: Start, machine: list[str]) -> None:
     """The guest's code is overwritten from outside; the reset brings it back."""

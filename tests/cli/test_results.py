@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from qemu.qmp import ExecuteError
 
-from qmpserver.cli.parameters import PARAMETERS
+from qmpserver.cli.options import PARAMETERS
 from qmpserver.qapi import Schema
 from qmpserver.qapi.validate import ResultError
 from tests.cli.conftest import PATIENCE, Start, answer, execute, hang_up

@@ -1,4 +1,4 @@
-"""The systemd units: sound, as closed as they say, and allowing what the program does."""
+"""The systemd units: valid, as restricted as they state, and sufficient for the program."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from qemu.qmp import QMPClient
 
-from qmpserver.cli.settings import parse_command_line
+from qmpserver.cli.commandline import parse_command_line
 from tests.cli.conftest import PATIENCE, execute, hang_up
 from tests.cli.test_process import activated
 from tests.conftest import Until, listens
@@ -48,25 +48,25 @@ def command() -> list[str]:
     return shlex.split(started[1])
 
 
-def test_units_are_sound(tmp_path: Path) -> None:
+def test_units_are_valid(tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
         text = unit.read_text().replace(INSTALLED, sys.executable)
         (tmp_path / unit.name).write_text(text)
     assert not analyze("verify", "./qmpserver.service", "./qmpserver.socket", cwd=tmp_path)
 
 
-def test_exposure_is_as_told() -> None:
+def test_exposure_is_as_stated() -> None:
     shown = analyze("security", "--offline=yes", "./qmpserver.service")
-    told = re.search(r"\(systemd (\d+)\): overall exposure level ([\d.]+ \w+)\.", SERVICE)
+    stated = re.search(r"\(systemd (\d+)\): overall exposure level ([\d.]+ \w+)\.", SERVICE)
     found = re.search(r"Overall exposure level for qmpserver.service: (([\d.]+) \w+)", shown)
-    assert told is not None
+    assert stated is not None
     assert found is not None
-    if analyze("--version").startswith(f"systemd {told[1]} "):  # others weigh otherwise
-        assert found[1] == told[2]
+    if analyze("--version").startswith(f"systemd {stated[1]} "):  # other versions weigh differently
+        assert found[1] == stated[2]
     assert float(found[2]) < 1.5
 
 
-async def test_a_client_is_served_by_what_the_unit_starts(tmp_path: Path) -> None:
+async def test_the_command_of_the_unit_serves_a_client(tmp_path: Path) -> None:
     program, *options = command()
     assert program == INSTALLED
     assert parse_command_line(options).chardevs == []
@@ -98,7 +98,7 @@ def allowed(name: str) -> set[str]:
     return calls
 
 
-async def test_system_calls_are_those_that_the_unit_allows(
+async def test_unit_allows_every_system_call_of_the_program(
     accel: str, tmp_path: Path, until: Until
 ) -> None:
     needs("strace")

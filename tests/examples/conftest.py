@@ -17,8 +17,11 @@ from tests.conftest import Until, listens
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PATIENCE = 60.0
+COMPILE_PATIENCE = 280.0
 # `python`, `qmpserver` and `qmpctl` are those of the environment that runs the tests.
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+GO = {**ENVIRONMENT, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
 
 Serve = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
 RING = ["-accel", "kvm,dirty-ring-size=4096", "-accel", "soft,dirty-ring-size=4096"]
@@ -89,6 +92,20 @@ def needs_go() -> None:
         pytest.skip("go is not installed (golang-go)")
     if not Path("/usr/share/gocode/src/github.com/digitalocean/go-qemu").is_dir():
         pytest.skip("Go's QMP library is not installed (golang-github-digitalocean-go-qemu-dev)")
+
+
+@pytest.fixture(scope="session")
+def go() -> None:
+    """Compile everything that the examples in Go need: minutes on a new machine, then cached."""
+    needs_go()
+    subprocess.run(
+        ["go", "test", "-run", "^$", "./examples/go"],
+        cwd=ROOT,
+        env=GO,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=COMPILE_PATIENCE,
+    )
 
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -41,6 +41,7 @@ def limits(path: Path) -> list[object]:
     return told
 
 
+@pytest.mark.slow
 def test_rehearsal(serve: Serve, tmp_path: Path) -> None:
     with serve(path := tmp_path / "q.sock"):
         out = converge("run", path, *SLOW).stdout
@@ -53,6 +54,7 @@ def test_rehearsal(serve: Serve, tmp_path: Path) -> None:
     assert float(happened[1]) < 3 * float(said[1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("qemu", "kvm")
 def test_rehearsal_of_qemu(serve: Serve, tmp_path: Path) -> None:
     """Its limits are so far off that it may take too long; the example ends well then, too."""
@@ -67,6 +69,7 @@ def test_rehearsal_of_qemu(serve: Serve, tmp_path: Path) -> None:
         assert float(rows(ran.stdout)["happened"][2]) <= 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_releases_when_interrupted(serve: Serve, tmp_path: Path, number: int) -> None:
     with serve(path := tmp_path / "q.sock"):
@@ -77,6 +80,7 @@ def test_it_releases_when_interrupted(serve: Serve, tmp_path: Path, number: int)
         assert limits(path) == []
 
 
+@pytest.mark.slow
 def test_it_gives_up(serve: Serve, tmp_path: Path) -> None:
     with serve(path := tmp_path / "q.sock"):
         ran = converge("run", path, "--bandwidth", "1", "--patience", "2", status=1)
@@ -84,6 +88,7 @@ def test_it_gives_up(serve: Serve, tmp_path: Path) -> None:
         assert limits(path) == []
 
 
+@pytest.mark.slow
 def test_server_goes(serve: Serve, tmp_path: Path) -> None:
     with serve(path := tmp_path / "q.sock") as server, running(path) as process:
         server.kill()
@@ -108,6 +113,7 @@ def running(path: Path) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.slow
 def test_record_and_compare(serve: Serve, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     with serve(path := tmp_path / "q.sock"):
@@ -120,6 +126,7 @@ def test_record_and_compare(serve: Serve, tmp_path: Path) -> None:
     assert float(table["dirty limit"][2]) <= 300
 
 
+@pytest.mark.slow
 def test_the_trace_that_is_here(tmp_path: Path) -> None:
     trace = CONVERGE.with_name("trace.json")
     told = json.loads(trace.read_text())

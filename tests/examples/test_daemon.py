@@ -102,8 +102,3 @@ async def test_daemon_refuses_what_its_schema_does_not_say(daemon: Daemon) -> No
 def test_daemon_is_short() -> None:
     lines = [line for line in DAEMON.read_text().splitlines() if line.strip()]
     assert len(lines) < 30
-
-
-def test_readme_shows_the_daemon_as_it_is() -> None:
-    shown = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert [block for block in shown if "Registry(" in block] == [DAEMON.read_text()]

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, Serve, interrupt, needs_go
+from tests.examples.conftest import EXAMPLES, GO, PATIENCE, Serve, interrupt, needs_go
+
+pytestmark = pytest.mark.slow
 
 Limit = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
-def limit(tmp_path_factory: pytest.TempPathFactory) -> Limit:
+def limit(tmp_path_factory: pytest.TempPathFactory, go: None) -> Limit:
     """Start the built program."""
-    needs_go()
     binary = tmp_path_factory.mktemp("go") / "limit"
     subprocess.run(
         ["go", "build", "-o", binary, EXAMPLES / "go" / "main.go"],
-        env={**ENVIRONMENT, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"},
+        env=GO,
         check=True,
         timeout=PATIENCE,
     )

@@ -22,6 +22,7 @@ def shell(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 def test_set_query_cancel(shell: str, server: Path) -> None:
     def limits() -> dict[int, int]:
         told = json.loads(run(shell, LIMIT, server, "query").stdout)["return"]

@@ -95,6 +95,7 @@ def test_policy_that_would_flap_is_refused(high: int, limit: int, low: int) -> N
         Policy("*", high, limit, low)
 
 
+@pytest.mark.slow
 def test_machines_come_and_go(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(POLICY)
     with contextlib.ExitStack() as stack:
@@ -121,6 +122,7 @@ def test_machines_come_and_go(serve: Serve, tmp_path: Path) -> None:
         assert after == dict.fromkeys([*names[1:], "greedy-too"], "-")  # released
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_releases_what_it_limited(serve: Serve, tmp_path: Path, number: int) -> None:
     (tmp_path / "p.toml").write_text(POLICY)
@@ -132,6 +134,7 @@ def test_it_releases_what_it_limited(serve: Serve, tmp_path: Path, number: int) 
         assert limits(tmp_path) == {"greedy": "-"}
 
 
+@pytest.mark.slow
 def test_a_calm_guest_is_released(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(POLICY)
     with (
@@ -153,6 +156,7 @@ def test_a_calm_guest_is_released(serve: Serve, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_what_is_no_machine(tmp_path: Path) -> None:
     (tmp_path / "file.sock").touch()
     (tmp_path / "folder.sock").mkdir()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Until, listens
-from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, needs_go, run
+from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, run
 
 README = (EXAMPLES / "README.md").read_text()
 COMMANDS = re.findall(r"`([^`\n]+)` \|$", README, re.MULTILINE)
@@ -49,15 +49,18 @@ def words(request: pytest.FixtureRequest, tmp_path: Path, until: Until) -> Itera
             assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [command for command in COMMANDS if command != TESTED_BY_CI], indirect=True
 )
-def test_command(words: list[str], tmp_path: Path, until: Until) -> None:
+def test_command(
+    words: list[str], tmp_path: Path, until: Until, request: pytest.FixtureRequest
+) -> None:
     program = Path(words[1]).name
     if program.endswith(".sh") and shutil.which("socat") is None:
         pytest.skip("socat is not installed")
     if words[0] == "env":
-        needs_go()
+        request.getfixturevalue("go")
     if program == "daemon.py" or "--policy" in words:  # runs until it is told to end
         with subprocess.Popen(
             words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True

@@ -21,12 +21,13 @@ PATIENCE = 10.0
 
 
 class Commands:
-    """The handlers of a few commands; what they do can be watched and steered."""
+    """The handlers of a few commands, which tests watch and steer."""
 
     def __init__(self) -> None:
         self.registry = Registry(SCHEMA)
         self.executed: list[str] = []
         self.tasks = 0
+        self.task: asyncio.Task[Any] | None = None  # of the last `block`
         self.blocked = asyncio.Event()
         self.released = asyncio.Event()
         self.server: Server | None = None
@@ -62,6 +63,7 @@ class Commands:
         @command("block")
         async def block() -> dict[str, Any]:
             self.executed.append("block")
+            self.task = asyncio.current_task()
             self.blocked.set()
             await self.released.wait()
             return {"blocked": True}
@@ -119,6 +121,13 @@ class Peer:
 
     def close(self) -> None:
         self.writer.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop run until *condition* holds."""
+    async with asyncio.timeout(PATIENCE):
+        for _ in iter(lambda: bool(condition()), True):
+            await asyncio.sleep(0.001)
 
 
 Connect = Callable[[Any], Awaitable[Peer]]

@@ -32,14 +32,14 @@ def _read_line(fd: int) -> bytes:
 async def test_a_file_gets_the_greeting(server: Server, directory: Path) -> None:
     path = directory / "log"
     path.write_text("old\n")
-    device = await server.listen(f"file:{path}")
+    device = await server.open_monitor(f"file:{path}")
     assert device.filename == "file"
     assert "QMP" in json.loads(path.read_text())
 
 
-async def test_a_file_that_cant_be_opened(server: Server, directory: Path) -> None:
+async def test_a_file_that_cannot_be_opened(server: Server, directory: Path) -> None:
     with pytest.raises(DeviceError) as refusal:
-        await server.listen(f"file:{directory}/no/log")
+        await server.open_monitor(f"file:{directory}/no/log")
     assert str(refusal.value) == f"Could not open '{directory}/no/log': No such file or directory"
 
 
@@ -47,7 +47,7 @@ async def test_named_pipes(server: Server, directory: Path) -> None:
     path = directory / "p"
     for suffix in (".in", ".out"):
         os.mkfifo(f"{path}{suffix}")
-    device = await server.listen(f"pipe:{path}")
+    device = await server.open_monitor(f"pipe:{path}")
     assert not device.waits
     await device.wait_connected()
     source = os.open(f"{path}.out", os.O_RDONLY)
@@ -59,14 +59,14 @@ async def test_named_pipes(server: Server, directory: Path) -> None:
     os.close(sink)
 
 
-async def test_connecting_out_and_again(server: Server, directory: Path) -> None:
+async def test_reconnecting(server: Server, directory: Path) -> None:
     path = str(directory / "c")
     with socket.socket(socket.AF_UNIX) as manager:
         manager.bind(path)
         manager.listen()
         manager.setblocking(False)
         loop = asyncio.get_running_loop()
-        device = await server.listen(f"unix:{path},reconnect=1")
+        device = await server.open_monitor(f"unix:{path},reconnect=1")
         for _ in range(2):
             async with asyncio.timeout(10):
                 connection, _ = await loop.sock_accept(manager)
@@ -75,9 +75,9 @@ async def test_connecting_out_and_again(server: Server, directory: Path) -> None
                     assert device.filename == "unix:"  # its own end has no name, as in QEMU
 
 
-async def test_connecting_out_where_nobody_is(server: Server, directory: Path) -> None:
+async def test_connecting_to_a_missing_socket(server: Server, directory: Path) -> None:
     with pytest.raises(DeviceError) as refusal:
-        await server.listen(f"unix:{directory}/c")
+        await server.open_monitor(f"unix:{directory}/c")
     words = f"Failed to connect to '{directory}/c': No such file or directory"
     assert str(refusal.value) == words
 
@@ -92,9 +92,9 @@ class Schema:
 
 async def main():
     server = Server(Registry(Schema()), version={})
-    await server.listen("stdio")
+    await server.open_monitor("stdio")
     try:
-        await server.listen("stdio")
+        await server.open_monitor("stdio")
     except Exception as error:
         print(error, flush=True)
     await asyncio.Event().wait()
@@ -132,6 +132,6 @@ def test_stdio(directory: Path, from_file: bool) -> None:
 
 
 async def test_a_device_has_one_user(server: Server, commands: "Commands") -> None:
-    await server.listen("null")
+    await server.open_monitor("null")
     with pytest.raises(DeviceError, match="Device 'compat_monitor0' is in use"):
-        await server.listen("chardev:compat_monitor0")
+        await server.open_monitor("chardev:compat_monitor0")

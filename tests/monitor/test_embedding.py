@@ -14,7 +14,7 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 import qmpserver
-from qmpserver import CommandError, Registry, RegistryError, Schema, Server, UnixAddress
+from qmpserver import CommandError, Registry, RegistryError, Schema, Server
 
 PATIENCE = 10.0
 VERSION = {"qemu": {"major": 1, "minor": 0, "micro": 0}, "package": ""}
@@ -48,7 +48,7 @@ async def test_serves_inside_the_block_and_is_gone_after(tmp_path: Path) -> None
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE):
         async with Server(kettle(), version=VERSION) as server:
-            await server.listen(UnixAddress(str(path)))
+            await server.serve_unix(path)
             await client.connect(str(path))
             assert await client.execute("query-kettle") == {"temperature": 20}
         assert not path.exists()
@@ -69,7 +69,7 @@ async def test_mismatch_is_told_before_a_client_can_come() -> None:
 
 
 def test_public_names_are_documented() -> None:
-    """Each with its types and, unless it is an error or a plain value, who may use it where."""
+    """Each with its types and, unless it is an error or a plain value, its thread."""
     for name in qmpserver.__all__:
         exported = getattr(qmpserver, name)
         if not isinstance(exported, type):
@@ -88,7 +88,7 @@ async def test_three_lines_are_enough(tmp_path: Path) -> None:
     path = tmp_path / "kettle.sock"
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE), Server(kettle()) as server:
-        await server.listen(f"unix:{path},server=on,wait=off")
+        await server.serve_unix(path)
         await client.connect(str(path))
         assert client.greeting is not None
         assert client.greeting.QMP.version["qemu"] == {"major": 0, "minor": 0, "micro": 0}
@@ -129,7 +129,7 @@ async def test_handlers_of_every_kind(tmp_path: Path) -> None:
     path = tmp_path / "q.sock"
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE), Server(registry) as server:
-        await server.listen(UnixAddress(str(path)))
+        await server.serve_unix(path)
         await client.connect(str(path))
         assert await client.execute("plain", {"n": 1}) == {"n": 1}
         assert await client.execute("object") == {"n": 3}
@@ -160,7 +160,7 @@ async def test_events_from_a_thread(tmp_path: Path) -> None:
     path = tmp_path / "kettle.sock"
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE), Server(kettle(), version=VERSION) as server:
-        await server.listen(UnixAddress(str(path)))
+        await server.serve_unix(path)
         await client.connect(str(path))
         failures: list[type[Exception]] = []
 
@@ -193,7 +193,7 @@ async def test_a_thread_leaves_sending_to_the_loop(tmp_path: Path) -> None:
     path = tmp_path / "kettle.sock"
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(PATIENCE), Server(kettle(), version=VERSION) as server:
-        await server.listen(UnixAddress(str(path)))
+        await server.serve_unix(path)
         with socket.socket(socket.AF_UNIX) as peer:
             peer.setblocking(False)
             await loop.sock_connect(peer, str(path))
@@ -221,7 +221,7 @@ async def test_end_of_the_block_finishes_the_reply(tmp_path: Path) -> None:
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE):
         async with Server(kettle(heat), version=VERSION) as server:
-            await server.listen(UnixAddress(str(path)))
+            await server.serve_unix(path)
             await client.connect(str(path))
             reply = asyncio.create_task(client.execute("heat"))
             await begun.wait()

@@ -1,4 +1,4 @@
-"""Clients that are many, rude or slow; addresses where nobody is; a process that has run out."""
+"""Many, rude or slow clients; peers that do not answer; a process without free descriptors."""
 
 import array
 import asyncio
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-import qmpserver.monitor.device
-import qmpserver.monitor.server
+import qmpserver.monitor.client
+import qmpserver.monitor.socket_devices
 from qmpserver.monitor import Server, UnixAddress
+from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect
@@ -33,13 +34,6 @@ def path(directory: Path) -> str:
 
 def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
-
-
-async def true(condition: Any) -> None:
-    """Give the loop turns until it is so."""
-    async with asyncio.timeout(PATIENCE):
-        for _ in iter(lambda: bool(condition()), True):
-            await asyncio.sleep(0.001)
 
 
 @contextlib.contextmanager
@@ -61,15 +55,15 @@ async def test_out_of_descriptors(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(qmpserver.monitor.device, "_ACCEPT_AGAIN", 0.02)
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=8")
+    monkeypatch.setattr(qmpserver.monitor.socket_devices, "_ACCEPT_AGAIN", 0.02)
+    await server.serve_unix(path, max_clients=8)
     first = await connect(path)
     await first.negotiate()
     with socket.socket(socket.AF_UNIX) as knocking:
         knocking.setblocking(False)
         with no_more_descriptors():
             knocking.connect(path)
-            await true(lambda: len(caplog.records) >= 3)  # it tries again, and does not spin
+            await until(lambda: len(caplog.records) >= 3)  # it tries again, and does not spin
             assert await first.execute(b'{"execute": "echo"}') == {"return": {}}
             # What comes with a message is lost then, and no more than that.
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))]
@@ -91,11 +85,11 @@ async def test_out_of_descriptors(
 async def test_nodelay(server: Server, options: str, nodelay: int, server_end: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         if server_end:
-            device = await server.listen(f"tcp:127.0.0.1:0,server=on,wait=off{options}")
+            device = await server.open_monitor(f"tcp:127.0.0.1:0,server=on,wait=off{options}")
             client = socket.create_connection(device.address)  # type: ignore[attr-defined]
         else:
             port = listening.getsockname()[1]
-            await server.listen(f"tcp:127.0.0.1:{port}{options}")
+            await server.open_monitor(f"tcp:127.0.0.1:{port}{options}")
             client, _ = listening.accept()
         with client:
             client.setblocking(False)
@@ -112,16 +106,16 @@ def _option_of_peer(client: socket.socket) -> int:
     raise AssertionError("it is not there")
 
 
-async def test_connecting_out_to_who_does_not_answer(
+async def test_connecting_to_a_peer_that_does_not_answer(
     server: Server, directory: Path, connect: "Connect"
 ) -> None:
     """Others are served meanwhile; when there is an answer after all, it is used."""
-    await server.listen(UnixAddress(str(directory / "q")))
+    await server.serve_unix(directory / "q")
     with socket.socket(socket.AF_UNIX) as manager, socket.socket(socket.AF_UNIX) as first:
         manager.bind(str(directory / "m"))
         manager.listen(0)
         first.connect(str(directory / "m"))  # there is no place for another now
-        device = await server.listen(f"unix:{directory}/m,reconnect=60")
+        device = await server.open_monitor(f"unix:{directory}/m,reconnect=60")
         peer = await connect(str(directory / "q"))
         await peer.negotiate()
         assert await peer.execute(b'{"execute": "echo"}') == {"return": {}}
@@ -135,7 +129,7 @@ async def test_connecting_out_to_who_does_not_answer(
                 assert b"QMP" in await loop.sock_recv(connection, 4096)
 
 
-async def test_the_end_does_not_wait_for_who_does_not_answer(
+async def test_close_does_not_wait_for_a_connection_attempt(
     server: Server, directory: Path
 ) -> None:
     before = descriptors()
@@ -143,20 +137,20 @@ async def test_the_end_does_not_wait_for_who_does_not_answer(
         manager.bind(str(directory / "m"))
         manager.listen(0)
         first.connect(str(directory / "m"))
-        await server.listen(f"unix:{directory}/m,reconnect=1")
+        await server.open_monitor(f"unix:{directory}/m,reconnect=1")
         async with asyncio.timeout(PATIENCE):
             await server.close()
     # The attempt fails now, and nothing of it stays.
     name = "connect-compat_monitor0"
-    await true(lambda: all(thread.name != name for thread in threading.enumerate()))
+    await until(lambda: all(thread.name != name for thread in threading.enumerate()))
     assert descriptors() == before
 
 
-async def test_connecting_out_to_who_comes_late(server: Server, directory: Path) -> None:
+async def test_connecting_to_a_peer_that_comes_late(server: Server, directory: Path) -> None:
     chardev = qmpserver.monitor.SocketChardev(
         UnixAddress(str(directory / "m")), reconnect_ms=10, id="late"
     )
-    device = await server.listen(chardev)
+    device = await server.open_monitor(chardev)
     assert device.filename.startswith("disconnected:")
     with socket.socket(socket.AF_UNIX) as manager:
         manager.bind(str(directory / "m"))
@@ -170,25 +164,25 @@ async def test_connecting_out_to_who_comes_late(server: Server, directory: Path)
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-async def test_a_device_that_nothing_speaks_on(server: Server, path: str, tcp: bool) -> None:
-    """Its clients are let in and out, and what they say is kept for who may attach to it."""
+async def test_a_device_without_a_monitor(server: Server, path: str, tcp: bool) -> None:
+    """Its clients may come and go, and their bytes are kept for a monitor that attaches to it."""
     before = descriptors()
     address = "host=127.0.0.1,port=0" if tcp else f"path={path}"
-    device = server.add_chardev(f"socket,id=c,{address},server=on,wait=off")
+    device = await server.add_chardev(f"socket,id=c,{address},server=on,wait=off")
     for said in (b"", b"hello", b"x" * 100_000):
         with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as client:
             client.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(client, device.address)  # type: ignore[attr-defined]
-            await true(lambda: not device.filename.startswith("disconnected:"))
+            await until(lambda: not device.filename.startswith("disconnected:"))
             if said:
                 client.send(said)
-        await true(lambda: device.filename.startswith("disconnected:"))
+        await until(lambda: device.filename.startswith("disconnected:"))
     with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as client:
         client.setblocking(False)
         await loop.sock_connect(client, device.address)  # type: ignore[attr-defined]
         client.send(b'{"execute": "qmp_capabilities"}')
-        await true(lambda: not device.filename.startswith("disconnected:"))
+        await until(lambda: not device.filename.startswith("disconnected:"))
         server.add_monitor("c,mode=control")
         async with asyncio.timeout(PATIENCE):
             said = b""
@@ -202,7 +196,7 @@ async def test_a_device_that_nothing_speaks_on(server: Server, path: str, tcp: b
 async def test_yank_with_several_clients(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
-    device = await server.listen(f"unix:{path},server=on,wait=off,max-clients=3")
+    device = await server.serve_unix(path, max_clients=3)
     peers = [await connect(path) for _ in range(3)]
     for peer in peers:
         await peer.negotiate()
@@ -222,7 +216,7 @@ async def test_a_flood_of_descriptors(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
     """Those of the last message are kept, no more than a message may have; none for longer."""
-    await server.listen(UnixAddress(path))
+    await server.serve_unix(path)
     peer = await connect(path)
     await peer.negotiate()
     before = len(descriptors())
@@ -235,27 +229,27 @@ async def test_a_flood_of_descriptors(
             assert await peer.receive() == {"return": {}}
             assert len(descriptors()) <= before + 2 + MAX_FDS
         sock.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null] * 9))])
-        await true(lambda: len(descriptors()) == before + 2 + 9)
+        await until(lambda: len(descriptors()) == before + 2 + 9)
         # Of several a command takes the first, and the others are closed.
         assert await peer.execute(b'{"execute": "take-fd"}') == {"return": {}}
         assert os.path.samestat(os.fstat(commands.fds[0]), os.fstat(null))
         os.close(commands.fds[0])
         assert len(descriptors()) == before + 2
         sock.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null] * 9))])
-        await true(lambda: len(descriptors()) == before + 2 + 9)
+        await until(lambda: len(descriptors()) == before + 2 + 9)
     os.close(null)
     peer.close()
-    await true(lambda: len(descriptors()) == before - 2)
+    await until(lambda: len(descriptors()) == before - 2)
     assert server.clients == 0
 
 
 @pytest.mark.parametrize("tcp", [False, True])
 async def test_storm_of_connections(
-    server: Server, path: str, connect: "Connect", tcp: bool
+    server: Server, path: str, connect: "Connect", commands: "Commands", tcp: bool
 ) -> None:
-    """A thousand come and go, at any time and in any way; what they took is given back."""
+    """A thousand clients come and go at any time, in any way; all resources are released."""
     where = "tcp:127.0.0.1:0,nodelay=on" if tcp else f"unix:{path}"
-    device = await server.listen(f"{where},server=on,wait=off,max-clients=4")
+    device = await server.open_monitor(f"{where},server=on,wait=off,max-clients=4")
     address = cast("Any", device).address
     await asyncio.sleep(0)
     before, tasks = descriptors(), len(asyncio.all_tasks())
@@ -268,7 +262,9 @@ async def test_storm_of_connections(
             client.setblocking(False)
             await loop.sock_connect(client, address)
             if rng.random() < 0.5:
-                await loop.sock_sendall(client, said[: rng.randrange(1, len(said))])
+                whole = rng.random() < 0.2
+                length = len(said) if whole else rng.randrange(1, len(said))
+                await loop.sock_sendall(client, said[:length])
             if rng.random() < 0.3:
                 client.shutdown(socket.SHUT_WR)
             if rng.random() < 0.5:
@@ -277,30 +273,39 @@ async def test_storm_of_connections(
             if tcp and rng.random() < 0.5:  # with a reset
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
+    async def release() -> None:
+        while True:
+            commands.released.set()
+            commands.released.clear()
+            await asyncio.sleep(0.001)
+
+    releasing = asyncio.create_task(release())
     async with asyncio.timeout(60):
         for _ in range(50):
             await asyncio.gather(*(come_and_go() for _ in range(20)))
-    await true(lambda: server.clients == 0)
-    await true(lambda: descriptors() == before)
-    assert len(asyncio.all_tasks()) == tasks
+    await until(lambda: server.clients == 0)
+    await until(lambda: descriptors() == before)
+    assert commands.executed.count("block") > 10
+    await until(lambda: len(asyncio.all_tasks()) == tasks + 1)
+    releasing.cancel()
     peer = await connect(address)
     await peer.negotiate()
 
 
-async def test_who_never_reads_costs_a_bounded_amount(
+async def test_a_client_that_never_reads_costs_a_bounded_amount(
     server: Server, path: str, connect: "Connect", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what it is sent and of what it says itself no more is kept than is said of both."""
-    monkeypatch.setattr(qmpserver.monitor.server, "MAX_UNSENT_REPLIES", 50_000)
-    monkeypatch.setattr(qmpserver.monitor.server, "MAX_UNSENT_EVENTS", 200_000)
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    """Unsent output and unread input stay within their limits."""
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_REPLIES", 50_000)
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_EVENTS", 200_000)
+    await server.serve_unix(path, max_clients=2)
     silent, other = await connect(path), await connect(path)
     await silent.negotiate()
     await other.negotiate()
     cast("asyncio.Transport", silent.writer.transport).pause_reading()
     silent.send(b'{"execute": "big"}' * 10_000)
-    await true(lambda: any(client._channel.unsent for client in server._clients))
-    channel = next(client._channel for client in server._clients if client._channel.unsent)
+    await until(lambda: any(executor.channel.unsent for executor in server._executors))
+    channel = next(each.channel for each in server._executors if each.channel.unsent)
     assert channel.unsent < 50_000 + 2 * 100_100
     for number in range(1000):
         server.emit("STOP", {"a": number, "filler": "x" * 1000})
@@ -315,12 +320,12 @@ async def test_a_pipe_that_answers_itself(
 ) -> None:
     """One FIFO for both directions: the monitor reads its own answers, for ever, as in QEMU."""
     os.mkfifo(directory / "p")
-    await server.listen(f"pipe:{directory}/p")
-    await server.listen(UnixAddress(path))
+    await server.open_monitor(f"pipe:{directory}/p")
+    await server.serve_unix(path)
     peer = await connect(path)
     await peer.negotiate()
-    looping = next(client for client in server._clients if client.monitor == "compat_monitor0")
-    await true(lambda: looping._session.work > 100)
+    looping = next(each for each in server._executors if each.client.monitor == "compat_monitor0")
+    await until(lambda: looping.session.work > 100)
     for number in range(100):
         reply = await peer.execute(b'{"execute": "echo", "id": %d}' % number)
         assert reply == {"return": {}, "id": number}

@@ -1,4 +1,4 @@
-"""Commands bound to what a schema declares."""
+"""The commands of a schema, bound to handlers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

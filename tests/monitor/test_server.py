@@ -12,9 +12,12 @@ import pytest
 from qemu.qmp import QMPClient
 from qemu.qmp.qmp_client import ExecuteError
 
-import qmpserver.monitor.server
+import qmpserver.monitor.client
 from qmpserver.keyval import OptionError
-from qmpserver.monitor import Server, UnixAddress
+from qmpserver.monitor import Server
+from qmpserver.monitor.channel import Channel
+from qmpserver.monitor.relay import Relay
+from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect
@@ -26,7 +29,7 @@ def path(directory: Path) -> str:
 
 
 async def listen(server: Server, path: str, **options: Any) -> None:
-    await server.listen(UnixAddress(path), **options)
+    await server.serve_unix(path, **options)
 
 
 async def test_qemus_own_client(server: Server, path: str, commands: "Commands") -> None:
@@ -58,10 +61,8 @@ async def test_one_client_at_a_time(server: Server, path: str, connect: "Connect
     assert await second.receive() == {"return": {}}
 
 
-async def test_more_clients_where_that_is_asked_for(
-    server: Server, path: str, connect: "Connect"
-) -> None:
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+async def test_max_clients(server: Server, path: str, connect: "Connect") -> None:
+    await server.serve_unix(path, max_clients=2)
     first, second, third = [await connect(path) for _ in range(3)]
     await first.negotiate()
     await second.negotiate()
@@ -72,11 +73,11 @@ async def test_more_clients_where_that_is_asked_for(
     assert (await third.receive())["event"] == "STOP"
 
 
-async def test_clients_take_turns(
+async def test_clients_are_served_in_batches(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
-    """One that sends a great many commands at once keeps nobody waiting for all of them."""
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    """A client that sends many commands at once does not hold up the others."""
+    await server.serve_unix(path, max_clients=2)
     greedy, modest = [await connect(path) for _ in range(2)]
     await greedy.negotiate()
     await modest.negotiate()
@@ -92,15 +93,15 @@ async def test_clients_take_turns(
 
 
 @pytest.mark.parametrize("junk", [b"}", b"1 ", b"\xff", b"[]", b'{"id":"\\u00e9"}', b"[[]],"])
-async def test_junk_takes_turns_too(
+async def test_junk_is_read_in_batches(
     server: Server, path: str, connect: "Connect", junk: bytes
 ) -> None:
     """What is no command is not dealt with at the expense of others either."""
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    await server.serve_unix(path, max_clients=2)
     rude, modest = [await connect(path) for _ in range(2)]
     await rude.negotiate()
     await modest.negotiate()
-    sessions = [client._session for client in server._clients]
+    sessions = [executor.session for executor in server._executors]
     before = {id(session): session.work for session in sessions}
     rude.send(junk * (16_000 // len(junk)))
     modest.send(b'{"execute": "echo"}')
@@ -139,22 +140,36 @@ async def test_plain_handlers_make_no_task(
     assert commands.tasks == before
 
 
-async def test_replies_to_one_packet_are_one_packet(
-    server: Server, path: str, connect: "Connect"
-) -> None:
-    await listen(server, path)
-    with socket.socket(socket.AF_UNIX) as sock:
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        await loop.sock_connect(sock, path)
-        await loop.sock_recv(sock, 4096)
-        await loop.sock_sendall(
-            sock, b'{"execute": "qmp_capabilities"}' + b'{"execute":"echo"}' * 9
-        )
-        assert await loop.sock_recv(sock, 4096) == b'{"return": {}}\r\n' * 10
+class Writes(Relay):
+    """A connection that keeps each write."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.all: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.all.append(data)
+        super().write(data)
+
+
+async def test_replies_to_one_packet_are_one_write(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    writes = Writes(Channel(loop, theirs))
+    server.connect(writes, "other")
+    with ours:
+        await loop.sock_recv(ours, 4096)
+        negotiation = b'{"execute": "qmp_capabilities"}'
+        await loop.sock_sendall(ours, negotiation + b'{"execute": "echo"}' * 3)
+        await loop.sock_recv(ours, 4096)
         # With the events that commands cause among them.
-        await loop.sock_sendall(sock, b'{"execute": "stop"}')
-        assert (await loop.sock_recv(sock, 4096)).count(b"\r\n") == 2
+        await loop.sock_sendall(ours, b'{"execute": "stop"}')
+        await loop.sock_recv(ours, 4096)
+        await server.close()
+    _, replies, stopped = writes.all
+    assert replies == b'{"return": {}}\r\n' * 4
+    assert stopped.count(b"\r\n") == 2
 
 
 async def test_in_order_while_a_coroutine_is_awaited(
@@ -249,10 +264,10 @@ async def test_what_was_sent_before_the_end_of_input_is_answered(
     assert await peer.ends() == b'{"return": {"blocked": true}}\r\n{"return": {}}\r\n'
 
 
-async def test_who_does_not_read_is_not_served(
+async def test_a_client_that_does_not_read_is_not_served(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    await server.serve_unix(path, max_clients=2)
     peer, other = await connect(path), await connect(path)
     await peer.negotiate()
     await other.negotiate()
@@ -266,7 +281,7 @@ async def test_who_does_not_read_is_not_served(
         seen = done
         for _ in range(100):
             await other.execute(b'{"execute": "nope"}')
-    most = qmpserver.monitor.server.MAX_UNSENT_REPLIES + 4 * 1024 * 1024
+    most = qmpserver.monitor.client.MAX_UNSENT_REPLIES + 4 * 1024 * 1024
     assert len(commands.executed) * len(text) < most
     # Nor is more read than that: the rest stays with the client.
     unread = peer.writer.transport.get_write_buffer_size()
@@ -293,14 +308,38 @@ async def test_small_commands_with_big_replies_wait_for_the_client_too(
     assert commands.executed == ["big"] * 99
 
 
-async def test_who_lets_events_pile_up_is_disconnected(
+async def test_replies_of_a_batch_are_sent_before_they_are_many(
+    server: Server,
+    path: str,
+    connect: "Connect",
+    commands: "Commands",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_REPLIES", 1000)
+    waiting: list[int] = []
+
+    @commands.registry.command("big", replace=True)
+    def big() -> str:
+        waiting.extend(executor.session.output_size for executor in server._executors)
+        return "x" * 900
+
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "big"}' * 20)
+    for _ in range(20):
+        await peer.receive()
+    assert 0 < max(waiting) <= 1000
+
+
+async def test_a_client_with_too_many_unsent_events_is_disconnected(
     server: Server,
     path: str,
     connect: "Connect",
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(qmpserver.monitor.server, "MAX_UNSENT_EVENTS", 100_000)
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_EVENTS", 100_000)
     await listen(server, path)
     peer = await connect(path)
     await peer.negotiate()
@@ -314,7 +353,7 @@ async def test_who_lets_events_pile_up_is_disconnected(
 
 
 async def test_events(server: Server, path: str, connect: "Connect") -> None:
-    await server.listen(f"unix:{path},server=on,wait=off,max-clients=2")
+    await server.serve_unix(path, max_clients=2)
     ready, fresh = await connect(path), await connect(path)
     await ready.negotiate()
     assert "QMP" in await fresh.receive()
@@ -407,12 +446,12 @@ async def test_close_does_not_wait_for_ever(
     await commands.blocked.wait()
     await server.close(grace=0)
     assert await peer.ends() == b""
-    await asyncio.sleep(0)
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "qmp block"]
+    assert commands.task is not None
+    assert commands.task.cancelled()
 
 
 async def test_wait_for_the_first_client(server: Server, path: str, connect: "Connect") -> None:
-    device = await server.listen(f"unix:{path},server=on")
+    device = await server.open_monitor(f"unix:{path},server=on")
     assert device.waits
     assert device.filename == f"disconnected:unix:{path},server=on"
     waiting = asyncio.create_task(device.wait_connected())
@@ -422,12 +461,12 @@ async def test_wait_for_the_first_client(server: Server, path: str, connect: "Co
     await asyncio.wait_for(waiting, 10)
     assert "QMP" in await peer.receive()
     assert device.filename == f"unix:{path},server=on"
-    again = await server.listen(f"unix:{path}2,server=on,wait=off")
+    again = await server.open_monitor(f"unix:{path}2,server=on,wait=off")
     assert not again.waits
 
 
 async def test_monitors_on_devices_by_name(server: Server, path: str, connect: "Connect") -> None:
-    server.add_chardev(f"socket,id=c0,path={path},server=on,wait=off")
+    await server.add_chardev(f"socket,id=c0,path={path},server=on,wait=off")
     device = server.add_monitor("chardev=c0,mode=control,pretty=on")
     assert (device.id, device.attached) == ("c0", True)
     assert await (await connect(path)).line() == b"{\r\n"
@@ -442,9 +481,9 @@ async def test_monitors_on_devices_by_name(server: Server, path: str, connect: "
             server.add_monitor(options)
         assert str(refusal.value) == words
     with pytest.raises(OptionError, match="Duplicate ID 'c0' for chardev"):
-        server.add_chardev("null,id=c0")
-    server.add_chardev(f"socket,id=c2,path={path}2,server=on,wait=off")
-    assert (await server.listen("chardev:c2")).id == "c2"
+        await server.add_chardev("null,id=c0")
+    await server.add_chardev(f"socket,id=c2,path={path}2,server=on,wait=off")
+    assert (await server.open_monitor("chardev:c2")).id == "c2"
 
 
 async def test_close_ends_what_clients_left_behind(
@@ -458,6 +497,9 @@ async def test_close_ends_what_clients_left_behind(
     async with asyncio.timeout(10):
         await commands.blocked.wait()
     peer.close()
-    assert any("_executed" in str(task) for task in asyncio.all_tasks())
-    await server.close(grace=0.1)
-    assert not any("_executed" in str(task) for task in asyncio.all_tasks())
+    await until(lambda: server.clients == 0)
+    assert commands.task is not None
+    assert not commands.task.done()
+    async with asyncio.timeout(10):
+        await server.close(grace=0.1)
+    assert commands.task.cancelled()

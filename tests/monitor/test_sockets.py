@@ -1,4 +1,4 @@
-"""Sockets as QEMU makes them, and its words when it can't."""
+"""Sockets as QEMU makes them, and its error messages."""
 
 import os
 import socket
@@ -154,6 +154,6 @@ def test_a_descriptor_that_is_no_socket() -> None:
     os.close(writer)
 
 
-def test_a_name_that_can_not_be_one() -> None:
+def test_an_invalid_host_name() -> None:
     error = refusal(InetAddress("a..b", "1"))
     assert str(error) == "address resolution failed for a..b:1: Name or service not known"

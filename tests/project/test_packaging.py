@@ -1,5 +1,6 @@
-"""What `python -m build` makes, and that it works where nothing else of the project is."""
+"""The sdist and the wheel: contents, metadata, and that an installation works on its own."""
 
+import email
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from qmpserver import __version__
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NATIVE = "qmpserver/vm/accel/native/"
@@ -62,7 +65,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Build both from what git knows, so that nothing built earlier gets in."""
+    """Build both from the files that git tracks: files of an earlier build cannot get in."""
     top = tmp_path_factory.mktemp("build")
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
@@ -74,11 +77,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     source = top / "source"
     with tarfile.open(archive) as tar:
         tar.extractall(source, filter="tar")
-    run(sys.executable, "-m", "build", "-o", top / "dist", cwd=source)
+    # pip installs the sdist below with the build requirements of pyproject.toml alone.
+    run(sys.executable, "-m", "build", "--no-isolation", "-o", top / "dist", cwd=source)
     return {path.suffix: path for path in (top / "dist").iterdir()}
 
 
-def test_wheel_has_what_it_needs_and_nothing_else(built: dict[str, Path]) -> None:
+def test_wheel_contents(built: dict[str, Path]) -> None:
     with zipfile.ZipFile(built[".whl"]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     tracked = run("git", "ls-files", "qmpserver", "schema", cwd=ROOT).split()
@@ -93,21 +97,33 @@ def test_wheel_has_what_it_needs_and_nothing_else(built: dict[str, Path]) -> Non
     assert names - extension == wanted
 
 
-def test_sdist_has_the_sources(built: dict[str, Path]) -> None:
+def test_sdist_contents(built: dict[str, Path]) -> None:
     with tarfile.open(built[".gz"]) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
-    tracked = run("git", "ls-files", NATIVE, "qmpserver/web/static", cwd=ROOT).split()
+    tracked = run(
+        "git", "ls-files", NATIVE, "qmpserver/web/static", "*.md", "examples", cwd=ROOT
+    ).split()
     assert set(tracked) <= names
     assert {"LICENSE", "README.md", "pyproject.toml", "setup.py", "CHANGELOG.md"} <= names
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_native.c"))]
 
 
-@pytest.mark.parametrize("kind", [".whl", ".gz"])
-def test_installed_alone_it_works(built: dict[str, Path], kind: str, tmp_path: Path) -> None:
+def test_metadata(built: dict[str, Path]) -> None:
+    """The README renders on a package index; it has no image that would need a path there."""
+    run(sys.executable, "-m", "twine", "check", "--strict", *built.values(), cwd=ROOT)
+    with zipfile.ZipFile(built[".whl"]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(wheel.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload() == (ROOT / "README.md").read_text()
+
+
+def test_installed_alone_it_works(built: dict[str, Path], tmp_path: Path) -> None:
+    """From the sdist, so that pip builds the wheel too."""
     run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
     pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    run(*pip, f"{built[kind]}[pytest]", cwd=tmp_path)
+    run(*pip, f"{built['.gz']}[pytest]", cwd=tmp_path)
     assert run(python, "-c", "import qmpserver; print(qmpserver.__version__)", cwd=tmp_path) == (
         f"{__version__}\n"
     )

@@ -1,4 +1,4 @@
-"""Every command that the README shows is run: here, or by .ci/run; and all that the pages show.
+"""Every command and program that a page shows is run: here, or by .ci/run.
 
 The examples' page has tests of its own.
 """
@@ -15,19 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.cli.settings import OPTIONS
+from qmpserver.cli.options import OPTIONS
 from qmpserver.qapi import Schema
 from qmpserver.qapi.markdown import markdown
-from tests.conftest import Until, listens
+from tests.conftest import Until
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+MEASUREMENTS = ROOT / "qmpserver" / "MEASUREMENTS.md"
 PAGES = sorted([*ROOT.glob("qmpserver/**/*.md"), *ROOT.glob("examples/*/**/*.md")])
-README = (ROOT / "README.md").read_text()
-READ = "In your test suite"
+LINKED = [README, CONTRIBUTING, ROOT / "examples" / "README.md", *PAGES]
+CI = (ROOT / ".ci" / "run").read_text()
 BIN = Path(sys.executable).parent
 PATIENCE = 100.0
 
-# So that a test takes seconds; of an option given twice the last counts.
+# Later options override earlier ones: a test takes seconds instead of minutes.
 SHORT = {
     "cancel": ["--cycles", "1"],
     "limit": ["--seconds", "3"],
@@ -35,94 +38,25 @@ SHORT = {
 }
 
 
-def section(title: str) -> str:
-    """A section of the README."""
-    found = re.search(rf"^## {title}\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)
-    assert found
-    return found[1]
+def blocks(text: str, languages: str = "sh|python|console") -> list[tuple[str, str]]:
+    """Return the language and the text of each block of code."""
+    return re.findall(rf"^```({languages})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    """The lines of all shell blocks, in words, but for those that a reader does one by one."""
-    text = README.replace(section(READ), "")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of each line of the shell blocks of a page."""
+    lines = [line for _, block in blocks(page.read_text(), "sh") for line in block.splitlines()]
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 
-def test_nothing_is_left_out() -> None:
-    ci = (ROOT / ".ci" / "run").read_text()
-    for words in commands():
-        if words[0] == "sh":
-            assert shlex.join(words) in ci
-        else:
-            assert words[0] in (".", "qmpserver", "qmp-shell", "qmpctl")
-
-
-@pytest.mark.parametrize("words", [w for w in commands() if "bench" in w[:2]], ids=shlex.join)
-def test_measurements(words: list[str], kvm: None, request: pytest.FixtureRequest) -> None:
-    if words[2] == "guest":
-        request.getfixturevalue("qemu")
-    ran = subprocess.run(
-        [BIN / words[0], *words[1:], *SHORT[words[2]]],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
-    )
-    assert ran.stdout.count("|") > 10
-
-
-def test_by_hand(kvm: None, tmp_path: Path) -> None:
-    """The server in the background, qmp-shell on it, and the lines typed there."""
-    path = str(tmp_path / "q.sock")
-    here = [[w.replace("/tmp/q.sock", path) for w in words] for words in commands()]
-    server, shell = (
-        next(words for words in here if words[0] == name) for name in ("qmpserver", "qmp-shell")
-    )
-    assert server[-1] == "&"
-    typed = "".join(f"{line}\n" for line in re.findall(r"^\(QEMU\) (.*)$", README, re.MULTILINE))
-    with subprocess.Popen([BIN / server[0], *server[1:-1]]) as process:
-        try:
-            while not listens(path):
-                assert process.poll() is None
-            for words in here:
-                if words[:2] == ["qmpctl", "--qmp"]:
-                    subprocess.run([BIN / words[0], *words[1:]], timeout=PATIENCE, check=True)
-            ran = subprocess.run(
-                [BIN / shell[0], *shell[1:]],
-                input=typed,
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,  # it may mind that the server has gone when it hangs up
-                env={**os.environ, "HOME": str(tmp_path)},
-            )
-            assert process.wait(PATIENCE) == 0
-        finally:
-            process.kill()
-    assert '"limit-rate": 100' in ran.stdout
-    assert '"ring-size": 4096' in ran.stdout
-
-
-def test_dashboard(kvm: None, tmp_path: Path) -> None:
-    words = next(words for words in commands() if "-http" in words)
-    places = {"/tmp/q.sock": f"{tmp_path}/q.sock", ":8080": ":0"}
-    for shown, here in places.items():
-        words = [word.replace(shown, here) for word in words]
-    with subprocess.Popen(
-        [BIN / words[0], *words[1:]], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr
-        try:
-            assert re.search(r"http://127.0.0.1:\d+/\?token=\S+$", process.stderr.readline())
-        finally:
-            process.terminate()
-        assert process.wait(PATIENCE) == 0
+def links(page: Path) -> list[str]:
+    """Return the files and directories that a page links to."""
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    return [target for target in targets if "://" not in target]
 
 
 class Reader:
-    """Does what a page says, from top to bottom, in a directory that looks like the checkout."""
+    """Runs the blocks of a page in a directory that looks like the checkout."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -131,12 +65,7 @@ class Reader:
         path = f"{BIN}:{os.environ['PATH']}"
         self._env = {**os.environ, "HOME": str(directory), "PATH": path}
 
-    def reads(self, text: str) -> None:
-        blocks = r"^```(sh|python|console)\n(.*?)^```"
-        for language, block in re.findall(blocks, text, re.MULTILINE | re.DOTALL):
-            self.does(language, block)
-
-    def does(self, language: str, text: str) -> None:
+    def run(self, language: str, text: str) -> None:
         if language == "python":
             script = self._directory / "test_snippet.py"
             script.write_text(text)
@@ -152,7 +81,7 @@ class Reader:
                 assert checker.check_output(shown, got, options), f"$ {command}\n{got}"
 
     def _run(self, command: list[str]) -> str:
-        # A file, since a daemon's output is not to be waited for.
+        # A pipe would stay open as long as a daemon that has inherited it.
         output = self._directory / "output"
         with output.open("wb") as file:
             ran = subprocess.run(
@@ -170,7 +99,7 @@ class Reader:
 
     @property
     def pidfiles(self) -> list[Path]:
-        """Those of servers that have not ended."""
+        """The files of servers that have not ended."""
         return list(self._directory.glob("*.pid"))
 
 
@@ -182,32 +111,93 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         os.kill(int(pidfile.read_text()), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_page(page: Path, reader: Reader, until: Until) -> None:
-    reader.reads(page.read_text())
+def test_readme(reader: Reader, until: Until) -> None:
+    """All but the excerpt from the example, and the commands that .ci/run runs."""
+    daemon = [line.strip() for line in (ROOT / "examples" / "daemon.py").read_text().splitlines()]
+    for language, block in blocks(README.read_text()):
+        scripts = re.findall(r"^(?:\$ )?(sh [^ \n]+)", block, re.MULTILINE)
+        if scripts:
+            assert set(scripts) <= set(CI.splitlines())
+        elif language == "python" and "def test_" not in block:
+            assert [line for line in block.splitlines() if line.strip() not in daemon] == []
+        else:
+            reader.run(language, block)
     until(lambda: not reader.pidfiles)
 
 
-def test_in_your_test_suite(reader: Reader, until: Until) -> None:
-    reader.reads(section(READ))
-    until(lambda: not reader.pidfiles)
+def test_readme_suits_the_package_index() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) < 150
+    assert "![" not in text  # a relative image is not shown there
+    assert "<img" not in text
 
 
 @pytest.mark.parametrize(
     "page",
-    [ROOT / "README.md", ROOT / "examples" / "README.md", *PAGES],
-    ids=lambda page: page.name,
+    [page for page in PAGES if page != MEASUREMENTS],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
+def test_page(page: Path, reader: Reader, until: Until) -> None:
+    for language, block in blocks(page.read_text()):
+        reader.run(language, block)
+    until(lambda: not reader.pidfiles)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", commands(MEASUREMENTS), ids=shlex.join)
+def test_measurements(words: list[str], kvm: None, request: pytest.FixtureRequest) -> None:
+    if words[2] == "guest":
+        request.getfixturevalue("qemu")
+    ran = subprocess.run(
+        [BIN / words[0], *words[1:], *SHORT[words[2]]],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert ran.stdout.count("|") > 10
+
+
+def test_contributing() -> None:
+    """Its scripts, modules and files exist; other tests run the modules."""
+    for words in commands(CONTRIBUTING):
+        if words[0] == "apt-get":
+            assert shlex.join(words[2:]) in README.read_text()
+        elif words[0] == "sh":
+            assert (ROOT / words[1]).exists()
+        else:
+            assert words[:2] == [".venv/bin/python", "-m"]
+            module = ROOT.joinpath(*words[2].split("."))
+            assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
+            assert all(
+                (ROOT / word).exists() for word in words[3:] if word.endswith((".json", ".md"))
+            )
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+    missing = [target for target in links(page) if not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "qmpserver" / "README.md"
+    listed = {(index.parent / target).resolve() for target in links(index)}
+    pages = {page for page in PAGES if page.is_relative_to(index.parent) and page != index}
+    assert {page for page in pages if "vendor" not in page.parts} <= listed
+
+
+def test_workflow_runs_scripts_that_exist() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    scripts = re.findall(r"\bsh ([\w./-]+)|pytest ([\w./-]+)", text)
+    assert scripts
+    assert all((ROOT / (script or test)).exists() for script, test in scripts)
 
 
 def test_every_option_has_its_line() -> None:
     page = (ROOT / "qmpserver" / "cli" / "README.md").read_text()
     told = dict(re.findall(r"^- `-([\w-]+)(?:\s+([^`]*))?`:", page, re.MULTILINE))
-    assert told == {name: option.argument for name, option in OPTIONS.items() if option.text}
+    assert told == {name: option.argument for name, option in OPTIONS.items()}
 
 
 def test_commands_are_told_as_the_schema_has_them() -> None:

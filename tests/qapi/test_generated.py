@@ -235,7 +235,7 @@ def test_python_types(schema: Schema) -> None:
     text = python_types(schema, "some.json")
     module: dict[str, typing.Any] = {"__name__": "made"}
     exec(compile(text, "made", "exec"), module)
-    assert text.startswith('"""The types of what some.json declares')
+    assert text.startswith('"""The types, commands and events that some.json declares')
     assert typing.get_args(module["Color"]) == ("red", "blue", "green")
     assert module["Point"].__required_keys__ == {"x"}
     assert module["Point"].__optional_keys__ == {"y"}
@@ -256,7 +256,7 @@ def test_python_types(schema: Schema) -> None:
     call = typing.get_type_hints(module["DoItHandler"].__call__, module)
     assert call["how_much"] is int
     assert call["any"] is object
-    # A keyword can't be a parameter, and a union's members depend on each other.
+    # A keyword cannot be a parameter, and a union's members depend on each other.
     assert "class FromHandler(Protocol):" in text
     assert text.count("def __call__(self, **arguments: object)") == 2
     assert module["Handlers"].__required_keys__ == {"do-it", "all", "from"}

@@ -6,8 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
-import timeit
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from qmpserver.qapi import Command, Event, ParameterError, Schema
 from qmpserver.qapi.__main__ import main
 from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.qapi.typed import python_types
+from tests.counting import calls
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "schema" / "qapi-schema.json"
@@ -140,8 +139,9 @@ def test_introspection_of_one_command(schema: Schema) -> None:
 
 
 def test_loading_is_quick() -> None:
-    times = timeit.repeat(lambda: Schema.load(FILE), timer=time.process_time, number=1, repeat=7)
-    assert min(times) < 0.015
+    """The number of calls is 1.25 for each byte of the schema; time would depend on the load."""
+    size = sum(path.stat().st_size for path in FILE.parent.glob("*.json"))
+    assert calls(lambda: Schema.load(FILE)) < 2 * size
 
 
 def test_validating_and_dispatching_is_quick(schema: Schema) -> None:
@@ -149,11 +149,7 @@ def test_validating_and_dispatching_is_quick(schema: Schema) -> None:
     name = "set-vcpu-dirty-limit"
     registry.command(name)(lambda dirty_rate, cpu_index=None: None)
     arguments: dict[str, object] = {"cpu-index": 1, "dirty-rate": 200}
-    times = timeit.repeat(
-        lambda: registry.call(registry.find(name), arguments, None),
-        timer=time.process_time, number=2000, repeat=7,
-    )  # fmt: skip
-    assert min(times) / 2000 < 10e-6
+    assert calls(lambda: registry.call(registry.find(name), arguments, None)) < 60
 
 
 def test_validating_dirty_limit(schema: Schema) -> None:
@@ -176,8 +172,8 @@ def test_reference() -> None:
     assert "\n- `cpu-index` (`int`, optional): the virtual CPU to limit; all by default\n" in text
     assert "Returns array of [`DirtyLimitInfo`](#DirtyLimitInfo): one entry" in text
     assert "\n## Dirty memory\n" in text
-    assert "\n- `status` ([`RunState`](#RunState)): what the machine is doing" in text
-    assert "\n- `deprecated`: [`query-accelerators`](#query-accelerators) says the same" in text
+    assert "\n- `status` ([`RunState`](#RunState)): the run state" in text
+    assert "\n- `deprecated`: [`query-accelerators`](#query-accelerators) returns the same" in text
     # Every link leads somewhere, and no markup of the comments is left.
     anchors = set(re.findall(r'<a id="([^"]+)"', text))
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

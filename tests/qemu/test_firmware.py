@@ -132,6 +132,7 @@ def test_every_vcpu_runs_its_own_control_block(tmp_path: Path, accel: str) -> No
         assert [value & IOPL_3 for value in flags] == [IOPL_3] * 3
 
 
+@pytest.mark.slow
 @needs_qemu
 @accelerators
 def test_sequential_stores_at_full_speed_reach_each_page_in_turn(
@@ -147,6 +148,7 @@ def test_sequential_stores_at_full_speed_reach_each_page_in_turn(
             assert counters == [rounds + (page < rest) for page in range(len(counters))]
 
 
+@pytest.mark.slow
 @needs_qemu
 @accelerators
 @pytest.mark.parametrize("pattern", ["random", "hotspot"])
@@ -175,6 +177,7 @@ def control_block(qemu: Qemu, cpu_index: int) -> Any:
     return ffi.from_buffer("struct dirty_guest *", image[at : at + 4096])
 
 
+@pytest.mark.slow
 @needs_qemu
 @needs_kvm
 def test_real_qemu_measures_its_dirty_rate(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def make(rng: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_the_same_answers(pair: Pair) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     rng = random.Random(seed)

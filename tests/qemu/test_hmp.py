@@ -193,6 +193,7 @@ RING = "kvm,dirty-ring-size=4096"
 pytestmark = pytest.mark.usefixtures("kvm", "qemu")
 
 
+@pytest.mark.serial
 def test_on_a_socket(until: Until) -> None:
     with both(RING, until) as (ours, theirs):
         assert comparable(ours.read_prompt()) == comparable(theirs.read_prompt())

@@ -1,13 +1,14 @@
 """The recorded conversations, held again with this program, and with QEMU where it is installed."""
 
+import contextlib
 import itertools
+import socket
 from pathlib import Path
 
 import pytest
 
 from qmpserver.qapi import Schema
-from qmpserver.tools.address import ServerAddress
-from qmpserver.transcript.format import Transcript, read_all
+from qmpserver.transcript import Transcript, read_all
 from qmpserver.transcript.replay_exact import replay_exactly
 from tests.qemu.transcript import OURS, PATIENCE, QEMU, exchanges, options_of, serving
 
@@ -23,13 +24,19 @@ ENOUGH = 20
 
 def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> None:
     assert transcript.rules.exact
-    with serving(command, options_of(transcript, accel)) as paths:
-        addresses = [ServerAddress(str(path)) for path in paths]
-        differences = replay_exactly(transcript, addresses, PATIENCE)
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for socket_path in stack.enter_context(serving(command, options_of(transcript, accel))):
+            connections.append(stack.enter_context(socket.socket(socket.AF_UNIX)))
+            connections[-1].connect(str(socket_path))
+        differences = replay_exactly(transcript, connections, PATIENCE)
         different = [f"{path.name}: {one}" for one in itertools.islice(differences, ENOUGH)]
     assert not different, "\n" + "\n".join(different)
 
 
+@pytest.mark.parametrize(
+    "accel", ["soft", pytest.param("kvm", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
 def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -> None:
     if accel == "soft" and "-accel kvm" in (transcript.options or ""):
@@ -37,6 +44,7 @@ def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -
     hold(path, transcript, OURS, accel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
 def test_qemu_answers_as_recorded(
     path: Path, transcript: Transcript, qemu: None, kvm: None

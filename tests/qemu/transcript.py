@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qmpserver.transcript.format import END, Message, Transcript, compare_exactly, message, read_all
+from qmpserver.transcript import Message, Transcript, read_all
+from qmpserver.transcript.compare import compare_exactly
+from qmpserver.transcript.message import END
 
 PATIENCE = 10.0
 QEMU = ["qemu-system-x86_64"]
@@ -169,11 +171,11 @@ def exchanges(transcript: Transcript) -> Iterator[tuple[list[Message], list[Mess
 
 
 def _answer(line: bytes, client: int) -> Message:
-    got = message("server", line.decode().removesuffix("\r\n") if line else END, client=client)
+    got = Message("server", line.decode().removesuffix("\r\n") if line else END, client=client)
     if not isinstance(got.value, dict):
         return got
     value = _varied(got.value)
-    return got if value == got.value else message("server", json.dumps(value), client=client)
+    return got if value == got.value else Message("server", json.dumps(value), client=client)
 
 
 def _varied(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The JSON dialect: what is accepted, what is refused, in which words, and what comes after.
+"""The JSON dialect: accepted and refused input, error messages, recovery.
 
 Words and places of errors were taken from QEMU 7.2's answers.
 """

@@ -1,4 +1,4 @@
-"""The session: who may say what when, without a socket."""
+"""The session: commands allowed in each state, without a socket."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ NEGOTIATE_OOB = b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"
 
 
 class Talk:
-    """A session, and what came of talking to it."""
+    """A session, and the outcome of its input."""
 
     def __init__(self, opening: bytes = NEGOTIATE, **options: Any) -> None:
         self.session = Session(VERSION, **options)

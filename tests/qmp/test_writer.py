@@ -117,6 +117,16 @@ def test_what_is_no_json_is_refused() -> None:
         dumps([1.5, {1, 2}])
 
 
+def test_what_contains_itself_is_refused() -> None:
+    circular: list[Any] = []
+    circular.append({"a": circular})
+    for pretty in (False, True):
+        with pytest.raises(TypeError, match="list contains itself"):
+            dumps(circular, pretty)
+    shared = [1.5]
+    assert dumps([shared, {"a": shared}]) == b'[[1.5], {"a": [1.5]}]'
+
+
 def test_nesting_beyond_pythons_own_limit() -> None:
     value: Any = 1
     for _ in range(1500):

@@ -1,4 +1,4 @@
-"""Stand-ins in this process, and clients that see every byte."""
+"""Stand-ins in this process, and a client that sees every byte."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from qmpserver.standin import Scenario, StandIn
+from qmpserver.testing.questions import Questions
+from qmpserver.transcript.conversation import Conversation
 
 PATIENCE = 10.0
 LIMIT = 64 * 1024 * 1024
 
 
 class Raw:
-    """A client that reads lines and decides nothing."""
+    """A client that reads lines and does not interpret them."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -64,12 +66,13 @@ class Raw:
         assert await self.execute("qmp_capabilities") == {}
 
     async def silent(self, seconds: float = 0.2) -> bool:
-        """Whether nothing comes for so long."""
+        """Return whether nothing comes for so long, also no end of the connection."""
         try:
             async with asyncio.timeout(seconds):
-                return not await self.reader.read(1)
+                await self.reader.read(1)
         except TimeoutError:
             return True
+        return False
 
     async def close(self) -> None:
         self.writer.close()
@@ -80,13 +83,15 @@ class Raw:
 class Served:
     """A stand-in on a socket, and its clients."""
 
-    def __init__(self, fake: StandIn, path: Path) -> None:
-        self.fake = fake
+    def __init__(self, scenario: Scenario, path: Path) -> None:
+        conversation = Conversation()
+        self.stand_in = StandIn(scenario, conversation=conversation)
+        self.said = Questions(conversation)
         self.path = path
         self._clients: list[Raw] = []
 
     async def connect(self) -> Raw:
-        """Return a client that nobody has greeted yet."""
+        """Return a client that has not read the greeting."""
         client = await Raw.connect(self.path)
         self._clients.append(client)
         return client
@@ -100,7 +105,7 @@ class Served:
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
-        await self.fake.close()
+        await self.stand_in.close()
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
@@ -108,20 +113,20 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Serve a scenario: what its TOML file would say, or an option's value."""
+    """Serve a scenario, given as a table or as the value of `-fake`."""
 
     @contextlib.asynccontextmanager
     async def run(
         scenario: dict[str, Any] | str | None = None, *, max_clients: int = 1
     ) -> AsyncIterator[Served]:
         if isinstance(scenario, str):
-            made = Scenario.asked_for(scenario)
+            made = Scenario.from_option(scenario)
         else:
             made = Scenario.read(scenario or {})
-        path = tmp_path / "fake.sock"
-        served = Served(StandIn(made), path)
+        path = tmp_path / "qmp.sock"
+        served = Served(made, path)
         try:
-            await served.fake.listen(f"unix:{path},server=on,wait=off", max_clients=max_clients)
+            await served.stand_in.serve_unix(path, max_clients=max_clients)
             yield served
         finally:
             await served.close()

@@ -1,4 +1,4 @@
-"""``qmpserver -fake`` as other test suites start it: over every device, to its exit status."""
+"""`qmpserver -fake` as other test suites start it: over every device, to its exit status."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.transcript import format as transcript
+from qmpserver.transcript import Message, read
 from tests.conftest import Until, listens
 
 COMMAND = [sys.executable, "-m", "qmpserver.cli", "-fake"]
@@ -85,7 +85,7 @@ def test_unix(start: Start, tmp_path: Path, until: Until) -> None:
     assert not path.exists()
 
 
-def test_tcp_to_who_listens(start: Start) -> None:
+def test_tcp_to_a_listener(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = start("default", "-qmp", f"tcp:127.0.0.1:{listener.getsockname()[1]}")
         listener.settimeout(PATIENCE)
@@ -107,7 +107,7 @@ def test_an_inherited_socket(start: Start, tmp_path: Path, how: str) -> None:
     theirs.close()
     if how == "listening":
         mine = socket.socket(socket.AF_UNIX)
-        mine.connect(str(tmp_path / "q.sock"))  # it listens already, so nobody has to wait
+        mine.connect(str(tmp_path / "q.sock"))  # it listens already: no need to wait
     check(talk(mine))
     assert process.wait(PATIENCE) == 0
 
@@ -124,14 +124,15 @@ MET = b'{"execute": "stop"}\n{"execute": "cont"}\n'
     ("sent", "status", "said"),
     [
         (MET, 0, []),
-        (b"", 1, ["expected stop at least once, came not", "expected cont once, came not",
-                  "what came: qmp_capabilities, quit"]),
+        (b"", 1, ["expected stop at least once; it was never sent",
+                  "expected cont once; it was never sent",
+                  "commands sent: qmp_capabilities, quit"]),
         (MET + b'{"execute": "cont"}\n', 1,
-         ["expected cont once, came 2 times",
-          "what came: qmp_capabilities, stop, cont, cont, quit"]),
+         ["expected cont once; it was sent 2 times",
+          "commands sent: qmp_capabilities, stop, cont, cont, quit"]),
         (b'{"execute": "cont"}\n{"execute": "stop"}\n', 1,
-         ["expected cont after stop, came before it",
-          "what came: qmp_capabilities, cont, stop, quit"]),
+         ["expected cont after stop; it was not sent after that",
+          "commands sent: qmp_capabilities, cont, stop, quit"]),
         (MET + b'{"execute": "device_ad"}\n{"execute": "stop", "arguments": {"a": 1}}\n', 1,
          ["refused: device_ad: The command device_ad has not been found",
           "refused: stop: Parameter 'a' is unexpected"]),
@@ -160,16 +161,16 @@ def test_a_signal_ends_it_with_the_same_status(
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == int(not met)
     assert b"terminating on signal 15" in errors
-    assert (b"expected stop once, came not" in errors) is not met
+    assert (b"expected stop once; it was never sent" in errors) is not met
 
 
 def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) -> None:
     log, sent = tmp_path / "log.qmp", HELLO + b'{"execute": "query-status"}\nno JSON\n' + QUIT
     process = start(f"default,log={log}", "-S", "-qmp", "stdio")
     output, _ = process.communicate(sent, timeout=PATIENCE)
-    said = transcript.read(log.read_text()).messages
+    said = read(log.read_text()).messages
     assert [one.value for one in said if one.who == "server"] == [
-        transcript.message("server", line).value for line in output.decode().splitlines()
+        Message("server", line).value for line in output.decode().splitlines()
     ]
     assert [one.text for one in said if one.who == "client"] == sent.decode().splitlines()
     again = start(str(log), "-qmp", "stdio")
@@ -179,7 +180,7 @@ def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) ->
 
 
 def _untimed(output: bytes) -> list[object]:
-    values = [transcript.message("server", line).value for line in output.decode().splitlines()]
+    values = [Message("server", line).value for line in output.decode().splitlines()]
     return [{**value, "timestamp": None} for value in values]
 
 
@@ -190,8 +191,7 @@ def test_options_say_what_the_machine_is(start: Start) -> None:
     sent = b"".join(b'{"execute": "%b"}\n' % query.encode() for query in queries)
     output, _ = process.communicate(HELLO + sent + QUIT, timeout=PATIENCE)
     status, cpus, memory, name = (
-        transcript.message("server", line).value["return"]
-        for line in output.decode().splitlines()[2:6]
+        Message("server", line).value["return"] for line in output.decode().splitlines()[2:6]
     )
     assert status["status"] == "prelaunch"
     assert len(cpus) == 3
@@ -199,8 +199,8 @@ def test_options_say_what_the_machine_is(start: Start) -> None:
     assert name == {"name": "vm"}
 
 
-def test_what_starts_qemu_starts_it(start: Start) -> None:
-    """Options for a machine that is not there are taken, whatever they ask for."""
+def test_options_for_qemu_are_accepted(start: Start) -> None:
+    """Options about the machine are accepted without effect."""
     process = start("default", *shlex.split(QEMU), "-qmp", "stdio")
     output, _ = process.communicate(HELLO + QUIT, timeout=PATIENCE)
     assert b'"event": "SHUTDOWN"' in output
@@ -210,12 +210,12 @@ def test_what_starts_qemu_starts_it(start: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-guest", "dirty"], "-guest can't be had with -fake, which has no machine"),
+        (["-guest", "dirty"], "-guest cannot be used with -fake, which has no machine"),
         (["-no-such-option"], "-no-such-option: invalid option"),
         (["-monitor", "stdio"], "-monitor stdio: Only QMP is supported"),
     ],
 )
-def test_what_needs_a_machine_is_refused(start: Start, options: list[str], message: str) -> None:
+def test_options_that_need_a_machine(start: Start, options: list[str], message: str) -> None:
     process = start("default", *options)
     _, errors = process.communicate(timeout=PATIENCE)
     assert errors.decode().startswith(f"qmpserver: {message}")
@@ -226,14 +226,20 @@ def test_what_needs_a_machine_is_refused(start: Start, options: list[str], messa
     ("option", "message"),
     [
         ("/nonexistent.toml", "/nonexistent.toml: No such file or directory"),
-        ("default,fault=slow", "fault: name: there is no fault 'slow': silent-after-connect, "),
-        ("default,fault=stale-id:stpo", "there is no command or event 'stpo', but 'stop'"),
-        ("default,lgo=x", "there is no option 'lgo', but 'log'"),
+        (
+            "default,fault=slow",
+            "fault: name: unknown fault 'slow'; it must be one of silent-after-connect, ",
+        ),
+        ("default,fault=stale-id:stpo", "unknown command or event 'stpo'; did you mean 'stop'?"),
+        ("default,lgo=x", "unknown option 'lgo'; did you mean 'log'?"),
         ("default,log=/nonexistent/x", "log: /nonexistent/x: No such file or directory"),
-        ("default,schema=/nonexistent", "/nonexistent: No such file or directory; it is a file or"),
+        (
+            "default,schema=/nonexistent",
+            "schema: /nonexistent: No such file or directory; it must be one of qemu-7.2, ",
+        ),
     ],
 )
-def test_what_the_option_gets_wrong(start: Start, option: str, message: str) -> None:
+def test_errors_in_the_option(start: Start, option: str, message: str) -> None:
     process = start(option, "-qmp", "stdio")
     _, errors = process.communicate(timeout=PATIENCE)
     assert errors.decode().startswith(f"qmpserver: -fake {option}: ")

@@ -1,4 +1,4 @@
-"""What the page and the examples say of scenarios and faults is so; other snippets are run too."""
+"""The page about scenarios and faults, and the example scenarios, hold."""
 
 import os
 import re
@@ -27,17 +27,18 @@ def test_the_example_in_the_page_is_a_scenario() -> None:
     assert [spec.name for spec in scenario.faults] == ["late-reply", "stale-id"]
 
 
-def test_the_table_of_faults_is_theirs() -> None:
-    told = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", PAGE, re.MULTILINE)
-    assert told == [(name, fault.__doc__) for name, fault in faults.FAULTS.items()]
+def test_the_tables_of_faults_are_complete() -> None:
+    tables = re.findall(r"^\| fault \|.*\n\|---\|---\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    shown = [tuple(row.strip("| ").split(" | ")) for row in "".join(tables).splitlines()]
+    assert shown == [(f"`{name}`", fault.__doc__) for name, fault in faults.FAULTS.items()]
 
 
-def test_the_page_names_the_schemas() -> None:
+def test_the_page_names_the_vocabularies() -> None:
     assert all(f"`{name}`" in PAGE for name in vocabulary.NAMED)
-    assert package.__all__ == ["StandIn", "Scenario", "ScenarioError"]
+    assert set(package.__all__) == {"StandIn", "Scenario", "ScenarioError"}
 
 
-GO = """package fake
+GO = """package standin
 import ("bufio"; "net"; "os"; "os/exec"; "path/filepath"; "syscall"; "testing")
 func TestPause(t *testing.T) {
 SNIPPET
@@ -49,8 +50,8 @@ SNIPPET
 		client.Write([]byte(`{"execute": "` + command + `"}`))
 	}
 	for lines.Scan() && lines.Text() != `{"return": {}}` { }
-	fake.Process.Signal(syscall.SIGTERM)
-	if err := fake.Wait(); err != nil { t.Fatal(err) }
+	standIn.Process.Signal(syscall.SIGTERM)
+	if err := standIn.Wait(); err != nil { t.Fatal(err) }
 }
 """
 RUST = """use std::io::Write;
@@ -78,7 +79,7 @@ def snippet(language: str) -> str:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the scenario that the snippets name, and the program on the path."""
+    """A directory with the snippets' scenario; the program is on the PATH."""
     (tmp_path / "pause.toml").write_text("expect = [{ command = 'stop' }]")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -88,8 +89,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
 def test_started_from_go(elsewhere: Path) -> None:
-    (elsewhere / "go.mod").write_text("module fake\n")
-    (elsewhere / "fake_test.go").write_text(GO.replace("SNIPPET", snippet("go")))
+    (elsewhere / "go.mod").write_text("module standin\n")
+    (elsewhere / "standin_test.go").write_text(GO.replace("SNIPPET", snippet("go")))
     subprocess.run(["go", "test", "./..."], cwd=elsewhere, check=True, timeout=120)
 
 
@@ -97,9 +98,9 @@ def test_started_from_go(elsewhere: Path) -> None:
 def test_started_from_rust(elsewhere: Path) -> None:
     begin, end = re.split(r"^// at the end.*$", snippet("rust"), flags=re.MULTILINE)
     source = RUST.replace("SNIPPET_BEGIN", begin).replace("SNIPPET_END", end)
-    (elsewhere / "fake.rs").write_text(source)
-    subprocess.run(["rustc", "-o", "fake", "fake.rs"], cwd=elsewhere, check=True, timeout=120)
-    subprocess.run([elsewhere / "fake"], cwd=elsewhere, check=True, timeout=20)
+    (elsewhere / "main.rs").write_text(source)
+    subprocess.run(["rustc", "-o", "main", "main.rs"], cwd=elsewhere, check=True, timeout=120)
+    subprocess.run([elsewhere / "main"], cwd=elsewhere, check=True, timeout=20)
 
 
 async def run(client: Raw, command: str, **arguments: object) -> object:
@@ -119,7 +120,7 @@ async def until_event(client: Raw, wanted: str, **data: object) -> None:
 async def test_hotplug_as_kata_does_it(serve: Serve) -> None:
     async with serve(str(EXAMPLES / "kata-hotplug.toml")) as served:
         client = await served.client()
-        assert len(served.fake.failures()) > 5
+        assert len(served.stand_in.failures()) > 5
         file = {"driver": "file", "filename": "/dev/null"}
         await run(client, "blockdev-add", driver="raw", node_name="drive-1", file=file)
         disk = {"driver": "virtio-blk-pci", "id": "virtio-drive-1", "drive": "drive-1"}
@@ -132,7 +133,7 @@ async def test_hotplug_as_kata_does_it(serve: Serve) -> None:
         await run(client, "device_del", id="virtio-drive-1")
         await until_event(client, "DEVICE_DELETED", device="virtio-drive-1")
         await run(client, "blockdev-del", node_name="drive-1")
-        assert served.fake.failures() == []
+        assert served.stand_in.failures() == []
 
 
 async def test_a_client_that_does_not_wait_for_the_event_fails(serve: Serve) -> None:
@@ -155,8 +156,8 @@ async def test_suspend_and_power_down_as_multipass_does_it(serve: Serve) -> None
         await until_event(client, "POWERDOWN")
         assert await client.receive() == {"return": {}}
         await until_event(client, "SHUTDOWN", guest=True, reason="guest-shutdown")
-        await served.fake.finished.wait()
-        assert served.fake.failures() == []
+        await served.stand_in.finished.wait()
+        assert served.stand_in.failures() == []
 
 
 async def test_migration_as_incus_does_it(serve: Serve) -> None:
@@ -169,7 +170,7 @@ async def test_migration_as_incus_does_it(serve: Serve) -> None:
         assert isinstance(first, dict)
         assert first["status"] in ("setup", "active")
         await until_event(client, "MIGRATION", status="pre-switchover")
-        assert served.fake.said.sent("RESET")
+        assert served.said.sent("RESET")
         await run(client, "migrate-continue", state="pre-switchover")
         await until_event(client, "MIGRATION", status="completed")
-        assert served.fake.failures() == []
+        assert served.stand_in.failures() == []

@@ -1,4 +1,4 @@
-"""What scenarios say, and what is said of those that make no sense."""
+"""Scenarios: how they are read, how errors are reported, and how stand-ins play them."""
 
 import tomllib
 from pathlib import Path
@@ -17,54 +17,74 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
     [
         ("on = 1", "a.toml: on: 1 is not a list"),
         ("on = [1]", "a.toml: on[1]: 1 is not a table"),
-        ("[[on]]", "a.toml: on[1].command: missing, a string is needed"),
+        ("[[on]]", "a.toml: on[1].command: missing; it must be a string"),
         ("[[on]]\ncommand = true", "a.toml: on[1].command: true is not a string"),
         ("[[on]]\ncommand = 'qery-status'",
-         "a.toml: on[1].command: there is no command 'qery-status', but 'query-status'"),
+         "a.toml: on[1].command: unknown command 'qery-status'; did you mean 'query-status'?"),
         ("[[on]]\ncommand = 'stop'\n[[on]]\ncommand = 'stop'\nretrun = {}",
-         "a.toml: on[2].retrun: there is no key 'retrun', but 'return'"),
+         "a.toml: on[2].retrun: unknown key 'retrun'; did you mean 'return'?"),
         ("[[on]]\ncommand = 'query-status'\nreturn = {}",
          "a.toml: on[1].return: command 'query-status' sends what the schema forbids: "
          "Parameter 'running' is missing"),
         ("[[on]]\ncommand = 'stop'\nreturn = {}\nerror = 'no'",
-         "a.toml: on[1].error: there is a return too: only one of them can be had"),
+         "a.toml: on[1].error: a reply has either 'error' or 'return', not both"),
         ("[[on]]\ncommand = 'stop'\nerror = 'no'\nclass = 'X'",
-         "a.toml: on[1].class: goes with an error, and is one of GenericError, "),
-        ("[[on]]\ncommand = 'stop'\ntimes = 0", "a.toml: on[1].times: 0 is less than 1"),
-        ("[[on]]\ncommand = 'stop'\ntimes = 1.5", "a.toml: on[1].times: 1.5 is not a whole number"),
-        ("[[on]]\ncommand = 'stop'\ndelay = -1", "a.toml: on[1].delay: -1 is negative"),
+         "a.toml: on[1].class: unknown error class 'X'; it must be one of GenericError, "),
+        ("[[on]]\ncommand = 'stop'\nclass = 'GenericError'",
+         "a.toml: on[1].class: it needs a key 'error' with the description"),
+        ("[[on]]\ncommand = 'stop'\ntimes = 0",
+         "a.toml: on[1].times: 0 is too small; it must be 1 or more"),
+        ("[[on]]\ncommand = 'stop'\ntimes = true", "a.toml: on[1].times: true is not an integer"),
+        ("[[on]]\ncommand = 'stop'\ntimes = 1.5", "a.toml: on[1].times: 1.5 is not an integer"),
+        ("[[on]]\ncommand = 'stop'\ndelay = -1",
+         "a.toml: on[1].delay: -1 is not a number of seconds; it must be 0 or more"),
+        ("[[on]]\ncommand = 'stop'\ndelay = nan",
+         "a.toml: on[1].delay: nan is not a number of seconds; it must be 0 or more"),
         ("[[on]]\ncommand = 'migrate-pause'\ndelay = 1",
-         "a.toml: on[1].delay: migrate-pause is executed out of band, and never waits"),
+         "a.toml: on[1].delay: migrate-pause can be executed out of band and must not be delayed"),
         ("[[on]]\ncommand = 'netdev_del'\narguments = { idd = 1 }",
-         "a.toml: on[1].arguments.idd: there is no argument 'idd', but 'id'"),
+         "a.toml: on[1].arguments.idd: unknown argument 'idd'; did you mean 'id'?"),
+        ("[[on]]\ncommand = 'netdev_del'\narguments = { id = '</(/>' }",
+         "a.toml: on[1].arguments: '(' is not a regular expression: missing ), "),
         ("[[on]]\ncommand = 'stop'\nevents = [{ event = 'STPO' }]",
-         "a.toml: on[1].events[1].event: there is no event 'STPO', but 'STOP'"),
+         "a.toml: on[1].events[1].event: unknown event 'STPO'; did you mean 'STOP'?"),
         ("[[on]]\ncommand = 'stop'\nstatus = 'pausd'",
-         "a.toml: on[1].status: there is no run state 'pausd', but 'paused'"),
+         "a.toml: on[1].status: unknown run state 'pausd'; did you mean 'paused'?"),
+        ("[[on]]\ncommand = 'stop'\nshutdown = 'fire'",
+         "a.toml: on[1].shutdown: unknown reason 'fire'; it must be one of none, host-error, "),
         ("[[event]]\nevent = 'RESET'\ndata = { guest = 1 }",
          "a.toml: event[1].data: event 'RESET' sends what the schema forbids: "
          "Invalid parameter type for 'guest', expected: boolean"),
         ("[[expect]]\ncommand = 'stop'\ntimes = 'often'",
-         """a.toml: expect[1].times: 'often' is not a number, "1..", "..3" or "1..3\""""),
+         "a.toml: expect[1].times: 'often' is not a count; "
+         'it must be a number, "1..", "..3" or "1..3"'),
+        ("[[expect]]\ncommand = 'stop'\ntimes = '3..1'",
+         "a.toml: expect[1].times: '3..1' is not a count; "),
+        ("[[expect]]\ncommand = 'stop'\ntimes = true",
+         "a.toml: expect[1].times: true is not a count; "),
         ("[[setup]]\ncommand = 'netdev_del'",
          "a.toml: setup[1].arguments: Parameter 'id' is missing"),
-        ("[machine]\ncpus = 0", "a.toml: machine.cpus: 0 is less than 1"),
-        ("[machine]\nvcpus = 1", "a.toml: machine.vcpus: there is no key 'vcpus', but 'cpus'"),
+        ("[machine]\ncpus = 0", "a.toml: machine.cpus: 0 is too small; it must be 1 or more"),
+        ("machine = 0", "a.toml: machine: 0 is not a table"),
+        ("[machine]\nvcpus = 1",
+         "a.toml: machine.vcpus: unknown key 'vcpus'; did you mean 'cpus'?"),
         ("fault = ['lat-reply']",
-         "a.toml: fault[1].name: there is no fault 'lat-reply', but 'late-reply'"),
-        ("version = '7.2'", "a.toml: version: '7.2' is not like 7.2.0"),
+         "a.toml: fault[1].name: unknown fault 'lat-reply'; did you mean 'late-reply'?"),
+        ("version = '7.2'", "a.toml: version: '7.2' is not a version such as 7.2.0"),
         ("schema = 'guest-agent'\nversion = '7.2.0'",
-         "a.toml: version: the guest agent does not greet, so it tells none"),
+         "a.toml: version: the guest agent sends no greeting; leave the key out"),
         ("schema = 'guest-agent'\nfault = ['event-flood']",
-         "a.toml: fault[1].name: event-flood needs events, and this schema has none"),
+         "a.toml: fault[1].name: event-flood sends events, and the schema has none"),
         ("schema = 'qemu'", "a.toml: schema: "),
         ("a = ", "a.toml: Invalid value (at end of document)"),
-        ("-> {'execute':\n<- hello", "a.toml: line 2: what a server says is JSON"),
+        ("-> {'execute':\n<- hello", "a.toml: line 2: a server's message is not JSON"),
         ('-> {"execute": "strange"}\n<- {"return": {}}',
-         "a.toml:1: there is no command 'strange'; give the server's own schema"),
+         "a.toml:1: unknown command 'strange'; give the recorded server's schema"),
+        ('-> {"execute": "stop"}\n<- {"error": {}}',
+         "a.toml:2: {} is not an error; it must have a class and a desc"),
     ],
 )  # fmt: skip
-def test_faults_of_a_scenario_are_named(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_the_place_and_the_value(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.toml"
     path.write_text(text)
     with pytest.raises(ScenarioError) as caught:
@@ -157,15 +177,24 @@ async def test_a_delay_lets_other_clients_pass(serve: Serve) -> None:
         assert await quick.execute("query-name") == {}
         assert await slow.receive() == {"return": []}
         assert await slow.receive() == {"return": {}, "id": 1}
-        said = [one.client for one in served.fake.said.messages if one.who == "server"]
+        said = [one.client for one in served.said.messages if one.who == "server"]
         assert said[-3:] == [2, 1, 1]
 
 
-async def test_a_null_result_is_a_result(serve: Serve) -> None:
+async def test_an_empty_result_is_a_result(serve: Serve) -> None:
     scenario = {"on": [{"command": "query-pci", "return": []}]}
     async with serve(scenario) as served:
         client = await served.client()
         assert await client.execute("query-pci") == []
+
+
+async def test_quit_ends_the_stand_in_also_with_a_scripted_reply(serve: Serve) -> None:
+    async with serve({"on": [{"command": "quit", "return": {}}]}) as served:
+        client = await served.client()
+        client.send("quit")
+        assert (await client.event())[0] == "SHUTDOWN"
+        assert await client.receive() == {"return": {}}
+        assert served.stand_in.finished.is_set()
 
 
 async def test_events_of_their_own(serve: Serve) -> None:
@@ -187,6 +216,7 @@ async def test_setup_comes_before_the_first_client(serve: Serve) -> None:
         [machine]
         status = "paused"
         cpus = 2
+        uuid = "00000000-0000-0000-0000-00000000002a"
         [[setup]]
         command = "blockdev-add"
         arguments = { driver = "null-co", node-name = "disk" }
@@ -200,6 +230,8 @@ async def test_setup_comes_before_the_first_client(serve: Serve) -> None:
         assert block["qdev"] == "/machine/peripheral/vda"
         assert block["inserted"]["node-name"] == "disk"
         assert (await client.execute("query-status"))["status"] == "paused"
+        uuid = await client.execute("query-uuid")
+        assert uuid == {"UUID": "00000000-0000-0000-0000-00000000002a"}
 
 
 async def test_the_greeting_tells_the_version(serve: Serve) -> None:
@@ -214,9 +246,9 @@ async def test_the_greeting_tells_the_version(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("wanted", "sent", "failures"),
     [
-        ({"times": 0}, 1, ["expected stop never, came 1"]),
-        ({"times": "2.."}, 1, ["expected stop at least 2 times, came 1"]),
-        ({"times": "..1"}, 2, ["expected stop 0 to 1 times, came 2 times"]),
+        ({"times": 0}, 1, ["expected stop never; it was sent once"]),
+        ({"times": "2.."}, 1, ["expected stop at least 2 times; it was sent once"]),
+        ({"times": "..1"}, 2, ["expected stop 0 to 1 times; it was sent 2 times"]),
         ({"times": "..1"}, 0, []),
         ({"times": "1..2"}, 2, []),
         ({}, 3, []),
@@ -229,7 +261,7 @@ async def test_how_often(
         client = await served.client()
         for _ in range(sent):
             await client.execute("stop")
-        assert served.fake.failures()[:1] == failures
+        assert served.stand_in.failures()[:1] == failures
 
 
 async def test_expected_arguments(serve: Serve) -> None:
@@ -237,13 +269,14 @@ async def test_expected_arguments(serve: Serve) -> None:
     async with serve({"expect": [wanted]}) as served:
         client = await served.client()
         await client.execute("netdev_add", {"type": "tap", "id": "net0"})
-        first, second, _ = served.fake.failures()
+        first, second, _ = served.stand_in.failures()
         assert first == (
-            'expected netdev_add {"type": "user", "id": "</^net/>"} at least once, came not'
+            'expected netdev_add {"type": "user", "id": "</^net/>"} at least once;'
+            " it was never sent"
         )
-        assert second == '  other arguments came: {"type": "tap", "id": "net0"}'
+        assert second == '  sent with other arguments: {"type": "tap", "id": "net0"}'
         await client.execute("netdev_add", {"type": "user", "id": "net1", "net": "10.0.0.0/8"})
-        assert served.fake.failures() == []
+        assert served.stand_in.failures() == []
 
 
 RECORDED = """
@@ -262,6 +295,8 @@ RECORDED = """
 <- {"return": {"status": "running", "running": true}}
 -> {"execute": "gone", "arguments": {}}
 <- {"error": {"class": "CommandNotFound", "desc": "The command gone has not been found"}}
+-> {"execute": "query-named-block-nodes"}
+<- {"error": {"class": "GenericError", "desc": "recorded"}}
 -> {"execute": "device_del", "arguments": {"id": "x"}}
 <- {"error": {"class": "GenericError", "desc": "Device x is already in the process of unplug"}}
 """
@@ -280,12 +315,38 @@ async def test_a_recording_answers_as_it_was_recorded(serve: Serve, tmp_path: Pa
         client.send("cont")
         names = [(await client.receive()).get("event") for _ in range(3)]
         assert names == ["RESUME", None, "WAKEUP"]
-        for _ in range(2):  # the last recorded one stays
-            assert (await client.execute("query-status"))["status"] == "running"
+        for _ in range(2):  # the last recorded one stays; the state would add `singlestep`
+            running = await client.execute("query-status")
+            assert running == {"status": "running", "running": True}
+        assert (await client.execute("query-named-block-nodes"))["desc"] == "recorded"
+        assert await client.execute("query-named-block-nodes", {"flat": True}) == []
         assert (await client.execute("gone"))["class"] == "CommandNotFound"
         refused = await client.execute("device_del", {"id": "x"})
         assert refused["desc"] == "Device x is already in the process of unplug"
         assert (await client.execute("device_del", {"id": "y"}))["class"] == "DeviceNotFound"
+
+
+PIPELINED = """
+-> {"execute": "query-name"}
+-> no JSON
+<- {"error": {"class": "GenericError", "desc": "JSON parse error, invalid keyword 'no'"}}
+<- {"return": {"name": "recorded"}}
+-> {"execute": "query-status", "id": 1}
+-> {"execute": "query-uuid", "id": 2}
+<- {"return": {"UUID": "x"}, "id": 2}
+<- {"return": {"status": "paused", "running": false}, "id": 1}
+"""
+
+
+async def test_recorded_replies_find_their_commands(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "a.qmp"
+    path.write_text(PIPELINED)
+    async with serve(str(path)) as served:
+        client = await served.client()
+        assert await client.execute("query-name") == {"name": "recorded"}
+        assert await client.execute("query-uuid") == {"UUID": "x"}
+        paused = {"status": "paused", "running": False}
+        assert await client.execute("query-status") == paused
 
 
 async def test_a_recorded_schema_is_used(serve: Serve, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The machine that does not exist: what its commands do to each other."""
+"""The simulated state of the machine: how commands affect each other."""
 
 import asyncio
 import base64
@@ -60,12 +60,27 @@ async def test_hotplug(serve: Serve) -> None:
         assert await do(client, "device_del", id="nic0") == {}
         again = await do(client, "device_del", id="nic0")
         assert again["desc"] == "Device nic0 is already in the process of unplug"
-        client.send("system_reset")  # a guest that starts anew gives everything back
+        client.send("system_reset")  # a reset guest releases its devices
         assert (await client.event())[1] == {"path": "/machine/peripheral/nic0/virtio-backend"}
         assert (await client.event())[1]["device"] == "nic0"
         assert await client.reply() == {"return": {}}
         assert (await do(client, "device_del", id="nic0"))["class"] == "DeviceNotFound"
         assert await do(client, "netdev_del", id="net0") == {}
+
+
+async def test_devices_without_an_id(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        await do(client, "device_add", driver="e1000", id="named")
+        again = await do(client, "device_add", driver="e1000", id="named")
+        assert again["desc"] == "Duplicate device ID 'named'"
+        await do(client, "device_add", driver="e1000")
+        client.send("device_del", {"id": "named"})
+        assert await client.receive() == {"return": {}}
+        assert (await client.event())[0] == "DEVICE_DELETED"
+        await do(client, "device_add", driver="e1000")
+        (bus,) = await do(client, "query-pci")
+        assert [one["class_info"]["class"] for one in bus["devices"]].count(0x0200) == 2
 
 
 async def test_a_reset_ends_an_unplug(serve: Serve) -> None:
@@ -102,14 +117,18 @@ async def test_chardevs(serve: Serve) -> None:
         backend = {"type": "socket", "data": {"addr": address, "wait": False}}
         assert await do(client, "chardev-add", id="c0", backend=backend) == {}
         pty = await do(client, "chardev-add", id="c1", backend={"type": "pty", "data": {}})
-        assert pty == {"pty": "/dev/pts/1"}
+        assert pty == {"pty": "/dev/pts/0"}
         shown = {one["label"]: one for one in await do(client, "query-chardev")}
         assert shown["c0"]["filename"] == "disconnected:unix:/tmp/x,server=on"
-        assert shown["c1"]["filename"] == "pty:/dev/pts/1"
+        assert shown["c1"]["filename"] == "pty:/dev/pts/0"
         assert shown["compat_monitor0"]["frontend-open"]
         busy = await do(client, "chardev-remove", id="compat_monitor0")
         assert busy["desc"] == "Chardev 'compat_monitor0' is busy"
         assert await do(client, "chardev-remove", id="c0") == {}
+        (kept,) = [one for one in await do(client, "query-chardev") if one["label"] == "c1"]
+        assert kept["filename"] == "pty:/dev/pts/0"
+        pty = await do(client, "chardev-add", id="c2", backend={"type": "pty", "data": {}})
+        assert pty == {"pty": "/dev/pts/1"}
 
 
 async def test_passed_descriptors(serve: Serve) -> None:
@@ -186,6 +205,24 @@ async def test_block_jobs(serve: Serve) -> None:
         assert gone["class"] == "DeviceNotActive"
 
 
+@pytest.mark.parametrize(
+    ("force", "event"), [(True, "BLOCK_JOB_CANCELLED"), (False, "BLOCK_JOB_COMPLETED")]
+)
+async def test_a_mirror_that_is_ready_is_cancelled(serve: Serve, force: bool, event: str) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        for name in ("a", "b"):
+            await client.execute("blockdev-add", {"driver": "null-co", "node-name": name})
+        mirror = {"job-id": "j", "device": "a", "target": "b", "sync": "full"}
+        assert await client.execute("blockdev-mirror", mirror) == {}
+        assert (await client.event())[0] == "BLOCK_JOB_READY"
+        again = await client.execute("blockdev-mirror", mirror)
+        assert again["desc"] == "Job ID 'j' already in use"
+        client.send("block-job-cancel", {"device": "j", "force": force})
+        assert await client.receive() == {"return": {}}
+        assert (await client.event())[0] == event
+
+
 async def migrated(client: Raw) -> list[str]:
     states: list[str] = []
     while not states or states[-1] not in ("completed", "pre-switchover", "cancelled"):
@@ -245,8 +282,47 @@ async def test_migration_is_cancelled(serve: Serve) -> None:
         assert info["status"] == "active"
         assert info["ram"]["remaining"] > 0
         await do(client, "migrate_cancel")
+        # Without the capability `events`, the status is not sent.
+        assert not served.said.sent("MIGRATION")
         assert (await do(client, "query-migrate"))["status"] == "cancelled"
         assert (await do(client, "query-status"))["running"]
+
+
+async def test_a_migration_is_cancelled_before_the_switchover(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 0.01}}) as served:
+        client = await served.client()
+        wanted = [
+            {"capability": name, "state": True} for name in ("events", "pause-before-switchover")
+        ]
+        await do(client, "migrate-set-capabilities", capabilities=wanted)
+        client.send("migrate", {"uri": "tcp:a:1"})
+        assert (await client.event())[1] == {"status": "setup"}
+        assert await client.receive() == {"return": {}}
+        assert (await migrated(client))[-1] == "pre-switchover"
+        client.send("migrate_cancel")
+        assert (await client.event())[1] == {"status": "cancelling"}
+        assert await client.receive() == {"return": {}}
+        assert await migrated(client) == ["cancelled"]
+        assert await do(client, "query-status") == {
+            "status": "running", "running": True, "singlestep": False,
+        }  # fmt: skip
+
+
+async def test_a_machine_that_waits_for_its_migration(serve: Serve) -> None:
+    async with serve({"machine": {"status": "inmigrate"}}) as served:
+        client = await served.client()
+        assert await do(client, "cont") == {}
+        assert (await do(client, "query-status"))["status"] == "inmigrate"
+
+
+async def test_wake_up(serve: Serve) -> None:
+    async with serve({"machine": {"status": "suspended"}}) as served:
+        client = await served.client()
+        client.send("system_wakeup")
+        assert await client.event() == ("WAKEUP", None)
+        assert await client.receive() == {"return": {}}
+        again = await do(client, "system_wakeup")
+        assert again["desc"] == "Unable to wake up: guest is not in suspended state"
 
 
 async def test_incoming_migration(serve: Serve) -> None:
@@ -271,6 +347,27 @@ async def test_dirty_limit_and_rate(serve: Serve) -> None:
         assert (await do(client, "query-dirty-rate"))["status"] == "unstarted"
         await do(client, "calc-dirty-rate", calc_time=60, mode="dirty-ring")
         assert (await do(client, "query-dirty-rate"))["status"] == "measuring"
+        again = await do(client, "calc-dirty-rate", calc_time=1)
+        assert again["desc"] == "the dirty rate is already being measured"
+
+
+async def test_the_dirty_rate_is_that_of_the_limits(serve: Serve) -> None:
+    async with serve({"schema": "qmpserver", "machine": {"cpus": 2}}) as served:
+        client = await served.client()
+        await do(client, "set-vcpu-dirty-limit", dirty_rate=50, cpu_index=1)
+        await do(
+            client, "calc-dirty-rate", calc_time=10, calc_time_unit="millisecond",
+            mode="dirty-ring",
+        )  # fmt: skip
+        async with asyncio.timeout(10):
+            measured: dict[str, Any] = {"status": "measuring"}
+            while measured["status"] == "measuring":
+                measured = await do(client, "query-dirty-rate")
+        assert measured["dirty-rate"] == 1050
+        assert measured["vcpu-dirty-rate"][1] == {"id": 1, "dirty-rate": 50}
+        await do(client, "stop")
+        (limit,) = await do(client, "query-vcpu-dirty-limit")
+        assert limit["current-rate"] == 0
 
 
 async def test_the_guest_agent(serve: Serve) -> None:
@@ -282,6 +379,9 @@ async def test_the_guest_agent(serve: Serve) -> None:
         assert (await do(client, "qmp_capabilities"))["class"] == "CommandNotFound"
         assert await do(client, "guest-fsfreeze-freeze") == 1
         assert await do(client, "guest-fsfreeze-status") == "frozen"
+        commands = (await do(client, "guest-info"))["supported_commands"]
+        enabled = {one["name"]: one["enabled"] for one in commands}
+        assert (enabled["guest-ping"], enabled["guest-file-open"]) == (True, False)
         assert await do(client, "guest-fsfreeze-thaw") == 1
         missing = await do(client, "guest-file-open", path="/a")
         assert "No such file or directory" in missing["desc"]
@@ -293,12 +393,19 @@ async def test_the_guest_agent(serve: Serve) -> None:
             assert got["count"] == 5
             await do(client, "guest-file-close", handle=handle)
         assert got["buf-b64"] == text
+        closed = await do(client, "guest-file-close", handle=handle)
+        assert closed["desc"] == f"handle '{handle}' has not been found"
+        first, second = [
+            await do(client, "guest-file-open", path=path, mode="w") for path in ("/b", "/c")
+        ]
+        await do(client, "guest-file-close", handle=first)
+        assert await do(client, "guest-file-open", path="/b") not in (first, second)
         client.send("guest-shutdown")
         client.send("guest-ping", id="next")
         assert (await client.receive())["id"] == "next"  # success is not answered
 
 
-# What QEMU refuses, in which words.
+# Commands whose refusals are compared with QEMU's, in this order.
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("netdev_add", {"type": "user", "id": "u"}),
     ("netdev_add", {"type": "user", "id": "u"}),

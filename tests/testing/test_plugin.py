@@ -13,7 +13,7 @@ import pytest
 import qemu.qmp.legacy  # noqa: F401 -- pytester forgets what inner runs import: they would pay for it each time
 
 import qmpserver.cli.assembly
-import qmpserver.transcript.comparison  # noqa: F401
+import qmpserver.transcript.compare_conversation  # noqa: F401
 from qmpserver.testing.thread import ServerThread
 
 pytest_plugins = "pytester"
@@ -223,7 +223,9 @@ def test_a_scenario(suite: pytest.Pytester) -> None:
     )
     result = suite.runpytest_inprocess(*OPTIONS)
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["expected stop at least once, came not", "what came: *, cont"])
+    result.stdout.fnmatch_lines(
+        ["expected stop at least once; it was never sent", "commands sent: *, cont"]
+    )
 
 
 def test_a_transcript_as_scenario(suite: pytest.Pytester) -> None:
@@ -302,7 +304,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
             "E *AssertionError: no stop after cont among: qmp_capabilities*, stop, cont",
             "E *AssertionError: STOP: none in 0.01 s among: nothing",
             "E *AssertionError: stop: 1 instead of 2 in 0.01 s among: qmp_capabilities*, stop",
-            "(103 lines before)",
+            "(103 messages before)",
         ]
     )
 
@@ -312,7 +314,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
     [
         (
             "smpp=2",
-            "pytest.mark.qmp(smpp=...): is none of accel, fault, max_clients, *",
+            "pytest.mark.qmp(smpp=...): must be one of accel, fault, keep, max_clients, *",
         ),
         ("'soft'", "pytest.mark.qmp takes keywords only, not 'soft'"),
         (
@@ -321,7 +323,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
         ),
         (
             "accel='soft', fault='x'",
-            "*: schema, scenario and fault are a fake's, not those of 'soft'",
+            "*: accel='soft': only a fake has a schema, a scenario or faults",
         ),
         ("schema='no.json'", "pytest.mark.qmp(schema='no.json'): *no.json*"),
         ("scenario='no.toml'", "pytest.mark.qmp(scenario='no.toml'): *no.toml: No such file*"),
@@ -348,7 +350,7 @@ def test_coroutines_need_pytest_asyncio(suite: pytest.Pytester) -> None:
     suite.makeini("[pytest]")
     suite.makepyfile("async def test(qmp): pass")
     result = suite.runpytest_subprocess(*OPTIONS, "-p", "no:asyncio")
-    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
+    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later"])
 
 
 def test_anyio_has_a_loop_of_its_own(suite: pytest.Pytester) -> None:
@@ -362,7 +364,7 @@ def test_anyio_has_a_loop_of_its_own(suite: pytest.Pytester) -> None:
         """
     )
     result = suite.runpytest_inprocess(*OPTIONS)
-    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio"])
+    result.stdout.fnmatch_lines(["qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later"])
 
 
 def test_one_client_at_a_time_as_in_qemu_or_more(suite: pytest.Pytester) -> None:
@@ -412,7 +414,7 @@ def test_a_transcript_is_written_and_compared_with(suite: pytest.Pytester) -> No
     transcript = suite.path / "pause.qmp"
     missing = suite.runpytest_inprocess(*OPTIONS)
     missing.assert_outcomes(failed=1)
-    missing.stdout.fnmatch_lines(["there is no *pause.qmp: write it with pytest --qmp-record"])
+    missing.stdout.fnmatch_lines(["no such file: *pause.qmp; pytest --qmp-record writes it"])
     suite.runpytest_inprocess(*OPTIONS, "--qmp-record").assert_outcomes(passed=1)
     suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
     transcript.write_text(transcript.read_text().replace('"paused"', '"running"'))
@@ -558,16 +560,94 @@ def test_a_blocking_handler_is_told(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*the server has not ended in 0.05 s: a handler blocks"])
 
 
-def test_without_pytest() -> None:
-    server = ServerThread()
-    assert not server.running
-    server.close()
-    with server:
-        assert Path(server.path).is_socket()
-        server.close()
-        assert not server.running
-        assert not Path(server.path).parent.exists()
-    server.close()
+def test_fixtures_of_the_same_name_are_left_alone(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+
+        class Own:
+            def __str__(self):
+                raise ValueError("it was looked at")
+
+            messages = conversation = property(__str__)
+
+        @pytest.fixture
+        def qmp_server():
+            return Own()
+
+        def test(qmp_server):
+            assert False, "as it should"
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *AssertionError: as it should"])
+    result.stdout.no_fnmatch_line("*QMP conversation*")
+    result.stdout.no_fnmatch_line("*it was looked at*")
+
+
+def test_a_transcript_needs_all_messages(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.qmp(keep=2)
+        def test_cut(qmp, qmp_transcript):
+            qmp.cmd("query-name")
+            qmp_transcript("name.qmp")
+
+        @pytest.mark.qmp(keep=None)
+        def test_whole(qmp, qmp_transcript):
+            qmp.cmd("query-name")
+            qmp_transcript("name.qmp")
+        """
+    )
+    result = suite.runpytest_inprocess(*OPTIONS, "--qmp-record")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["name.qmp: the first 3 messages were dropped: pytest.mark.qmp(keep=None)"]
+    )
+    assert suite.path.joinpath("name.qmp").exists()
+
+
+def test_asyncio_plugins_that_are_too_old(suite: pytest.Pytester) -> None:
+    """A plugin named as pytest-asyncio, whose package cannot make the fixtures."""
+    suite.makeconftest(
+        """
+        import sys, types
+        from qmpserver import testing
+
+        class Old: pass
+
+        def pytest_configure(config):
+            config.pluginmanager.register(Old(), "asyncio")
+            sys.modules["pytest_asyncio"] = types.ModuleType("pytest_asyncio")
+        """
+    )
+    suite.makeini("[pytest]")
+    suite.makepyfile(
+        """
+        def test_of_a_suite_that_does_not_use_it(): pass
+        async def test(qmp): pass
+        """
+    )
+    result = suite.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
+    result.stdout.fnmatch_lines(
+        ["qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later", "*1 passed*"]
+    )
+
+
+def test_without_qemu_qmp(suite: pytest.Pytester) -> None:
+    suite.makeconftest("import sys; sys.modules['qemu.qmp'] = sys.modules['qemu'] = None")
+    suite.makepyfile(
+        """
+        def test_server(qmp_server): assert qmp_server.running
+        def test_client(qmp): pass
+        """
+    )
+    result = suite.runpytest_subprocess(*OPTIONS)
+    result.stdout.fnmatch_lines(["qmp: it needs qemu.qmp: pip install 'qmpserver[[]pytest[]]'"])
+    result.assert_outcomes(passed=1, errors=1)
 
 
 def test_up_in_50_ms() -> None:
@@ -581,7 +661,9 @@ def test_up_in_50_ms() -> None:
     assert min(took) < 0.05
 
 
-def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asyncio", [False, True])
+def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path, asyncio: bool) -> None:
+    others = {"cffi", "orjson", "uvloop", "qemu"} | (set() if asyncio else {"asyncio"})
     tmp_path.joinpath("test_it.py").write_text(
         "import sys\n"
         "def test(request):\n"
@@ -589,9 +671,13 @@ def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path) -> None:
         "    ours = {name for name in sys.modules if name.split('.')[0] == 'qmpserver'}\n"
         "    assert ours == {'qmpserver', 'qmpserver._version', 'qmpserver.testing',\n"
         "                    'qmpserver.testing.plugin'}\n"
-        "    assert not {'asyncio', 'cffi', 'orjson', 'uvloop', 'qemu'} & set(sys.modules)\n"
+        f"    assert not {others} & set(sys.modules)\n"
     )
-    plugins = ["-p", "no:asyncio", "-p", "no:xdist", "-p", "no:anyio", "-p", "no:hypothesispytest"]
+    plugins = ["-p", "no:xdist", "-p", "no:anyio", "-p", "no:hypothesispytest"]
+    if asyncio:
+        tmp_path.joinpath("pytest.ini").write_text(INI)
+    else:
+        plugins += ["-p", "no:asyncio"]
     command = [sys.executable, "-m", "pytest", *OPTIONS, *plugins, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 0, ran.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Until, listens
 
-PATIENCE = 60.0
+PATIENCE = 100.0
 BIN = Path(sys.executable).parent
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -96,7 +96,7 @@ def test_one_server_has_to_be_named(qmpctl: Run) -> None:
 def test_a_server_that_a_command_has_no_use_for(qmpctl: Run) -> None:
     ran = qmpctl("--qmp", "unix:/x", "bench", "start")
     assert ran.returncode == 2
-    assert "not about a server that runs already" in ran.stderr
+    assert "does not use a server that is already running" in ran.stderr
 
 
 def test_options_between_arguments(qmpctl: Run, server: str) -> None:

@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 from qemu.qmp import ConnectError, QMPClient
 
-from qmpserver.transcript.format import (
-    read,
-)
+from qmpserver.transcript import read
 from tests.conftest import Until
 from tests.tools.conftest import BIN, Run
 
@@ -85,7 +83,8 @@ def test_replay_reports(qmpctl: Run, server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(b"nothing", "no message"), (b"\xff\xfe", "no text"), (None, "No such")]
+    ("content", "why"),
+    [(b"nothing", "no message"), (b"\xff\xfe", "not UTF-8"), (None, "No such")],
 )
 def test_a_bad_file(qmpctl: Run, tmp_path: Path, content: bytes | None, why: str) -> None:
     file = tmp_path / "t"
@@ -152,6 +151,17 @@ def test_recorded_and_replayed(qmpctl: Run, server: str, tmp_path: Path, until: 
     assert (ran.returncode, ran.stdout) == (0, "")
     ran = qmpctl("replay", "--qmp", server, str(file), "--timeout", "x")
     assert ran.returncode == 2
+
+
+def test_recording_to_a_full_disk(server: str, tmp_path: Path, until: Until) -> None:
+    here = tmp_path / "a.sock"
+    argv = [str(BIN / "qmpctl"), "--qmp", server, "record", "--listen", f"unix:{here}", "/dev/full"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        until(here.exists)
+        with contextlib.suppress(Exception):  # it may be disconnected before it has negotiated
+            converse(here)
+        _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (1, "qmpctl: /dev/full: No space left on device\n")
 
 
 def test_what_socat_saw(qmpctl: Run, server: str, tmp_path: Path, until: Until) -> None:

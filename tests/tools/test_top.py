@@ -43,8 +43,8 @@ async def shown(app: Top, pilot: Pilot[str], wanted: Callable[[], bool]) -> None
 
 @contextlib.asynccontextmanager
 async def watching(*servers: str) -> AsyncIterator[tuple[Top, Pilot[str]]]:
-    async with contextlib.AsyncExitStack() as stack:
-        watchers = [await stack.enter_async_context(Watcher(address(one))) for one in servers]
+    with contextlib.ExitStack() as stack:
+        watchers = [stack.enter_context(Watcher(address(one))) for one in servers]
         app = Top(watchers, 0.1)
         async with app.run_test(size=(COLUMNS, LINES)) as pilot:
             await shown(app, pilot, lambda: app.looks > 1)
@@ -69,7 +69,9 @@ async def test_keys_set_and_cancel_limits(server: str, kvm: None) -> None:
 async def test_what_is_refused_is_told(server: str, kvm: None) -> None:
     async with watching(server) as (app, pilot):
         await pilot.press("l", "x", "enter")
-        await shown(app, pilot, lambda: any("no number" in n.message for n in app._notifications))
+        await shown(
+            app, pilot, lambda: any("must be a number" in n.message for n in app._notifications)
+        )
         await pilot.press("l", "0", "escape")
         await pilot.press("l")
         await pilot.press(*"99999999999999999999", "enter")
@@ -219,6 +221,7 @@ class Terminal:
         os.close(self.slave)
 
 
+@pytest.mark.slow
 def test_in_a_real_terminal(server: str) -> None:
     for end in (b"q", b"\x03", signal.SIGTERM):
         with contextlib.closing(Terminal(server)) as terminal:

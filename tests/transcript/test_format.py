@@ -4,19 +4,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qmpserver.transcript.format import (
-    Rules,
-    Splitter,
-    TranscriptError,
-    compare,
-    compare_exactly,
-    message,
-    read,
-    read_all,
-)
+from qmpserver.transcript import Message, Rules, TranscriptError, compare, read, read_all
+from qmpserver.transcript.compare import compare_exactly
+from qmpserver.transcript.compare_conversation import differences
+from qmpserver.transcript.format import write
+from qmpserver.transcript.splitter import Splitter
 
 WRITTEN = """\
 # by hand
@@ -58,9 +53,9 @@ def test_a_separator_of_lines_in_a_string() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("-> {}\n<- {\n", "line 2: what a server says is JSON"),
+        ("-> {}\n<- {\n", "line 2: a server's message is not JSON"),
         ("hello\n-> {}\n", "line 1: neither"),
-        ("-> {}\n#! tolerance x\n", "line 2: '#! tolerance x' is none of"),
+        ("-> {}\n#! tolerance x\n", "line 2: '#! tolerance x' is not one of"),
         ("nothing here\n", "no message"),
         ('{"return": {}}\n\n{"return": []}\n', "only a server's messages"),
         ("< 2026/01/01 00:00:00.1 length=2 from=0 to=1\n 7b 7d  {}\n", "line 2: .* socat -v alone"),
@@ -117,10 +112,16 @@ def test_differences_say_where() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
 )
 
 
-@given(st.lists(st.dictionaries(st.text(), JSON)), st.integers(1, 9), st.sampled_from(["", "\n"]))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a loaded machine
+@given(
+    st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4),
+    st.integers(1, 9),
+    st.sampled_from(["", "\n"]),
+)
 def test_messages_are_cut_wherever_they_are_torn(
     values: list[Any], size: int, between: str
 ) -> None:
@@ -191,5 +192,61 @@ def test_exact() -> None:
 def test_exactly(number: int, said: str, what: str | None) -> None:
     answers = [(t, one) for t in read_all(EXACT) for one in t.messages if one.who == "server"]
     transcript, expected = answers[number]
-    different = compare_exactly(expected, message("server", said), transcript.rules)
+    different = compare_exactly(expected, Message("server", said), transcript.rules)
     assert (what in different[0]) if what else not different
+
+
+def test_a_pattern_that_is_not_valid_is_told_with_its_line() -> None:
+    with pytest.raises(TranscriptError, match=r"line 2: /\[/ is not a regular expression: "):
+        read('-> {}\n<- {"return": ["</[/>"]}\n')
+    assert read('-> {"execute": "</[/>"}\n').messages[0].command == "</[/>"
+
+
+def test_a_tolerance_that_is_not_a_number() -> None:
+    with pytest.raises(TranscriptError, match=r"line 1: '#! tolerance x \.\.%' is not one of"):
+        read("#! tolerance x ..%\n-> {}\n")
+
+
+def test_written_and_read() -> None:
+    said = [
+        Message("client", '{"execute":\r\n "stop"}', client=2),
+        Message("server", '{"return": {}}', client=2),
+    ]
+    text = write(said, "ignore id", "events ignore")
+    assert text.splitlines() == [
+        "#! ignore id",
+        "#! events ignore",
+        '2-> {"execute":  "stop"}',
+        '2<- {"return": {}}',
+    ]
+    transcript = read(text)
+    assert [one.value for one in transcript.messages] == [one.value for one in said]
+    assert transcript.clients == 2
+    assert not transcript.rules.events
+
+
+def test_conversations_that_are_not_json_are_compared_as_text() -> None:
+    transcript = "-> hello\n-> {}\n"
+    said = [Message("client", "hello"), Message("client", "{}")]
+    assert differences(transcript, said) == []
+    said[0] = Message("client", "good bye")
+    assert differences(transcript, said) == ["line 1: command it is good bye"]
+    assert differences(transcript, said[:1])[1:] == ["line 2: no command {}"]
+
+
+def test_negotiations_are_left_out_with_their_replies() -> None:
+    said = [
+        Message("server", '{"QMP": {}}'),
+        Message("client", '{"execute": "qmp_capabilities"}'),
+        Message("server", '{"event": "STOP"}'),
+        Message("server", '{"return": {}}'),
+        Message("client", '{"execute": "cont"}'),
+        Message("server", '{"return": {"a": 1}}'),
+    ]
+    fits = '-> {"execute": "cont"}\n<- {"return": {"a": 1}}\n<- {"event": "STOP"}\n'
+    assert differences(fits, said) == []
+    assert differences(fits.replace("STOP", "X"), said) == [
+        'line 3: no event {"event": "X"}',
+        'unexpected event {"event": "STOP"}',
+    ]
+    assert differences(f"#! events ignore\n{fits.replace('STOP', 'X')}", said) == []

@@ -12,9 +12,9 @@ import pytest
 
 from qmpserver.vm.accel import Accelerator, AccelOptions, Controller, ReaperMode, open_accelerator
 from qmpserver.vm.accel.engine import Engine, VcpuState
+from qmpserver.vm.accel.memory import Ram, Slot
 from qmpserver.vm.accel.native._native import lib
 from qmpserver.vm.machine.guest import DirtyGuest
-from qmpserver.vm.machine.memory import Ram, Slot
 
 PATIENCE = 20.0
 OUT = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)

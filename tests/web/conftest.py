@@ -13,11 +13,11 @@ import uvloop
 from qmpserver.cli.assembly import own_schema
 from qmpserver.monitor import Registry, Server
 from qmpserver.vm.accel import AccelOptions, open_accelerator
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import VERSION_INFO
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.vm.machine.memory import Ram
 from qmpserver.web.address import parse_http
 from qmpserver.web.serve import Site, serve
 

@@ -15,6 +15,7 @@ from tests.web.browser import Browser, Tab, browser, chromium
 from tests.web.serving import PATIENCE, TOKEN, Guest, serving
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(chromium() is None, reason="chromium is not installed"),
 ]
@@ -231,7 +232,7 @@ async def test_console(chrome: Browser, serve: Serve) -> None:
         await tab.key("Tab")
         assert await tab.evaluate(line) == "query-status "
         shown = await tab.evaluate("document.querySelector('#help').innerText")
-        assert "Tell the run state." in shown
+        assert "Return the run state." in shown
         await tab.key("Enter")
         await tab.until(f"{last}.textContent.includes('prelaunch')")
 

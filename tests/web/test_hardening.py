@@ -16,7 +16,7 @@ import pytest_asyncio
 import trustme
 
 from qmpserver.monitor import Server
-from qmpserver.monitor.server import MAX_UNSENT_EVENTS, MAX_UNSENT_REPLIES
+from qmpserver.monitor.client import MAX_UNSENT_EVENTS, MAX_UNSENT_REPLIES
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.web import qmp, serve
 from tests.conftest import PATIENCE
@@ -64,8 +64,8 @@ async def raw(site: Web) -> AsyncIterator[Any]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strangers get less time than usual; to be had before the site."""
-    monkeypatch.setattr(serve, "INTRODUCTION", SHORT)
-    monkeypatch.setattr(qmp, "PATIENCE", SHORT)
+    monkeypatch.setattr(serve, "LOGIN_TIMEOUT", SHORT)
+    monkeypatch.setattr(qmp, "BODY_TIMEOUT", SHORT)
 
 
 @pytest.fixture(autouse=True)

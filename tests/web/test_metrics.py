@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,10 +18,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from qmpserver.monitor import Server
 from qmpserver.vm.accel import AccelOptions, open_accelerator
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.vm.machine.memory import Ram
 from qmpserver.web.metrics import Metrics
+from tests.counting import calls
 from tests.web.conftest import VCPUS, Web
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -195,7 +195,7 @@ async def test_the_run_state(site: Web, http: aiohttp.ClientSession) -> None:
     assert about["dirty_ring_size"] == "4096"
 
 
-async def test_a_scrape_of_64_vcpus_takes_a_moment(server: Server) -> None:
+async def test_a_scrape_of_64_vcpus_is_cheap(server: Server) -> None:
     ram = Ram(64 << 20)
     accel, _ = open_accelerator(ram, [AccelOptions("soft", 4096)])
     guest = DirtyGuest({}, ram.buffer, 64, accel.clock_hz)
@@ -207,13 +207,9 @@ async def test_a_scrape_of_64_vcpus_takes_a_moment(server: Server) -> None:
         machine.dirty_limit.set(100)
         await machine.tracking.wait()
         metrics = Metrics(server, machine)
-        times = []
-        for _ in range(50):
-            start = time.thread_time()
-            text = metrics.text()
-            times.append(time.thread_time() - start)
-        assert len(Scrape(text.decode()).of_vcpus(LIMIT)) == 64
-        assert min(times) < 0.005  # it is 1.9 ms where nothing else runs
+        assert len(Scrape(metrics.text().decode()).of_vcpus(LIMIT)) == 64
+        print("CALLS", calls(metrics.text))
+        assert calls(metrics.text) < 20_000  # takes 1.9 ms on an idle machine
     finally:
         await machine.close()
 
@@ -288,6 +284,7 @@ def dashboard_expressions() -> list[str]:
     return expressions
 
 
+@pytest.mark.slow
 async def test_a_prometheus_scrapes_it_and_knows_what_the_dashboard_asks(
     site: Web, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -323,3 +320,10 @@ async def test_the_dashboard_names_what_there_is(site: Web, http: aiohttp.Client
                 assert name in labels, target["expr"]
                 for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
                     assert label in labels[name], target["legendFormat"]
+
+
+async def test_the_first_bucket_is_up_to_a_microsecond(
+    site: Web, http: aiohttp.ClientSession
+) -> None:
+    buckets = (await scrape(site, http)).samples()["qmpserver_reaper_kick_to_wake_seconds_bucket"]
+    assert float(buckets[0].labels["le"]) == pytest.approx(1023e-9)

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 import trustme
 
-from qmpserver.cli.settings import CommandLineError, parse_command_line
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.settings import CommandLineError
 from qmpserver.keyval import OptionError
 from qmpserver.monitor import DeviceError, Server
 from qmpserver.vm.machine.machine import Machine
@@ -263,8 +264,8 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, module: 
 
 def test_only_with_http_its_libraries_are_imported() -> None:
     code = (
-        "import sys; from qmpserver import cli, settings;"
-        "settings.parse_command_line(['-smp', '2']);"
+        "import sys; from qmpserver.cli import commandline, main;"
+        "commandline.parse_command_line(['-smp', '2']);"
         "assert not {'aiohttp', 'prometheus_client'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
@@ -273,16 +274,16 @@ def test_only_with_http_its_libraries_are_imported() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("", "'' is no address"),
-        ("nonsense", "'nonsense' is no address; expected HOST:PORT"),
-        ("http://127.0.0.1:80", "is no address"),
-        ("::1:80", "is no address"),
-        ("127.0.0.1:x", "'x' is no port; expected a number from 0 to 65535"),
-        ("127.0.0.1:", "'' is no port"),
-        ("127.0.0.1:-1", "'-1' is no port"),
-        ("127.0.0.1:65536", "'65536' is no port"),
-        ("unix:", "'unix:' names no socket"),
-        ("unix:/tmp/x,tls-cert={cert},tls-key={key}", "the proxy before it has its own"),
+        ("", "invalid address ''"),
+        ("nonsense", "invalid address 'nonsense'; expected HOST:PORT"),
+        ("http://127.0.0.1:80", "invalid address"),
+        ("::1:80", "invalid address"),
+        ("127.0.0.1:x", "invalid port 'x'; expected a number from 0 to 65535"),
+        ("127.0.0.1:", "invalid port ''"),
+        ("127.0.0.1:-1", "invalid port '-1'"),
+        ("127.0.0.1:65536", "invalid port '65536'"),
+        ("unix:", "'unix:' has no path"),
+        ("unix:/tmp/x,tls-cert={cert},tls-key={key}", "configure TLS in the proxy"),
         (":80,tls-cert={cert}", "tls-key is missing"),
         (":80,tls-key={key}", "tls-cert is missing"),
         (":80,tls-cert=/nowhere,tls-key={key}", "tls-cert=/nowhere: No such file"),

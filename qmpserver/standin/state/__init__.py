@@ -1,40 +1,64 @@
-"""The machine that does not exist: what the commands that test suites use most have done to it.
+"""The simulated state of a machine, for the commands that test suites use most.
 
-Handlers take any arguments and answer as QEMU's later releases do; what a schema has no word for is
-left out afterwards.  Refusals are in QEMU's words.
+Handlers take the arguments of all releases and answer as QEMU's latest releases do. Members that
+the scenario's schema does not have are dropped from results and events afterwards. Refusals are in
+QEMU's words.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from qmpserver.monitor import fds
-from qmpserver.standin.state import agent, backends, block, devices, dirty, migration, runstate
 from qmpserver.standin.values import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from qmpserver.monitor import Registry
+    from qmpserver.monitor import Device
     from qmpserver.standin.scenario import Scenario
-    from qmpserver.standin.server import StandIn
 
-MODULES = (agent, backends, block, devices, dirty, migration, runstate)
+
+class Host(Protocol):
+    """The server whose machine this is."""
+
+    @property
+    def version(self) -> Mapping[str, Any] | None:
+        """The version that the greeting has; None for a guest agent."""
+        ...
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices of its monitors."""
+        ...
+
+    def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send an event to all clients."""
+
+    def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function after a delay; with 0, after the next replies."""
+
+    def shutdown(self, reason: str) -> None:
+        """End it."""
 
 
 class State:
-    """What handlers share.
+    """The state that handlers share.
 
     Attributes:
-        devices: By id: their properties as `device_add` had them.
-        netdevs, chardevs, objects: By id: their properties.
-        nodes: Block nodes by name: their options.
+        machine: The initial state.
         status: The run state.
+        devices: Properties of each device, by id, as `device_add` received them.
+        netdevs: Properties of each network backend, by id.
+        chardevs: Properties of each character device, by id.
+        objects: Properties of each object, by id.
+        nodes: Options of each block node, by name.
+        unplugging: Ids of devices that the guest has not released yet.
+        resets: Functions that a reset of the machine calls.
     """
 
-    def __init__(self, scenario: Scenario, fake: StandIn) -> None:
+    def __init__(self, scenario: Scenario, host: Host) -> None:
         self.machine = scenario.machine
-        self.fake = fake
+        self.host = host
         self.status = scenario.machine.status
         self.devices: dict[str, dict[str, Any]] = {}
         self.netdevs: dict[str, dict[str, Any]] = {}
@@ -42,8 +66,9 @@ class State:
         self.objects: dict[str, dict[str, Any]] = {}
         self.nodes: dict[str, dict[str, Any]] = {}
         self.unplugging: set[str] = set()
-        self.resets: list[Callable[[], None]] = []  # what else a reset does
+        self.resets: list[Callable[[], None]] = []
         self._events = scenario.schema.events
+        self._faults = {spec.name for spec in scenario.faults}
         self._settled = False
 
     @property
@@ -52,24 +77,24 @@ class State:
         return self.status == "running"
 
     def settled(self) -> None:
-        """Learn that what is done from now on is done for clients, who hear of it."""
+        """End the setup: from now on, commands send events and take time."""
         self._settled = True
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
-        """Send an event, if the schema has it."""
+        """Send an event to clients, if the schema has it and the setup is over."""
         if self._settled and event in self._events:
             fit: Any = None if data is None else fitted(data, self._events[event].data)
-            self.fake.emit(event, fit)
+            self.host.emit(event, fit)
 
     def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
-        """Do it after a while; with 0, after the reply. At the setup, at once."""
+        """Call a function after a delay (0: after the reply); during the setup, call it at once."""
         if self._settled:
-            self.fake.later(seconds, function, *arguments)
+            self.host.later(seconds, function, *arguments)
         else:
             function(*arguments)
 
     def set_status(self, status: str) -> None:
-        """Go to a run state, with the events that clients see."""
+        """Enter a run state, and send STOP or RESUME."""
         was, self.status = self.running, status
         if was and not self.running:
             self.emit("STOP")
@@ -77,12 +102,5 @@ class State:
             self.emit("RESUME")
 
     def has_fault(self, name: str) -> bool:
-        """Whether the scenario has this fault."""
-        return any(spec.name == name for spec in self.fake.scenario.faults)
-
-
-def register_all(registry: Registry, state: State) -> None:
-    """Bind the handlers of all commands that have state."""
-    fds.register(registry)
-    for module in MODULES:
-        module.register(registry, state)
+        """Return whether the scenario has this fault."""
+        return name in self._faults

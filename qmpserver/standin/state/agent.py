@@ -1,9 +1,10 @@
-"""The guest agent: its time, files, processes, and whether file systems are frozen."""
+"""The guest agent: its time, files, processes, and frozen file systems."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ _WHILE_FROZEN = (
 
 
 class _File:
-    """A file that a client has open."""
+    """A file that a client has opened."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -29,10 +30,11 @@ class _File:
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
     frozen: list[bool] = [False]
     contents: dict[str, bytes] = {}
     files: dict[int, _File] = {}
+    handles = itertools.count(1000)
     pids: set[int] = set()
 
     registry.command("guest-sync")(lambda id: id)  # noqa: A006 -- the schema's name
@@ -101,7 +103,7 @@ def register(registry: Registry, state: State) -> None:
             )
         if mode.startswith("w"):
             contents[path] = b""
-        handle = 1000 + len(files)
+        handle = next(handles)
         files[handle] = _File(path)
         return handle
 

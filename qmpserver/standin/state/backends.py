@@ -1,7 +1,8 @@
-"""What stands behind devices: network backends, character devices, objects."""
+"""Backends of devices: network backends, character devices, objects."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ IOTHREAD_POLL_NS = 32768
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
 
     @registry.command("netdev_add")
     def netdev_add(id: str, **options: Any) -> None:  # noqa: A002 -- the schema's name
@@ -28,23 +29,32 @@ def register(registry: Registry, state: State) -> None:
         if state.netdevs.pop(id, None) is None:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
 
+    ptys = itertools.count()
+
+    def open_chardev(name: str, backend: dict[str, Any]) -> Any:
+        """Open a character device, or reopen it with another backend; return the reply."""
+        if backend["type"] != "pty":
+            state.chardevs[name] = backend
+            return {}
+        pty = f"/dev/pts/{next(ptys)}"
+        state.chardevs[name] = {**backend, "pty": pty}
+        return {"pty": pty}
+
     @registry.command("chardev-add")
     def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
         if id in state.chardevs:
             raise CommandError(f"Chardev with id '{id}' already exists")
-        state.chardevs[id] = backend
-        return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
+        return open_chardev(id, backend)
 
     @registry.command("chardev-change")
     def chardev_change(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
         if id not in state.chardevs:
             raise CommandError(f"Chardev '{id}' does not exist")
-        state.chardevs[id] = backend
-        return {"pty": _pty(state, id)} if backend["type"] == "pty" else {}
+        return open_chardev(id, backend)
 
     @registry.command("chardev-remove")
     def chardev_remove(id: str) -> None:  # noqa: A002
-        monitors = [device.id for device in state.fake.devices]
+        monitors = [device.id for device in state.host.devices]
         if id in monitors or any(one.get("chardev") == id for one in state.devices.values()):
             raise CommandError(f"Chardev '{id}' is busy")
         if state.chardevs.pop(id, None) is None:
@@ -58,7 +68,7 @@ def register(registry: Registry, state: State) -> None:
             for name in reversed(state.chardevs)
         ] + [
             {"label": device.id, "filename": device.filename, "frontend-open": True}
-            for device in state.fake.devices
+            for device in state.host.devices
         ]
 
     @registry.command("object-add")
@@ -106,15 +116,11 @@ def _of_type(state: State, prefix: str) -> list[str]:
     return [name for name, one in state.objects.items() if one["qom-type"].startswith(prefix)]
 
 
-def _pty(state: State, name: str) -> str:
-    return f"/dev/pts/{list(state.chardevs).index(name)}"
-
-
 def _filename(state: State, name: str) -> str:
     backend = state.chardevs[name]
     kind = backend["type"]
     if kind == "pty":
-        return f"pty:{_pty(state, name)}"
+        return f"pty:{backend['pty']}"
     if kind != "socket":
         return str(kind)
     data = backend["data"]

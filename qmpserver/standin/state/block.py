@@ -1,4 +1,4 @@
-"""Block nodes, the devices that show them, and the jobs on them."""
+"""Block nodes, the devices that use them, and block jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 SIZE = 1 << 30
-# The members of a node's options that may name other nodes.
+# Members of a node's options that can name other nodes.
 _CHILDREN = ("file", "backing", "image", "target")
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
 
     @registry.command("blockdev-add")
     def blockdev_add(driver: str, **options: Any) -> None:

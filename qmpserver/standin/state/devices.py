@@ -1,7 +1,8 @@
-"""Devices: plugged and unplugged, and as PCI and QOM show them."""
+"""Devices: plugging and unplugging, and their views by PCI and QOM."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 PERIPHERAL = "/machine/peripheral"
-# What a driver's properties refer to: the property, whose ids it takes, and QEMU's refusal.
+# Properties that refer to a backend: the property, the attribute of `State`, QEMU's refusal.
 _REFERENCES = (
     ("netdev", "netdevs", "Property '{driver}.netdev' can't find value '{value}'"),
     ("chardev", "chardevs", "Property '{driver}.chardev' can't find value '{value}'"),
@@ -22,7 +23,8 @@ _REFERENCES = (
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
+    unnamed = itertools.count()
 
     @registry.command("device_add")
     def device_add(**properties: Any) -> None:
@@ -42,7 +44,7 @@ def register(registry: Registry, state: State) -> None:
                 if "memdev" in properties
                 else "'memdev' property is not set"
             )
-        key = name if isinstance(name, str) else f"unnamed{len(state.devices)}"
+        key = name if isinstance(name, str) else f"unnamed{next(unnamed)}"
         state.devices[key] = {**properties, "named": isinstance(name, str)}
 
     @registry.command("device_del")
@@ -57,7 +59,7 @@ def register(registry: Registry, state: State) -> None:
 
     def unplugged(name: str) -> None:
         if name not in state.unplugging:
-            return  # a reset was quicker
+            return  # a reset of the machine has finished the unplug
         state.unplugging.discard(name)
         driver = state.devices.pop(name)["driver"]
         path = f"{PERIPHERAL}/{name}"
@@ -71,21 +73,21 @@ def register(registry: Registry, state: State) -> None:
 
     state.resets.append(reset)
 
-    balloon: list[int] = []  # what the guest has, once somebody has asked for it
+    balloon: list[int] = []  # the guest's memory, after the first `balloon`
 
-    def ballooning() -> None:
+    def require_balloon() -> None:
         if not any(one["driver"].startswith("virtio-balloon") for one in state.devices.values()):
             raise CommandError("No balloon device has been activated", "DeviceNotActive")
 
     @registry.command("balloon")
     def balloon_to(value: int) -> None:
-        ballooning()
+        require_balloon()
         balloon[:] = [value]
         state.emit("BALLOON_CHANGE", {"actual": value})
 
     @registry.command("query-balloon")
     def query_balloon() -> Any:
-        ballooning()
+        require_balloon()
         return {"actual": balloon[0] if balloon else state.machine.memory}
 
     @registry.command("query-pci")
@@ -192,7 +194,10 @@ _KINDS: dict[str, tuple[int, str | None]] = {
 
 
 def _address(text: object) -> tuple[int | None, int]:
-    """Read a property `addr`: a number, or hexadecimal slot and function."""
+    """Return slot and function of an `addr`: a number, or `SLOT.FUNCTION` in hexadecimal.
+
+    The slot is None if there is no valid address.
+    """
     if isinstance(text, int):
         return text >> 3, text & 7
     slot, _, function = str(text or "").partition(".")

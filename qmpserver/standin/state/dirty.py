@@ -1,4 +1,4 @@
-"""The dirty limit and the dirty rate: a guest that dirties at one rate, and keeps to its limit."""
+"""The dirty limit and the dirty rate of a guest with a constant dirty rate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
-RATE = 1000  # MB/s of an unlimited vCPU
+RATE = 1000  # MB/s, of a vCPU without a limit
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
     limits: dict[int, int] = {}
     cpus = range(state.machine.cpus)
 

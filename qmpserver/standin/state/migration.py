@@ -1,4 +1,8 @@
-"""Migration: nothing is sent, but it goes through its states, and its numbers go up."""
+"""Migration: no data is sent, but the status and the progress change as in a real one.
+
+The names of the capabilities come from the schema: `query-migrate-capabilities` returns each value
+of its enumeration. Two of them have an effect: `events` and `pause-before-switchover`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ PAGE = 4096
 
 
 class _Migration:
-    """One migration after another."""
+    """The current migration, or the last one."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -24,9 +28,9 @@ class _Migration:
         self.begun = self.ended = 0.0
         self.capabilities: dict[str, bool] = {}
         self.parameters: dict[str, Any] = {}
-        self._number = 0
+        self._number = 0  # of the migration that a timer belongs to
 
-    def go(self, status: str) -> None:
+    def enter(self, status: str) -> None:
         self.status = status
         if status in ("completed", "failed", "cancelled"):
             self.ended = time.monotonic()
@@ -37,26 +41,26 @@ class _Migration:
         if self.status in _UNDER_WAY:
             raise CommandError("There's a migration process in progress")
         self.begun, self._number = time.monotonic(), self._number + 1
-        self.go("setup")
-        self.state.later(0, self._step, self._number, "setup", "active")
+        self.enter("setup")
+        self.state.later(0, self._step, "setup", "active")
         self.state.later(self.state.machine.migration_time, self._converged, self._number)
 
     def cancel(self) -> None:
         if self.status not in _UNDER_WAY:
             return
-        self.go("cancelling")
-        self.state.later(0, self._step, self._number, "cancelling", "cancelled")
+        self.enter("cancelling")
+        self.state.later(0, self._step, "cancelling", "cancelled")
 
     def resume(self, expected: str) -> None:
-        """Go on after a pause before the switch."""
+        """Continue after the pause before the switchover."""
         if self.status != expected:
             raise CommandError(f"Migration not in expected state: {self.status or 'none'}")
-        self.go("device")
-        self.state.later(0, self._complete, self._number)
+        self.enter("device")
+        self.state.later(0, self._complete)
 
-    def _step(self, number: int, before: str, after: str) -> None:
-        if number == self._number and self.status == before:
-            self.go(after)
+    def _step(self, before: str, after: str) -> None:
+        if self.status == before:
+            self.enter(after)
             if after == "cancelled" and self.state.status == "finish-migrate":
                 self.state.set_status("running")
 
@@ -64,17 +68,17 @@ class _Migration:
         if number != self._number or self.status not in ("setup", "active"):
             return
         if self.status == "setup":
-            self.go("active")
+            self.enter("active")
         self.state.set_status("finish-migrate")
         if self.capabilities.get("pause-before-switchover"):
-            self.go("pre-switchover")
+            self.enter("pre-switchover")
         else:
-            self._complete(number)
+            self._complete()
 
-    def _complete(self, number: int) -> None:
-        if number == self._number and self.status in ("active", "device"):
+    def _complete(self) -> None:
+        if self.status in ("active", "device"):
             self.state.status = "postmigrate"
-            self.go("completed")
+            self.enter("completed")
 
     def info(self) -> dict[str, Any]:
         if self.status is None:
@@ -111,7 +115,7 @@ class _Migration:
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
     migration = _Migration(state)
 
     @registry.command("migrate")
@@ -122,12 +126,12 @@ def register(registry: Registry, state: State) -> None:
     def migrate_incoming(**_: Any) -> None:
         if state.status != "inmigrate":
             raise CommandError("'-incoming' was not specified on the command line")
-        migration.go("setup")
+        migration.enter("setup")
         state.later(state.machine.migration_time, arrived)
 
     def arrived() -> None:
-        migration.go("active")
-        migration.go("completed")
+        migration.enter("active")
+        migration.enter("completed")
         state.set_status("running")
 
     @registry.command("migrate_cancel")
@@ -183,6 +187,6 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _values(returns: Any, member: str) -> list[str]:
-    """Return the values that an enum member of a list's elements can have."""
+    """Return the values of an enumeration that is a member of a list's elements."""
     (found,) = [one for one in returns.element.members if one.name == member]
     return [value.name for value in found.type.values]

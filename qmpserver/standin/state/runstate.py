@@ -1,4 +1,4 @@
-"""Run states, shutdown, and what the machine is."""
+"""Run states, reset and shutdown, and queries about the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEEDS_RESET = ("shutdown", "internal-error", "guest-panicked")
 
 
 def register(registry: Registry, state: State) -> None:
-    """Bind these commands."""
+    """Bind the handlers of this module."""
     machine = state.machine
 
     @registry.command("query-status")
@@ -32,7 +32,7 @@ def register(registry: Registry, state: State) -> None:
         if state.status in _NEEDS_RESET:
             raise CommandError("Resetting the Virtual Machine is required")
         if state.status == "inmigrate":
-            return  # it runs as soon as it has come
+            return  # it runs when the migration has arrived
         state.set_status("running")
 
     @registry.command("system_reset")
@@ -57,7 +57,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("quit", client=True)
     def quit_(client: Client) -> None:
         client.execute_no_more()
-        state.fake.shutdown("host-qmp-quit")
+        state.host.shutdown("host-qmp-quit")
 
     @registry.command("query-name")
     def query_name() -> Any:
@@ -69,7 +69,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-version")
     def query_version() -> Any:
-        return state.fake.version
+        return state.host.version
 
     @registry.command("query-commands")
     def query_commands() -> Any:

@@ -1,17 +1,17 @@
-"""Print what has a shell complete qmpctl's commands, and a server's commands and arguments.
+"""Print the script that completes qmpctl, and a server's commands and arguments, in a shell.
 
   eval "$(qmpctl completion bash)"          in ~/.bashrc
   eval "$(qmpctl completion zsh)"           in ~/.zshrc, after compinit
   qmpctl completion fish | source           in ~/.config/fish/config.fish
 
-The server that is completed for is the one that --qmp names on the line.
+Names are those of the server that --qmp names on the line.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.tools.errors import QmpctlError
+from qmpserver.tools.errors import needs
 
 if TYPE_CHECKING:
     import argparse
@@ -23,10 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
-    try:
+    """Print the script."""
+    with needs("completion", "argcomplete", "tools"):
         from argcomplete.shell_integration import shellcode
-    except ImportError:
-        raise QmpctlError("completion needs argcomplete: pip install argcomplete") from None
     print(shellcode(["qmpctl"], shell=args.shell))
     return 0

@@ -1,4 +1,4 @@
-r"""Execute a command and print what it returns.
+r"""Execute a command and print its result.
 
   qmpctl --qmp unix:/tmp/q.sock exec query-status
   qmpctl --qmp unix:/tmp/q.sock exec set-vcpu-dirty-limit dirty-rate=100
@@ -7,32 +7,34 @@ r"""Execute a command and print what it returns.
   qmpctl --qmp tcp:localhost:4444 exec transaction \
       'actions=[{"type": "abort", "data": {}}]'
 
-Arguments are typed as the server's own schema has them: integers (also 0x10), booleans (true or
-on, false or off), strings, members of objects (key.member=value), lists (key.0=a key.1=b, or key=a
-key=b), and JSON for any of the last two. 'qmpctl schema COMMAND' explains them.
+The server's own schema gives the types of arguments: integers (also 0x10), booleans (true or on,
+false or off), strings, members of objects (key.member=value), lists (key.0=a key.1=b, or key=a
+key=b), and JSON for objects and lists. 'qmpctl schema COMMAND' explains them.
 
-Exit status: 0 done; 1 the server refused, with its words on stderr (class: desc); 2 the command
-line makes no sense; 3 the server can't be reached, hangs, or does not speak QMP.
+Exit status: 0 success; 1 the server refused, with its words on stderr (class: desc); 2 the command
+line makes no sense; 3 the server cannot be reached, hangs, or does not speak QMP.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from qemu.qmp import ExecuteError
-
+from qmpserver.qapi import Schema
+from qmpserver.qapi.model import ANY
 from qmpserver.tools.address import add_qmp, server
-from qmpserver.tools.client import REPLY_S, connected, execute
+from qmpserver.tools.arguments import read_arguments
+from qmpserver.tools.client import Client
 from qmpserver.tools.completion import complete_arguments, complete_commands
-from qmpserver.tools.errors import sensible
-from qmpserver.tools.introspection import Schema
+from qmpserver.tools.errors import RefusedError, sensible
+from qmpserver.tools.introspection import fetch_schema
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:
     import argparse
+
+REPLY_S = 30.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=at_least(0.001, float),
         default=REPLY_S,
         metavar="S",
-        help="give up waiting for the answer after so many seconds (%(default)g)",
+        help="give up waiting for the answer after this many seconds (%(default)g)",
     )
     command = parser.add_argument("command", metavar="COMMAND", help="such as query-status")
     command.completer = complete_commands  # type: ignore[attr-defined]
@@ -55,14 +57,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Execute and print."""
+    """Execute the command and print its result."""
     try:
-        returned = asyncio.run(_execute(args))
-    except ExecuteError as error:
-        said = {"class": error.error_class, "desc": str(error)}
-        text = json.dumps({"error": said}) if args.json else f"{error.error_class}: {error}"
-        print(text, file=sys.stderr)
-        return 1
+        returned = _execute(args)
+    except RefusedError as error:
+        said = {"class": error.error_class, "desc": error.desc}
+        print(json.dumps({"error": said}) if args.json else error, file=sys.stderr)
+        return error.status
     if args.json:
         print(json.dumps(returned))
     elif isinstance(returned, str):
@@ -72,16 +73,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _execute(args: argparse.Namespace) -> Any:
-    address = server(args)
-    async with connected(address) as client:
-        schema = Schema()
+def _execute(args: argparse.Namespace) -> Any:
+    with Client(server(args), reply_s=args.timeout) as client:
+        arguments = {}
         if args.arguments:
             try:
-                entries = await execute(client, address, "query-qmp-schema", patience=args.timeout)
-                with sensible(address, "query-qmp-schema"):
-                    schema = Schema(entries)
-            except ExecuteError:
-                pass  # it has none: values are typed by what they look like
-        arguments = schema.arguments(args.command, args.arguments)
-        return await execute(client, address, args.command, arguments, args.timeout)
+                schema = fetch_schema(client)
+            except RefusedError:
+                schema = Schema([])  # values then have the type that they look like
+            command = schema.commands.get(args.command)
+            with sensible(client.address, "query-qmp-schema"):
+                arguments = read_arguments(args.arguments, command.arguments if command else ANY)
+        return client.execute(args.command, arguments)

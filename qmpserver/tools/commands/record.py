@@ -1,19 +1,17 @@
-"""Sit between a client and a server, and write what they say to a transcript.
+"""Pass a client's connection on to a server, and write their messages to a transcript.
 
   qmpctl record --listen unix:/tmp/a.sock --qmp unix:/tmp/q.sock FILE
 
-It serves one client, and ends when that client or the server hangs up. It listens until that client
-has come: a second one is refused. Bytes pass unchanged (file descriptors don't). The transcript can
-be edited by hand: 'qmpctl replay --help' tells the format.
+It serves one client, and ends when that client or the server hangs up. It stops listening when that
+client connects: a second one is refused. Bytes pass unchanged; file descriptors are not passed. The
+transcript can be edited by hand: 'qmpctl replay --help' describes the format.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -22,14 +20,11 @@ from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import ServerAddress, add_qmp, address, server
 from qmpserver.tools.errors import QmpctlError, ServerError
-from qmpserver.transcript.format import Splitter, message
+from qmpserver.transcript.recording import Peer, record
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
     from typing import TextIO
-
-    from qmpserver.transcript.format import Who
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,39 +35,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=address,
         required=True,
         metavar="ADDRESS",
-        help="where the client is to connect: unix:PATH or tcp:HOST:PORT",
+        help="address to listen on for the client: unix:PATH or tcp:HOST:PORT",
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="where the transcript goes; - is stdout"
+        "file", type=Path, metavar="FILE", help="file to write the transcript to; - is stdout"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Record one conversation."""
     here, there = args.listen, server(args)
-    with contextlib.ExitStack() as stack:
-        file = sys.stdout
-        if str(args.file) != "-":
-            try:
+    try:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdout
+            if str(args.file) != "-":
                 file = stack.enter_context(args.file.open("w", encoding="utf-8"))
-            except OSError as error:
-                raise QmpctlError(f"{args.file}: {error.strerror}") from None
-        try:
             asyncio.run(_record(here, there, file))
-        except asyncio.CancelledError:
-            return 128 + signal.SIGTERM
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:  # of stdout: `qmpctl` handles it for all commands
+        raise
+    except OSError as error:
+        raise QmpctlError(f"{args.file}: {error.strerror}") from None
     return 0
 
 
 async def _record(here: ServerAddress, there: ServerAddress, file: TextIO) -> None:
     loop = asyncio.get_running_loop()
-    client: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = loop.create_future()
+    client: asyncio.Future[Peer] = loop.create_future()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if client.done():
-            writer.close()  # it came at the same moment
+            writer.close()  # a second client, in the same turn of the event loop
         else:
-            client.set_result((reader, writer))
+            client.set_result(Peer(reader, writer))
 
     task = asyncio.current_task()
     assert task is not None
@@ -84,33 +80,30 @@ async def _record(here: ServerAddress, there: ServerAddress, file: TextIO) -> No
             listening = await asyncio.start_server(accept, *here.where)
     except OSError as error:
         raise QmpctlError(f"{here}: {error.strerror}") from None
-    except asyncio.CancelledError:  # in the moment in which it has begun to listen
+    except asyncio.CancelledError:  # the socket may exist already
         _remove(here)
         raise
     try:
-        client_reader, client_writer = await client
+        peer = await client
     finally:
         listening.close()
         _remove(here)
-    with contextlib.closing(client_writer):
+    with contextlib.closing(peer.writer):
         try:
             connection = await asyncio.to_thread(there.connect, 5.0)
         except OSError as error:
             raise ServerError(f"{there}: {error.strerror or error}") from None
         connection.setblocking(False)
-        server_reader, server_writer = await asyncio.open_connection(sock=connection)
-        pumps = [
-            asyncio.ensure_future(_pump(client_reader, server_writer, "client", file)),
-            asyncio.ensure_future(_pump(server_reader, client_writer, "server", file)),
-        ]
-        # What the server still has to say to a client that has sent its last is waited for.
-        await asyncio.gather(*pumps)
+        await record(peer, Peer(*await asyncio.open_connection(sock=connection)), file)
 
 
 def _bound(path: str) -> socket.socket:
-    """A socket at a path where nothing is, for this user alone; asyncio would take over another's.
+    """Return a socket at a new path, which only this user may connect to.
 
-    Raises OSError.
+    asyncio would replace an existing socket.
+
+    Raises:
+        OSError: The path exists, or cannot be created.
     """
     bound = socket.socket(socket.AF_UNIX)
     try:
@@ -126,27 +119,3 @@ def _remove(here: ServerAddress) -> None:
     if isinstance(here.where, str):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(here.where)
-
-
-async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: Who, file: TextIO
-) -> None:
-    """Pass on what one side says, and write it down."""
-    splitter = Splitter()
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def write(texts: Iterator[str]) -> None:
-        for text in texts:
-            print(message(who, re.sub("\r?\n", " ", text)), file=file, flush=True)
-
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(1 << 16):
-            write(splitter.feed(decoder.decode(data)))
-            writer.write(data)
-            await writer.drain()
-    write(splitter.rest())
-    with contextlib.suppress(ConnectionError, OSError):
-        if who == "client" and writer.can_write_eof():
-            writer.write_eof()
-        else:
-            writer.close()

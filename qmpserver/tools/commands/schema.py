@@ -1,4 +1,4 @@
-"""Explain a command or event of a server: its arguments, their types, and what it returns.
+"""Explain a command or event of a server: its arguments, their types, and its result.
 
   qmpctl --qmp unix:/tmp/q.sock schema set-vcpu-dirty-limit
 
@@ -7,19 +7,20 @@ Without a name all commands are listed, with their arguments; [optional=] ones a
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from qemu.qmp import ExecuteError
-
-from qmpserver.tools.address import ServerAddress, add_qmp, server
-from qmpserver.tools.client import GREETING_S, connected, execute
+from qmpserver.tools.address import add_qmp, server
+from qmpserver.tools.client import GREETING_S, Client
 from qmpserver.tools.completion import complete_all
-from qmpserver.tools.errors import QmpctlError, UsageError, sensible
-from qmpserver.tools.introspection import Schema
+from qmpserver.tools.errors import UsageError, sensible
+from qmpserver.tools.explaining import explain, summarize
+from qmpserver.tools.introspection import fetch_schema
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Mapping
+
+    from qmpserver.qapi import Command, Event
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,23 +32,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain."""
-    schema = asyncio.run(_schema(server(args)))
-    if args.name is None:
-        for name in schema.names("event" if args.events else "command"):
-            print(f"{name} {schema.summary(name)}".rstrip())
-        return 0
-    if schema.entry(args.name) is None:
-        raise UsageError(f"the server has no command or event '{args.name}'")
-    print("\n".join(schema.explain(args.name)))
+    """Explain a command or event, or list all."""
+    address = server(args)
+    with Client(address, reply_s=GREETING_S) as client:
+        schema = fetch_schema(client)
+    with sensible(address, "query-qmp-schema"):
+        if args.name is None:
+            lines = list(_listed(schema.events if args.events else schema.commands))
+        elif entity := schema.commands.get(args.name) or schema.events.get(args.name):
+            lines = list(explain(entity))
+        else:
+            raise UsageError(f"the server has no command or event '{args.name}'")
+    if lines:
+        print("\n".join(lines))
     return 0
 
 
-async def _schema(address: ServerAddress) -> Schema:
-    async with connected(address) as client:
-        try:
-            entries = await execute(client, address, "query-qmp-schema", patience=GREETING_S)
-        except ExecuteError as error:
-            raise QmpctlError(f"{error.error_class}: {error}") from None
-        with sensible(address, "query-qmp-schema"):
-            return Schema(entries)
+def _listed(entities: Mapping[str, Command | Event]) -> Iterable[str]:
+    return (f"{name} {summarize(one)}".rstrip() for name, one in sorted(entities.items()))

@@ -1,11 +1,12 @@
-"""Watch the vCPUs of servers: rates, limits, how much a limit holds them.
+"""Watch the vCPUs of servers: dirty rates, limits, and how much a limit throttles them.
 
   qmpctl --qmp unix:/tmp/a.sock --qmp unix:/tmp/b.sock top
 
-Where a rate is from is told with it: 'limit' is the server's own while a limit is in force, 'ring'
-what passed through the dirty ring since the last look (this server, while it tracks), 'measured'
-the last measurement that somebody has asked for. None is started but by the key m. What a server
-does not tell is '-': QEMU tells neither throttling nor its ring.
+The source of each rate is shown with it: 'limit' is the server's own while a limit is in force,
+'ring' the pages that passed through the dirty ring since the last look (this server, while it
+tracks), 'measured' the last measurement that any client has asked for. Only the key m starts one.
+'-' stands for a value that the server does not report: QEMU reports neither throttling nor its
+ring.
 
 Keys: l and L limit the selected vCPU or all of its server, c and C cancel, m measures for a second,
 s sorts by the next column, / filters, q quits. It ends when the last server has gone (status 3).
@@ -13,21 +14,20 @@ s sorts by the next column, / filters, q quits. It ends when the last server has
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from qmpserver.tools.address import add_qmp, servers
-from qmpserver.tools.errors import QmpctlError, ServerError, UsageError
+from qmpserver.tools.errors import ServerError, UsageError, needs
 from qmpserver.tools.numbers import at_least
 from qmpserver.tools.watching import COLUMNS, SORTS, Vcpu, Watcher, cells, chosen, summary
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 INTERVAL_S = 1.0
 
@@ -46,8 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--csv", action="store_true", help="print a line of CSV for each vCPU, again and again"
     )
-    parser.add_argument("--sort", choices=SORTS, default="server", help="by what (%(default)s)")
-    parser.add_argument("--filter", default="", metavar="TEXT", help="only rows that contain it")
+    parser.add_argument(
+        "--sort", choices=SORTS, default="server", help="the order of rows (%(default)s)"
+    )
+    parser.add_argument(
+        "--filter", default="", metavar="TEXT", help="only rows that contain this text"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,38 +59,42 @@ def run(args: argparse.Namespace) -> int:
     addresses = servers(args)
     if not addresses:
         raise UsageError("give at least one --qmp unix:PATH or --qmp tcp:HOST:PORT")
-    asyncio.run(_watch(args, [Watcher(address) for address in addresses]))
+    watch = _print if args.once or args.csv else _live()
+    with ExitStack() as stack:
+        watch(args, [stack.enter_context(Watcher(address)) for address in addresses])
     return 0
 
 
-async def _watch(args: argparse.Namespace, watchers: Sequence[Watcher]) -> None:
-    async with AsyncExitStack() as stack:
-        for watcher in watchers:
-            await stack.enter_async_context(watcher)
-        if args.once or args.csv:
-            await _print(args, watchers)
-            return
-        # textual draws on stderr, so that stdout may go elsewhere
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError("this is no terminal: use --once or --csv")
-        try:
-            from qmpserver.tools.top import Top
-        except ImportError:
-            raise QmpctlError("top needs textual: pip install textual") from None
-        ended = await Top(watchers, args.interval, args.sort, args.filter).run_async()
-    if ended:
-        raise ServerError(ended)
+def _live() -> Callable[[argparse.Namespace, Sequence[Watcher]], None]:
+    """Return the function that shows the live view.
+
+    Raises:
+        QmpctlError: textual is not installed.
+        UsageError: There is no terminal.
+    """
+    with needs("top", "textual", "tools"):
+        from qmpserver.tools.top import Top
+    # textual draws on stderr, so stdout may go elsewhere
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("this is no terminal: use --once or --csv")
+
+    def show(args: argparse.Namespace, watchers: Sequence[Watcher]) -> None:
+        if ended := Top(watchers, args.interval, args.sort, args.filter).run():
+            raise ServerError(ended)
+
+    return show
 
 
-async def _print(args: argparse.Namespace, watchers: Sequence[Watcher]) -> None:
-    await asyncio.gather(*(watcher.look() for watcher in watchers))  # from where to count
+def _print(args: argparse.Namespace, watchers: Sequence[Watcher]) -> None:
+    for watcher in watchers:
+        watcher.look()  # rates are counted from here
     lines = csv.writer(sys.stdout, lineterminator="\n")
     if args.csv:
         heads = ("time", "server", "vcpu", "rate", "source", "age", "limit", "throttled")
         lines.writerow(heads)
     while True:
-        await asyncio.sleep(args.interval)
-        views = await asyncio.gather(*(watcher.look() for watcher in watchers))
+        time.sleep(args.interval)
+        views = [watcher.look() for watcher in watchers]
         vcpus = chosen([v for view in views for v in view.vcpus], args.sort, args.filter)
         if args.csv:
             lines.writerows(map(_line, vcpus))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qmpserver.vm.accel.engine import Engine
+    from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.accel.stats import Statistics
-    from qmpserver.vm.machine.memory import Ram
 
 __all__ = [
     "AccelOptions",

@@ -14,7 +14,7 @@ from qmpserver.vm.accel.native._native import ffi, lib
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel import Controller, ReaperMode
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
 
 
 class VcpuState(IntEnum):

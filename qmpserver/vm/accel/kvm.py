@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qmpserver.vm.accel import AccelOptions, Entry, Guest
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qmpserver.vm.accel import AccelOptions, Guest
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
 
 CLOCK_HZ = 1_000_000_000  # its guests' clock is CLOCK_MONOTONIC
 

@@ -1,7 +1,22 @@
-"""The handlers: one thin module per schema file.
+"""The handlers of QMP commands: one thin module for each schema file.
 
-Each has ``register(registry, machine)``. A handler calls one method of the machine and says
-the result in the schema's words.
+Each module has `register(registry, machine)`. A handler calls one method of the machine and returns
+the result in the schema's terms.
+
+To add a command:
+
+1. Declare and document it in `schema/NAME.json` (a new file also needs an `include` in
+   `schema/qapi-schema.json`, a module here, and an entry in `MODULES`).
+2. Write its handler in the module of the same name, under `@registry.command("the-command")`.
+3. Regenerate `types.py`, which types the arguments and results of all handlers and is never
+   edited, and the reference:
+
+       python -m qmpserver.qapi types schema/qapi-schema.json -o qmpserver/vm/commands/types.py
+       python -m qmpserver.qapi doc schema/qapi-schema.json -o schema/COMMANDS.md
+
+4. `tests/qapi/test_own_schema.py` checks both files and each handler's signature.
+
+The human monitor's commands are in `human/`.
 """
 
 from __future__ import annotations
@@ -24,6 +39,9 @@ from qmpserver.vm.commands import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpserver.keyval import Kind
     from qmpserver.monitor import Registry
     from qmpserver.vm.machine.machine import Machine
 
@@ -43,12 +61,23 @@ MODULES = (
 )
 
 
-def register_all(registry: Registry, controlled: Machine) -> None:
+def register_all(
+    registry: Registry,
+    controlled: Machine,
+    *,
+    command_line: Mapping[str, Mapping[str, Kind]] | None = None,
+) -> None:
     """Bind every command of the schema to the machine.
 
+    Args:
+        registry: The commands.
+        controlled: The machine.
+        command_line: The result of `query-command-line-options`: by group, each parameter's type.
+
     Raises:
-        RegistryError: Schema and handlers do not match.
+        RegistryError: A command has no handler, or a handler no command.
     """
     for module in MODULES:
         module.register(registry, controlled)
+    misc.register_command_line(registry, command_line or {})
     registry.check()

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/accelerator.json``."""
+"""Handlers of `schema/accelerator.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _kvm_present() -> bool:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("query-kvm")
     def query_kvm() -> KvmInfo:

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/char.json``."""
+"""Handlers of `schema/char.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("query-chardev", client=True)
     def query_chardev(client: Client) -> list[ChardevInfo]:

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/control.json`` and ``schema/introspect.json``."""
+"""Handlers of `schema/control.json` and `schema/introspect.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qmpserver.vm.commands.types import CommandInfo, VersionInfo
     from qmpserver.vm.machine.machine import Machine
 
-# The QEMU release whose vocabulary this is; in the order of the schema, which shows on the wire.
+# The QEMU release whose vocabulary this is. The schema's order of members is visible on the wire.
 VERSION_INFO: VersionInfo = {
     "qemu": {"major": 11, "minor": 0, "micro": 0},
     "package": f"qmpserver {VERSION}",
@@ -19,7 +19,7 @@ VERSION_INFO: VersionInfo = {
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("query-version")
     def query_version() -> VersionInfo:
@@ -35,6 +35,6 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("quit", client=True)
     def quit_(client: Client | None) -> None:
-        if client is not None:  # the human monitor's commands come from none
+        if client is not None:  # a human monitor is not a QMP client
             client.execute_no_more()
         machine.shutdown("host-qmp-quit")

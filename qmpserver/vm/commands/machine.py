@@ -1,16 +1,17 @@
-"""Handlers of ``schema/machine.json``."""
+"""Handlers of `schema/machine.json`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from qmpserver.vm.machine.guest import MAX_VCPUS
-from qmpserver.vm.machine.qom import MACHINE_TYPE, RAM_ID, cpu_type, place, vcpu_path
+from qmpserver.vm.machine.qom import MACHINE_TYPE, RAM_ID, cpu_topology, cpu_type, vcpu_path
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
     from qmpserver.vm.commands.types import (
         CpuInfoFast,
+        CpuInstanceProperties,
         MachineInfo,
         MemoryInfo,
         TargetInfo,
@@ -19,15 +20,24 @@ if TYPE_CHECKING:
     from qmpserver.vm.machine.machine import Machine
 
 
+def _properties(cpu_index: int) -> CpuInstanceProperties:
+    topology = cpu_topology(cpu_index)
+    return {
+        "core-id": topology.core_id,
+        "thread-id": topology.thread_id,
+        "socket-id": topology.socket_id,
+    }
+
+
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("query-cpus-fast")
     def query_cpus_fast() -> list[CpuInfoFast]:
         return [
             {
                 "thread-id": thread_id,
-                "props": place(index),
+                "props": _properties(index),
                 "qom-path": vcpu_path(index),
                 "cpu-index": index,
                 "target": "x86_64",
@@ -67,7 +77,7 @@ def register(registry: Registry, machine: Machine) -> None:
     @registry.command("system_reset", client=True)
     async def system_reset(client: Client | None) -> None:
         await machine.reset()
-        if machine.finished.is_set() and client is not None:  # as with `quit`
+        if machine.finished.is_set() and client is not None:  # as after `quit`
             client.execute_no_more()
 
     @registry.command("system_powerdown")

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/migration.json``."""
+"""Handlers of `schema/migration.json`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _who(client: Client | None) -> str:
+def _sender(client: Client | None) -> str:
     return f"monitor {client.monitor}" if client is not None else "human monitor"
 
 
-def _which(cpu_index: int | None) -> str:
+def _targets(cpu_index: int | None) -> str:
     return "all vCPUs" if cpu_index is None else f"vCPU {cpu_index}"
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("set-vcpu-dirty-limit", client=True)
     def set_vcpu_dirty_limit(
@@ -39,7 +39,7 @@ def register(registry: Registry, machine: Machine) -> None:
             machine.dirty_limit.set(dirty_rate, cpu_index)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        log.info("%s: dirty limit of %s: %d MB/s", _who(client), _which(cpu_index), dirty_rate)
+        log.info("%s: dirty limit of %s: %d MB/s", _sender(client), _targets(cpu_index), dirty_rate)
 
     @registry.command("cancel-vcpu-dirty-limit", client=True)
     def cancel_vcpu_dirty_limit(client: Client | None, *, cpu_index: int | None = None) -> None:
@@ -47,7 +47,7 @@ def register(registry: Registry, machine: Machine) -> None:
             machine.dirty_limit.cancel(cpu_index)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        log.info("%s: dirty limit of %s: cancelled", _who(client), _which(cpu_index))
+        log.info("%s: dirty limit of %s: cancelled", _sender(client), _targets(cpu_index))
 
     @registry.command("query-vcpu-dirty-limit")
     def query_vcpu_dirty_limit() -> list[DirtyLimitInfo]:

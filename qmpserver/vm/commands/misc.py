@@ -1,15 +1,16 @@
-"""Handlers of ``schema/misc.json``."""
+"""Handlers of `schema/misc.json`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.parameters import PARAMETERS
 from qmpserver.keyval import Kind
-from qmpserver.monitor import fds
+from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qmpserver.monitor import Registry
     from qmpserver.vm.commands.types import (
         CommandLineOptionInfo,
@@ -29,7 +30,7 @@ TYPES: dict[Kind, CommandLineParameterType] = {
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("query-name")
     def query_name() -> NameInfo:
@@ -48,9 +49,9 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
-        from qmpserver.vm.commands.human import HumanMonitor
+        from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # loaded on first use
 
-        monitor = HumanMonitor(registry)
+        monitor = HumanMonitor(registry, COMMANDS)
         if cpu_index is not None and not await monitor.select_cpu(cpu_index):
             raise CommandError("Parameter 'cpu-index' expects a CPU number")
         shown = await monitor.execute(command_line)
@@ -60,17 +61,24 @@ def register(registry: Registry, machine: Machine) -> None:
     def query_iothreads() -> list[IOThreadInfo]:
         return []
 
-    fds.register(registry)
+    for name, handler in fd_commands.HANDLERS.items():
+        registry.command(name, client=True)(handler)
+
+
+def register_command_line(
+    registry: Registry, command_line: Mapping[str, Mapping[str, Kind]]
+) -> None:
+    """Bind the query of the command line's options, which the program knows."""
 
     @registry.command("query-command-line-options")
     def query_command_line_options(option: str | None = None) -> list[CommandLineOptionInfo]:
-        if option is not None and option not in PARAMETERS:
+        if option is not None and option not in command_line:
             raise CommandError(f"invalid option name: {option}")
         return [
             {
                 "option": name,
                 "parameters": [{"name": one, "type": TYPES[kind]} for one, kind in taken.items()],
             }
-            for name, taken in PARAMETERS.items()
+            for name, taken in command_line.items()
             if option in (None, name)
         ]

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/qmpserver.json``: what QEMU has no command for."""
+"""Handlers of `schema/qmpserver.json`: the commands that QEMU does not have."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _vcpu(engine: Engine, index: int) -> VcpuDirtyRing:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
     engine = machine.accel.engine
 
     @registry.command("__org.qmpserver_query-dirty-ring")

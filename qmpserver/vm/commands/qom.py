@@ -1,4 +1,4 @@
-"""Handlers of ``schema/qom.json``."""
+"""Handlers of `schema/qom.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     def find(path: str) -> Object:
         try:

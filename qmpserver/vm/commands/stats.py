@@ -1,4 +1,4 @@
-"""Handlers of ``schema/stats.json``."""
+"""Handlers of `schema/stats.json`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     )
     from qmpserver.vm.machine.machine import Machine
 
-# QEMU builds all these lists from their ends, so what comes last in the kernel is told first:
-# statistics, histograms, vCPUs.
+# QEMU builds all these lists (statistics, histograms, vCPUs) from their ends, so each of them is in
+# the reverse of the kernel's order.
 
 
 def _values(source: StatsSource, names: list[str] | None) -> list[Stats]:
@@ -48,7 +48,7 @@ def _meaning(stat: Stat) -> StatsSchemaValue:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
     statistics = machine.accel.statistics
 
     @registry.command("query-stats")

@@ -1,4 +1,4 @@
-"""Handlers of ``schema/trace.json``."""
+"""Handlers of `schema/trace.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
     tracer = machine.tracer
 
     def events(name: str) -> list[TraceEvent]:
@@ -27,7 +27,7 @@ def register(registry: Registry, machine: Machine) -> None:
     def trace_event_get_state(*, name: str) -> list[TraceEventInfo]:
         return [
             {"name": event.name, "state": "enabled" if tracer.enabled(event) else "disabled"}
-            for event in reversed(events(name))  # as QEMU does
+            for event in reversed(events(name))  # QEMU's order
         ]
 
     @registry.command("trace-event-set-state")

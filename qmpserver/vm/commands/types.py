@@ -1,16 +1,16 @@
-"""The types of what schema/qapi-schema.json declares, made from it: not to be edited.
+"""The types, commands and events that schema/qapi-schema.json declares. Generated: do not edit.
 
-Made by ``python -m qmpserver.qapi types``.
+Regenerate with `python -m qmpserver.qapi types schema/qapi-schema.json -o FILE`.
 """
 
-# ruff: noqa: A002, D102 -- the schema decides names, and tells what each handler does
+# ruff: noqa: A002, D102 -- the schema decides names and documents each handler
 
 from collections.abc import Awaitable
 from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict, TypeVar
 
 _T = TypeVar("_T")
 
-# A handler may be a coroutine.
+# A handler may be a coroutine function.
 Answer: TypeAlias = _T | Awaitable[_T]
 
 RunState = Literal[
@@ -114,7 +114,7 @@ class VersionTriple(TypedDict):
 
 
 class VersionInfo(TypedDict):
-    """Which server this is."""
+    """The version of the server."""
 
     qemu: VersionTriple
     package: str
@@ -130,7 +130,7 @@ SchemaMetaType = Literal["builtin", "enum", "array", "object", "alternate", "com
 
 JSONType = Literal["string", "number", "int", "boolean", "null", "object", "array", "value"]
 
-# More of a built-in type.
+# Additional members for a built-in type.
 SchemaInfoBuiltin = TypedDict(
     "SchemaInfoBuiltin",
     {
@@ -147,13 +147,13 @@ class SchemaInfoEnumMember(TypedDict):
 
 
 class SchemaInfoEnum(TypedDict):
-    """More of an enumeration."""
+    """Additional members for an enumeration."""
 
     members: list[SchemaInfoEnumMember]
     values: list[str]
 
 
-# More of an array.
+# Additional members for an array.
 SchemaInfoArray = TypedDict(
     "SchemaInfoArray",
     {
@@ -172,14 +172,14 @@ class SchemaInfoObjectMember(TypedDict):
 
 
 class SchemaInfoObjectVariant(TypedDict):
-    """What a union has besides for one value of its tag."""
+    """The additional members of a union for one value of its tag."""
 
     case: str
     type: str
 
 
 class SchemaInfoObject(TypedDict):
-    """More of a struct or union."""
+    """Additional members for a struct or union."""
 
     members: list[SchemaInfoObjectMember]
     tag: NotRequired[str]
@@ -187,18 +187,18 @@ class SchemaInfoObject(TypedDict):
 
 
 class SchemaInfoAlternateMember(TypedDict):
-    """One of the types there are to choose from."""
+    """One of the types of an alternate."""
 
     type: str
 
 
 class SchemaInfoAlternate(TypedDict):
-    """More of a choice of types."""
+    """Additional members for a choice of types."""
 
     members: list[SchemaInfoAlternateMember]
 
 
-# More of a command.
+# Additional members for a command.
 SchemaInfoCommand = TypedDict(
     "SchemaInfoCommand",
     {
@@ -208,7 +208,7 @@ SchemaInfoCommand = TypedDict(
     },
 )
 
-# More of an event.
+# Additional members for an event.
 SchemaInfoEvent = TypedDict(
     "SchemaInfoEvent",
     {
@@ -216,7 +216,7 @@ SchemaInfoEvent = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoBuiltin_ = TypedDict(
     "SchemaInfoBuiltin_",
     {
@@ -227,7 +227,7 @@ SchemaInfoBuiltin_ = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoEnum_ = TypedDict(
     "SchemaInfoEnum_",
     {
@@ -239,7 +239,7 @@ SchemaInfoEnum_ = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoArray_ = TypedDict(
     "SchemaInfoArray_",
     {
@@ -250,7 +250,7 @@ SchemaInfoArray_ = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoObject_ = TypedDict(
     "SchemaInfoObject_",
     {
@@ -263,7 +263,7 @@ SchemaInfoObject_ = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoAlternate_ = TypedDict(
     "SchemaInfoAlternate_",
     {
@@ -274,7 +274,7 @@ SchemaInfoAlternate_ = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoCommand_ = TypedDict(
     "SchemaInfoCommand_",
     {
@@ -287,7 +287,7 @@ SchemaInfoCommand_ = TypedDict(
     },
 )
 
-# One kind of ``SchemaInfo``.
+# One kind of `SchemaInfo`.
 SchemaInfoEvent_ = TypedDict(
     "SchemaInfoEvent_",
     {
@@ -344,7 +344,7 @@ SysEmuTarget = Literal[
     "xtensaeb",
 ]
 
-# What is told of a virtual CPU of type s390 besides.
+# Additional members for a virtual CPU of type s390.
 CpuInfoS390 = TypedDict(
     "CpuInfoS390",
     {
@@ -354,7 +354,7 @@ CpuInfoS390 = TypedDict(
     },
 )
 
-# Where in the machine a virtual CPU sits; which of these there are depends on the machine.
+# The position of a virtual CPU in the machine.
 CpuInstanceProperties = TypedDict(
     "CpuInstanceProperties",
     {
@@ -401,7 +401,7 @@ CpuInfoFastTag = Literal[
     "xtensaeb",
 ]
 
-# One kind of ``CpuInfoFast``.
+# One kind of `CpuInfoFast`.
 CpuInfoFastS390x = TypedDict(
     "CpuInfoFastS390x",
     {
@@ -416,7 +416,7 @@ CpuInfoFastS390x = TypedDict(
     },
 )
 
-# One kind of ``CpuInfoFast``.
+# One kind of `CpuInfoFast`.
 CpuInfoFastPlain = TypedDict(
     "CpuInfoFastPlain",
     {
@@ -460,7 +460,7 @@ MachineInfo = TypedDict(
 
 
 class TargetInfo(TypedDict):
-    """What is emulated."""
+    """The emulated architecture."""
 
     arch: SysEmuTarget
 
@@ -471,7 +471,7 @@ class UuidInfo(TypedDict):
     UUID: str
 
 
-# How much memory the guest has, in bytes.
+# The size of the guest's memory, in bytes.
 MemoryInfo = TypedDict(
     "MemoryInfo",
     {
@@ -492,7 +492,7 @@ Accelerator = Literal["hvf", "kvm", "mshv", "nvmm", "qtest", "tcg", "whpx", "xen
 
 
 class AcceleratorInfo(TypedDict):
-    """Which accelerators there are."""
+    """The accelerators of this server."""
 
     enabled: Accelerator
     present: list[Accelerator]
@@ -523,7 +523,7 @@ class CommandLineOptionInfo(TypedDict):
     parameters: list[CommandLineParameterInfo]
 
 
-# A thread of the server's that does input and output for devices.
+# A thread of the server that does input and output for devices.
 IOThreadInfo = TypedDict(
     "IOThreadInfo",
     {
@@ -536,7 +536,7 @@ IOThreadInfo = TypedDict(
     },
 )
 
-# Where a file descriptor was put.
+# The position of a file descriptor.
 AddfdInfo = TypedDict(
     "AddfdInfo",
     {
@@ -602,7 +602,7 @@ class YankInstanceChardev(TypedDict):
 
 YankInstanceTag = Literal["migration"]
 
-# One kind of ``YankInstance``.
+# One kind of `YankInstance`.
 YankInstanceBlockNode_ = TypedDict(
     "YankInstanceBlockNode_",
     {
@@ -613,14 +613,14 @@ YankInstanceBlockNode_ = TypedDict(
 
 
 class YankInstanceChardev_(TypedDict):
-    """One kind of ``YankInstance``."""
+    """One kind of `YankInstance`."""
 
     type: Literal["chardev"]
     id: str
 
 
 class YankInstancePlain(TypedDict):
-    """One kind of ``YankInstance``."""
+    """One kind of `YankInstance`."""
 
     type: YankInstanceTag
 
@@ -637,14 +637,14 @@ StatsTarget = Literal["vm", "vcpu", "cryptodev"]
 
 
 class StatsRequest(TypedDict):
-    """Which statistics of a provider are wanted."""
+    """The requested statistics of a provider."""
 
     provider: StatsProvider
     names: NotRequired[list[str]]
 
 
 class StatsVCPUFilter(TypedDict):
-    """Which virtual CPUs are of interest."""
+    """The requested virtual CPUs."""
 
     vcpus: NotRequired[list[str]]
 
@@ -653,7 +653,7 @@ StatsFilterTag = Literal["vm", "cryptodev"]
 
 
 class StatsFilterVcpu(TypedDict):
-    """One kind of ``StatsFilter``."""
+    """One kind of `StatsFilter`."""
 
     target: Literal["vcpu"]
     providers: NotRequired[list[StatsRequest]]
@@ -661,7 +661,7 @@ class StatsFilterVcpu(TypedDict):
 
 
 class StatsFilterPlain(TypedDict):
-    """One kind of ``StatsFilter``."""
+    """One kind of `StatsFilter`."""
 
     target: StatsFilterTag
     providers: NotRequired[list[StatsRequest]]
@@ -689,7 +689,7 @@ StatsResult = TypedDict(
     },
 )
 
-# What a statistic means.
+# The meaning of a statistic.
 StatsSchemaValue = TypedDict(
     "StatsSchemaValue",
     {
@@ -704,7 +704,7 @@ StatsSchemaValue = TypedDict(
 
 
 class StatsSchema(TypedDict):
-    """The statistics there are for one kind of object."""
+    """The available statistics of one kind of object."""
 
     provider: StatsProvider
     target: StatsTarget
@@ -725,7 +725,7 @@ ReaperMode = Literal["event", "poll"]
 
 ReaperState = Literal["idle", "reaping"]
 
-# The thread that empties the dirty rings.
+# The reaper, the thread that empties the dirty rings.
 Reaper = TypedDict(
     "Reaper",
     {
@@ -763,7 +763,7 @@ VcpuDirtyRing = TypedDict(
     },
 )
 
-# The dirty rings and what works on them.
+# The dirty rings, and the threads that use them.
 DirtyRing = TypedDict(
     "DirtyRing",
     {
@@ -778,27 +778,27 @@ DirtyRing = TypedDict(
 
 
 class ShutdownData(TypedDict):
-    """The data of event ``SHUTDOWN``."""
+    """The data of event `SHUTDOWN`."""
 
     guest: bool
     reason: ShutdownCause
 
 
 class ResetData(TypedDict):
-    """The data of event ``RESET``."""
+    """The data of event `RESET`."""
 
     guest: bool
     reason: ShutdownCause
 
 
 class QueryStatusHandler(Protocol):
-    """Handles ``query-status``."""
+    """Handles `query-status`."""
 
     def __call__(self) -> Answer[StatusInfo]: ...
 
 
 class WatchdogSetActionHandler(Protocol):
-    """Handles ``watchdog-set-action``."""
+    """Handles `watchdog-set-action`."""
 
     def __call__(
         self,
@@ -808,7 +808,7 @@ class WatchdogSetActionHandler(Protocol):
 
 
 class SetActionHandler(Protocol):
-    """Handles ``set-action``."""
+    """Handles `set-action`."""
 
     def __call__(
         self,
@@ -821,7 +821,7 @@ class SetActionHandler(Protocol):
 
 
 class CalcDirtyRateHandler(Protocol):
-    """Handles ``calc-dirty-rate``."""
+    """Handles `calc-dirty-rate`."""
 
     def __call__(
         self,
@@ -834,7 +834,7 @@ class CalcDirtyRateHandler(Protocol):
 
 
 class QueryDirtyRateHandler(Protocol):
-    """Handles ``query-dirty-rate``."""
+    """Handles `query-dirty-rate`."""
 
     def __call__(
         self,
@@ -844,7 +844,7 @@ class QueryDirtyRateHandler(Protocol):
 
 
 class SetVcpuDirtyLimitHandler(Protocol):
-    """Handles ``set-vcpu-dirty-limit``."""
+    """Handles `set-vcpu-dirty-limit`."""
 
     def __call__(
         self,
@@ -855,7 +855,7 @@ class SetVcpuDirtyLimitHandler(Protocol):
 
 
 class CancelVcpuDirtyLimitHandler(Protocol):
-    """Handles ``cancel-vcpu-dirty-limit``."""
+    """Handles `cancel-vcpu-dirty-limit`."""
 
     def __call__(
         self,
@@ -865,13 +865,13 @@ class CancelVcpuDirtyLimitHandler(Protocol):
 
 
 class QueryVcpuDirtyLimitHandler(Protocol):
-    """Handles ``query-vcpu-dirty-limit``."""
+    """Handles `query-vcpu-dirty-limit`."""
 
     def __call__(self) -> Answer[list[DirtyLimitInfo]]: ...
 
 
 class QmpCapabilitiesHandler(Protocol):
-    """Handles ``qmp_capabilities``."""
+    """Handles `qmp_capabilities`."""
 
     def __call__(
         self,
@@ -881,37 +881,37 @@ class QmpCapabilitiesHandler(Protocol):
 
 
 class QueryVersionHandler(Protocol):
-    """Handles ``query-version``."""
+    """Handles `query-version`."""
 
     def __call__(self) -> Answer[VersionInfo]: ...
 
 
 class QueryCommandsHandler(Protocol):
-    """Handles ``query-commands``."""
+    """Handles `query-commands`."""
 
     def __call__(self) -> Answer[list[CommandInfo]]: ...
 
 
 class QuitHandler(Protocol):
-    """Handles ``quit``."""
+    """Handles `quit`."""
 
     def __call__(self) -> Answer[None]: ...
 
 
 class QueryQmpSchemaHandler(Protocol):
-    """Handles ``query-qmp-schema``."""
+    """Handles `query-qmp-schema`."""
 
     def __call__(self) -> Answer[list[SchemaInfo]]: ...
 
 
 class QueryCpusFastHandler(Protocol):
-    """Handles ``query-cpus-fast``."""
+    """Handles `query-cpus-fast`."""
 
     def __call__(self) -> Answer[list[CpuInfoFast]]: ...
 
 
 class QueryMachinesHandler(Protocol):
-    """Handles ``query-machines``."""
+    """Handles `query-machines`."""
 
     def __call__(
         self,
@@ -921,67 +921,67 @@ class QueryMachinesHandler(Protocol):
 
 
 class QueryTargetHandler(Protocol):
-    """Handles ``query-target``."""
+    """Handles `query-target`."""
 
     def __call__(self) -> Answer[TargetInfo]: ...
 
 
 class QueryUuidHandler(Protocol):
-    """Handles ``query-uuid``."""
+    """Handles `query-uuid`."""
 
     def __call__(self) -> Answer[UuidInfo]: ...
 
 
 class SystemResetHandler(Protocol):
-    """Handles ``system_reset``."""
+    """Handles `system_reset`."""
 
     def __call__(self) -> Answer[None]: ...
 
 
 class SystemPowerdownHandler(Protocol):
-    """Handles ``system_powerdown``."""
+    """Handles `system_powerdown`."""
 
     def __call__(self) -> Answer[None]: ...
 
 
 class QueryMemorySizeSummaryHandler(Protocol):
-    """Handles ``query-memory-size-summary``."""
+    """Handles `query-memory-size-summary`."""
 
     def __call__(self) -> Answer[MemoryInfo]: ...
 
 
 class QueryKvmHandler(Protocol):
-    """Handles ``query-kvm``."""
+    """Handles `query-kvm`."""
 
     def __call__(self) -> Answer[KvmInfo]: ...
 
 
 class QueryAcceleratorsHandler(Protocol):
-    """Handles ``query-accelerators``."""
+    """Handles `query-accelerators`."""
 
     def __call__(self) -> Answer[AcceleratorInfo]: ...
 
 
 class QueryNameHandler(Protocol):
-    """Handles ``query-name``."""
+    """Handles `query-name`."""
 
     def __call__(self) -> Answer[NameInfo]: ...
 
 
 class StopHandler(Protocol):
-    """Handles ``stop``."""
+    """Handles `stop`."""
 
     def __call__(self) -> Answer[None]: ...
 
 
 class ContHandler(Protocol):
-    """Handles ``cont``."""
+    """Handles `cont`."""
 
     def __call__(self) -> Answer[None]: ...
 
 
 class HumanMonitorCommandHandler(Protocol):
-    """Handles ``human-monitor-command``."""
+    """Handles `human-monitor-command`."""
 
     def __call__(
         self,
@@ -992,7 +992,7 @@ class HumanMonitorCommandHandler(Protocol):
 
 
 class QueryCommandLineOptionsHandler(Protocol):
-    """Handles ``query-command-line-options``."""
+    """Handles `query-command-line-options`."""
 
     def __call__(
         self,
@@ -1002,13 +1002,13 @@ class QueryCommandLineOptionsHandler(Protocol):
 
 
 class QueryIothreadsHandler(Protocol):
-    """Handles ``query-iothreads``."""
+    """Handles `query-iothreads`."""
 
     def __call__(self) -> Answer[list[IOThreadInfo]]: ...
 
 
 class GetfdHandler(Protocol):
-    """Handles ``getfd``."""
+    """Handles `getfd`."""
 
     def __call__(
         self,
@@ -1018,7 +1018,7 @@ class GetfdHandler(Protocol):
 
 
 class ClosefdHandler(Protocol):
-    """Handles ``closefd``."""
+    """Handles `closefd`."""
 
     def __call__(
         self,
@@ -1028,7 +1028,7 @@ class ClosefdHandler(Protocol):
 
 
 class AddFdHandler(Protocol):
-    """Handles ``add-fd``."""
+    """Handles `add-fd`."""
 
     def __call__(
         self,
@@ -1039,7 +1039,7 @@ class AddFdHandler(Protocol):
 
 
 class RemoveFdHandler(Protocol):
-    """Handles ``remove-fd``."""
+    """Handles `remove-fd`."""
 
     def __call__(
         self,
@@ -1050,13 +1050,13 @@ class RemoveFdHandler(Protocol):
 
 
 class QueryFdsetsHandler(Protocol):
-    """Handles ``query-fdsets``."""
+    """Handles `query-fdsets`."""
 
     def __call__(self) -> Answer[list[FdsetInfo]]: ...
 
 
 class QomListHandler(Protocol):
-    """Handles ``qom-list``."""
+    """Handles `qom-list`."""
 
     def __call__(
         self,
@@ -1066,7 +1066,7 @@ class QomListHandler(Protocol):
 
 
 class QomGetHandler(Protocol):
-    """Handles ``qom-get``."""
+    """Handles `qom-get`."""
 
     def __call__(
         self,
@@ -1077,13 +1077,13 @@ class QomGetHandler(Protocol):
 
 
 class QueryChardevHandler(Protocol):
-    """Handles ``query-chardev``."""
+    """Handles `query-chardev`."""
 
     def __call__(self) -> Answer[list[ChardevInfo]]: ...
 
 
 class YankHandler(Protocol):
-    """Handles ``yank``."""
+    """Handles `yank`."""
 
     def __call__(
         self,
@@ -1093,19 +1093,19 @@ class YankHandler(Protocol):
 
 
 class QueryYankHandler(Protocol):
-    """Handles ``query-yank``."""
+    """Handles `query-yank`."""
 
     def __call__(self) -> Answer[list[YankInstance]]: ...
 
 
 class QueryStatsHandler(Protocol):
-    """Handles ``query-stats``."""
+    """Handles `query-stats`."""
 
     def __call__(self, **arguments: object) -> Answer[list[StatsResult]]: ...
 
 
 class QueryStatsSchemasHandler(Protocol):
-    """Handles ``query-stats-schemas``."""
+    """Handles `query-stats-schemas`."""
 
     def __call__(
         self,
@@ -1115,7 +1115,7 @@ class QueryStatsSchemasHandler(Protocol):
 
 
 class TraceEventGetStateHandler(Protocol):
-    """Handles ``trace-event-get-state``."""
+    """Handles `trace-event-get-state`."""
 
     def __call__(
         self,
@@ -1125,7 +1125,7 @@ class TraceEventGetStateHandler(Protocol):
 
 
 class TraceEventSetStateHandler(Protocol):
-    """Handles ``trace-event-set-state``."""
+    """Handles `trace-event-set-state`."""
 
     def __call__(
         self,
@@ -1137,12 +1137,12 @@ class TraceEventSetStateHandler(Protocol):
 
 
 class QueryDirtyRingHandler(Protocol):
-    """Handles ``__org.qmpserver_query-dirty-ring``."""
+    """Handles `__org.qmpserver_query-dirty-ring`."""
 
     def __call__(self) -> Answer[DirtyRing]: ...
 
 
-# What the handler of each command must be.
+# The type of each command's handler.
 Handlers = TypedDict(
     "Handlers",
     {

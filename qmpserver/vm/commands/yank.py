@@ -1,4 +1,4 @@
-"""Handlers of ``schema/yank.json``."""
+"""Handlers of `schema/yank.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _devices(client: Client) -> list[SocketDevice]:
 
 
 def register(registry: Registry, machine: Machine) -> None:
-    """Bind this file's commands."""
+    """Bind the commands of this file."""
 
     @registry.command("yank", client=True)
     def yank(client: Client, instances: list[YankInstance]) -> None:

@@ -1,4 +1,4 @@
-"""The dirty limit as the commands see it; the native side (limit.c, pacer.h) does the limiting."""
+"""The dirty limit as commands use it; native code (`limit.c`, `pacer.h`) throttles the vCPUs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class DirtyLimitError(ValueError):
-    """Refused; the text is QEMU's."""
+    """A request is refused; the text is QEMU's."""
 
 
 @dataclass(frozen=True, slots=True)
 class VcpuLimit:
-    """A limited vCPU: its limit, and what it dirtied in the last second, in MB/s."""
+    """A limited vCPU: its limit, and its dirty rate over the last second, in MB/s."""
 
     cpu_index: int
     limit_rate: int
@@ -27,28 +27,29 @@ class VcpuLimit:
 class DirtyLimit:
     """Limits how fast vCPUs dirty memory. Belongs to the event loop's thread.
 
-    Nothing here waits: a limit begins when the log is on, and until then the vCPU is held; a
-    cancel is in force when the call returns, and who it releases is woken in the loop's next round.
+    No method waits. A limit begins when dirty logging is on; the vCPU is held until then. A cancel
+    is in force when the call returns; the vCPUs that it releases are woken in the loop's next
+    iteration.
     """
 
     def __init__(self, accel: Accelerator, tracking: Tracking) -> None:
         self._accel = accel
         self._tracking = tracking
-        tracking.on_failure = self.cancel  # or the vCPUs would be held for ever
+        tracking.on_failure = self.cancel  # otherwise the vCPUs would be held for ever
 
     def _check_index(self, cpu_index: int | None) -> None:
         if cpu_index is not None and not 0 <= cpu_index < self._accel.engine.vcpus:
             raise DirtyLimitError("incorrect cpu index specified")
 
     def _kick_soon(self, cpu_index: int | None) -> None:
-        """Kick in the loop's next round, when the client's answer has been sent (see limit.c)."""
+        """Kick in the loop's next iteration, after the client's reply is sent (see `limit.c`)."""
         asyncio.get_running_loop().call_soon(self._accel.engine.limit_kick, cpu_index)
 
     def set(self, dirty_rate: int, cpu_index: int | None = None) -> None:
-        """Limit one vCPU, or all, to `dirty_rate` MB/s (2^20 bytes); 0 cancels.
+        """Limit one vCPU, or all, to `dirty_rate` MB/s (a MB is 2^20 bytes); 0 cancels.
 
         Raises:
-            DirtyLimitError: There is no dirty ring, or no such vCPU.
+            DirtyLimitError: The machine has no dirty ring, or no such vCPU.
         """
         if not self._accel.dirty_ring_size:
             raise DirtyLimitError(
@@ -64,10 +65,10 @@ class DirtyLimit:
         self._tracking.acquire(self)
 
     def cancel(self, cpu_index: int | None = None) -> None:
-        """End the limit of one vCPU, or of all; without one, nothing happens.
+        """Cancel the limit of one vCPU, or of all; a no-op if there is none.
 
         Raises:
-            DirtyLimitError: No such vCPU.
+            DirtyLimitError: The machine has no such vCPU.
         """
         if not self._accel.dirty_ring_size:
             return
@@ -80,7 +81,7 @@ class DirtyLimit:
             self._tracking.release(self)
 
     def query(self) -> list[VcpuLimit]:
-        """Return the vCPUs that are limited."""
+        """Return the limited vCPUs."""
         if not self._accel.engine.limit_in_service:
             return []
         pairs = zip(self._accel.engine.limits(), self._tracking.rates.now(), strict=True)

@@ -1,4 +1,4 @@
-"""Measuring the dirty rate on demand, by rings, by the bitmap or by sampling."""
+"""Measurement of the dirty rate on demand: by rings, by bitmap or by sampling."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from qmpserver.vm.dirty.worker import Worker
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel import Accelerator
+    from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.dirty.tracking import Tracking
-    from qmpserver.vm.machine.memory import Ram
 
 Mode = Literal["page-sampling", "dirty-ring", "dirty-bitmap"]
 Status = Literal["unstarted", "measuring", "measured"]
@@ -26,19 +26,23 @@ DEFAULT_SAMPLE_PAGES = 512
 
 @dataclass(slots=True)
 class Measurement:
-    """What was asked for, and what has come of it."""
+    """The parameters and the result of a measurement."""
 
     mode: Mode = "page-sampling"
     status: Status = "unstarted"
     start_time: int = 0  # s, on CLOCK_MONOTONIC, as QEMU's
     calc_ms: int = 0
-    sample_pages: int = 0  # of each GiB
+    sample_pages: int = 0  # per GiB
     rate: int = 0  # MB/s of all vCPUs
-    vcpu_rates: list[int] = field(default_factory=list)  # MB/s of each, if the mode can tell
+    vcpu_rates: list[int] = field(default_factory=list)  # MB/s of each vCPU, in mode dirty-ring
 
 
 class DirtyRate:
-    """``calc-dirty-rate``. Belongs to the event loop's thread."""
+    """The implementation of `calc-dirty-rate`. Belongs to the event loop's thread.
+
+    Attributes:
+        last: The last measurement, which may be in progress.
+    """
 
     def __init__(self, ram: Ram, accel: Accelerator, tracking: Tracking) -> None:
         self.last = Measurement()
@@ -49,13 +53,13 @@ class DirtyRate:
         self._worker = Worker("dirty-rate")
 
     def start(self, calc_ms: int, mode: Mode, sample_pages: int | None) -> asyncio.Task[None]:
-        """Start a measurement of `calc_ms` milliseconds; :attr:`last` tells how it goes.
+        """Start a measurement of `calc_ms` milliseconds, which becomes `last`.
 
         Returns:
             The task that measures; it raises nothing.
 
         Raises:
-            ValueError: Refused, in QEMU's words.
+            ValueError: The request is refused; the text is QEMU's.
         """
         if self.last.status == "measuring":
             raise ValueError("the dirty rate is already being measured.")
@@ -116,7 +120,7 @@ class DirtyRate:
         self._tracking.acquire(self)
         try:
             await self._tracking.wait()
-            await self._worker.run(self._accel.get_dirty_log)  # what was dirty before is not ours
+            await self._worker.run(self._accel.get_dirty_log)  # drops what was dirtied before
             start = time.monotonic()
             await asyncio.sleep(seconds)
             log = await self._worker.run(self._accel.get_dirty_log)
@@ -133,7 +137,7 @@ class DirtyRate:
         return mb_per_s(round(changed * self._ram.pages), time.monotonic() - start)
 
     async def close(self) -> None:
-        """Give a measurement under way up; returns when nothing uses RAM or KVM any more."""
+        """Cancel a measurement in progress; returns when nothing uses RAM or KVM any more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -1,4 +1,4 @@
-"""Dirty rates as they pass: a sliding second over the page counters."""
+"""Current dirty rates: a sliding window of one second over the page counters."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from qmpserver.vm.accel.memory import PAGE_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qmpserver.vm.accel.engine import Engine
 
-PAGE_SIZE = 4096
 WINDOW_S = 1.0
 SAMPLE_S = 0.1
 
 
 def mb_per_s(pages: int, seconds: float) -> int:
-    """Pages in a time as MB/s, a MB being 2^20 bytes, to the nearest."""
+    """Return pages per time as MB/s, rounded; a MB is 2^20 bytes."""
     return round(pages * PAGE_SIZE / seconds / (1 << 20)) if seconds > 0 else 0
 
 
 class RateWindow:
-    """Each vCPU's rate over the last second, sampled while it is open.
+    """The dirty rate of each vCPU over the last second, sampled while the window is open.
 
-    A page counts once until its ring is reset, as in QEMU. Belongs to the event loop's thread.
+    As in QEMU, a page counts once until its ring is reset. Belongs to the event loop's thread.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -35,16 +36,16 @@ class RateWindow:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has been open for `SAMPLE_S`: over less than that a rate means nothing."""
+        """Whether rates are meaningful: the window has been open for `SAMPLE_S`."""
         return len(self._samples) > 1
 
     def open(self) -> None:
-        """Begin to sample."""
+        """Start sampling."""
         if self._timer is None:
             self._sample()
 
     def close(self) -> None:
-        """Sample no more, and forget."""
+        """Stop sampling and drop all samples."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -58,17 +59,17 @@ class RateWindow:
         self._timer = asyncio.get_running_loop().call_later(SAMPLE_S, self._sample)
 
     def now(self) -> list[int]:
-        """MB/s of each vCPU over the last second (or since :meth:`open`), as of now."""
+        """Return the MB/s of each vCPU over the last second, or since `open`."""
         pages, seconds = self._last_second()
         return [mb_per_s(count, seconds) for count in pages]
 
     def bytes_per_second(self) -> list[float]:
-        """Return the same, not rounded."""
+        """Return the bytes per second of each vCPU, not rounded."""
         pages, seconds = self._last_second()
         return [count * PAGE_SIZE / seconds if seconds > 0 else 0.0 for count in pages]
 
     def _last_second(self) -> tuple[list[int], float]:
-        """Return the pages that each vCPU dirtied, and in what time."""
+        """Return the pages that each vCPU dirtied in the window, and its length in seconds."""
         pages = self._engine.pages()
         if not self._samples:
             return [0] * len(pages), 0.0

@@ -1,4 +1,4 @@
-"""Page sampling: how much of RAM has changed, judged by some of its pages."""
+"""Page sampling: an estimate of the share of RAM that has changed, from some of its pages."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 from qmpserver.vm.accel.native._native import ffi, lib
 
 if TYPE_CHECKING:
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
 
 GIB = 1 << 30
 
 
 class Sample:
-    """Fingerprints of pages chosen at random, `pages_per_gib` of each GiB of RAM, but at least one.
+    """Fingerprints of pages chosen at random: `pages_per_gib` per GiB of RAM, and at least one.
 
-    A page counts as changed when its contents have: one that was written to and is as before does
-    not. Of a share p of pages changed, n sampled pages give an estimate with the standard error
-    sqrt(p (1 - p) / n): 512 pages, half of them changed, are right within 4.4 % of all pages 19
-    times out of 20.
+    A page counts as changed if its contents differ; a page that was written to with the same
+    contents does not. If a share p of pages has changed, n sampled pages give an estimate with the
+    standard error sqrt(p (1 - p) / n): with 512 pages, half of them changed, the error is below
+    4.4 % of all pages in 95 % of cases.
 
-    Making one and :meth:`changed` take a few microseconds a page; both may be called on any
-    thread, and guests need not stop.
+    The constructor and `changed` take a few microseconds per page. Any thread; guests need not
+    stop.
     """
 
     def __init__(self, ram: Ram, pages_per_gib: int) -> None:
@@ -32,7 +32,7 @@ class Sample:
         lib.sample_take(ram.address, ram.pages, self._seed, self._prints, len(self._prints))
 
     def changed(self) -> float:
-        """Return the share of the sampled pages that has changed, from 0 to 1."""
+        """Return the share of the sampled pages that have changed, from 0 to 1."""
         changed = lib.sample_changed(
             self._ram.address, self._ram.pages, self._seed, self._prints, len(self._prints)
         )

@@ -1,4 +1,4 @@
-"""Who needs dirty pages to be logged; logging is on only while somebody does."""
+"""Dirty logging, which is enabled only while something uses it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ GRACE_S = 1.0
 
 
 class Tracking:
-    """Switches the accelerator's log on for its first user, and off a while after its last.
+    """Switches dirty logging on for its first user, and off `GRACE_S` after its last has left.
 
-    The switch takes milliseconds and a lock that resets need, so a thread of its own does it.
-    It goes off only after `GRACE_S`: limits are often set again right after they were
-    cancelled. Belongs to the event loop's thread.
+    Switching takes milliseconds and a lock that ring resets need, so a thread of its own does it.
+    The grace time exists because limits are often set again right after they were cancelled.
+    Belongs to the event loop's thread.
 
-    `on_failure` is called when it could not be switched.
+    Attributes:
+        on_failure: Called when the accelerator could not switch logging.
+        rates: The vCPUs' dirty rates, sampled while logging is on.
     """
 
     def __init__(self, accel: Accelerator, worker: Worker) -> None:
@@ -39,27 +41,27 @@ class Tracking:
         self._grace: asyncio.TimerHandle | None = None
 
     def acquire(self, user: object) -> None:
-        """`user` needs tracking. Returns at once; see :meth:`wait`."""
+        """Add a user. Returns at once; `wait` waits until logging is on."""
         self._users.add(user)
         self._end_grace()
         self._update()
 
     def release(self, user: object) -> None:
-        """`user` needs it no longer; harmless if it did not."""
+        """Remove a user; a no-op if it is none."""
         self._users.discard(user)
         self._end_grace()
         if not self._users:
             self._grace = asyncio.get_running_loop().call_later(GRACE_S, self._update)
 
     def current_rates(self) -> list[int] | None:
-        """MB/s of each vCPU over the last second; None until enough has been logged."""
+        """Return the MB/s of each vCPU over the last second, or None while it is not known."""
         return self.rates.now() if self.rates.is_known else None
 
     async def wait(self) -> None:
-        """Wait until what was acquired is on.
+        """Wait until logging is on, if it has users.
 
         Raises:
-            OSError: The accelerator could not switch it.
+            OSError: The accelerator could not switch logging on.
         """
         while self._users and not self._accel.engine.tracking:
             if self._task is None:
@@ -76,7 +78,7 @@ class Tracking:
             self._task = asyncio.get_running_loop().create_task(self._switch())
 
     async def _switch(self) -> None:
-        """Bring the log to what the users need; they may change their minds meanwhile."""
+        """Switch logging until its state matches the users, which may change meanwhile."""
         engine = self._accel.engine
         try:
             while bool(self._users) != engine.tracking:
@@ -93,7 +95,7 @@ class Tracking:
             self._task = None
 
     async def close(self) -> None:
-        """Wait for a switch under way."""
+        """Wait for a switch in progress."""
         self._end_grace()
         self._users.clear()
         if self._task is not None:

@@ -1,1 +1,1 @@
-"""What is controlled: RAM, vCPUs, run states, guest programs."""
+"""The machine that commands control: its run states, its guest program, its objects."""

@@ -1,4 +1,4 @@
-"""A firmware image as what the vCPUs run: where a PC shows it, and nothing of what is in it."""
+"""A firmware image as the guest program, mapped where a PC maps it; its code is not examined."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from qmpserver.vm.machine.guest import PAGE_SIZE, GuestError
+from qmpserver.vm.accel.memory import PAGE_SIZE
+from qmpserver.vm.machine.guest import GuestError
 
 if TYPE_CHECKING:
     from mmap import mmap
 
 UNIT = 64 << 10
-LARGEST = 8 << 20  # it has to fit between the local APICs and 4 GiB, and QEMU takes no more
+LARGEST = 8 << 20  # fits between the local APICs and 4 GiB; QEMU's limit
 SHADOW = 128 << 10
 SHADOW_END = 0x10_0000
 
 
 class FirmwareError(GuestError):
-    """The image can't be used; the text says why, in QEMU's words where it has them."""
+    """The image cannot be used; the text says why, in QEMU's words where QEMU has them."""
 
 
 class Firmware:
     """The image in file `path`, for a machine whose guest-physical memory begins with `ram`.
 
-    All of it ends at 4 GiB, where the first vCPU starts 16 bytes before. Its last 128 KiB are
-    copied to below 1 MiB, for real mode to reach.
+    The image is mapped so that it ends at 4 GiB; the first vCPU starts 16 bytes before its end. Its
+    last 128 KiB are copied to the end of the first MiB, where real mode reaches them.
 
     Raises:
-        FirmwareError: It is not there, or of a size that is not possible.
+        FirmwareError: The file cannot be read, or the size of the image or of the RAM is invalid.
     """
 
     def __init__(self, path: str, ram: mmap | memoryview) -> None:
         try:
-            if not S_ISREG(Path(path).stat().st_mode):  # others may never end, or never begin
+            if not S_ISREG(
+                Path(path).stat().st_mode
+            ):  # reading another kind may block or never end
                 raise FirmwareError(f"could not load PC BIOS '{path}': not a regular file")
             self.rom = Path(path).read_bytes()
         except OSError as error:
@@ -48,11 +51,11 @@ class Firmware:
         self._ram = ram
 
     def load(self) -> range:
-        """Copy it to below 1 MiB; return the pages written to. No vCPU may be running."""
+        """Copy the image's end to below 1 MiB and return the pages written. No vCPU may run."""
         shadow = self.rom[-SHADOW:]
         start = SHADOW_END - len(shadow)
         self._ram[start:SHADOW_END] = shadow
         return range(start // PAGE_SIZE, SHADOW_END // PAGE_SIZE)
 
     def entry(self, cpu_index: int) -> None:
-        """Say that vCPUs start as processors do: at the reset vector, or when they are woken."""
+        """Return None: vCPUs start as a PC's processors do, at the reset vector or when woken."""

@@ -1,6 +1,7 @@
-"""The built-in guest `dirty`: its options, and what of it lies in guest memory before it runs.
+"""The built-in guest `dirty`: its options, and its initial image in guest memory.
 
-The machine code and the memory map are those of ``accel/native/guest.h``; nothing here runs vCPUs.
+The machine code and the memory map are declared in `accel/native/guest.h`. This module does not run
+vCPUs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
+from qmpserver.keyval import OptionError, parse_size
 from qmpserver.vm.accel import Entry
+from qmpserver.vm.accel.memory import PAGE_SIZE
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.options import GUEST
 
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from mmap import mmap
 
-PAGE_SIZE = 4096
 MAX_VCPUS: int = lib.GUEST_MAX_VCPUS
 IMAGE_ADDRESS: int = lib.GUEST_IMAGE
 PATTERNS: dict[str, int] = {
@@ -28,23 +30,34 @@ PATTERNS: dict[str, int] = {
 
 _CONTROL = struct.Struct("<6Q")
 _PROGRESS_OFFSET: int = ffi.offsetof("struct dirty_guest", "progress")
-_SEED = 0x9E3779B97F4A7C15  # odd, with its bits well mixed: no two vCPUs walk alike
+_SEED = 0x9E3779B97F4A7C15  # odd, well mixed: each vCPU gets another sequence
 _MB = 1 << 20
 _GB = 1 << 30
 
-# Page table bits. Accessed and dirty are set beforehand, so that the CPU never writes to a table.
+# Page table bits. Accessed and dirty are preset, so the CPU never writes to a table.
 _TABLE = 0x27  # present, writable, user, accessed
-_LARGE_PAGE = 0xE7  # the same, dirty, and 2 MiB in one
+_LARGE_PAGE = 0xE7  # the same, plus dirty and page size 2 MiB
 
 
 class GuestError(Exception):
-    """The guest can't be had as asked for; the text says why and what would do."""
+    """The guest's options are invalid; the text says why, and which values are valid."""
 
 
 class DirtyLayout:
-    """Which working set each vCPU gets, and the memory the guest finds when it starts.
+    """The guest's memory layout: the working set of each vCPU, and the initial image.
 
-    `pages` is the size of each working set, `interval` the clock ticks between two stores.
+    Args:
+        options: The options of `-guest dirty`, by name.
+        ram_size: Bytes of RAM.
+        vcpus: The number of vCPUs.
+        clock_hz: The frequency of the vCPUs' time stamp counter.
+
+    Attributes:
+        pages: The size of each working set, in pages.
+        interval: Clock ticks between two stores; 0 is full speed.
+
+    Raises:
+        GuestError: An option is invalid, or the working sets do not fit into RAM.
     """
 
     def __init__(
@@ -52,17 +65,19 @@ class DirtyLayout:
     ) -> None:
         for name in options:
             if name not in GUEST:
-                raise GuestError(f"guest dirty: no option '{name}'; it has {', '.join(GUEST)}")
+                raise GuestError(
+                    f"guest dirty: unknown option '{name}'; expected {', '.join(GUEST)}"
+                )
         pattern = options.get("pattern", "sequential")
         if pattern not in PATTERNS:
             raise GuestError(
-                f"guest dirty: pattern '{pattern}' is unknown; it is one of {', '.join(PATTERNS)}"
+                f"guest dirty: unknown pattern '{pattern}'; expected {', '.join(PATTERNS)}"
             )
         if not 1 <= vcpus <= MAX_VCPUS:
-            raise GuestError(f"guest dirty: runs on 1 to {MAX_VCPUS} vCPUs, not on {vcpus}")
+            raise GuestError(f"guest dirty: {vcpus} vCPUs; expected 1 to {MAX_VCPUS}")
         self.vcpus = vcpus
         self.pattern = PATTERNS[pattern]
-        self.pages = _working_set(_asked_pages(options), ram_size, vcpus)
+        self.pages = _working_set(_requested_pages(options), ram_size, vcpus)
         rate = _number("rate", options.get("rate", "0"), 0)
         self.interval = max(1, round(clock_hz * PAGE_SIZE / (rate * _MB))) if rate else 0
 
@@ -77,7 +92,7 @@ class DirtyLayout:
         return int(lib.GUEST_CONTROL) + cpu_index * PAGE_SIZE
 
     def image(self) -> bytes:
-        """Return what lies from IMAGE_ADDRESS on: page tables, code, control blocks."""
+        """Return the bytes at `IMAGE_ADDRESS`: page tables, code, control blocks."""
         return b"".join(
             (
                 _page_tables(),
@@ -94,8 +109,11 @@ class DirtyLayout:
 class DirtyGuest:
     """The guest in a machine's RAM, where guest-physical address 0 is the first byte of `ram`.
 
-    It uses RAM below 3 GiB only, and touches what it is about to use only: RAM may be sparse, and
-    have a hole at 3 GiB. `clock_hz` is the frequency of the vCPUs' time stamp counter.
+    It uses RAM below 3 GiB only, and touches a page only when the guest uses it: RAM may be sparse,
+    and have a hole at 3 GiB. `clock_hz` is the frequency of the vCPUs' time stamp counter.
+
+    Raises:
+        GuestError: An option is invalid, or the working sets do not fit into RAM.
     """
 
     def __init__(
@@ -106,63 +124,65 @@ class DirtyGuest:
         self._ram = ram
 
     def load(self) -> range:
-        """Write the guest to memory, in its first state; return the pages written to.
+        """Write the initial image to memory and return the pages written.
 
-        No vCPU may be running. The working sets stay as they are.
+        No vCPU may run. The working sets keep their contents.
         """
         image = self.layout.image()
         self._ram[IMAGE_ADDRESS : IMAGE_ADDRESS + len(image)] = image
         return range(IMAGE_ADDRESS // PAGE_SIZE, (IMAGE_ADDRESS + len(image)) // PAGE_SIZE)
 
     def entry(self, cpu_index: int) -> Entry:
-        """Return where a vCPU starts; it needs no stack."""
+        """Return the start address and registers of a vCPU; it needs no stack."""
         return Entry(lib.GUEST_CODE, self.layout.control(cpu_index), lib.GUEST_IMAGE)
 
     def progress(self, cpu_index: int) -> int:
-        """Return how many stores a vCPU has made. At any time: it is read in one piece."""
-        # "Q" and not "<Q", which would gather the bytes one by one while the guest goes on.
-        where = self.layout.control(cpu_index) + _PROGRESS_OFFSET
-        return int(struct.unpack_from("Q", self._ram, where)[0])
+        """Return the number of stores that a vCPU has made; the vCPU may run meanwhile."""
+        # "Q" is one atomic load; "<Q" would read the bytes one by one while the guest writes.
+        offset = self.layout.control(cpu_index) + _PROGRESS_OFFSET
+        return int(struct.unpack_from("Q", self._ram, offset)[0])
 
     def page_counters(self, cpu_index: int) -> memoryview:
-        """Return the counters in a vCPU's pages, one item a page: how often each was stored to.
+        """Return the counter of each page of a vCPU's working set: the number of stores to it.
 
-        Until a reset their sum is `progress`, or one more, while the vCPU is stopped. The view is
-        of live memory: let go of it before the RAM is closed.
+        While the vCPU is stopped, and until the machine is reset, their sum is `progress`, or one
+        more. The view is of live memory: release it before the RAM is closed.
         """
         base = self.layout.base(cpu_index)
         size = self.layout.pages * PAGE_SIZE
         return memoryview(self._ram)[base : base + size].cast("Q")[:: PAGE_SIZE // 8]
 
 
-def _asked_pages(options: Mapping[str, str]) -> int | None:
+def _requested_pages(options: Mapping[str, str]) -> int | None:
     if "pages" in options and "size" in options:
-        raise GuestError("guest dirty: pages and size say the same, give one of them")
+        raise GuestError("guest dirty: options 'pages' and 'size' exclude each other")
     if "pages" in options:
         return _number("pages", options["pages"], 1)
     if "size" not in options:
         return None
-    match = re.fullmatch(r"([0-9]+)([KMGT]?)", options["size"], re.IGNORECASE | re.ASCII)
-    size = int(match[1]) << (" KMGT".index(match[2].upper() or " ") * 10) if match else 0
+    try:
+        size = parse_size("size", options["size"])
+    except OptionError:
+        size = 0
     if size == 0 or size % PAGE_SIZE:
         raise GuestError(
-            f"guest dirty: size '{options['size']}' must be a multiple of {PAGE_SIZE}, "
-            "as a number with an optional K, M, G or T"
+            f"guest dirty: invalid size '{options['size']}'; expected a multiple of {PAGE_SIZE}, "
+            "as a number with an optional suffix k, M, G, T, P or E"
         )
     return size // PAGE_SIZE
 
 
 def _number(name: str, text: str, least: int) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) < least:
-        raise GuestError(f"guest dirty: {name} '{text}' must be a whole number from {least} on")
+        raise GuestError(f"guest dirty: {name} '{text}' must be an integer >= {least}")
     return int(text)
 
 
-def _working_set(asked: int | None, ram_size: int, vcpus: int) -> int:
-    """Return how many pages each vCPU gets: an equal share, or as many as asked for."""
+def _working_set(requested: int | None, ram_size: int, vcpus: int) -> int:
+    """Return the pages of each vCPU's working set: the requested number, or an equal share."""
     start: int = lib.GUEST_SETS
     fitting = (min(ram_size, lib.GUEST_LOW_END) - start) // PAGE_SIZE // vcpus
-    pages = asked or max(fitting, 1)
+    pages = requested or max(fitting, 1)
     if pages <= fitting:
         return pages
     needed = start + vcpus * pages * PAGE_SIZE
@@ -170,16 +190,16 @@ def _working_set(asked: int | None, ram_size: int, vcpus: int) -> int:
         most = (lib.GUEST_LOW_END - start) // PAGE_SIZE // vcpus
         raise GuestError(
             f"guest dirty: {pages} pages for each of {vcpus} vCPUs do not fit below "
-            f"{lib.GUEST_LOW_END // _GB} GiB; with enough RAM {most} pages each do"
+            f"{lib.GUEST_LOW_END // _GB} GiB; the most possible is {most} each"
         )
     raise GuestError(
         f"guest dirty: {vcpus} vCPUs with {pages} pages each need {-(-needed // _MB)} MiB of RAM, "
-        f"there are {ram_size // _MB}"
+        f"but the machine has {ram_size // _MB} MiB"
     )
 
 
 def _page_tables() -> bytes:
-    """Map the first 3 GiB to themselves, whatever of it is RAM."""
+    """Return page tables that map the first 3 GiB one to one, whether RAM or not."""
     middle = IMAGE_ADDRESS + PAGE_SIZE
     lowest = range(middle + PAGE_SIZE, lib.GUEST_CODE, PAGE_SIZE)
     return (

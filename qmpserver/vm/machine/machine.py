@@ -1,4 +1,4 @@
-"""The machine: RAM, an accelerator's vCPUs, a guest program, and the run state that they are in."""
+"""The machine: RAM, an accelerator's vCPUs, a guest program, and their run state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from qmpserver.vm.accel import Accelerator, Guest
-    from qmpserver.vm.machine.memory import Ram
+    from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.trace.tracer import Writer
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,12 @@ STOPPED = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
 class Machine:
     """A virtual machine. All methods belong to the event loop's thread.
 
-    `emit` is called with each event's name and data; set it before :meth:`start`. `finished` is set
-    when the machine has been shut down and the program should end. Trace events go to `trace`, or
-    to standard error.
+    Trace events go to `trace`, or to standard error.
+
+    Attributes:
+        emit: Called with each event's name and data; set it before `start`.
+        finished: Set when the machine has been shut down and the program should end.
+        state: The run state.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Machine:
         self._moved = asyncio.Event()
         self._overflows = 0
         self._guest_reset: asyncio.Task[None] | None = None
-        self._changing = asyncio.Lock()  # between running and not; monitors may disagree
+        self._changing = asyncio.Lock()  # one change of the run state at a time
 
     @property
     def running(self) -> bool:
@@ -75,25 +78,25 @@ class Machine:
         return self.state == "running"
 
     def start(self, *, stopped: bool = False) -> None:
-        """Start the vCPUs; `stopped` leaves the machine in prelaunch, for :meth:`cont`."""
+        """Start the vCPUs; `stopped` leaves the machine in prelaunch until `cont`."""
         engine = self.accel.engine
         asyncio.get_running_loop().add_reader(engine.notify_fd, self._notified)
         if not stopped:
             self.state = "running"
-        engine.start(stopped=not self.running)  # a client may have been faster
+        engine.start(stopped=not self.running)  # a client may have sent `cont` already
 
     def _notified(self) -> None:
-        """A vCPU parked, halted or failed, or its ring was found overrun."""
+        """Handle a vCPU that parked, halted or failed, or whose ring overflowed."""
         engine = self.accel.engine
         os.eventfd_read(engine.notify_fd)
         if engine.overflows != self._overflows:
             self._overflows = engine.overflows
-            log.warning("a dirty ring was overrun: all memory counts as dirty")
+            log.warning("a dirty ring overflowed: all memory counts as dirty")
         self._moved.set()
-        self._look_for_failures()
+        self._handle_failures()
 
-    def _look_for_failures(self) -> None:
-        """Reset after a triple fault, as a PC does; from anything else there is no going on."""
+    def _handle_failures(self) -> None:
+        """Reset the machine after a triple fault, as a PC does; stop it after any other failure."""
         engine = self.accel.engine
         if not self.running or self.finished.is_set() or not engine.count(VcpuState.FAILED):
             return
@@ -109,10 +112,10 @@ class Machine:
             await self._reset("guest-reset", guest=True)
         finally:
             self._guest_reset = None
-        self._look_for_failures()  # it may have met the next fault already
+        self._handle_failures()  # the guest may have failed again already
 
     async def _wait_stopped(self) -> None:
-        """Have no vCPU execute guest code any more."""
+        """Stop all vCPUs and wait until none executes guest code."""
         engine = self.accel.engine
         engine.stop()
         while sum(engine.count(state) for state in STOPPED) < engine.vcpus:
@@ -126,12 +129,12 @@ class Machine:
             self.emit("STOP", None)
 
     async def stop(self) -> None:
-        """Stop all vCPUs; returns when none executes guest code any more."""
+        """Stop all vCPUs; returns when none executes guest code."""
         async with self._changing:
             await self._stop("paused")
 
     async def cont(self) -> None:
-        """Let the vCPUs run; waits for a stop under way.
+        """Resume the vCPUs; waits for a stop in progress.
 
         Raises:
             RuntimeError: The machine must be reset first; the text is QEMU's.
@@ -144,19 +147,19 @@ class Machine:
             self.state = "running"
             self.emit("RESUME", None)
             self.accel.engine.cont()
-            self._look_for_failures()  # one that failed while it was being stopped
+            self._handle_failures()  # a vCPU may have failed while it was being stopped
 
     async def reset(self) -> None:
-        """Have all vCPUs begin anew, as the client wishes; RAM keeps what the guest has stored.
+        """Reset the machine at a client's request; RAM keeps the guest's data.
 
-        As in QEMU a machine that does not run is in prelaunch afterwards.
+        As in QEMU, a machine that is not running is in prelaunch afterwards.
         """
         await self._reset("host-qmp-system-reset", guest=False)
 
     async def _reset(self, reason: str, *, guest: bool) -> None:
         async with self._changing:
             if guest and not self.accel.engine.shut_down:
-                return  # somebody has reset the machine already
+                return  # a client has reset the machine meanwhile
             if self.actions.reboot == "shutdown":
                 await self._shut_down(reason, guest=guest)
                 return
@@ -171,11 +174,11 @@ class Machine:
                 self.accel.engine.cont()
 
     def powerdown(self) -> None:
-        """Press the power button, which no guest here listens to."""
+        """Press the power button, which no guest here reacts to."""
         self.emit("POWERDOWN", None)
 
     async def _shut_down(self, reason: str, *, guest: bool) -> None:
-        """End, or only stop, as the action set for a shutdown says."""
+        """End or stop the machine, as the shutdown action says."""
         if self.actions.shutdown == "poweroff":
             self.shutdown(reason, guest=guest)
         else:
@@ -183,14 +186,14 @@ class Machine:
             await self._stop("shutdown")
 
     def shutdown(self, reason: str, *, guest: bool = False) -> None:
-        """Announce the end and ask for it, once; who waits for `finished` calls :meth:`close`."""
+        """Emit `SHUTDOWN` and set `finished`, once; the waiter for `finished` calls `close`."""
         if self.finished.is_set():
             return
         self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
         self.finished.set()
 
     async def close(self) -> None:
-        """End all threads and give everything back."""
+        """End all threads and free all resources."""
         self.accel.engine.stop()  # running vCPUs would slow down all that follows
         if self._guest_reset is not None:
             self._guest_reset.cancel()
@@ -198,7 +201,7 @@ class Machine:
         await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)
-        self.tracer.close()  # while the threads have their names
+        self.tracer.close()  # before the threads end: it reads their names
         await self._worker.run(self.accel.close)
         await self._worker.close()
         self.ram.close()

@@ -1,17 +1,16 @@
-"""The tree of objects that QMP shows of the machine, and how paths in it are found.
+"""The QOM tree of the machine, as `qom-list` and `qom-get` show it, and the lookup of paths.
 
-It is made anew for each look: it holds nothing that is not told elsewhere.
+The tree is built for each command from the machine's state; it stores no state of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from qmpserver.vm.commands.types import CpuInstanceProperties
     from qmpserver.vm.machine.machine import Machine
 
 MACHINE_TYPE = "qmpserver"
@@ -28,7 +27,7 @@ class AmbiguousError(LookupError):
 
 @dataclass(slots=True)
 class Object:
-    """An object: its type, its properties as ``name: (type, value)``, and the objects below it."""
+    """An object: its type, its properties as `name: (type, value)`, and its children."""
 
     type: str = "container"
     properties: Mapping[str, tuple[str, object]] = field(default_factory=dict)
@@ -44,7 +43,7 @@ class Object:
             child._place(f"{path}/{name}")
 
     def property_types(self) -> Iterator[tuple[str, str]]:
-        """Yield each property's name and type."""
+        """Yield the name and type of each property, children included."""
         yield "type", "string"
         for name, (type_, _) in self.properties.items():
             yield name, type_
@@ -52,10 +51,10 @@ class Object:
             yield name, f"child<{child.type}>"
 
     def get(self, name: str) -> Any:
-        """Return a property's value, a child's being its path.
+        """Return a property's value; the value of a child is its path.
 
         Raises:
-            KeyError: There is none of this name.
+            KeyError: The object has no property of this name.
         """
         if name == "type":
             return self.type
@@ -64,11 +63,11 @@ class Object:
         return self.properties[name][1]
 
     def resolve(self, path: str) -> Object:
-        """Return the object at an absolute path, or at one that begins anywhere in the tree.
+        """Return the object at an absolute path, or at a partial path that begins anywhere.
 
         Raises:
-            NotFoundError: There is none.
-            AmbiguousError: There are several, for a path that begins anywhere.
+            NotFoundError: No object has this path.
+            AmbiguousError: Several objects have this partial path.
         """
         names = [name for name in path.split("/") if name]
         starts = [self] if path.startswith("/") else self._all()
@@ -80,10 +79,10 @@ class Object:
         return found[0]
 
     def _descend(self, names: list[str]) -> Object | None:
-        here: Object | None = self
+        current: Object | None = self
         for name in names:
-            here = here.children.get(name) if here else None
-        return here
+            current = current.children.get(name) if current else None
+        return current
 
     def _all(self) -> Iterator[Object]:
         yield self
@@ -92,7 +91,7 @@ class Object:
 
 
 def vcpu_path(cpu_index: int) -> str:
-    """Return the path by which QMP names a vCPU."""
+    """Return the QOM path of a vCPU."""
     return f"/machine/unattached/{_device(cpu_index)}"
 
 
@@ -100,13 +99,21 @@ def _device(cpu_index: int) -> str:
     return f"device[{cpu_index}]"
 
 
-def place(cpu_index: int) -> CpuInstanceProperties:
-    """Return where a vCPU sits: each is a core of the one socket."""
-    return {"core-id": cpu_index, "thread-id": 0, "socket-id": 0}
+class CpuTopology(NamedTuple):
+    """The position of a vCPU."""
+
+    core_id: int
+    thread_id: int
+    socket_id: int
+
+
+def cpu_topology(cpu_index: int) -> CpuTopology:
+    """Return the position of a vCPU: each is a core of the only socket."""
+    return CpuTopology(cpu_index, thread_id=0, socket_id=0)
 
 
 def cpu_type(accel: str) -> str:
-    """Return the type of the vCPUs: KVM's have all that the host has."""
+    """Return the QOM type of the vCPUs; on KVM they have the host's model."""
     return f"{'host' if accel == 'kvm' else accel}-x86_64-cpu"
 
 
@@ -123,8 +130,8 @@ def machine_tree(machine: Machine) -> Object:
         "peripheral-anon": Object(),
     }
     memory = {"memory": ("MemorySizeConfiguration", {"size": machine.ram.size})}
-    whole = Object(f"{MACHINE_TYPE}-machine", memory, parts)
-    return Object(children={"objects": Object(), "machine": whole})
+    machine_object = Object(f"{MACHINE_TYPE}-machine", memory, parts)
+    return Object(children={"objects": Object(), "machine": machine_object})
 
 
 def _vcpu_properties(index: int) -> dict[str, tuple[str, object]]:
@@ -133,4 +140,5 @@ def _vcpu_properties(index: int) -> dict[str, tuple[str, object]]:
         "hotplugged": ("bool", False),
         "hotpluggable": ("bool", False),
     }
-    return qdev | {name: ("int32", value) for name, value in place(index).items()}
+    topology = cpu_topology(index)._asdict()
+    return qdev | {name.replace("_", "-"): ("int32", number) for name, number in topology.items()}

@@ -1,4 +1,4 @@
-"""Run states, and what is done at a guest's reset, shutdown and the like."""
+"""Run states, and the actions at a guest's reset, shutdown, panic and watchdog."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ShutdownAction = Literal["poweroff", "pause"]
 PanicAction = Literal["pause", "shutdown", "exit-failure", "none"]
 WatchdogAction = Literal["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"]
 
-# To leave these, QEMU wants the machine reset first.
+# As in QEMU, `cont` is refused in these until the machine is reset.
 NEEDS_RESET: frozenset[RunState] = frozenset(("shutdown", "internal-error"))
 
 
 @dataclass(slots=True)
 class Actions:
-    """What ``set-action`` and ``-action`` set. No guest here panics, and there is no watchdog."""
+    """The settings of `set-action` and `-action`; no guest panics, and there is no watchdog."""
 
     reboot: RebootAction = "reset"
     shutdown: ShutdownAction = "poweroff"

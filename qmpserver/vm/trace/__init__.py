@@ -1,1 +1,1 @@
-"""Trace events: what native threads do, switched on by name and told without disturbing them."""
+"""Trace events of the native threads: enabled by name, recorded without delaying the threads."""

@@ -1,4 +1,15 @@
-"""The trace events there are. Names and texts are QEMU's, so that its users find what they know."""
+"""The trace events. Names and texts are QEMU's where QEMU has the event.
+
+To add a trace event:
+
+1. Add `TRACE_NAME` to `enum trace_event` in `accel/native/trace.h`, before `TRACE_EVENTS`. There
+   may be at most 32 events (the enabled ones are a 32-bit mask), with at most `TRACE_ARGS` (3)
+   arguments each.
+2. Add a row to `_ALL` here; the name is that of the constant, in lower case.
+3. Call `trace_now(TRACE_NAME, arg0, arg1, arg2)` where it happens, or `trace_write` with start and
+   duration for an event with a span. The native thread does not wait: records go to a ring.
+4. Rebuild the extension. `tests/vm/trace/test_trace.py` compares both lists.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +26,13 @@ if TYPE_CHECKING:
 class TraceEvent:
     """One kind of event.
 
-    `form` is what its arguments are put into by ``%``; an argument that has `words` is told by
-    them. `span` says what lasts as long as the event; without, it is over at once.
+    Attributes:
+        number: Its value in `enum trace_event`.
+        name: QEMU's name.
+        form: The text, a `%` format of the arguments.
+        arguments: The number of arguments.
+        words: Names for the values of the only argument, if it is an enumeration.
+        span: The name of the activity that an event with a duration covers; empty for others.
     """
 
     number: int
@@ -27,7 +43,7 @@ class TraceEvent:
     span: str = ""
 
     def text(self, arguments: Sequence[int]) -> str:
-        """Say in words what has happened."""
+        """Return the event's text for these arguments."""
         if self.words:
             return self.form % self.words[arguments[0]]
         return self.form % tuple(arguments[: self.arguments])

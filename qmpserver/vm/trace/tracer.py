@@ -1,4 +1,4 @@
-"""Which trace events are on, and getting what they record out of the native ring."""
+"""The enabled trace events, and the transfer of their records from the native ring to a writer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
-MOST_AT_ONCE = 512  # so that the event loop is not kept for more than a few ms
+MOST_AT_ONCE = 512  # blocks the event loop for a few ms at most
 
 
 class Record(NamedTuple):
-    """An event that has happened."""
+    """One occurrence of an event."""
 
     event: TraceEvent
     thread_id: int
@@ -33,30 +33,38 @@ class Record(NamedTuple):
 
 
 class Writer(Protocol):
-    """Where records go."""
+    """A destination of records."""
 
     def write(self, records: Iterable[Record], dropped: int) -> None:
-        """Take some records, oldest first; `dropped` more than these were lost before."""
+        """Write records, oldest first; `dropped` others were lost since the last call.
+
+        Raises:
+            OSError: The destination cannot be written to.
+        """
 
     def close(self) -> None:
-        """Take no more."""
+        """Finish writing; nothing is written afterwards.
+
+        Raises:
+            OSError: The destination cannot be written to.
+        """
 
 
 def is_pattern(name: str) -> bool:
-    """Whether `name` stands for any number of events."""
+    """Whether `name` is a pattern, which may match any number of events."""
     return "*" in name
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether a name is ``*``, any letters, ``?``, any letter, and itself otherwise."""
+    """Whether a name matches a pattern of QEMU: `*` is any text, `?` any character."""
     return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 class Tracer:
-    """Switches events and passes what they record to a writer. Belongs to the event loop's thread.
+    """Enables events and passes their records to a writer. Belongs to the event loop's thread.
 
-    The native ring is the process's: there may be one tracer at a time. While no event is on it
-    does nothing, and tracing costs nothing.
+    The native ring is global: there may be one tracer at a time. While no event is enabled, the
+    tracer does not run, and tracing has no cost.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -65,25 +73,25 @@ class Tracer:
         self._timer: asyncio.TimerHandle | None = None
         self._records = ffi.new("struct trace_record[]", MOST_AT_ONCE)
         self._dropped: int = lib.trace_dropped()
-        # Records are stamped with CLOCK_MONOTONIC, people read the time of day.
+        # Records carry CLOCK_MONOTONIC; users read the time of day.
         self._offset = time.time_ns() - time.monotonic_ns()
 
     def events(self, name: str) -> list[TraceEvent]:
-        """Return the events that a name, or a pattern with ``*``, and ``?`` then, stands for.
+        """Return the event of this name, or those that match a pattern with `*` (and `?`).
 
         Raises:
-            KeyError: There is no event of this name.
+            KeyError: No event has this name.
         """
         if is_pattern(name):
             return [event for event in EVENTS.values() if _fits(event.name, name)]
         return [EVENTS[name]]
 
     def enabled(self, event: TraceEvent) -> bool:
-        """Whether the event is on."""
+        """Whether the event is enabled."""
         return bool(self._enabled >> event.number & 1)
 
     def enable(self, event: TraceEvent, on: bool) -> None:
-        """Switch an event on or off."""
+        """Enable or disable an event."""
         bit = 1 << event.number
         self._enabled = self._enabled | bit if on else self._enabled & ~bit
         lib.trace_enable(self._enabled)
@@ -112,8 +120,8 @@ class Tracer:
         return taken
 
     def _give_up(self, error: OSError) -> None:
-        """Switch all off: nobody asked for trace events at the price of the machine."""
-        log.warning("trace events can't be written, all are off now: %s", error.strerror)
+        """Disable all events: a full disk ends tracing, not the machine."""
+        log.warning("cannot write trace events, all are disabled: %s", error.strerror)
         lib.trace_enable(0)
         self._enabled = 0
 
@@ -127,7 +135,7 @@ class Tracer:
         )
 
     def close(self) -> None:
-        """Switch all off and write what there is; threads that still run record no more."""
+        """Disable all events and write the remaining records."""
         lib.trace_enable(0)
         self._enabled = 0
         if self._timer is not None:
@@ -136,5 +144,5 @@ class Tracer:
             pass
         try:
             self._writer.close()
-        except OSError as error:  # what it has kept until now does not fit either
-            log.warning("trace events can't be written: %s", error.strerror)
+        except OSError as error:  # closing may flush buffered records
+            log.warning("cannot write trace events: %s", error.strerror)

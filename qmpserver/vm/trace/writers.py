@@ -1,4 +1,4 @@
-"""Writing trace records down: as lines to read, or as Chrome's trace JSON to look at."""
+"""Writers of trace records: lines of text, or Chrome's trace event JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class LineWriter:
-    """A line an event, as QEMU's `log` backend writes them: ``THREAD@SECONDS:NAME TEXT``."""
+    """Writes one line per event, as QEMU's `log` backend does: `THREAD@SECONDS:NAME TEXT`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, records: Iterable[Record], dropped: int) -> None:
-        """Write some records; an event that lasts is told when it has ended."""
+        """Write records; the time of an event with a duration is that of its end."""
         lines = []
         if dropped:
             lines.append(f"{dropped} trace events were dropped: the ring was full\n")
@@ -31,22 +31,22 @@ class LineWriter:
         self._stream.flush()
 
     def close(self) -> None:
-        """Close the stream, if it is not the process's own."""
+        """Close the stream, unless it is standard error."""
         if self._stream is not sys.stderr:
             self._stream.close()
 
 
 class ChromeWriter:
-    """Chrome's trace event format, which Perfetto opens: a row for each thread, spans and moments.
+    """Writes Chrome's trace event format, which Perfetto opens: spans and instants by thread.
 
-    The array is left open until :meth:`close`; readers take it without its end, too.
+    The JSON array is not terminated before `close`; readers accept it without its end.
     """
 
     def __init__(self, path: str) -> None:
         """Create the file.
 
         Raises:
-            OSError: It can't be.
+            OSError: The file cannot be created.
         """
         self._file = open(path, "w", encoding="ascii")  # noqa: SIM115 -- closed by close()
         self._file.write("[")
@@ -54,7 +54,7 @@ class ChromeWriter:
         self._threads: set[int] = set()
 
     def write(self, records: Iterable[Record], dropped: int) -> None:
-        """Write some records."""
+        """Write records."""
         for event, thread_id, start, duration, arguments in records:
             if thread_id not in self._threads:
                 self._threads.add(thread_id)
@@ -74,13 +74,13 @@ class ChromeWriter:
         self._file.flush()
 
     def _put(self, **members: object) -> None:
-        import json  # not at every start of the program
+        import json  # imported only when it is needed: it delays the start
 
         self._file.write(self._separator + json.dumps({"pid": os.getpid(), **members}))
         self._separator = ",\n"
 
     def close(self) -> None:
-        """Complete the file."""
+        """Terminate the array and close the file."""
         self._file.write("\n]\n")
         self._file.close()
 

@@ -9,8 +9,8 @@ import pytest
 from qmpserver.bench.firmware import firmware_image
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.kvm import Kvm, KvmAccelerator
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.machine.firmware import Firmware
-from qmpserver.vm.machine.memory import Ram
 
 RAM = 64 << 20
 MSR_SYSENTER_CS, MSR_WALL_CLOCK = 0x174, 0x4B564D00

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tests.conftest import Until
     from tests.vm.conftest import MakeRig, Rig
 
+pytestmark = pytest.mark.serial
+
 MS = 1_000_000
 
 

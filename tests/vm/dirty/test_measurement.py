@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.dirty.measurement import DirtyRate, Measurement, Mode
 from qmpserver.vm.dirty.sampling import Sample
 from qmpserver.vm.dirty.tracking import Tracking
 from qmpserver.vm.dirty.worker import Worker
-from qmpserver.vm.machine.memory import Ram
 
 if TYPE_CHECKING:
     from tests.vm.conftest import MakeRig, Rig
+
+pytestmark = pytest.mark.serial
 
 MB = 1 << 20
 

@@ -83,6 +83,7 @@ def signals(rig: "Rig") -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ring", [1024, 4096, 65536])
 @pytest.mark.parametrize("pattern", ["sequential", "random", "hotspot"])
 def test_a_copy_of_a_running_guest_is_whole(make_rig: "MakeRig", pattern: str, ring: int) -> None:
@@ -95,6 +96,7 @@ def test_a_copy_of_a_running_guest_is_whole(make_rig: "MakeRig", pattern: str, r
     assert not any(rig.engine.vcpu(index).overflows for index in range(rig.vcpus))
 
 
+@pytest.mark.slow
 def test_tracking_switched_between_copies(make_rig: "MakeRig") -> None:
     rng = random.Random(3)
     rig = make_rig(pattern="random", ring=1024, ram=16 << 20)
@@ -126,6 +128,7 @@ def test_a_buffer_of_the_hardware_is_emptied_first(make_rig: "MakeRig") -> None:
         rig.marked()
 
 
+@pytest.mark.slow
 @only_soft
 @pytest.mark.parametrize("extra", [40, 100, 1500])
 @pytest.mark.parametrize("pattern", ["sequential", "random"])
@@ -175,6 +178,7 @@ def check_that_it_works_still(rig: "Rig") -> None:
     assert rig.engine.reset_shortfalls == shortfalls
 
 
+@pytest.mark.slow
 @only_soft
 def test_an_interrupted_reset_is_survived(make_rig: "MakeRig") -> None:
     """It drops pages that stay writable: what is stored to them later must not be lost either."""
@@ -200,6 +204,7 @@ def in_ring_0(rig: "Rig") -> None:
         vcpu.set_sregs(sregs)
 
 
+@pytest.mark.slow
 @only_kvm
 @pytest.mark.parametrize("ring", [1024, 4096])
 @pytest.mark.parametrize("pattern", ["sequential", "random"])

@@ -127,6 +127,7 @@ def test_limits_lose_nothing(make_rig: "MakeRig") -> None:
         assert check_round(rig, 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accel", ["kvm"], indirect=True)
 @pytest.mark.parametrize("ring", [1024, 4096])
 def test_a_storm_of_signals_loses_nothing(make_rig: "MakeRig", ring: int) -> None:

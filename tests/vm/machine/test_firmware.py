@@ -8,9 +8,9 @@ import pytest
 
 from qmpserver.bench.firmware import firmware_image
 from qmpserver.vm.accel import Accelerator, AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.machine.firmware import Firmware, FirmwareError
 from qmpserver.vm.machine.guest import DirtyGuest
-from qmpserver.vm.machine.memory import Ram
 from tests.conftest import Until
 
 RAM = 64 << 20

@@ -8,7 +8,7 @@ import pytest
 
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.engine import VcpuState
-from qmpserver.vm.machine.memory import Ram
+from qmpserver.vm.accel.memory import Ram
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel.kvm import KvmAccelerator

@@ -1,6 +1,7 @@
 /*
- * What threads ask of the scheduler so that a kick is answered at once on a busy machine. The kernel may
- * refuse each (by age or privilege); nothing but latency is lost then.
+ * Requests of threads to the scheduler, so that they answer a kick at once on a busy machine. Each keeps the
+ * nice value and the scheduling policy that the user or a service manager has chosen. The kernel may refuse
+ * each (by age or privilege), which costs latency and nothing else.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -9,7 +10,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SHORT_SLICE_NS 100000ull /* the kernel's least */
+#define SHORT_SLICE_NS 100000ull /* the kernel's minimum */
+
+/* The kernel's struct sched_attr, which some C libraries declare and others do not. */
+struct attributes {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
 
 /*
  * From Linux 6.12 on a thread with a short slice is chosen before others that are owed as much time, and gets
@@ -18,14 +28,13 @@
  */
 void ask_short_slice(void)
 {
-	struct {
-		uint32_t size, policy;
-		uint64_t flags;
-		int32_t nice;
-		uint32_t priority;
-		uint64_t runtime, deadline, period;
-	} attr = { .size = sizeof(attr), .policy = SCHED_OTHER, .runtime = SHORT_SLICE_NS };
+	struct attributes attr;
 
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0)
+		return;
+	if (attr.policy != SCHED_OTHER && attr.policy != SCHED_BATCH)
+		return; /* others have no slices, or `runtime` has another meaning */
+	attr.runtime = SHORT_SLICE_NS;
 	syscall(SYS_sched_setattr, 0, &attr, 0);
 }
 
@@ -37,6 +46,6 @@ void ask_real_time(void)
 {
 	struct sched_param param = { .sched_priority = 1 };
 
-	if (sched_setscheduler(0, SCHED_FIFO, &param) < 0)
+	if (sched_getscheduler(0) != SCHED_OTHER || sched_setscheduler(0, SCHED_FIFO, &param) < 0)
 		ask_short_slice();
 }

@@ -1,8 +1,8 @@
-// What has changed from frame to frame and no QMP event tells: limits, tracking, lost precision.
+// Changes between frames for which QMP has no event: limits, tracking, overflows.
 
 import { ranges } from "./format.js";
 
-/** Tells a log of changes; what the first frame says is no change. */
+/** Logs changes; the first frame is not a change. */
 export class Changes {
   #log;
   #last = null;
@@ -11,7 +11,7 @@ export class Changes {
     this.#log = log;
   }
 
-  /** Forget: the next frame is another server's. */
+  /** Start anew: the next frame is from another server. */
   reset() {
     this.#last = null;
   }
@@ -21,15 +21,15 @@ export class Changes {
     this.#last = frame;
     if (!last) return;
     this.#limits(last.limits, frame);
-    if (!last.rates !== !frame.rates) this.#log.note(frame.rates ? "tracked" : "not tracked any more", frame.time);
-    if (frame.overflows > last.overflows) this.#log.bad("a ring was overrun: all memory counts as dirty", frame.time);
+    if (!last.rates !== !frame.rates) this.#log.note(frame.rates ? "dirty pages are tracked" : "dirty pages are no longer tracked", frame.time);
+    if (frame.overflows > last.overflows) this.#log.bad("a dirty ring overflowed: all memory counts as dirty", frame.time);
     if (frame["reset-shortfalls"] > last["reset-shortfalls"]) {
-      this.#log.bad("a reset came up short: all memory counts as dirty", frame.time);
+      this.#log.bad("a ring reset freed too few entries: all memory counts as dirty", frame.time);
     }
   }
 
   #limits(before, { limits, time }) {
-    const changed = new Map(); // who has got which limit
+    const changed = new Map(); // limit -> vCPUs
     limits.forEach((limit, index) => {
       if (limit === before[index]) return;
       if (changed.has(limit)) changed.get(limit).push(index);

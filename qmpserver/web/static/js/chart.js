@@ -1,18 +1,18 @@
-// The chart: rates as lines, limits as dashed steps. Drawing is uPlot's.
+// The chart: rates as lines, limits as dashed steps, drawn by uPlot.
 
 import * as colors from "./colors.js";
 import { timeOfDay } from "./format.js";
 
 const FONT = '11px system-ui, "DejaVu Sans", sans-serif';
-const DEFAULT_TOP = 1000; // MB/s, while nothing else is known
+const DEFAULT_TOP = 1000; // MB/s, while there are no values
 
-/** A round number at or above some value. */
+/** Round up to a number with few digits. */
 function roundUp(value) {
   const unit = 10 ** Math.floor(Math.log10(value));
   return unit * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * unit >= value);
 }
 
-/** Events: "drawn" after each drawing, "point" when the cursor moves to another time. */
+/** Events: "drawn" after each drawing, "point" when the cursor moves. */
 export class Chart extends EventTarget {
   #place;
   #history;
@@ -20,9 +20,9 @@ export class Chart extends EventTarget {
   #hidden = new Set();
   #window = 60;
   #log = false;
-  #asked = false;
-  held = null; // the time that is at the right edge, while it is held
-  frozenTop = null; // the scale's top, while it must not change
+  #pending = false;
+  held = null; // the time at the right edge, if the chart is held
+  frozenTop = null; // the fixed top of the scale, if any
   showTotal = false;
 
   constructor(place, history) {
@@ -39,7 +39,7 @@ export class Chart extends EventTarget {
     return this.#plot;
   }
 
-  /** Room for the limits' handles; how wide those are is said in chart.css. */
+  /** The margin for the limits' handles, whose width is in chart.css. */
   get #margin() {
     return matchMedia("(max-width: 600px)").matches ? 104 : 132;
   }
@@ -54,7 +54,7 @@ export class Chart extends EventTarget {
     return !this.#hidden.has(index);
   }
 
-  /** Show a vCPU, or not. */
+  /** Show or hide a vCPU. */
   show(index, shown) {
     if (shown) this.#hidden.delete(index);
     else this.#hidden.add(index);
@@ -84,12 +84,12 @@ export class Chart extends EventTarget {
     this.#build();
   }
 
-  /** Draw what there is, once before the next picture of the screen. */
+  /** Redraw with the next animation frame. */
   draw() {
-    if (this.#asked || document.hidden) return;
-    this.#asked = true;
+    if (this.#pending || document.hidden) return;
+    this.#pending = true;
     requestAnimationFrame(() => {
-      this.#asked = false;
+      this.#pending = false;
       this.#plot.setData(this.#data());
     });
   }
@@ -130,7 +130,7 @@ export class Chart extends EventTarget {
         drag: { x: false, y: false },
         points: { show: false },
         y: false,
-        bind: { mousemove: (_plot, _target, handler) => handler }, // over the lines of limits, too
+        bind: { mousemove: (_plot, _target, handler) => handler }, // also over the lines of limits
       },
       scales: {
         x: { time: true, range: () => this.#xRange() },

@@ -1,8 +1,8 @@
-// Lines of the console: `command key=value …` or JSON, turned into messages and completed.
+// Lines of the console, `command key=value …` or JSON: conversion to messages, and completion.
 //
-// Messages are put together as text, so that numbers reach the server with all their digits.
+// Messages are built as text, so numbers reach the server with all digits.
 
-/** A line's words: blanks part them, except in quotes and brackets. */
+/** Split a line into words at blanks outside quotes and brackets. */
 function words(line) {
   const found = [];
   let start = -1;
@@ -30,12 +30,12 @@ function value(text, isString) {
     const parsed = JSON.parse(text);
     if (typeof parsed === "string" || !isString) return text;
   } catch {
-    // Not JSON, so it is a string.
+    // A string without quotes.
   }
   return JSON.stringify(text);
 }
 
-/** The message that a line asks for, as JSON in text. Throws an Error that says what is wrong. */
+/** Convert a line to a message, as JSON text. Throws an Error if the line is invalid. */
 export function parse(line, schema) {
   if (line.startsWith("{")) {
     const message = JSON.parse(line);
@@ -54,7 +54,7 @@ export function parse(line, schema) {
   return `{"execute": ${JSON.stringify(command)}${args}}`;
 }
 
-/** The command that a line is about, "" where there is none yet. */
+/** The command in a line, or "". */
 export function commandOf(line) {
   if (line.startsWith("{")) return /"exec(?:ute|-oob)"\s*:\s*"([^"]*)"/.exec(line)?.[1] ?? "";
   return words(line)[0]?.text ?? "";
@@ -62,7 +62,7 @@ export function commandOf(line) {
 
 const firstLine = (text) => text.split(/\n\n|(?<=\.)\s/)[0].replaceAll(/\s+/g, " ").replaceAll("``", "");
 
-/** What may follow at the end of a line: `{from, options: [{text, note}]}`. */
+/** The completions at the end of a line: `{from, options: [{text, note}]}`. */
 export function complete(line, schema) {
   const names = (part, after) =>
     schema.commands

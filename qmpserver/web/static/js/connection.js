@@ -1,20 +1,20 @@
-// Whether the server is there, said plainly.
+// The state of the connection to the server.
 
 import { byId, setText } from "./dom.js";
 import { timeOfDay } from "./format.js";
 
-const SILENCE = 3000; // ms without a frame that a living server does not let pass
+const SILENCE = 3000; // ms without a frame after which the server counts as silent
 
-/** Watch the WebSockets; `live` is the one that frames come on. */
+/** Watch the WebSockets; frames arrive on `live`. */
 export function watchConnection(live, qmp) {
   const shown = byId("connection");
   const banner = byId("gone");
   let heard = performance.now();
   let lostAt = null;
-  let answer = null; // the status of what the server answers, if it does
+  let answer = null; // the HTTP status of a probe, or null if the server did not answer
 
-  async function findOut() {
-    // A WebSocket does not tell why it was refused.
+  async function probe() {
+    // A WebSocket has no reason for its failure.
     try {
       answer = (await fetch("static/icon.svg", { cache: "no-store" })).status;
     } catch {
@@ -26,9 +26,9 @@ export function watchConnection(live, qmp) {
   function reason(silent) {
     const since = timeOfDay(lostAt);
     if (silent) return `has sent nothing since ${since}.`;
-    if (answer === null) return `went away at ${since}. Trying to reach it again …`;
-    if (answer === 401) return "has another token now: open the link that it showed at its start.";
-    return "answers, but has not opened its WebSockets yet; it does for 32 pages at most. Trying again …";
+    if (answer === null) return `went away at ${since}. Reconnecting …`;
+    if (answer === 401) return "has another token now: open the link that it showed when it started.";
+    return "answers, but does not accept the WebSockets: at most 32 pages can be connected. Reconnecting …";
   }
 
   function show() {
@@ -55,7 +55,7 @@ export function watchConnection(live, qmp) {
     socket.addEventListener("lost", () => {
       lostAt ??= Date.now() / 1000;
       show();
-      findOut();
+      probe();
     });
   }
   setInterval(show, 1000);

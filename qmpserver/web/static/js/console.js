@@ -1,4 +1,4 @@
-// The QMP console: a line with completion, help and history, and the replies above it.
+// The QMP console: the input line with completion, help and history, and the replies.
 
 import { commandOf, complete, parse } from "./command.js";
 import { byId, el, keepingEnd, setText } from "./dom.js";
@@ -126,7 +126,7 @@ export class Console {
   #opened() {
     const open = !this.#list.hidden;
     this.#line.setAttribute("aria-expanded", String(open));
-    byId("help").classList.toggle("brief", open); // the list says the rest
+    byId("help").classList.toggle("brief", open); // the list shows the other details
     this.#choose(-1);
     this.#scroll();
   }
@@ -189,10 +189,10 @@ export class Console {
   }
 }
 
-/** Documentation as one paragraph, without its marks. */
+/** Documentation as one paragraph, without markup. */
 const plain = (text) => text.replaceAll(/\s+/g, " ").replaceAll("``", "");
 
-/** The text of a reply's "return"; all of it where the id was not ours. */
+/** The text of a reply's "return", or the whole reply if the user chose its id. */
 function returned(raw) {
   const match = /^\{"return": (.*), "id": "page-\d+"\}\s*$/s.exec(raw);
   return match ? match[1] : raw;

@@ -1,8 +1,8 @@
-// Finding and making elements. Text is always text: nothing here parses HTML.
+// Finding and creating elements. Text is never parsed as HTML.
 
 export const byId = (id) => document.getElementById(id);
 
-/** Make an element; properties with a dash, and `role`, are attributes. */
+/** Create an element; properties with a dash, and `role`, are attributes. */
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -13,12 +13,12 @@ export function el(tag, properties = {}, ...children) {
   return node;
 }
 
-/** Set an element's text, touching the page only where it changes. */
+/** Set an element's text, if it differs. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Do something to a scrolled element; one that showed its end goes on showing it. */
+/** Change a scrolled element; if it shows its end, keep showing it. */
 export function keepingEnd(node, change) {
   const atEnd = node.scrollHeight - node.scrollTop - node.clientHeight < 8;
   change();

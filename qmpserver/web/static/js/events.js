@@ -1,4 +1,4 @@
-// The event log: QMP's events, and what this page has seen and done.
+// The event log: QMP events, and notes of the page itself.
 
 import { byId, el, keepingEnd } from "./dom.js";
 import { timeOfDay } from "./format.js";
@@ -17,12 +17,12 @@ export class EventLog {
     this.#add(timestamp.seconds, event, data ? JSON.stringify(data) : "");
   }
 
-  /** Log something that this page has seen or done. */
+  /** Log a note of the page. */
   note(text, time = Date.now() / 1000) {
     this.#add(time, text, "");
   }
 
-  /** Log something that is not as it should be. */
+  /** Log an error. */
   bad(text, time = Date.now() / 1000) {
     this.#add(time, text, "", true);
   }

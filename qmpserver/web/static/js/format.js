@@ -1,8 +1,8 @@
-// How numbers and times are written.
+// Formatting of numbers and times.
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** The time of day of seconds since 1970. */
+/** The time of day, from seconds since 1970. */
 export const timeOfDay = (seconds) => clock.format(seconds * 1000);
 
 /** A size in bytes, in the largest unit that divides it. */
@@ -24,7 +24,7 @@ export function duration(ns) {
   return `${ns} ns`;
 }
 
-/** Ascending numbers, neighbours joined: 0–3, 7. */
+/** Ascending numbers as ranges: 0–3, 7. */
 export function ranges(numbers) {
   const parts = [];
   for (const number of numbers) {

@@ -1,17 +1,17 @@
-// Limits as handles in the chart's margin and lines across it: drag, or arrow keys.
+// Limits as handles in the chart's margin and lines across it, moved by dragging or arrow keys.
 //
-// One handle stands for all shown vCPUs that have the same limit; those without one have theirs
+// One handle represents all shown vCPUs with the same limit. The handle of those without a limit is
 // parked at the top.
 
 import * as colors from "./colors.js";
 import { el, setText } from "./dom.js";
 import { ranges } from "./format.js";
 
-const HEIGHT = 24; // px, of a handle and the room around it
-const PULLED_OUT = 14; // px above the chart, where a limit is let go
-const SETTLED = 600; // ms without another arrow key
+const HEIGHT = 24; // px, of a handle with its margin
+const PULLED_OUT = 14; // px above the chart, where dropping a handle cancels the limit
+const SETTLED = 600; // ms after the last arrow key
 
-/** Limits in tidy steps. */
+/** Round a limit to a tidy step. */
 function tidy(rate) {
   const step = rate < 100 ? 1 : rate < 1000 ? 5 : 50;
   return Math.max(1, Math.round(rate / step) * step);
@@ -21,7 +21,7 @@ export class Handles {
   #chart;
   #limits;
   #current = []; // the limit of each vCPU
-  #handles = new Map(); // by the vCPUs they stand for
+  #handles = new Map(); // by the vCPUs that they represent
   #lines = el("div");
   #margin = el("div");
   #moved = null; // the handle that is being moved
@@ -37,7 +37,7 @@ export class Handles {
     this.#current = limits;
   }
 
-  /** The limits of shown vCPUs, each with who has it; 0 is none. */
+  /** The limits of shown vCPUs, each with its vCPUs; 0 is no limit. */
   #groups() {
     const groups = new Map();
     this.#current.forEach((limit, index) => {
@@ -73,12 +73,12 @@ export class Handles {
       handle.node.remove();
       handle.line.remove();
       this.#handles.delete(key);
-      this.#freeze(false); // what was pointed at may be among them
+      this.#freeze(false); // the cursor may have been over one of them
     }
     this.#spread(handles);
   }
 
-  /** Place handles by their limits, and those that would overlap beside each other. */
+  /** Place handles at their limits, and overlapping ones side by side. */
   #spread(handles) {
     const { plot } = this.#chart;
     const height = plot.over.clientHeight;
@@ -152,12 +152,12 @@ export class Handles {
     return handle;
   }
 
-  /** Keep the scale while somebody aims at a limit: it would move away. */
+  /** Fix the scale while the user points at a limit, which would move otherwise. */
   #freeze(frozen) {
     if (!this.#moved) this.#chart.frozenTop = frozen ? this.#chart.plot.scales.y.max : null;
   }
 
-  // -- moving one
+  // -- moving a handle
 
   #begin(handle) {
     this.#freeze(true);
@@ -190,7 +190,7 @@ export class Handles {
 
   #commit() {
     const { limit, indexes } = this.#end();
-    for (const index of indexes) this.#current[index] = limit; // until the server tells
+    for (const index of indexes) this.#current[index] = limit; // until the next frame
     if (limit) this.#limits.set(indexes, limit);
     else this.#limits.cancel(indexes);
   }

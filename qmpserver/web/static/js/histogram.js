@@ -1,9 +1,9 @@
-// A log2 histogram of ns as bars: bucket 0 is 0 ns, bucket n from 2^(n-1) to below 2^n.
+// A log2 histogram of ns as bars: bucket 0 is 0 ns, bucket n is [2^(n-1), 2^n) ns.
 
 import { el } from "./dom.js";
 import { duration } from "./format.js";
 
-/** Show the buckets from the first to the last that has something. */
+/** Show the buckets from the first to the last non-empty one. */
 export function showHistogram(place, buckets) {
   const key = buckets.join();
   if (place.dataset.shown === key) return;

@@ -1,14 +1,14 @@
-// The last five minutes of frames, as the chart wants them.
+// The frames of the last five minutes, in the form that the chart needs.
 
 export const SPAN = 300; // seconds
-const GAP = 1; // seconds without a frame that are shown as such
-const SLACK = 20; // seconds: cut off in pieces
+const GAP = 1; // seconds without a frame that show as a gap
+const SLACK = 20; // seconds beyond SPAN, removed at once
 
 export class History {
   times = [];
-  rates; // of each vCPU; null where nothing was tracked
+  rates; // of each vCPU; null while dirty pages are not tracked
   total = [];
-  limits; // of each vCPU: when it became what, [time, MB/s or 0]
+  limits; // of each vCPU: its changes, [time, MB/s or 0]
 
   constructor(vcpus) {
     this.rates = Array.from({ length: vcpus }, () => []);
@@ -21,7 +21,7 @@ export class History {
 
   add({ time, rates, limits }) {
     const last = this.times.at(-1);
-    if (time <= last) return; // the host's clock was set back: wait until it is there again
+    if (time <= last) return; // the host's clock was set back: skip until it catches up
     if (time - last > GAP) this.#push(last + 0.001, null);
     this.#push(time, rates);
     limits.forEach((limit, index) => {
@@ -45,7 +45,7 @@ export class History {
     }
   }
 
-  /** The place of the last frame at or before a time. */
+  /** The index of the last frame at or before a time. */
   indexAt(time) {
     let low = 0;
     let high = this.times.length;

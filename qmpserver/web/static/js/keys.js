@@ -1,8 +1,8 @@
-// Keys that work wherever nothing is being typed.
+// Keys that work outside input fields.
 
 import { byId, el } from "./dom.js";
 
-/** Bind keys: `{key: [what it does, function]}`; `others` are only listed. */
+/** Bind keys: `{key: [description, function]}`; `others` are only listed. */
 export function bindKeys(keys, others) {
   const dialog = byId("keys");
   const open = () => dialog.showModal();

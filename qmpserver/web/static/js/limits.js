@@ -1,6 +1,6 @@
-// Setting and cancelling limits: what every control on the page does it by.
+// Setting and cancelling limits, for all controls of the page.
 
-/** Commands for sets of vCPUs of one machine; `report` gets errors. */
+/** Limits of sets of vCPUs; errors go to `report`. */
 export class Limits {
   #qmp;
   #report;
@@ -11,12 +11,12 @@ export class Limits {
     this.#report = report;
   }
 
-  /** Limit vCPUs to some MB/s. */
+  /** Limit vCPUs to `rate` MB/s. */
   set(indexes, rate) {
     return this.#each(indexes, "set-vcpu-dirty-limit", { "dirty-rate": rate });
   }
 
-  /** End the limits of vCPUs. */
+  /** Cancel the limits of vCPUs. */
   cancel(indexes) {
     return this.#each(indexes, "cancel-vcpu-dirty-limit", {});
   }

@@ -1,4 +1,4 @@
-// Puts the page together: what comes on /live goes to the panels, what they ask for goes to /qmp.
+// Connects the parts of the page: frames of /live go to the panels, their commands go to /qmp.
 
 import { Changes } from "./changes.js";
 import { Chart } from "./chart.js";
@@ -19,7 +19,7 @@ import { Socket } from "./socket.js";
 import { Tracking } from "./tracking.js";
 import { VcpuTable } from "./vcpus.js";
 
-const TABLES_EVERY = 2; // frames: figures that change faster can't be read
+const TABLES_EVERY = 2; // frames: numbers that change faster are unreadable
 
 const live = new Socket("live");
 const qmpSocket = new Socket("qmp");
@@ -40,21 +40,21 @@ let frames = 0;
 const chart = new Chart(byId("plot"), history);
 const handles = new Handles(byId("plot"), chart, limits);
 
-function meet(met) {
-  const same = machine && ["vcpus", "ring-size"].every((key) => met[key] === machine[key]);
-  machine = met;
-  setText(byId("name"), met.name ?? "qmpserver");
-  document.title = met.name ? `${met.name} | qmpserver` : "qmpserver";
-  const ring = met["ring-size"] ? `dirty ring of ${met["ring-size"]}` : "no dirty ring";
-  setText(byId("facts"), `${met.accel} · ${met.vcpus} vCPUs · ${size(met.memory)} · ${ring} · qmpserver ${met.version}`);
-  tracking.setMachine(met);
+function setMachine(next) {
+  const same = machine && ["vcpus", "ring-size"].every((key) => next[key] === machine[key]);
+  machine = next;
+  setText(byId("name"), next.name ?? "qmpserver");
+  document.title = next.name ? `${next.name} | qmpserver` : "qmpserver";
+  const ring = next["ring-size"] ? `dirty ring of ${next["ring-size"]}` : "no dirty ring";
+  setText(byId("facts"), `${next.accel} · ${next.vcpus} vCPUs · ${size(next.memory)} · ${ring} · qmpserver ${next.version}`);
+  tracking.setMachine(next);
   changes.reset();
-  reaper = new ReaperPanel(met);
-  limits.vcpus = met.vcpus;
-  if (same) return; // a server that came back: what was seen of the last one stays
-  history = new History(met.vcpus);
+  reaper = new ReaperPanel(next);
+  limits.vcpus = next.vcpus;
+  if (same) return; // the server was restarted: keep the history
+  history = new History(next.vcpus);
   chart.setHistory(history);
-  table = new VcpuTable(met, chart, history, limits);
+  table = new VcpuTable(next, chart, history, limits);
 }
 
 function show(frame) {
@@ -73,7 +73,7 @@ function show(frame) {
 
 live.addEventListener("message", ({ detail }) => {
   const message = JSON.parse(detail);
-  if ("vcpus" in message) meet(message);
+  if ("vcpus" in message) setMachine(message);
   else show(message);
 });
 qmp.addEventListener("event", ({ detail }) => log.event(detail));
@@ -103,17 +103,17 @@ bindKeys(
     "/": ["Type a QMP command", () => line.focus()],
     l: ["Type a limit for all vCPUs", () => table?.focusLimit()],
     c: ["Cancel all limits", () => limits.cancel(Array.from({ length: limits.vcpus }, (_, index) => index))],
-    s: ["Stop the guest, or let it go on", press("run")],
+    s: ["Stop or resume the guest", press("run")],
     m: ["Measure the dirty rate", press("measure")],
-    h: ["Hold the chart still, or let it go on", hold],
+    h: ["Hold or resume the chart", hold],
     1: ["Show 30 s", choose("window", 30)],
     2: ["Show 1 min", choose("window", 60)],
     3: ["Show 5 min", choose("window", 300)],
-    y: ["Linear or logarithmic scale", () => document.querySelector("#scale input:not(:checked)").click()],
+    y: ["Switch between linear and logarithmic scale", () => document.querySelector("#scale input:not(:checked)").click()],
   },
   {
-    "↑ ↓": "On a limit in the chart: change it (Page Up and Page Down double and halve, Delete cancels); in the console: earlier lines",
-    Tab: "In the console: take the completion; Escape closes the list",
+    "↑ ↓": "On a limit in the chart: change it (Page Up doubles, Page Down halves, Delete cancels); in the console: previous lines",
+    Tab: "In the console: accept the completion; Escape closes the list",
   },
 );
 

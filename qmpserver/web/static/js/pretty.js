@@ -1,12 +1,12 @@
-// JSON with line breaks, from its text and not its value: every digit stays.
+// Formatting of JSON text, not of its value: all digits are kept.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 const INDENT = "  ";
-const SHORT = 72; // characters that may stand on one line
+const SHORT = 72; // characters of a value on one line
 
 const SPACED = { ",": ", ", ":": ": " };
 
-/** The place of the bracket that closes the one at a place, if nothing is nested in between. */
+/** The index of the bracket that closes the one at an index, if nothing is nested in between. */
 function closing(tokens, at) {
   for (let place = at + 1; place < tokens.length; place += 1) {
     if ("}]".includes(tokens[place])) return place;
@@ -15,7 +15,7 @@ function closing(tokens, at) {
   return -1;
 }
 
-/** Lay JSON text out; what is innermost and short stays on its line. */
+/** Format JSON text; short innermost values stay on one line. */
 export function pretty(text) {
   const tokens = text.match(TOKEN) ?? [];
   const out = [];

@@ -1,4 +1,4 @@
-// A QMP session over a Socket: greeting, negotiation, replies to who asked, events.
+// A QMP session over a Socket: greeting, negotiation, commands with their replies, events.
 
 /** An error reply. */
 export class QmpError extends Error {
@@ -22,7 +22,7 @@ export class Qmp extends EventTarget {
     socket.addEventListener("lost", () => this.#lost());
   }
 
-  /** Execute a command; returns its value, throws QmpError where it is refused. */
+  /** Execute a command; returns its result, throws a QmpError if it fails. */
   async execute(name, args) {
     const message = JSON.stringify({ execute: name, arguments: args });
     const { reply } = await this.send(message);
@@ -30,7 +30,7 @@ export class Qmp extends EventTarget {
     return reply.return;
   }
 
-  /** Send a message, a JSON object in text, with an id of ours unless it has one.
+  /** Send a message, JSON text of an object, with a generated id unless it has one.
    *  Returns its reply: `{raw, reply}`, the text as it came and its value. */
   send(text) {
     if (!this.ready) return Promise.reject(new Error("not connected"));
@@ -53,7 +53,7 @@ export class Qmp extends EventTarget {
     } else if (message.event) {
       this.dispatchEvent(new CustomEvent("event", { detail: message }));
     } else {
-      // What the server could not read has no id: it was the first of those that wait.
+      // An error without an id answers a message that the server could not parse: the first one waiting.
       const key = "id" in message ? JSON.stringify(message.id) : this.#waiting.keys().next().value;
       this.#waiting.get(key)?.resolve({ raw, reply: message });
       this.#waiting.delete(key);
@@ -61,9 +61,9 @@ export class Qmp extends EventTarget {
   }
 
   #lost() {
-    if (!this.ready) return; // another attempt that failed
+    if (!this.ready) return; // another failed attempt
     this.ready = false;
-    for (const { reject } of this.#waiting.values()) reject(new Error("the connection was lost before the reply"));
+    for (const { reject } of this.#waiting.values()) reject(new Error("the connection closed before the reply"));
     this.#waiting.clear();
     this.dispatchEvent(new Event("lost"));
   }

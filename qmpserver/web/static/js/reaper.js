@@ -1,4 +1,4 @@
-// The reaper: what it is doing, what it has done, how fast it wakes.
+// The reaper: its state, its counters, its wake-up times.
 
 import { byId, el, setText } from "./dom.js";
 import { showHistogram } from "./histogram.js";
@@ -9,15 +9,15 @@ const MODES = {
 };
 const COUNTS = {
   Turns: (frame) => frame.reaper.turns,
-  "By the clock": (frame) => frame.reaper["fallback-turns"],
+  "Fallback turns": (frame) => frame.reaper["fallback-turns"],
   Kicks: (frame) => frame.reaper.kicks,
   Wakes: (frame) => frame.reaper.wakes,
-  "Kicks joined": (frame) => frame.reaper["coalesced-kicks"],
+  "Coalesced kicks": (frame) => frame.reaper["coalesced-kicks"],
   "Ring-full exits": (frame) => frame["full-exits"].reduce((sum, count) => sum + count, 0),
-  Overruns: (frame) => frame.overflows,
-  "Short resets": (frame) => frame["reset-shortfalls"],
+  "Ring overflows": (frame) => frame.overflows,
+  "Reset shortfalls": (frame) => frame["reset-shortfalls"],
 };
-const LOST = ["Overruns", "Short resets"]; // after which all memory counts as dirty
+const LOST = ["Ring overflows", "Reset shortfalls"]; // after each, all memory counts as dirty
 
 export class ReaperPanel {
   #values = new Map();

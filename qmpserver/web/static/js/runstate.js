@@ -1,4 +1,4 @@
-// Whether the guest runs; stop and cont.
+// The run state; stop and cont.
 
 import { byId, setText } from "./dom.js";
 

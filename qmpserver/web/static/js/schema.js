@@ -1,4 +1,4 @@
-// The server's own schema (query-qmp-schema), and what its documentation says: to complete and explain.
+// The server's schema (query-qmp-schema) and its documentation, for completion and help.
 
 export class Schema {
   #entries;
@@ -14,7 +14,7 @@ export class Schema {
     return [...this.#entries.values()].filter((entry) => entry["meta-type"] === "command").map(({ name }) => name).sort();
   }
 
-  /** A command's arguments: name, type, whether optional, description. */
+  /** A command's arguments: name, type, optional, text. */
   arguments(command) {
     const entry = this.#entries.get(command);
     const type = entry?.["meta-type"] === "command" ? this.#entries.get(entry["arg-type"]) : null;
@@ -27,35 +27,35 @@ export class Schema {
     }));
   }
 
-  /** Whether there is such a command. */
+  /** Whether the command exists. */
   has(command) {
     return this.#entries.get(command)?.["meta-type"] === "command";
   }
 
-  /** What a command does, in words; "" where that is not known. */
+  /** A command's documentation, or "". */
   text(command) {
     return this.#help[command]?.text ?? "";
   }
 
-  /** What a command returns. */
+  /** A command's result: type and documentation. */
   returns(command) {
     const type = this.describe(this.#entries.get(command)["ret-type"]);
     const text = this.#help[command]?.returns ?? "";
     return type === "{}" ? text : [type, text].filter(Boolean).join(": ");
   }
 
-  /** The values of a type, where it has only a few. */
+  /** The values of an enumeration or a boolean, for completion. */
   values(type) {
     if (type === "bool") return ["true", "false"];
     return this.#entries.get(type)?.values ?? [];
   }
 
-  /** Whether values of a type are always strings. */
+  /** Whether all values of a type are strings. */
   isString(type) {
     return type === "str" || this.#entries.get(type)?.["meta-type"] === "enum";
   }
 
-  /** A type in a few words. */
+  /** A short description of a type. */
   describe(type) {
     const entry = this.#entries.get(type);
     switch (entry?.["meta-type"]) {

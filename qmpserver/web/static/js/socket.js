@@ -1,4 +1,4 @@
-// A WebSocket to this page's server that is opened again whenever it is lost.
+// A WebSocket to the page's server that reconnects.
 
 const FIRST_DELAY = 250; // ms
 const LAST_DELAY = 2000;

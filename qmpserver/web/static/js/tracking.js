@@ -1,5 +1,5 @@
-// Whether rates are known. They are while a limit is in service or a measurement runs, and the
-// page starts a measurement only when it is told to.
+// Whether rates are known: while a limit is in service or a measurement runs. The page starts a
+// measurement only at the user's request.
 
 import { byId, setText } from "./dom.js";
 
@@ -25,10 +25,10 @@ export class Tracking {
     const limited = limits.filter(Boolean).length;
     const why = limited
       ? `Tracked: ${limited === limits.length ? "all" : limited} of ${limits.length} vCPUs limited.`
-      : "Tracked for now: a measurement, or somebody else's.";
+      : "Tracked: a measurement, or another user of tracking.";
     const not = this.#ring
       ? "Not tracked: rates are known only while a limit is in service or a measurement runs."
-      : "No dirty ring: neither limits nor rates of vCPUs. Start with -accel kvm,dirty-ring-size=4096.";
+      : "No dirty ring, so no limits and no rates of vCPUs. Start with -accel kvm,dirty-ring-size=4096.";
     setText(byId("tracking-text"), rates ? why : not);
     byId("tracking").classList.toggle("off", !rates);
     this.#button.disabled = !this.#qmp.ready;

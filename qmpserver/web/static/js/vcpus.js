@@ -1,12 +1,12 @@
-// The table of vCPUs: which are shown, their rates, limits to type, pauses, rings.
+// The table of vCPUs: visibility, rates, limits, pauses, rings.
 
 import * as colors from "./colors.js";
 import { byId, el, setText } from "./dom.js";
 import { timeOfDay } from "./format.js";
 
-const PAUSE_SPAN = 10; // frames over which the paused part of the time is taken
+const PAUSE_SPAN = 10; // frames over which the paused share of time is computed
 
-/** A field for a limit and a button that cancels it; both act on some vCPUs. */
+/** An input for the limit of some vCPUs, and a button that cancels it. */
 function limitCell(name, indexes, limits) {
   const input = el("input", {
     type: "number",
@@ -91,7 +91,7 @@ export class VcpuTable {
     this.paint();
   }
 
-  /** Take the colours that hold now. */
+  /** Apply the current colours. */
   paint() {
     this.#all.swatch.style.setProperty("--series", colors.ofPage("--text"));
     this.#rows.forEach(({ swatch }, index) => swatch.style.setProperty("--series", colors.ofVcpu(index)));
@@ -108,7 +108,7 @@ export class VcpuTable {
     });
   }
 
-  /** Take a frame; `visible` says whether to show it. */
+  /** Process a frame; show it if `visible`. */
   update(frame, visible) {
     this.#frames.push(frame);
     if (this.#frames.length > PAUSE_SPAN + 1) this.#frames.shift();
@@ -133,7 +133,7 @@ export class VcpuTable {
     this.#all.fill.style.transform = `scaleX(${room ? waiting / room : 0})`;
   }
 
-  /** Show the rates under the chart's cursor, or the last ones. */
+  /** Show the rates at the chart's cursor, or the last ones. */
   showRates() {
     const at = this.#chart.pointed;
     const place = at === null ? this.#history.times.length - 1 : this.#history.indexAt(at);

@@ -1,4 +1,4 @@
-"""The human monitor: keys, history, completion, and what is shown, as QEMU shows it."""
+"""The human monitor: keys, history, completion and output, as in QEMU."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,8 +9,11 @@ import pytest
 import pytest_asyncio
 
 from qmpserver.keyval import OptionError
-from qmpserver.monitor import Server, UnixAddress
+from qmpserver.monitor import Server
+from qmpserver.monitor.channel import READ_SIZE
 from qmpserver.monitor.readline import LineEditor
+from qmpserver.monitor.terminal import _MAX_WAITING
+from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect
@@ -106,10 +109,20 @@ def test_what_follows_a_line_is_left(editor: LineEditor) -> None:
     assert editor.feed(b"c") == (None, b"")
 
 
+class UnprintableError(Exception):
+    """An exception that cannot even be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no str")
+
+    __repr__ = __str__
+
+
 class Human:
-    """Commands for people."""
+    """Commands of a human monitor."""
 
     def __init__(self) -> None:
+        self.outcome: object = None
         self.executed: list[str] = []
         self.started = asyncio.Event()
         self.released = asyncio.Event()
@@ -119,8 +132,15 @@ class Human:
         match line:
             case "":
                 return ""
-            case "boom":
-                raise ZeroDivisionError("boom")
+            case "outcome" if isinstance(self.outcome, BaseException):
+                raise self.outcome
+            case "outcome":
+                return self.outcome  # type: ignore[return-value]
+            case "cancelled":
+                task = asyncio.ensure_future(asyncio.Event().wait())
+                asyncio.get_running_loop().call_soon(task.cancel)
+                await task
+                return "not reached"
             case "quit":
                 return None
             case "history":
@@ -133,6 +153,8 @@ class Human:
                 return f"did {line}\n"
 
     def complete(self, line: str) -> tuple[str, list[str]]:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
         return complete(line)
 
 
@@ -156,7 +178,7 @@ async def test_a_conversation(
     server: Server, human: Human, directory: Path, connect: "Connect"
 ) -> None:
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     async with asyncio.timeout(10):
         banner = await peer.reader.readuntil(PROMPT)
@@ -174,23 +196,99 @@ async def test_a_conversation(
         assert (await peer.reader.readuntil(PROMPT)).endswith(b"did y\r\n(qemu) ")
 
 
-async def test_a_broken_command(
-    server: Server, directory: Path, connect: "Connect", caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("line", "outcome", "shown"),
+    [
+        (b"outcome", ZeroDivisionError("boom"), b"Error: ZeroDivisionError('boom')"),
+        (b"outcome", KeyboardInterrupt(), b"Error: KeyboardInterrupt()"),
+        (b"outcome", SystemExit(1), b"Error: SystemExit(1)"),
+        (b"outcome", UnprintableError(), b"Error: <unprintable UnprintableError object>"),
+        (b"outcome", 5, b"Error: AttributeError("),
+        (b"outcome", "\ud800\n", b"?\r\n"),
+        (b"outcome", "\udcff\n", b"\xff\r\n"),
+        (b"cancelled", None, b"Error: CancelledError()"),
+    ],
+)
+async def test_an_outcome_of_any_kind(
+    server: Server,
+    human: Human,
+    directory: Path,
+    connect: "Connect",
+    caplog: pytest.LogCaptureFixture,
+    line: bytes,
+    outcome: object,
+    shown: bytes,
 ) -> None:
-    path = str(directory / "m")
-    await server.listen(f"unix:{path},server=on,wait=off", mode="readline")
-    peer = await connect(path)
+    human.outcome = outcome
+    await server.serve_unix(directory / "m", mode="readline")
+    peer = await connect(directory / "m")
     async with asyncio.timeout(10):
         await peer.reader.readuntil(PROMPT)
-        peer.send(b"boom\n")
-        shown = await peer.reader.readuntil(PROMPT)
-        assert b"Error: ZeroDivisionError" in shown
-    assert caplog.records[0].exc_info is not None
+        peer.send(line + b"\n")
+        assert b"\r\n" + shown in await peer.reader.readuntil(PROMPT)
+        peer.send(b"x\n")
+        assert b"did x" in await peer.reader.readuntil(PROMPT)
+    assert [record.exc_info is not None for record in caplog.records] == (
+        [True] if shown.startswith(b"Error") else []
+    )
+
+
+async def test_completion_that_fails(
+    server: Server,
+    human: Human,
+    directory: Path,
+    connect: "Connect",
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    human.outcome = ZeroDivisionError("boom")
+    await server.serve_unix(directory / "m", mode="readline")
+    peer = await connect(directory / "m")
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(PROMPT)
+        peer.send(b"x\t\n")
+        assert b"did x" in await peer.reader.readuntil(PROMPT)
+    assert "completion failed" in caplog.text
+
+
+async def test_lines_are_not_begun_after_close(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    await server.serve_unix(directory / "m", mode="readline")
+    peer = await connect(directory / "m")
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(PROMPT)
+        assert (server.human_clients, server.clients) == (1, 0)
+        peer.send(b"wait\nx\n")
+        await human.started.wait()
+        closing = asyncio.create_task(server.close(10))
+        await asyncio.sleep(0)
+        human.released.set()
+        assert (await peer.ends()).endswith(b"waited\r\n(qemu) ")
+        await closing
+    assert human.executed == ["wait"]
+    assert server.human_clients == 0
+
+
+async def test_nothing_follows_quit(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    await server.serve_unix(directory / "m", mode="readline")
+    peer = await connect(directory / "m")
+    await peer.reader.readuntil(PROMPT)
+    peer.send(b"quit\nx\n")
+    async with asyncio.timeout(10):
+        await peer.reader.readuntil(b"quit\x1b[K\r\n")
+        await until(lambda: human.executed == ["quit"])
+        peer.send(b"y\n")
+        for _ in range(10):  # more than it takes to read it
+            await asyncio.sleep(0)
+        await server.close()
+    assert human.executed == ["quit"]
 
 
 async def test_input_that_ends(server: Server, directory: Path, connect: "Connect") -> None:
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     peer.send(b"x\ny\n")
     peer.writer.write_eof()
@@ -199,11 +297,11 @@ async def test_input_that_ends(server: Server, directory: Path, connect: "Connec
     assert b"did y\r\n" in shown
 
 
-async def test_who_has_left_is_not_heard_on(
+async def test_lines_of_a_client_that_left_are_not_executed(
     server: Server, human: Human, directory: Path, connect: "Connect"
 ) -> None:
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     async with asyncio.timeout(10):
         await peer.reader.readuntil(PROMPT)
@@ -219,12 +317,27 @@ async def test_who_has_left_is_not_heard_on(
     assert human.executed == ["wait", "z"]
 
 
+async def test_lines_that_wait_are_bounded(
+    server: Server, human: Human, directory: Path, connect: "Connect"
+) -> None:
+    await server.serve_unix(directory / "m", mode="readline")
+    peer = await connect(directory / "m")
+    peer.send(b"wait\n")
+    await human.started.wait()
+    peer.send(b"x\n" * 500_000)
+    [client] = server._human_clients
+    await until(lambda: len(client._waiting) > _MAX_WAITING)
+    for _ in range(100):  # more than it takes to read everything
+        await asyncio.sleep(0)
+    assert len(client._waiting) <= _MAX_WAITING + READ_SIZE
+
+
 async def test_pasted_lines(
     server: Server, human: Human, directory: Path, connect: "Connect"
 ) -> None:
     """Many lines at once, in pieces anyhow, are executed one by one, each under its prompt."""
     path = str(directory / "m")
-    await server.listen(UnixAddress(path), mode="readline")
+    await server.serve_unix(path, mode="readline")
     peer = await connect(path)
     lines = [f"line {number} " + "\u00e9" * (number % 7) for number in range(500)]
     pasted = "\r".join([*lines, ""]).encode()
@@ -240,14 +353,14 @@ async def test_pasted_lines(
 
 
 async def test_monitors_by_name(server: Server, directory: Path) -> None:
-    server.add_chardev(f"socket,id=c,path={directory}/m,server=on,wait=off")
+    await server.add_chardev(f"socket,id=c,path={directory}/m,server=on,wait=off")
     with pytest.raises(OptionError, match="'pretty' is not compatible with HMP monitors"):
         server.add_monitor("c,mode=readline,pretty=on")
     assert server.add_monitor("c").attached
 
 
-async def test_without_commands_for_people(commands: "Commands") -> None:
+async def test_without_human_commands(commands: "Commands") -> None:
     server = Server(commands.registry, version={})
     with pytest.raises(OptionError, match="Only QMP is supported"):
-        await server.listen("null", mode="readline")
+        await server.open_monitor("null", mode="readline")
     await server.close()

@@ -1,4 +1,4 @@
-"""Guest RAM: one memory file, and where the guest sees it."""
+"""Guest RAM: one memory file, and its mapping in guest-physical memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from qmpserver.vm.accel.native._native import ffi
 
 PAGE_SIZE = 4096
-LOW_END = 0xC000_0000  # RAM leaves room for devices below 4 GiB, as on QEMU's pc
+LOW_END = 0xC000_0000  # leaves room for devices below 4 GiB, as QEMU's pc does
 HIGH_START = 0x1_0000_0000
 
 
@@ -26,9 +26,15 @@ class Slot:
 class Ram:
     """`size` bytes of guest memory in a memfd, sparse until touched.
 
-    `buffer` is all of it, `address` a native pointer to it, `slots` how guests see it. The file's
-    name in ``/proc/PID/fd`` is ``/memfd:qmpserver-ram``, so that tools may watch the guest's own
-    counters.
+    The file's name in `/proc/PID/fd` is `/memfd:qmpserver-ram`; tools that watch the guest's own
+    counters open it.
+
+    Attributes:
+        size: Bytes of RAM.
+        pages: Pages of RAM.
+        buffer: The mapping of all RAM in this process.
+        address: A native pointer to `buffer`.
+        slots: The guest-physical ranges, in the order of RAM.
     """
 
     def __init__(self, size: int) -> None:
@@ -48,7 +54,7 @@ class Ram:
             self.slots.append(Slot(HIGH_START, low, self.pages - low))
 
     def close(self) -> None:
-        """Give the memory back. No thread and no VM may use it any more."""
+        """Free the memory, which no thread and no VM may use any more."""
         ffi.release(self.address)
         self.buffer.close()
         os.close(self._fd)

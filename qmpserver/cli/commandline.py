@@ -1,0 +1,116 @@
+"""The command line, from words to settings.
+
+The words of refusals are QEMU's where QEMU has them. `options` declares the options.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+from qmpserver.cli import unsupported
+from qmpserver.cli.options import ALIASES, OPTIONS, WithFake
+from qmpserver.cli.settings import CommandLineError, Settings
+from qmpserver.keyval import OptionError
+from qmpserver.monitor import StdioChardev
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+def parse_command_line(argv: Sequence[str]) -> Settings:
+    """Return the settings that a command line makes.
+
+    Raises:
+        CommandLineError: The first error in it.
+    """
+    settings = Settings()
+    stand_in = not {"-fake", "--fake"}.isdisjoint(argv)
+    for name, value in _split(argv, disks=stand_in):
+        settings.given.add(name)
+        if stand_in and (name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED):
+            continue
+        if stand_in and name == "m":
+            value = re.sub(r",(slots|maxmem)=[^,]*", "", value)  # room for memory hotplug
+        with named(name, value):
+            if name in OPTIONS:
+                OPTIONS[name].apply(settings, value)
+            else:
+                unsupported.apply(settings, name, value)
+    if settings.exit_with is None:
+        _place_monitor(settings)
+        _check_contradictions(settings)
+    return settings
+
+
+@contextlib.contextmanager
+def named(option: str, value: str) -> Iterator[None]:
+    """Put an option and its value in front of the message of an `OptionError`.
+
+    Raises:
+        CommandLineError: The block raised an `OptionError`.
+    """
+    try:
+        yield
+    except unsupported.MachineTypeError as error:
+        raise CommandLineError(str(error), error.hint) from None
+    except OptionError as error:
+        given = f"-{option} {value}".rstrip()
+        raise CommandLineError(f"{given}: {error}", error.hint) from None
+
+
+def _split(argv: Sequence[str], *, disks: bool) -> Iterator[tuple[str, str]]:
+    """Pair the names of options with their values.
+
+    A word that belongs to no option is the image of a disk; `disks` tells whether to skip it.
+    """
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("-") or word == "-":
+            if disks:
+                continue
+            raise CommandLineError(f"{word}: this program has no disks")
+        name = word[2:] if word.startswith("--") else word[1:]
+        name = ALIASES.get(name, name)
+        known = OPTIONS.get(name)
+        takes_value = unsupported.takes_value(name) if known is None else bool(known.argument)
+        if takes_value is None:
+            raise CommandLineError(f"{word}: invalid option", "Use -help for the list of options.")
+        value = ""
+        if takes_value:
+            try:
+                value = next(words)
+            except StopIteration:
+                raise CommandLineError(f"{word}: requires an argument") from None
+        yield name, value
+
+
+def _place_monitor(settings: Settings) -> None:
+    """Place the human monitor for `-nographic`, if no option has placed it."""
+    if not (settings.nographic and settings.defaults):
+        return
+    everything = settings.monitor_placed and settings.serial_placed and settings.parallel_placed
+    if settings.daemonize and not everything:
+        raise CommandLineError("-nographic cannot be used with -daemonize")
+    if not settings.monitor_placed:
+        OPTIONS["monitor"].apply(settings, "stdio")
+
+
+def _check_contradictions(settings: Settings) -> None:
+    """Refuse options that exclude each other."""
+    if settings.fake is not None:
+        for name, option in OPTIONS.items():
+            if name in settings.given and option.with_fake is WithFake.REFUSED:
+                raise CommandLineError(f"-{name} cannot be used with -fake, which has no machine")
+    if settings.bios is not None and settings.guest is not None:
+        raise CommandLineError("-bios cannot be used with -guest: the vCPUs run one of them")
+    if settings.accels and settings.machine_accels:
+        raise CommandLineError('The -accel and "-machine accel=" options are incompatible')
+    stdio = [given for *given, device in settings.devices if isinstance(device, StdioChardev)]
+    if stdio and settings.daemonize:
+        name, value = stdio[0]
+        raise CommandLineError(f"-{name} {value}: cannot use stdio with -daemonize")
+    if len(stdio) > 1:
+        name, value = stdio[1]
+        raise CommandLineError(f"-{name} {value}: cannot use stdio by multiple character devices")

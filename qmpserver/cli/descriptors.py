@@ -1,0 +1,75 @@
+"""The file descriptors that the process inherits, and their number."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import TYPE_CHECKING
+
+from qmpserver.cli.settings import CommandLineError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, MutableMapping
+
+_FIRST_PASSED = 3
+_NEEDED = 40  # by the interpreter, the event loop, KVM, a few monitors and clients
+_NEEDED_PER_CPU = 4
+
+
+def open_standard_descriptors() -> None:
+    """Open `/dev/null` for closed standard descriptors; else a socket could become stdout."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def check_limit(cpus: int) -> None:
+    """Check that the process may open as many descriptors as a machine with `cpus` vCPUs needs.
+
+    Raises:
+        CommandLineError: The limit is too low; the message says how to raise it.
+    """
+    needed = _NEEDED + _NEEDED_PER_CPU * cpus
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        raise CommandLineError(
+            f"Too many open files: {needed} are needed, {allowed} are allowed (ulimit -n {needed})"
+        )
+
+
+def take_passed(environ: MutableMapping[str, str]) -> list[int]:
+    """Return the sockets that a service manager passed with its `LISTEN_FDS` protocol.
+
+    The variables are removed and the descriptors closed on exec, to keep them from children.
+
+    Raises:
+        CommandLineError: The variables name a descriptor that is not open.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return []
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environ.pop(variable, None)
+    passed = list(range(_FIRST_PASSED, _FIRST_PASSED + int(count)))
+    for fd in passed:
+        try:
+            os.set_inheritable(fd, False)
+        except OSError as error:
+            raise CommandLineError(
+                f"Socket activation failed: invalid file descriptor fd = {fd}: {error.strerror}"
+            ) from None
+    return passed
+
+
+def check_used(passed: list[int], used: Container[int]) -> None:
+    """Check that an option uses each passed socket; clients of another would wait forever.
+
+    Raises:
+        CommandLineError: No option uses one of them.
+    """
+    for fd in passed:
+        if fd not in used:
+            raise CommandLineError(
+                f"descriptor {fd} was passed by socket activation, but no option uses it",
+                f"Use -qmp fd:{fd},server=on,wait=off",
+            )

@@ -1,0 +1,85 @@
+"""Messages to the user on standard error, and the log of `-D`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import traceback
+from pathlib import Path
+
+from qmpserver.cli.settings import CommandLineError
+
+_LOGGERS = ("qmpserver", "asyncio")  # asyncio logs the exceptions of callbacks and lost tasks
+_log = logging.getLogger("qmpserver")
+
+
+def show(text: str) -> None:
+    """Write lines to standard error but not to the log; a missing or full one is ignored."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+
+
+class _Report:
+    """Writes a message to standard error and to the log.
+
+    Attributes:
+        timestamps: Whether messages on standard error begin with the time, as with `-msg`.
+        guest: The name that follows the time, if any.
+    """
+
+    timestamps = False
+    guest: str | None = None
+
+    def __call__(self, message: str) -> None:
+        parts = ["qmpserver:", message]
+        if self.timestamps:
+            from datetime import UTC, datetime
+
+            if self.guest is not None:
+                parts.insert(0, self.guest)
+            parts.insert(0, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        show(" ".join(parts))
+        _log.info(message)  # dropped without -D
+
+
+report = _Report()
+
+
+def report_crash(error: Exception) -> None:
+    """Write an unexpected error with its traceback to standard error and to the log."""
+    show(f"qmpserver: internal error\n{''.join(traceback.format_exception(error)).rstrip()}")
+    if _log.handlers:  # else logging would write it to standard error, too
+        _log.critical("internal error", exc_info=error)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that ends with one message when it cannot be written, not a traceback a line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Handle an error while a line was written."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        show(f"qmpserver: cannot write the log, it ends here: {error.strerror}")
+
+
+def log_to(path: str) -> None:
+    """Write the log to file `path`, which is emptied first.
+
+    Raises:
+        CommandLineError: The file cannot be opened.
+    """
+    try:
+        Path(path).write_bytes(b"")
+        # The writer of trace events appends to the same file.
+        handler = _LogFile(path, mode="a", encoding="utf-8")
+    except OSError as error:
+        raise CommandLineError(f"Error opening logfile {path}: {error.strerror}") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+    _log.setLevel(logging.INFO)

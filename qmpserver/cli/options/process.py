@@ -1,0 +1,83 @@
+"""Options of the process: its files, its messages, its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmpserver._version import VERSION
+from qmpserver.cli.help import help_text
+from qmpserver.cli.table import OPTIONS, WithFake, option
+from qmpserver.keyval import OptionError, kinds, parse_options
+
+if TYPE_CHECKING:
+    from qmpserver.cli.settings import Settings
+
+_TRACE = kinds(string="enable events file")
+_MESSAGES = kinds(boolean="timestamp guest-name")
+
+
+@option("pidfile", "FILE", "write the process id to FILE, locked while the program runs")
+def set_pidfile(settings: Settings, value: str) -> None:
+    """Keep a file with the process id."""
+    settings.pidfile = value
+
+
+@option("daemonize", "", "go to the background as soon as monitors listen")
+def set_daemonize(settings: Settings, value: str) -> None:
+    """Go to the background."""
+    settings.daemonize = True
+
+
+@option("D", "FILE", "write a log to FILE")
+def set_log(settings: Settings, value: str) -> None:
+    """Write a log."""
+    settings.log = value
+
+
+@option(
+    "trace",
+    "[enable=]PATTERN[,events=FILE][,file=FILE]",
+    "record trace events, in the log or in a file; FILE.json is for Chrome and Perfetto",
+    group="trace",
+    parameters=_TRACE,
+    with_fake=WithFake.REFUSED,
+)
+def set_trace(settings: Settings, value: str) -> None:
+    """Enable or disable trace events."""
+    options = parse_options(value, _TRACE, implied="enable")
+    if (pattern := options.string("enable")) is not None:
+        settings.trace.append(pattern)
+    if (path := options.string("events")) is not None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise OptionError(f"{path}: {error.strerror}") from None
+        settings.trace += [line for line in lines if line and not line.startswith("#")]
+    settings.trace_file = options.string("file") or settings.trace_file
+
+
+@option(
+    "msg",
+    "[timestamp=on][,guest-name=on]",
+    "the prefix of error messages",
+    group="msg",
+    parameters=_MESSAGES,
+)
+def set_messages(settings: Settings, value: str) -> None:
+    """Put the time, and the name of the guest, in front of messages."""
+    options = parse_options(value, _MESSAGES)
+    settings.timestamps = options.bool("timestamp")
+    settings.guest_name = options.bool("guest-name")
+
+
+@option("version", "", "print the version and exit")
+def show_version(settings: Settings, value: str) -> None:
+    """Print the version."""
+    settings.exit_with = f"qmpserver version {VERSION}"
+
+
+@option("help", "", "print this list and exit", alias="h")
+def show_help(settings: Settings, value: str) -> None:
+    """Print the list of options."""
+    settings.exit_with = help_text(OPTIONS)

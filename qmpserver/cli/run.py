@@ -1,0 +1,195 @@
+"""The program's time on the event loop: a machine or a stand-in, its monitors, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.cli.commandline import named
+from qmpserver.cli.messages import report, show
+from qmpserver.cli.pidfile import pidfile
+from qmpserver.cli.settings import CommandLineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpserver.cli.settings import Settings
+    from qmpserver.monitor import Device, Server
+    from qmpserver.standin import StandIn
+    from qmpserver.vm.machine.machine import Machine
+    from qmpserver.web.address import HttpOptions
+
+_EXTENSION = "qmpserver.vm.accel.native._native"
+
+_log = logging.getLogger("qmpserver")
+
+
+async def run(settings: Settings, ready: Callable[[], None] | None = None) -> bool:
+    """Run a machine, or a stand-in with `-fake`, until it is shut down.
+
+    Args:
+        settings: The command line's.
+        ready: Called when monitors listen and the machine has started.
+
+    Returns:
+        Whether a stand-in's expectations were met; True for a machine.
+
+    Raises:
+        CommandLineError: The settings cannot be satisfied; nothing is left behind.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        signalled = _catch_signals()
+        if settings.pidfile is not None:
+            stack.enter_context(pidfile(settings.pidfile))
+        if settings.fake is None:
+            await _run_machine(settings, signalled, ready, stack)
+            return True
+        stand_in = await _run_stand_in(settings, signalled, ready, stack)
+    failures = stand_in.failures()
+    for failure in failures:
+        report(failure)
+    return not failures
+
+
+async def _run_machine(
+    settings: Settings,
+    signalled: asyncio.Future[int],
+    ready: Callable[[], None] | None,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    try:
+        from qmpserver.cli.assembly import assemble  # -fake runs without it
+    except ImportError as error:
+        if error.name != _EXTENSION:
+            raise
+        raise CommandLineError(
+            f"the native engine was not built ({error}): with a C compiler and Python's headers, "
+            "`pip install` builds it; -fake does not need it"
+        ) from None
+    machine, server = await assemble(settings, stack)
+    _shut_down_on_signal(signalled, machine)
+    await _wait_for_clients(await _open_monitors(settings, server), machine.finished)
+    if not machine.finished.is_set():
+        if settings.http is not None:
+            await _serve_http(*settings.http, server, machine, stack)
+        try:
+            machine.start(stopped=settings.stopped)
+        except OSError as error:
+            raise CommandLineError(f"cannot start the machine: {error}") from None
+        if ready is not None:
+            ready()
+        _log.info("ready")
+    await machine.finished.wait()
+
+
+async def _run_stand_in(
+    settings: Settings,
+    signalled: asyncio.Future[int],
+    ready: Callable[[], None] | None,
+    stack: contextlib.AsyncExitStack,
+) -> StandIn:
+    from qmpserver.standin import Scenario, ScenarioError, StandIn  # only with -fake
+
+    try:
+        scenario = Scenario.from_option(settings.fake or "")
+        stand_in = StandIn(scenario.on_machine(_machine_of_stand_in(settings)), own_process=True)
+    except ScenarioError as error:
+        raise CommandLineError(f"-fake {settings.fake}: {error}") from None
+    stack.push_async_callback(stand_in.close)
+    _shut_down_on_signal(signalled, stand_in)
+    await _wait_for_clients(await _open_monitors(settings, stand_in), stand_in.finished)
+    if ready is not None and not stand_in.finished.is_set():
+        ready()
+    await stand_in.finished.wait()
+    return stand_in
+
+
+def _machine_of_stand_in(settings: Settings) -> dict[str, Any]:
+    """Return the machine's properties that options set; the scenario sets the others."""
+    properties: dict[str, Any] = {
+        "smp": ("cpus", settings.cpus),
+        "m": ("memory", settings.ram),
+        "name": ("name", settings.name),
+        "uuid": ("uuid", str(settings.uuid)),
+        "S": ("status", "prelaunch"),
+    }
+    return dict(properties[option] for option in properties if option in settings.given)
+
+
+def _catch_signals() -> asyncio.Future[int]:
+    """Return a future of the first signal that ends the program."""
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Future[int] = loop.create_future()
+
+    def catch(number: int) -> None:
+        if not signalled.done():
+            signalled.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, catch, number)
+    return signalled
+
+
+def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | StandIn) -> None:
+    """Shut the machine down at a signal, also at one from before this call."""
+
+    def shut_down(signalled: asyncio.Future[int]) -> None:
+        report(f"terminating on signal {signalled.result()}")
+        controlled.shutdown("host-signal")
+
+    signalled.add_done_callback(shut_down)
+
+
+async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
+    """Open all devices and monitors; return the devices, each once."""
+    devices: list[Device] = []
+    for chardev in settings.chardevs:
+        with named("chardev", chardev):
+            devices.append(await server.add_chardev(chardev))
+    for option, value in settings.monitors:
+        with named(option, value):
+            if option == "mon":
+                server.add_monitor(value)
+                continue
+            mode = "readline" if option == "monitor" else "control"
+            device = await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
+            if device not in devices:
+                devices.append(device)
+    return devices
+
+
+async def _wait_for_clients(devices: list[Device], finished: asyncio.Event) -> None:
+    """Wait until each device that waits for a client has one, or until the machine's end."""
+    end = asyncio.ensure_future(finished.wait())
+    try:
+        for device in devices:
+            if device.waits and not end.done():
+                client = asyncio.ensure_future(device.wait_connected())
+                await asyncio.wait((client, end), return_when=asyncio.FIRST_COMPLETED)
+                client.cancel()
+    finally:
+        end.cancel()
+
+
+async def _serve_http(
+    value: str,
+    options: HttpOptions,
+    server: Server,
+    machine: Machine,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    from qmpserver.web.serve import serve  # only with -http
+
+    with named("http", value):
+        site = await serve(server, machine, options)
+    stack.push_async_callback(site.close)
+    # The token is shown to the invoking user only, never logged.
+    if not options.made:
+        report(f"listening on {site.url}")
+    elif options.proxied:
+        show(f"qmpserver: listening on {site.url}, the token is {options.token}")
+    else:
+        show(f"qmpserver: {site.url}?token={options.token}")

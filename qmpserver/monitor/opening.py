@@ -1,0 +1,74 @@
+"""Devices from their descriptions.
+
+To add a kind of device: describe and parse it in `chardev`, make it a `Device` in a module
+of its own, and open it here.
+"""
+
+import asyncio
+import os
+import socket
+from functools import partial
+
+from qmpserver.monitor.background import call_in_thread
+from qmpserver.monitor.chardev import (
+    Address,
+    Chardev,
+    FileChardev,
+    InetAddress,
+    NullChardev,
+    PipeChardev,
+    SocketChardev,
+    StdioChardev,
+)
+from qmpserver.monitor.descriptors import Descriptors, open_file, open_pipe
+from qmpserver.monitor.device import Device
+from qmpserver.monitor.socket_devices import BACKLOG, Connector, Listener
+from qmpserver.monitor.sockets import connect, listen
+from qmpserver.monitor.stdio import Stdio
+
+__all__ = ["listen_on", "open_device"]
+
+
+async def open_device(chardev: Chardev) -> Device:
+    """Open the device that `chardev` describes.
+
+    Calls that may block run in a thread; nothing stays open if the caller is cancelled.
+
+    Raises:
+        DeviceError: It cannot be opened; the message is QEMU's.
+    """
+    loop = asyncio.get_running_loop()
+    match chardev:
+        case SocketChardev(server=True):
+            sock = await listen_on(chardev.address, BACKLOG)
+            return Listener(chardev, loop, sock)
+        case SocketChardev(reconnect_ms=0):  # its only attempt, whose failure is the caller's
+            connecting = partial(connect, chardev.address)
+            sock = await call_in_thread(f"connect-{chardev.id}", connecting, socket.socket.close)
+            return Connector(chardev, loop, sock)
+        case SocketChardev():
+            return Connector(chardev, loop)
+        case StdioChardev():
+            return Stdio(chardev, loop)
+        case FileChardev(path, append):
+            opened = partial(open_file, path, append)
+            sink = await call_in_thread(f"open-{chardev.id}", opened, os.close)
+            return Descriptors(loop, chardev.id, "file", -1, sink)
+        case PipeChardev(path):
+            source, sink = open_pipe(path)
+            return Descriptors(loop, chardev.id, "pipe", source, sink)
+        case NullChardev():
+            return Descriptors(loop, chardev.id, "null", -1, -1)
+
+
+async def listen_on(address: Address, backlog: int) -> socket.socket:
+    """Return a socket that listens, as `sockets.listen` does, without blocking the event loop.
+
+    Raises:
+        DeviceError: It is not possible; the message is QEMU's.
+    """
+    listening = partial(listen, address, backlog)
+    if isinstance(address, InetAddress):  # its host is resolved, by DNS perhaps
+        name = f"listen-{address.host}:{address.port}"
+        return await call_in_thread(name, listening, socket.socket.close)
+    return listening()

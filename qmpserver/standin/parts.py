@@ -1,0 +1,106 @@
+"""The parts of a scenario, as data: replies, events, expectations, the machine's initial state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qmpserver import transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class ScenarioError(Exception):
+    """A scenario that cannot be played; the text names file, key, value and what would be right."""
+
+
+class ScriptedEvent(NamedTuple):
+    """An event that the stand-in sends after a delay of `after` seconds."""
+
+    name: str
+    data: dict[str, Any] | None
+    after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A scripted answer to a command.
+
+    Attributes:
+        command: Name of the command.
+        arguments: Pattern that the command's arguments must match; None matches any arguments.
+        times: How many commands it answers; None for no bound.
+        result: The value returned, if `returns` is set.
+        returns: Whether `result` is given; without it, and without an `error`, the machine's state
+            or the schema answers.
+        error: Description and class of the error to answer with.
+        delay: Seconds before the command is answered.
+        before: Events sent before the answer.
+        events: Events sent after the answer.
+        status: Run state that the machine enters.
+        shutdown: Reason of the shutdown that follows the answer; None for no shutdown.
+        exact: Whether arguments that the pattern does not name are a mismatch.
+    """
+
+    command: str
+    arguments: dict[str, Any] | None = None
+    times: int | None = None
+    result: Any = None
+    returns: bool = False
+    error: tuple[str, str] | None = None
+    delay: float = 0.0
+    before: Sequence[ScriptedEvent] = ()
+    events: Sequence[ScriptedEvent] = ()
+    status: str | None = None
+    shutdown: str | None = None
+    exact: bool = False
+
+    def fits(self, arguments: dict[str, Any]) -> bool:
+        """Return whether this reply answers a command with these arguments."""
+        return _matches(self.arguments, arguments, exact=self.exact)
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A command that clients must send between `least` and `most` times; None for no maximum."""
+
+    command: str
+    arguments: dict[str, Any] | None = None
+    least: int = 1
+    most: int | None = None
+
+    def fits(self, name: str, arguments: dict[str, Any]) -> bool:
+        """Return whether a received command is the expected one."""
+        return name == self.command and _matches(self.arguments, arguments)
+
+    def __str__(self) -> str:
+        return f"{self.command} {json.dumps(self.arguments)}" if self.arguments else self.command
+
+
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """The state of the machine at the start; sizes in bytes, times in seconds.
+
+    Attributes:
+        migration_time: Time that a migration takes until it converges.
+        unplug_time: Time that the guest takes to release a device.
+    """
+
+    status: str = "running"
+    cpus: int = 1
+    memory: int = 128 << 20
+    name: str | None = None
+    uuid: str = "00000000-0000-0000-0000-000000000000"
+    migration_time: float = 0.1
+    unplug_time: float = 0.0
+
+
+def _matches(
+    pattern: dict[str, Any] | None, arguments: dict[str, Any], *, exact: bool = False
+) -> bool:
+    if pattern is None:
+        return True
+    more = {} if exact else {transcript.MORE: transcript.MORE}
+    return not transcript.compare({**pattern, **more}, arguments)

@@ -1,0 +1,159 @@
+"""A recorded conversation as a scenario: the same commands get the same replies again."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qmpserver import transcript
+from qmpserver.qapi import Schema, SchemaError
+from qmpserver.standin.parts import Reply, ScenarioError, ScriptedEvent
+from qmpserver.standin.reader import read_vocabulary
+from qmpserver.standin.table import Table, unknown
+from qmpserver.standin.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# The session answers the first itself; the second ends the stand-in, with an event of its own.
+_NOT_REPLAYED = ("qmp_capabilities", "quit")
+# Start of the first line that is not a comment: an arrow, a JSON object, or a line of socat's.
+_TRANSCRIPT = re.compile(r"\A(?:\s*#[^\n]*\n|\s)*(?:[1-9]?(?:->|<-|=>|\+>)|\{|\$ |[<>] \d)")
+
+
+class _RecordedReply(NamedTuple):
+    """A reply, and the line of the command that it answers."""
+
+    line: int
+    reply: Reply
+
+
+def is_transcript(text: str) -> bool:
+    """Return whether the text of a scenario's file is a transcript, and not TOML."""
+    return _TRANSCRIPT.search(text) is not None
+
+
+def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Reply]]:
+    """Return the vocabulary of a recorded conversation, and its replies in order.
+
+    The last reply to each command answers without bound, for clients that repeat the command.
+
+    Args:
+        file: Name of the file, for error messages.
+        text: Contents of the file.
+        schema: Name of the vocabulary, in place of a recorded `query-qmp-schema` or the default.
+
+    Raises:
+        ScenarioError: The text is not a transcript, or has a command that the schema lacks.
+    """
+    try:
+        messages = transcript.read(text).messages
+    except transcript.TranscriptError as error:
+        raise ScenarioError(f"{file}: {error}") from None
+    recorded = list(_replies(file, messages))
+    found = _vocabulary(file, recorded, schema)
+    commands = found.schema.commands
+    for line, reply in recorded:
+        if reply.error is None and reply.command not in commands:
+            message = unknown("command", reply.command, commands)
+            raise ScenarioError(f"{file}:{line}: {message}; give the recorded server's schema")
+    greeting = next((one.value["QMP"] for one in messages if one.is_greeting), None)
+    if greeting is not None and found.version is not None:
+        numbers = greeting.get("version", {}).get("qemu", {})
+        version = ".".join(str(numbers.get(one, 0)) for one in ("major", "minor", "micro"))
+        found = found._replace(version=version)
+    replayed = [
+        reply
+        for _, reply in recorded
+        if reply.command in commands and reply.command not in _NOT_REPLAYED
+    ]
+    return found, _lasting(replayed)
+
+
+def _vocabulary(file: str, recorded: Sequence[_RecordedReply], name: str | None) -> Vocabulary:
+    for line, reply in recorded:
+        if name is None and reply.command == "query-qmp-schema" and reply.result:
+            try:
+                schema = Schema.from_introspection(reply.result)
+            except SchemaError as error:
+                raise ScenarioError(f"{file}:{line}: {error}") from None
+            return Vocabulary(schema, "0.0.0")
+    return read_vocabulary(Table(file, "", {}), Path(), name)
+
+
+def _replies(file: str, messages: Sequence[transcript.Message]) -> Iterator[_RecordedReply]:
+    """Yield the replies in the order in which the server sent them, each with its events.
+
+    Events belong to the reply that follows them while a command is unanswered, and otherwise to
+    the reply before them.
+    """
+    unanswered: list[transcript.Message] = []
+    before: list[ScriptedEvent] = []
+    last: _RecordedReply | None = None
+    for one in messages:
+        if one.command is not None:
+            unanswered.append(one)
+        if one.who == "client" or one.is_greeting or not isinstance(one.value, dict):
+            continue
+        if one.is_event:
+            event = ScriptedEvent(one.value["event"], one.value.get("data"))
+            if unanswered or last is None:
+                before.append(event)
+            else:
+                reply = replace(last.reply, events=[*last.reply.events, event])
+                last = last._replace(reply=reply)
+            continue
+        command = next((asked for asked in unanswered if _id(asked) == _id(one)), None)
+        if command is None or _refuses_input(one.value):
+            continue
+        unanswered.remove(command)
+        if last is not None:
+            yield last
+        try:
+            last = _RecordedReply(command.line, _reply(command, one.value, before))
+        except (KeyError, TypeError):
+            message = f"{one.value['error']} is not an error; it must have a class and a desc"
+            raise ScenarioError(f"{file}:{one.line}: {message}") from None
+        before = []
+    if last is not None:
+        yield last
+
+
+def _id(message: transcript.Message) -> object:
+    return message.value.get("id")
+
+
+def _refuses_input(value: dict[str, Any]) -> bool:
+    """Return whether a reply is an error about input that is not a command."""
+    error = value.get("error")
+    desc = error.get("desc") if isinstance(error, dict) else None
+    return str(desc).startswith(("JSON parse error", "QMP input"))
+
+
+def _reply(
+    command: transcript.Message, value: dict[str, Any], before: Sequence[ScriptedEvent]
+) -> Reply:
+    error = value.get("error")
+    return Reply(
+        command.command or "",
+        command.value.get("arguments", {}),
+        times=1,
+        result=value.get("return"),
+        returns="return" in value,
+        error=None if error is None else (error["desc"], error["class"]),
+        before=before,
+        exact=True,
+    )
+
+
+def _lasting(replies: Sequence[Reply]) -> list[Reply]:
+    made: list[Reply] = []
+    lasting: set[str] = set()
+    for reply in reversed(replies):
+        key = json.dumps([reply.command, reply.arguments], sort_keys=True)
+        made.append(reply if key in lasting else replace(reply, times=None))
+        lasting.add(key)
+    return made[::-1]

@@ -1,0 +1,56 @@
+"""A tap on a client's connection: it decodes both directions once, for all that want messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.monitor.relay import Relay
+from qmpserver.transcript.message import Message
+from qmpserver.transcript.splitter import ByteSplitter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qmpserver.monitor.channel import Connection
+    from qmpserver.transcript.message import Who
+
+    Sink = Callable[[Message], object]
+
+
+class Tap(Relay):
+    """A relay that calls functions with each message, before it is passed on.
+
+    So a client that has received a reply finds it in the conversation.
+
+    Args:
+        channel: The connection to the client.
+        client: The client's number in a conversation, counted from 1.
+        sinks: The functions; they must not raise. While there are none, nothing is decoded.
+    """
+
+    def __init__(self, channel: Connection, client: int, sinks: Sequence[Sink]) -> None:
+        super().__init__(channel)
+        self._client = client
+        self._sinks = sinks
+        self._splitters: dict[Who, ByteSplitter] = {
+            "client": ByteSplitter(),
+            "server": ByteSplitter(),
+        }
+
+    def write(self, data: bytes) -> None:
+        """Send whole messages."""
+        self._split("server", data)
+        super().write(data)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._split("client", data)
+        super().data_received(data)
+
+    def _split(self, who: Who, data: bytes) -> None:
+        if not self._sinks:
+            return
+        for text in self._splitters[who].feed(data):
+            message = Message(who, text, client=self._client)
+            for sink in list(self._sinks):
+                sink(message)

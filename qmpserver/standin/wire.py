@@ -1,0 +1,191 @@
+"""A client's connection with faults on it: the messages to the client pass through each of them.
+
+The wire stands between the session and the socket. It knows kinds and names of messages, not their
+meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from qmpserver.monitor.relay import Relay
+from qmpserver.qmp import Parser
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from qmpserver.monitor.channel import Connection, Owner
+
+Kind = Literal["greeting", "reply", "event"]
+
+# One message: in the pretty format up to the closing brace, else a line.
+_MESSAGE = re.compile(rb"\{\r\n.*?\r\n\}\r\n|.*?\r\n", re.DOTALL)
+
+
+class WireMessage(NamedTuple):
+    """A message to a client.
+
+    Attributes:
+        data: The bytes, with the end of line.
+        kind: Kind of the message.
+        name: The event, or the command that the reply belongs to; empty if there is none.
+        gap: Seconds between single bytes; 0 to send the message as a whole.
+    """
+
+    data: bytes
+    kind: Kind
+    name: str
+    gap: float = 0.0
+
+
+class Filter(Protocol):
+    """What a wire needs of a fault."""
+
+    @property
+    def start_after(self) -> float:
+        """Seconds before the client is read from and greeted."""
+
+    def refuses(self, wire: Wire) -> bool:
+        """Return whether the client is disconnected at once."""
+
+    def take(self, wire: Wire, message: WireMessage, send: Callable[[WireMessage], None]) -> None:
+        """Take a message, and call `send` for each message that the client shall get."""
+
+    def held(self, wire: Wire) -> int:
+        """Return the number of bytes held for later; `Wire.drained` tells when they were sent."""
+
+
+class Wire(Relay):
+    """A client's connection with faults on it.
+
+    Use from the event loop's thread only.
+
+    Args:
+        channel: The connection without faults.
+        faults: The faults that each message passes through, in order.
+        loop: The event loop.
+        first: Whether no other client was connected when this one connected.
+    """
+
+    def __init__(
+        self,
+        channel: Connection,
+        faults: Sequence[Filter],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        first: bool,
+    ) -> None:
+        super().__init__(channel)
+        self.loop = loop
+        self.first = first
+        self._faults = faults
+        self._parser = Parser()
+        self._unanswered: deque[tuple[Any, str]] = deque()  # id and command of each request
+        self._trickle: deque[bytes] = deque()
+        self._held: list[WireMessage] | None = None  # until a late start
+
+    def start(self, owner: Owner) -> None:
+        """Start reading, unless a fault starts it later or refuses the client."""
+        self._owner = owner
+        late = max(fault.start_after for fault in self._faults)
+        if late:
+            self._held = []
+            self.loop.call_later(late, self._begin)
+        else:
+            super().start(owner)
+        if any(fault.refuses(self) for fault in self._faults):
+            self.close()
+
+    @property
+    def unsent(self) -> int:
+        """Number of bytes that were written and not yet taken by the client."""
+        held = sum(fault.held(self) for fault in self._faults)
+        return super().unsent + sum(map(len, self._trickle)) + held
+
+    def resume(self) -> None:
+        """Continue reading, unless the connection has not started yet."""
+        if self._held is None:
+            super().resume()
+
+    def write(self, data: bytes) -> None:
+        """Pass whole messages through the faults, and send the results."""
+        for found in _MESSAGE.findall(data):
+            message = self._read(found)
+            if self._held is not None:
+                self._held.append(message)
+            else:
+                self._pass(0, message)
+
+    def put(self, data: bytes, gap: float = 0.0) -> None:
+        """Send bytes past the faults, after those that are still queued.
+
+        Args:
+            data: The bytes.
+            gap: Seconds between single bytes; 0 to send the bytes as a whole.
+        """
+        if gap:
+            idle = not self._trickle
+            self._trickle.extend(bytes([byte]) for byte in data)
+            if idle:
+                self._drip(gap)
+        elif self._trickle:
+            self._trickle.append(data)
+        else:
+            super().write(data)
+
+    async def flush_until(self, deadline: float) -> None:
+        """Send the queued bytes without gaps, and wait as `Relay.flush_until` does."""
+        super().write(b"".join(self._trickle))
+        self._trickle.clear()
+        await super().flush_until(deadline)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on, and note the command that each later reply belongs to."""
+        for request in self._parser.feed(data):
+            known = isinstance(request, dict)
+            name = request.get("execute", request.get("exec-oob", "")) if known else ""
+            self._unanswered.append((request.get("id") if known else None, str(name)))
+        super().data_received(data)
+
+    def drained(self) -> None:
+        """Tell the owner that the client has taken bytes, unless the connection is closed."""
+        if not self.closed:
+            super().drained()
+
+    def _drip(self, gap: float) -> None:
+        if self._trickle and not self.closed:
+            super().write(self._trickle.popleft())
+            self.loop.call_later(gap, self._drip, gap)
+            if not self._trickle:
+                self.drained()
+
+    def _read(self, data: bytes) -> WireMessage:
+        value = json.loads(data)
+        if "QMP" in value:
+            return WireMessage(data, "greeting", "")
+        if "event" in value:
+            return WireMessage(data, "event", value["event"])
+        for index, (request_id, name) in enumerate(self._unanswered):
+            if request_id == value.get("id"):
+                del self._unanswered[index]
+                return WireMessage(data, "reply", name)
+        return WireMessage(data, "reply", "")
+
+    def _begin(self) -> None:
+        held, self._held = self._held or [], None
+        if not self.closed:
+            super().start(self.owner)
+        for message in held:
+            self._pass(0, message)
+
+    def _pass(self, index: int, message: WireMessage) -> None:
+        """Pass a message through the faults from `index` on, and send the result."""
+        if index == len(self._faults):
+            self.put(message.data, message.gap)
+        else:
+            self._faults[index].take(self, message, partial(self._pass, index + 1))

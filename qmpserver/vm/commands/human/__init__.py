@@ -1,0 +1,17 @@
+"""The human monitor's commands (HMP): handlers that execute QMP commands and format the results.
+
+To add an HMP command:
+
+1. Write `async def _NAME(monitor: HumanMonitor, ...) -> str`, in `info.py` for a subcommand of
+   `info` and in `table.py` otherwise. It calls `monitor.qmp("qmp-command", ...)` and returns the
+   text to show. Its parameters are the keys of the command's arguments.
+2. Add a row to `INFO` or to `COMMANDS`, with the arguments, parameters and help of QEMU's
+   `hmp-commands.hx` (`HumanCommand` in `qmpserver.monitor.hmp` explains the notation).
+3. `tests/qemu/test_hmp.py` compares the row's help and behaviour with an installed QEMU.
+"""
+
+from qmpserver.vm.commands.human.info import INFO
+from qmpserver.vm.commands.human.monitor import HumanMonitor
+from qmpserver.vm.commands.human.table import COMMANDS
+
+__all__ = ["COMMANDS", "INFO", "HumanMonitor"]

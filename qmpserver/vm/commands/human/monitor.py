@@ -1,0 +1,73 @@
+"""One human monitor: it parses a line, runs the command, and turns errors into text."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.monitor.hmp import LineError, complete, parse
+from qmpserver.qmp import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qmpserver.monitor import Registry
+    from qmpserver.monitor.hmp import HumanCommand
+    from qmpserver.vm.commands import types
+
+
+class HumanMonitor:
+    """One human monitor, which executes lines through the QMP commands of `registry`.
+
+    Belongs to the event loop's thread.
+
+    Attributes:
+        commands: The table of its commands.
+        cpu_index: The default vCPU, which the command `cpu` selects.
+        history: The lines entered before; empty where no history is kept.
+    """
+
+    def __init__(self, registry: Registry, commands: tuple[HumanCommand, ...]) -> None:
+        self._registry = registry
+        self.commands = commands
+        self.cpu_index = 0
+        self.history: Sequence[str] = ()
+
+    async def execute(self, line: str, history: Sequence[str] = ()) -> str | None:
+        """Execute one line and return the text to show, or None if no prompt shall follow."""
+        self.history = history
+        try:
+            parsed = parse(self.commands, line)
+            if parsed is None:
+                return ""
+            command, arguments = parsed
+            return await command.run(self, **arguments)
+        except LineError as error:
+            return str(error)
+        except CommandError as error:
+            return f"Error: {error.desc}\n"
+
+    def complete(self, line: str) -> tuple[str, list[str]]:
+        """Return the last word of `line`, and its possible completions."""
+        return complete(self.commands, line)
+
+    async def qmp(self, name: str, /, **arguments: object) -> Any:
+        """Execute a QMP command and return its result; arguments that are None are left out.
+
+        Raises:
+            CommandError: The command failed.
+        """
+        given = {
+            key.replace("_", "-"): value for key, value in arguments.items() if value is not None
+        }
+        bound = self._registry.find(name)
+        result = self._registry.call(bound, given, None)
+        return await result if inspect.isawaitable(result) else result
+
+    async def select_cpu(self, index: int) -> bool:
+        """Make vCPU `index` the default and return whether it exists."""
+        cpus: list[types.CpuInfoFast] = await self.qmp("query-cpus-fast")
+        exists = any(cpu["cpu-index"] == index for cpu in cpus)
+        if exists:
+            self.cpu_index = index
+        return exists

@@ -1,0 +1,181 @@
+"""Errors inside the running program, and signals while it starts."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PATIENCE
+from tests.conftest import Until
+
+SOFT = ["-accel", "soft,dirty-ring-size=1024", "-m", "64M"]
+HELLO = '{"execute": "qmp_capabilities"}'
+QUIT = f'{HELLO}{{"execute": "quit"}}'
+# Replaces a function, given as module:name, by one that does the given statement first.
+PATCHED = """
+import importlib, os, signal, sys
+
+module, _, names = sys.argv.pop(1).partition(":")
+statement = sys.argv.pop(1)
+*owners, name = names.split(".")
+owner = importlib.import_module(module)
+for one in owners:
+    owner = getattr(owner, one)
+original = getattr(owner, name)
+
+def patched(*arguments, **named):
+    exec(statement)
+    return original(*arguments, **named)
+
+setattr(owner, name, patched)
+from qmpserver.cli.main import main
+main()
+"""
+NO_FILE = 'raise FileNotFoundError(2, "No such file or directory", "a-file")'
+
+
+def run(
+    where: str, statement: str, *options: str, sent: str = QUIT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PATCHED, where, statement, *options],
+        input=sent,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("qmpserver.standin:StandIn.failures", ["-fake", "default"]),
+        ("qmpserver.standin:StandIn.close", ["-fake", "default"]),
+        ("qmpserver.vm.machine.machine:Machine.close", SOFT),
+    ],
+)
+def test_error_of_the_running_program_is_shown_and_logged_with_its_traceback(
+    where: str, options: list[str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    ran = run(where, NO_FILE, *options, "-D", str(log), "-qmp", "stdio")
+    assert ran.returncode == 1
+    for text in (ran.stderr, log.read_text()):
+        assert "internal error\nTraceback (most recent call last):\n" in text
+        assert "in patched" in text
+        assert "FileNotFoundError: [Errno 2] No such file or directory: 'a-file'" in text
+    ran = run(where, NO_FILE, *options, "-qmp", "stdio")
+    assert ran.returncode == 1
+    assert ran.stderr.count("Traceback") == 1
+
+
+def test_error_in_a_callback_is_logged_and_ends_nothing(tmp_path: Path, until: Until) -> None:
+    log = tmp_path / "log"
+    options = ["-fake", "default", "-D", str(log), "-qmp", "stdio"]
+    with subprocess.Popen(
+        [sys.executable, "-c", PATCHED, "qmpserver.standin:StandIn.negotiated", NO_FILE, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(HELLO)
+            process.stdin.flush()
+            until(lambda: log.exists() and "a-file" in log.read_text())
+            said, _ = process.communicate('{"execute": "quit"}', timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert '"event": "SHUTDOWN"' in said
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'a-file'" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("qmpserver.cli.run:pidfile", SOFT),
+        ("qmpserver.cli.assembly:Ram", SOFT),
+        ("qmpserver.cli.assembly:Server", SOFT),
+        ("qmpserver.monitor:Server.attach", SOFT),
+        ("qmpserver.vm.machine.machine:Machine.start", SOFT),
+        ("qmpserver.standin:Scenario.on_machine", ["-fake", "default"]),
+        ("qmpserver.monitor:Server.attach", ["-fake", "default"]),
+    ],
+)
+def test_signal_while_the_program_starts(where: str, options: list[str], tmp_path: Path) -> None:
+    ran = run(
+        where,
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        *(*options, "-pidfile", f"{tmp_path}/pid"),
+        *("-qmp", f"unix:{tmp_path}/s,server=on,wait=off"),
+    )
+    assert ran.returncode == 0
+    assert ran.stderr == "qmpserver: terminating on signal 15\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_anything_is_opened(number: signal.Signals) -> None:
+    ran = run("qmpserver.cli.main:parse_command_line", f"signal.raise_signal({number})", *SOFT)
+    assert (ran.returncode, ran.stderr) == (-number, "")
+
+
+@pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_while_a_monitor_waits_for_its_client(
+    options: list[str], number: signal.Signals, tmp_path: Path, until: Until
+) -> None:
+    """The client of another monitor is told the reason."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "qmpserver.cli", *options, "-pidfile", f"{tmp_path}/pid"),
+            *("-qmp", "stdio", "-qmp", f"unix:{tmp_path}/s,server=on"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(HELLO)
+            process.stdin.flush()
+            assert "QMP" in process.stdout.readline()
+            assert process.stdout.readline() == '{"return": {}}\n'
+            until((tmp_path / "s").exists)
+            process.send_signal(number)
+            said, shown = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert '"reason": "host-signal"' in said
+    assert shown == f"qmpserver: terminating on signal {number}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
+def test_daemon_that_a_signal_ends_before_it_is_ready(
+    options: list[str], tmp_path: Path, until: Until
+) -> None:
+    pidfile, path = tmp_path / "pid", tmp_path / "s"
+    command = [sys.executable, "-m", "qmpserver.cli", *options, "-daemonize"]
+    with subprocess.Popen(
+        [*command, "-pidfile", str(pidfile), "-qmp", f"unix:{path},server=on"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            until(path.exists)
+            os.kill(int(pidfile.read_text()), signal.SIGTERM)
+            _, shown = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert shown == "qmpserver: terminating on signal 15\n"
+    assert not list(tmp_path.iterdir())

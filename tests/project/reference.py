@@ -1,0 +1,29 @@
+"""Render the API reference of the public modules: python -m tests.project.reference DIRECTORY."""
+
+import importlib
+import sys
+import warnings
+from pathlib import Path
+
+import pdoc
+
+PUBLIC = ("qmpserver", "qmpserver.testing", "qmpserver.qapi", "qmpserver.qmp")
+
+
+def render(directory: Path) -> None:
+    """Write one HTML file per module, and an index of them.
+
+    Raises:
+        UserWarning: A name does not resolve, or an annotation cannot be evaluated.
+    """
+    for module in map(importlib.import_module, PUBLIC):
+        for name in module.__all__:
+            vars(module)[name] = getattr(module, name)  # pdoc does not see lazy names
+    pdoc.render.configure(docformat="google")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pdoc.pdoc(*PUBLIC, output_directory=directory)
+
+
+if __name__ == "__main__":
+    render(Path(sys.argv[1]))

@@ -1,0 +1,77 @@
+"""The bounded store of a conversation."""
+
+import json
+from unittest.mock import Mock
+
+import pytest
+
+from qmpserver.transcript import Message, conversation
+from qmpserver.transcript.conversation import Conversation
+
+
+def said(number: int, size: int = 0) -> Message:
+    return Message("client", f"{number}".ljust(size, "x"))
+
+
+def numbers(kept: Conversation) -> list[int]:
+    return [int(one.text.rstrip("x")) for one in kept.messages]
+
+
+def test_the_last_messages_are_kept() -> None:
+    kept = Conversation(keep=3)
+    for number in range(5):
+        kept.add(said(number))
+    assert numbers(kept) == [2, 3, 4]
+    assert kept.dropped == 2
+    assert str(kept) == "# 2 messages were dropped\n-> 2\n-> 3\n-> 4"
+    assert kept.snapshot() == (kept.messages, 2)
+
+
+def test_long_messages_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "KEPT_CHARACTERS", 100)
+    kept = Conversation()
+    for number in range(4):
+        kept.add(said(number, 40))
+    assert numbers(kept) == [2, 3]
+    kept.add(said(4, 1000))  # alone more than all may have
+    assert numbers(kept) == [4]
+    for number in range(5, 9):
+        kept.add(said(number, 40))
+    assert numbers(kept) == [7, 8]
+    assert kept.dropped == 7
+
+
+def test_all_are_kept_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "KEPT_CHARACTERS", 10)
+    kept = Conversation(keep=None)
+    for number in range(conversation.KEPT_MESSAGES + 1):
+        kept.add(said(number))
+    assert len(kept.messages) == conversation.KEPT_MESSAGES + 1
+    assert kept.dropped == 0
+
+
+def test_the_standard_bound() -> None:
+    kept = Conversation()
+    for number in range(10_002):
+        kept.add(said(number))
+    assert (len(kept.messages), kept.dropped) == (10_000, 2)
+
+
+def test_listeners_are_called_after_a_message_was_kept() -> None:
+    kept = Conversation()
+    seen: list[int] = []
+    listener = Mock(side_effect=lambda: seen.append(len(kept.messages)))
+    with kept.listening(listener):
+        kept.add(said(1))
+        kept.add(said(2))
+    kept.add(said(3))
+    assert seen == [1, 2]
+
+
+def test_a_message_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = Mock(side_effect=json.loads)
+    monkeypatch.setattr(json, "loads", loads)
+    one = Message("client", '{"execute": "stop"}')
+    assert not loads.called
+    assert (one.command, one.is_json, one.is_event, one.member("id")) == ("stop", True, False, None)
+    assert loads.call_count == 1
