@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _NEGOTIATION = "qmp_capabilities"
 _QUIT = "quit"  # ends the program, also with a scripted reply
+MAX_REFUSED = 1000
 
 
 class Commands(Registry):
@@ -30,14 +32,14 @@ class Commands(Registry):
         send: Function that sends the events of a scripted reply.
 
     Attributes:
-        refused: Commands that the schema refused, each with QEMU's error message.
+        refused: The last commands that the schema refused, each with QEMU's error message.
         set_status: Function that enters a run state.
         shutdown: Function that ends the stand-in, for a reason.
     """
 
     def __init__(self, scenario: Scenario, send: Callable[[Iterable[ScriptedEvent]], None]) -> None:
         super().__init__(scenario.schema)
-        self.refused: list[str] = []
+        self.refused: deque[str] = deque(maxlen=MAX_REFUSED)
         self.set_status: Callable[[str], None] = lambda _: None
         self.shutdown: Callable[[str], None] = lambda _: None
         self._send = send

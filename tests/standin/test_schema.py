@@ -10,7 +10,9 @@ import pytest
 
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.qapi.model import EMPTY, AlternateType, ArrayType, ObjectType
-from qmpserver.standin import Scenario, ScenarioError, vocabulary
+from qmpserver.qmp import CommandError
+from qmpserver.standin import Scenario, ScenarioError, StandIn, vocabulary
+from qmpserver.standin.commands import MAX_REFUSED
 from qmpserver.standin.values import fitted, smallest
 from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
 from tests.standin.conftest import Serve
@@ -196,3 +198,12 @@ async def test_a_schema_in_qapi(serve: Serve, tmp_path: Path) -> None:
         client = await served.client()
         assert await client.execute("query-pump") == {"rpm": 0}
         assert await client.execute("query-pipe") == {"pump": ""}  # not the object
+
+
+async def test_refusals_are_kept_within_bounds() -> None:
+    commands = StandIn(Scenario.read({}))._commands
+    for number in range(MAX_REFUSED + 1):
+        with pytest.raises(CommandError):
+            commands.find(f"command-{number}")
+    assert len(commands.refused) == MAX_REFUSED
+    assert commands.refused[-1].startswith(f"command-{MAX_REFUSED}: ")
