@@ -56,7 +56,7 @@ def test_machine_says_that_the_engine_was_not_built(accel: str) -> None:
 
 
 def test_another_missing_module_is_an_internal_error() -> None:
-    ran = run("qmpserver.vm.machine.memory", "-accel", "soft")
+    ran = run("qmpserver.vm.accel.memory", "-accel", "soft")
     assert ran.returncode == 1
     assert ran.stderr.startswith("qmpserver: internal error\nTraceback")
-    assert "No module named 'qmpserver.vm.machine.memory'" in ran.stderr
+    assert "No module named 'qmpserver.vm.accel.memory'" in ran.stderr
