@@ -186,6 +186,39 @@ async def test_events_during_and_after_close(
     server.emit_threadsafe("STOP")
 
 
+async def test_close_releases_limited_events_and_descriptors(server: Server) -> None:
+    before = descriptors()
+    server._check_events = False  # the schema has no such event
+    server.emit("RTC_CHANGE")
+    server.emit("RTC_CHANGE")
+    server.fds.keep("monitor", "name", os.open(os.devnull, os.O_RDONLY))
+    server.fds.add(os.open(os.devnull, os.O_RDONLY), None, None)
+    assert len(descriptors()) == len(before) + 2
+    assert len(server._limiter._timers) == 1
+    await server.close()
+    assert descriptors() == before
+    assert not server._limiter._timers
+
+
+async def test_close_does_not_wait_for_a_client_that_vanishes(
+    server: Server, path: Path, commands: "Commands"
+) -> None:
+    await server.serve_unix(path)
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(peer, str(path))
+        big = b'{"execute": "big"}' * 5
+        await loop.sock_sendall(peer, b'{"execute": "qmp_capabilities"}' + big)
+        await until(lambda: len(commands.executed) == 5)
+        closing = asyncio.create_task(server.close(3600))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not closing.done()
+    async with asyncio.timeout(PATIENCE):
+        await closing
+
+
 async def test_a_closed_server_opens_nothing(server: Server, path: Path) -> None:
     await server.close()
     with pytest.raises(RuntimeError, match="the server is closed"):

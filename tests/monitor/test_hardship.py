@@ -17,7 +17,7 @@ import pytest
 
 import qmpserver.monitor.client
 import qmpserver.monitor.socket_devices
-from qmpserver.monitor import Server, UnixAddress
+from qmpserver.monitor import DeviceError, Server, UnixAddress
 from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
@@ -161,6 +161,24 @@ async def test_connecting_to_a_peer_that_comes_late(server: Server, directory: P
             connection, _ = await loop.sock_accept(manager)
             with connection:
                 assert b"QMP" in await loop.sock_recv(connection, 4096)
+
+
+async def test_attempts_to_connect_are_logged_once_and_end_with_the_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[object] = []
+
+    def refuse(address: object) -> socket.socket:
+        attempts.append(address)
+        raise DeviceError("refused")
+
+    monkeypatch.setattr(qmpserver.monitor.socket_devices, "connect", refuse)
+    device = cast("Any", await server.open_monitor("unix:nowhere,reconnect-ms=1"))
+    await until(lambda: len(attempts) >= 3)
+    assert caplog.messages == ["Unable to connect character device compat_monitor0: refused"]
+    await until(lambda: device._retry is not None and not device._retry.cancelled())
+    await server.close()
+    assert device._retry.cancelled()
 
 
 @pytest.mark.parametrize("tcp", [False, True])

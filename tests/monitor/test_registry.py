@@ -26,7 +26,7 @@ def test_check_names_every_fault(tmp_path: Path) -> None:
     assert str(refusal.value).split("; ") == [
         "handler of 'surprise' is not declared",
         "command 'echo' has no handler",
-        "command 'release' allows out-of-band execution, so its handler can't be a coroutine",
+        "command 'release' allows out-of-band execution, so its handler must not be a coroutine",
     ]
 
 

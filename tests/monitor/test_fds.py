@@ -1,0 +1,62 @@
+"""The store of passed descriptors: whatever leaves it is closed."""
+
+import os
+
+import pytest
+
+from qmpserver.monitor.fds import FileDescriptors
+from qmpserver.qmp import CommandError
+
+
+def opened() -> int:
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+def closed(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
+
+
+def test_names() -> None:
+    store = FileDescriptors()
+    first, second, other = opened(), opened(), opened()
+    store.keep("m", "name", first)
+    store.keep("other", "name", other)
+    store.keep("m", "name", second)
+    assert [closed(fd) for fd in (first, second, other)] == [True, False, False]
+    store.drop("m", "name")
+    assert [closed(fd) for fd in (second, other)] == [True, False]
+    with pytest.raises(CommandError, match="File descriptor named 'name' not found"):
+        store.drop("m", "name")
+    store.close()
+    assert closed(other)
+
+
+def test_refused_descriptors_are_closed() -> None:
+    store = FileDescriptors()
+    named, numbered = opened(), opened()
+    with pytest.raises(CommandError, match="a name not starting with a digit"):
+        store.keep("m", "1", named)
+    with pytest.raises(CommandError, match="a non-negative value"):
+        store.add(numbered, -1, None)
+    assert closed(named)
+    assert closed(numbered)
+
+
+def test_sets() -> None:
+    store = FileDescriptors()
+    fds = [opened() for _ in range(4)]
+    assert [store.add(fds[0], None, "a"), store.add(fds[1], 2, None)] == [0, 2]
+    assert [store.add(fds[2], 2, "c"), store.add(fds[3], None, None)] == [2, 1]
+    assert list(store.sets) == [2, 1, 0]
+    assert store.sets[2] == [(fds[1], None), (fds[2], "c")]
+    store.remove(2, fds[1])
+    assert [closed(fd) for fd in fds] == [False, True, False, False]
+    store.remove(0)
+    with pytest.raises(CommandError, match="fdset-id:0, fd:7"):
+        store.remove(0, 7)
+    store.close()
+    assert all(map(closed, fds))
