@@ -277,7 +277,7 @@ class Executor:
                 continue
             if type(result) in _VALUES or not inspect.isawaitable(result):
                 self._succeeded(command, bound, result)
-            elif bound.allow_oob:
+            elif command.oob:
                 self._refuse(command, result)
             else:
                 self._task = self._executions.start(self._await(command, bound, result))
@@ -312,11 +312,11 @@ class Executor:
         self._run()
 
     def _refuse(self, command: Request, result: Awaitable[Any]) -> None:
-        """Fail a command that out-of-band execution must not wait for."""
+        """Fail a command that would hold up the commands after it, out of band."""
         if inspect.iscoroutine(result):
             result.close()
         error = TypeError(
-            "the command allows out-of-band execution, so its handler must not return an awaitable"
+            "the command was sent out of band, so its handler must not return an awaitable"
         )
         self._failed(command, error)
 

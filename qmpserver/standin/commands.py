@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,9 +58,6 @@ class Commands(Registry):
             if name != _NEGOTIATION and name not in self._bound:
                 value = smallest(declaration.returns or EMPTY)
                 self._bound[name] = Bound(name, declaration, _always(value), False)
-        for name, script in self._script.items():
-            if name in self._bound and any(entry.reply.delay for entry in script):
-                self._bound[name].is_async = True
 
     def find(self, name: str, oob: bool = False) -> Bound:
         """Return a command, as `Registry.find` does; note an unknown one in `refused`.
@@ -85,8 +83,8 @@ class Commands(Registry):
             self.refused.append(f"{bound.name}: {error.desc}")
             raise CommandError(error.desc) from None
         reply = self._take(bound.name, arguments)
-        if bound.is_async:
-            return self._later(reply, bound, arguments, client)
+        if reply is not None and reply.delay:
+            return self._answer_later(reply, bound, arguments, client)
         return self._answer(reply, bound, arguments, client)
 
     def _take(self, name: str, arguments: dict[str, Any]) -> Reply | None:
@@ -98,12 +96,12 @@ class Commands(Registry):
                 return entry.reply
         return None
 
-    async def _later(
-        self, reply: Reply | None, bound: Bound, arguments: dict[str, Any], client: object
+    async def _answer_later(
+        self, reply: Reply, bound: Bound, arguments: dict[str, Any], client: object
     ) -> Any:
-        if reply is not None and reply.delay:
-            await asyncio.sleep(reply.delay)
-        return self._answer(reply, bound, arguments, client)
+        await asyncio.sleep(reply.delay)
+        answer = self._answer(reply, bound, arguments, client)
+        return await answer if inspect.isawaitable(answer) else answer
 
     def _answer(
         self, reply: Reply | None, bound: Bound, arguments: dict[str, Any], client: object
@@ -127,9 +125,18 @@ class Commands(Registry):
                 loop.call_soon(self.shutdown, reply.shutdown)
 
     def _execute(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any:
-        """Answer by the state or the schema."""
-        returns = self.schema.commands[bound.name].returns
+        """Answer by the handler of the state, of a test, or of the schema."""
         result = super().call(bound, arguments, client)
+        if inspect.isawaitable(result):
+            return self._fitted_later(bound, result)
+        return self._fitted(bound, result)
+
+    async def _fitted_later(self, bound: Bound, result: Awaitable[Any]) -> Any:
+        return self._fitted(bound, await result)
+
+    def _fitted(self, bound: Bound, result: Any) -> Any:
+        """Drop the members that the schema does not have."""
+        returns = self.schema.commands[bound.name].returns
         return result if returns is None else fitted(result, returns)
 
 

@@ -152,6 +152,8 @@ def test_a_schema_of_ones_own(suite: pytest.Pytester) -> None:
     )
     suite.makepyfile(
         """
+        import asyncio
+
         import pytest
         from qemu.qmp import ExecuteError
 
@@ -168,6 +170,13 @@ def test_a_schema_of_ones_own(suite: pytest.Pytester) -> None:
             assert qmp.cmd("heat", to=1) == {"is": 2}
             qmp_server.handler("heat")(lambda to: {"is": to})
             assert qmp.cmd("heat", to=1) == {"is": 1}
+
+            @qmp_server.handler("heat")
+            async def heat_slowly(to):
+                await asyncio.sleep(0)
+                return {"is": to + 2, "not in the schema": True}
+
+            assert qmp.cmd("heat", to=1) == {"is": 3}
             with pytest.raises(ExecuteError, match="Parameter 'to' is missing"):
                 qmp.cmd("heat")
             assert qmp_server.sent("HOT") == [("HOT", {"at": 1})]
