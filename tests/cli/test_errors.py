@@ -75,19 +75,21 @@ def test_error_of_the_running_program_is_shown_and_logged_with_its_traceback(
 
 def test_error_in_a_callback_is_logged_and_ends_nothing(tmp_path: Path, until: Until) -> None:
     log = tmp_path / "log"
+    where = "qmpserver.monitor.client:Executor.data_received"
+    statement = f"if arguments[1] == b'a-file': {NO_FILE}"
     options = ["-fake", "default", "-D", str(log), "-qmp", "stdio"]
     with subprocess.Popen(
-        [sys.executable, "-c", PATCHED, "qmpserver.standin:StandIn.negotiated", NO_FILE, *options],
+        [sys.executable, "-c", PATCHED, where, statement, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         try:
             assert process.stdin is not None
-            process.stdin.write(HELLO)
+            process.stdin.write("a-file")
             process.stdin.flush()
             until(lambda: log.exists() and "a-file" in log.read_text())
-            said, _ = process.communicate('{"execute": "quit"}', timeout=PATIENCE)
+            said, _ = process.communicate(QUIT, timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == 0
@@ -101,10 +103,10 @@ def test_error_in_a_callback_is_logged_and_ends_nothing(tmp_path: Path, until: U
         ("qmpserver.cli.run:pidfile", SOFT),
         ("qmpserver.cli.assembly:Ram", SOFT),
         ("qmpserver.cli.assembly:Server", SOFT),
-        ("qmpserver.monitor:Server.attach", SOFT),
+        ("qmpserver.monitor:Server._attach", SOFT),
         ("qmpserver.vm.machine.machine:Machine.start", SOFT),
         ("qmpserver.standin:Scenario.on_machine", ["-fake", "default"]),
-        ("qmpserver.monitor:Server.attach", ["-fake", "default"]),
+        ("qmpserver.monitor:Server._attach", ["-fake", "default"]),
     ],
 )
 def test_signal_while_the_program_starts(where: str, options: list[str], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def split(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 async def converse(scenario: dict[str, Any], path: Path) -> StandIn:
     stand_in = StandIn(Scenario.read(scenario))
-    await stand_in.listen(f"unix:{path},server=on,wait=off")
+    await stand_in.serve_unix(path)
     client = await Raw.connect(path)
     await client.negotiate()
     await client.execute("query-status")

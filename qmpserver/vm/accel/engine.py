@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.vm.accel.native._native import ffi, lib
 
 if TYPE_CHECKING:
-    from qmpserver.vm.accel import Controller, ReaperMode
     from qmpserver.vm.accel.memory import Ram
+    from qmpserver.vm.accel.options import Controller, ReaperMode
 
 
 class VcpuState(IntEnum):

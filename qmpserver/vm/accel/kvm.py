@@ -18,8 +18,9 @@ from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qmpserver.vm.accel import AccelOptions, Entry, Guest
+    from qmpserver.vm.accel.entry import Entry, Guest
     from qmpserver.vm.accel.memory import Ram
+    from qmpserver.vm.accel.options import AccelOptions
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256

@@ -11,8 +11,9 @@ from qmpserver.vm.accel.stats import Stat, Statistics, StatValue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qmpserver.vm.accel import AccelOptions, Guest
+    from qmpserver.vm.accel.entry import Guest
     from qmpserver.vm.accel.memory import Ram
+    from qmpserver.vm.accel.options import AccelOptions
 
 CLOCK_HZ = 1_000_000_000  # its guests' clock is CLOCK_MONOTONIC
 

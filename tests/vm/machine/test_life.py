@@ -95,7 +95,7 @@ def test_the_first_that_works_is_taken() -> None:
     [
         ("xen", 0, "invalid accelerator xen"),
         ("kvm", 1000, "dirty-ring-size must be a power of two."),
-        ("soft", 64, "dirty ring size 64 is not possible: a power of two from 128 to 65536 is"),
+        ("soft", 64, "invalid dirty ring size 64; expected a power of two from 128 to 65536"),
     ],
 )
 def test_impossible_accelerators(name: str, size: int, words: str) -> None:
