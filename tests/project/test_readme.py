@@ -111,6 +111,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
         os.kill(int(pidfile.read_text()), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_readme(reader: Reader, until: Until) -> None:
     """All but the excerpt from the example, and the commands that .ci/run runs."""
     daemon = [line.strip() for line in (ROOT / "examples" / "daemon.py").read_text().splitlines()]
@@ -137,6 +138,7 @@ def test_readme_suits_the_package_index() -> None:
     [page for page in PAGES if page != MEASUREMENTS],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
+@pytest.mark.slow
 def test_page(page: Path, reader: Reader, until: Until) -> None:
     for language, block in blocks(page.read_text()):
         reader.run(language, block)

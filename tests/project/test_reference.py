@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.project.reference import PUBLIC
 
 
+@pytest.mark.slow
 def test_reference(tmp_path: Path) -> None:
     """In a process of its own, as CONTRIBUTING.md shows it: nothing is imported before."""
     subprocess.run(

@@ -355,6 +355,7 @@ def test_a_wrong_mark_is_told(suite: pytest.Pytester, mark: str, told: str) -> N
     result.stdout.fnmatch_lines([told])
 
 
+@pytest.mark.slow
 def test_coroutines_need_pytest_asyncio(suite: pytest.Pytester) -> None:
     suite.makeini("[pytest]")
     suite.makepyfile("async def test(qmp): pass")
@@ -511,6 +512,7 @@ def test_a_transcript_of_two_clients(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(['E *unexpected command {"execute":"cont"*'])
 
 
+@pytest.mark.slow
 def test_under_xdist(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """
@@ -619,6 +621,7 @@ def test_a_transcript_needs_all_messages(suite: pytest.Pytester) -> None:
     assert suite.path.joinpath("name.qmp").exists()
 
 
+@pytest.mark.slow
 def test_asyncio_plugins_that_are_too_old(suite: pytest.Pytester) -> None:
     """A plugin named as pytest-asyncio, whose package cannot make the fixtures."""
     suite.makeconftest(
@@ -646,6 +649,7 @@ def test_asyncio_plugins_that_are_too_old(suite: pytest.Pytester) -> None:
     )
 
 
+@pytest.mark.slow
 def test_without_qemu_qmp(suite: pytest.Pytester) -> None:
     suite.makeconftest("import sys; sys.modules['qemu.qmp'] = sys.modules['qemu'] = None")
     suite.makepyfile(
@@ -671,6 +675,7 @@ def test_up_in_50_ms() -> None:
 
 
 @pytest.mark.parametrize("asyncio", [False, True])
+@pytest.mark.slow
 def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path, asyncio: bool) -> None:
     others = {"cffi", "orjson", "uvloop", "qemu"} | (set() if asyncio else {"asyncio"})
     tmp_path.joinpath("test_it.py").write_text(

@@ -120,6 +120,7 @@ def test_schema_explains(qmpctl: Run, server: str) -> None:
     assert qmpctl("--qmp", server, "schema", "no-such").returncode == 2
 
 
+@pytest.mark.slow
 def test_every_command_can_be_explained(qmpctl: Run, server: str) -> None:
     """Recursive types and all: QEMU has over 200."""
     names = [line.split()[0] for line in qmpctl("--qmp", server, "schema").stdout.splitlines()]
@@ -160,6 +161,7 @@ def completed(argv: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("complete", [in_bash, in_fish])
+@pytest.mark.slow
 def test_shells_complete(server: str, complete: Callable[[str], set[str]]) -> None:
     assert complete("qmpctl ex") == {"exec"}
     at = f"qmpctl --qmp {server} exec"
@@ -206,6 +208,7 @@ def test_completion_without_a_server_says_nothing(tmp_path: Path) -> None:
     assert in_bash(f"qmpctl --qmp unix:{tmp_path}/none exec q") == set()
 
 
+@pytest.mark.slow
 def test_arguments_of_qemu(qmpctl: Run, server: str) -> None:
     if "qemu.sock" not in server:
         pytest.skip("this server has no command with such arguments")

@@ -51,6 +51,7 @@ async def watching(*servers: str) -> AsyncIterator[tuple[Top, Pilot[str]]]:
             yield app, pilot
 
 
+@pytest.mark.slow
 async def test_keys_set_and_cancel_limits(server: str, kvm: None) -> None:
     async with watching(server) as (app, pilot):
         assert [row[1] for row in rows(app)] == ["0", "1"]
@@ -66,6 +67,7 @@ async def test_keys_set_and_cancel_limits(server: str, kvm: None) -> None:
         await shown(app, pilot, lambda: [row[4] for row in rows(app)] == ["-", "-"])
 
 
+@pytest.mark.slow
 async def test_what_is_refused_is_told(server: str, kvm: None) -> None:
     async with watching(server) as (app, pilot):
         await pilot.press("l", "x", "enter")
@@ -99,6 +101,7 @@ def both(tmp_path: Path, until: Until, qemu: None, kvm: None) -> Iterator[list[s
         yield [ours, theirs]
 
 
+@pytest.mark.slow
 async def test_several_servers_sorted_and_filtered(both: list[str]) -> None:
     async with watching(*both) as (app, pilot):
         assert [row[1] for row in rows(app)] == ["0", "1", "0", "1"]

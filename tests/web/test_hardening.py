@@ -355,6 +355,7 @@ async def test_the_end_does_not_wait_for_ever(
         assert server.clients == 0
 
 
+@pytest.mark.slow
 async def test_quit_is_answered(http: aiohttp.ClientSession) -> None:
     for over in ("post", "websocket"):
         async with program("-http", ":0") as process:

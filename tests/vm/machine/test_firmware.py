@@ -37,6 +37,7 @@ def accelerator(ram: Ram, kvm: None) -> Iterator[Accelerator]:
 
 
 @pytest.mark.parametrize("vcpus", [1, 3])
+@pytest.mark.slow
 def test_boots_to_the_guest(
     tmp_path: Path, ram: Ram, accelerator: Accelerator, vcpus: int, until: Until
 ) -> None:
