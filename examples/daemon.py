@@ -1,4 +1,4 @@
-"""A kettle that any QMP client can use: python examples/daemon.py SOCKET."""
+"""A daemon that QMP clients control, here a kettle: python examples/daemon.py SOCKET."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from qmpserver import Registry, Schema, Server
 
 
 async def main(path: str) -> None:
-    """Serve until told to quit."""
+    """Serve until a client sends `quit`."""
     registry = Registry(Schema.load(Path(__file__).with_name("daemon-schema.json")))
     done, water = asyncio.Event(), {"temperature": 20}
     registry.command("query-kettle")(lambda: water)
@@ -21,7 +21,7 @@ async def main(path: str) -> None:
             water["temperature"] += 1
         server.emit("HOT", water)
 
-    async with Server(registry) as server:  # handlers and schema must fit together
+    async with Server(registry) as server:  # fails if handlers and schema differ
         await server.serve_unix(path, max_clients=8)
         await done.wait()
 

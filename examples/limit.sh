@@ -1,19 +1,19 @@
 #!/bin/sh
-# Dirty limits from a plain shell; needs socat. MB/S is for every vCPU, or for the one named:
+# Sets, queries and cancels dirty limits from a plain shell. Needs socat. Without CPU: all vCPUs.
 #   limit.sh SOCKET set MB/S [CPU]
 #   limit.sh SOCKET query
 #   limit.sh SOCKET cancel [CPU]
 set -eu
 
 if [ "${QMP_COMMAND-}" ]; then
-	# The dialog: socat has started this script once more, with the socket for its input and output.
+	# The dialog: socat has started this script again, with the socket as its input and output.
 	read -r _greeting || exit 0
 	echo '{"execute": "qmp_capabilities"}'
 	read -r _answer || exit 0
 	printf '%s\n' "$QMP_COMMAND"
 	while read -r answer; do
 		case $answer in '{"return"'* | '{"error"'*) printf '%s\n' "$answer" >&3 && exit ;; esac
-	done # what else there may be are events
+	done # all other lines are events
 	exit
 fi
 
@@ -36,5 +36,5 @@ export QMP_COMMAND="{\"execute\": \"$what-vcpu-dirty-limit\", \"arguments\": {$a
 answer=$(socat -T 5 "UNIX-CONNECT:$socket" 'SYSTEM:exec sh \"$SELF\"' 3>&1)
 case $answer in
 '{"return"'*) printf '%s\n' "$answer" ;;
-*) printf '%s\n' "${answer:-$socket: no answer within 5 s, or none in QMP}" >&2 && exit 1 ;;
+*) printf '%s\n' "${answer:-$socket: no QMP answer within 5 s}" >&2 && exit 1 ;;
 esac

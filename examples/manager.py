@@ -1,7 +1,7 @@
-"""A small manager of virtual machines: finds their QMP sockets, watches, limits dirty rates.
+"""A small manager of virtual machines: finds QMP sockets, prints events, limits dirty rates.
 
-python manager.py DIRECTORY [--policy policy.toml] [--list]. A machine is whatever answers at
-DIRECTORY/*.sock, this server or QEMU from 7.1 on with a dirty ring; they may come and go.
+python manager.py DIRECTORY [--policy policy.toml] [--list]. The machines are the QMP servers at
+DIRECTORY/*.sock: this server, or QEMU 7.1 or later with a dirty ring. They may come and go.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from typing import Any
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 
 RESCAN_S, GREETING_S, MEASURING_S = 0.5, 3.0, 5.0
-GONE = (QMPError, EOFError, OSError)  # how a server's going shows, depending on the moment
+GONE = (QMPError, EOFError, OSError)  # the errors of a closed connection, depending on the moment
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The limit of each vCPU of the machines with such a name, and when it applies; MB/s."""
+    """The limit of each vCPU of machines whose name matches, and when it applies; MB/s."""
 
     name: str
     high: int
@@ -32,18 +32,19 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.limit <= self.high:
-            raise ValueError(f"policy {self.name!r}: 0 < low < limit <= high is needed")
+            raise ValueError(f"policy {self.name!r}: expected 0 < low < limit <= high")
 
     def limits(self, rate: int, limited: bool) -> bool:
-        """Whether a vCPU is to be limited: between low and high it stays as it is, so none flaps.
+        """Return whether to limit a vCPU; from `low` to `high` nothing changes, to avoid flapping.
 
-        The limit lies above low: a limited vCPU's rate falls below low only by its own doing.
+        The limit is above `low`, therefore a limited vCPU falls below `low` only if its guest
+        dirties less.
         """
         return rate >= self.low if limited else rate > self.high
 
 
 class Machine:
-    """A machine that answers at `path`; its name is its own, or the socket's."""
+    """A connection to the machine at `path`; its name is from `query-name`, or the socket's."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.stem
@@ -64,18 +65,18 @@ class Machine:
             await self.client.disconnect()
 
     def say(self, text: str) -> None:
-        """Print a line about it."""
+        """Print a line about the machine."""
         print(f"{self.name}: {text}", flush=True)
 
     async def ask(self, command: str, **arguments: object) -> Any:
-        """Execute a command; `_` in the arguments' names stands for `-`."""
+        """Execute a command and return its result; `_` in names of arguments stands for `-`."""
         return await self.client.execute(
             command, {k.replace("_", "-"): arguments[k] for k in arguments}
         )
 
     async def rates(self) -> list[int] | None:
-        """Measure the MB/s that each vCPU dirties, for a second; None where that can't be."""
-        with suppress(ExecuteError, TimeoutError):  # no dirty ring, or somebody else is measuring
+        """Measure each vCPU's dirty rate for a second, in MB/s; None if the machine cannot."""
+        with suppress(ExecuteError, TimeoutError):  # no dirty ring, or another client is measuring
             async with asyncio.timeout(MEASURING_S):
                 await self.ask("calc-dirty-rate", calc_time=1, mode="dirty-ring")
                 while True:
@@ -87,7 +88,7 @@ class Machine:
         return None
 
     async def row(self) -> str:
-        """Return it as a line of the table."""
+        """Return the machine's line of the table."""
         status, vcpus = await self.ask("query-status"), await self.ask("query-cpus-fast")
         limits = {v["cpu-index"]: v["limit-rate"] for v in await self.ask("query-vcpu-dirty-limit")}
         rates = " ".join(map(str, await self.rates() or "-"))
@@ -95,7 +96,7 @@ class Machine:
         return f"{self.name:<16} {status['status']:<12} {len(vcpus):>5}  {rates:<16} {set_to}"
 
     async def obey(self, policy: Policy) -> None:
-        """Keep its vCPUs to a policy; whatever ends this, the limits set here end too."""
+        """Keep the vCPUs to a policy; cancel the limits set here at the end, and on error."""
         ours: set[int] = set()
         try:
             while True:
@@ -107,14 +108,14 @@ class Machine:
                     mb = policy.limit if limit else 0  # 0 cancels
                     await self.ask("set-vcpu-dirty-limit", cpu_index=cpu, dirty_rate=mb)
         except ExecuteError as error:
-            self.say(f"the policy ends: {error}")
+            self.say(f"policy no longer applied: {error}")
         finally:
             for cpu in ours:
                 with suppress(*GONE):
                     await self.ask("cancel-vcpu-dirty-limit", cpu_index=cpu)
 
     async def manage(self, policies: list[Policy]) -> None:
-        """Print its events, and keep it to the first policy that matches, until it goes."""
+        """Print events and apply the first policy that matches, until the machine is gone."""
         with self.client.listener() as events:
             self.say(f"found, {(await self.ask('query-status'))['status']}")
             matching = [p for p in policies if fnmatch.fnmatchcase(self.name, p.name)]
@@ -126,11 +127,13 @@ class Machine:
             finally:
                 for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)  # they fail as it goes
+                await asyncio.gather(
+                    *tasks, return_exceptions=True
+                )  # they fail when the machine is gone
         self.say("gone")
 
     async def follow(self, events: EventListener) -> None:
-        """Print its events."""
+        """Print the machine's events."""
         async for event in events:
             self.say(f"{event['event']} {event.get('data', '')}".rstrip())
 
@@ -138,16 +141,16 @@ class Machine:
 async def watch(directory: Path, policies: list[Policy]) -> None:
     """Manage the machines of a directory as they come and go."""
     tasks: dict[Path, asyncio.Task[None]] = {}
-    said: dict[Path, str] = {}  # why a path is no machine, to say it once
+    reported: dict[Path, str] = {}  # the last error of each path, to print it once
 
     async def manage(path: Path) -> None:
         try:
             async with Machine(path) as machine:
-                said.pop(path, None)
+                reported.pop(path, None)
                 await machine.manage(policies)
         except GONE as error:
-            if said.get(path) != str(error):
-                said[path] = str(error)
+            if reported.get(path) != str(error):
+                reported[path] = str(error)
                 print(f"{path}: {error}", file=sys.stderr, flush=True)
 
     async with asyncio.TaskGroup() as group:  # at Ctrl-C it waits until limits are released
@@ -173,24 +176,24 @@ async def table(directory: Path) -> None:
 
 
 def sockets(directory: Path) -> list[Path]:
-    """Return what may be machines."""
+    """Return the sockets of a directory, sorted."""
     return sorted(path for path in directory.glob("*.sock") if path.is_socket())
 
 
 def main() -> None:
-    """Read the command line and the policies, and run."""
+    """Parse the command line, load the policies, and run."""
     parser = argparse.ArgumentParser(description="Manage the machines of a directory of sockets.")
-    parser.add_argument("directory", type=Path, help="where their QMP sockets are: *.sock")
+    parser.add_argument("directory", type=Path, help="the directory of the QMP sockets (*.sock)")
     parser.add_argument("--policy", type=Path, help="a TOML file, see policy.toml")
-    parser.add_argument("--list", action="store_true", help="print a table and end")
+    parser.add_argument("--list", action="store_true", help="print a table and exit")
     args = parser.parse_args()
     try:
-        next(args.directory.iterdir(), None)  # is it there, and may we?
-        told = tomllib.loads(args.policy.read_text()) if args.policy else {}
-        policies = [Policy(**each) for each in told.get("policy", [])]
+        next(args.directory.iterdir(), None)  # fails unless it is a readable directory
+        loaded = tomllib.loads(args.policy.read_text()) if args.policy else {}
+        policies = [Policy(**each) for each in loaded.get("policy", [])]
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for `&`
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         asyncio.run(table(args.directory) if args.list else watch(args.directory, policies))

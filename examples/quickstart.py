@@ -1,6 +1,6 @@
-"""Starts a server with two vCPUs, limits them, lets them go, and times the letting go.
+"""Start a server with two vCPUs, limit them, cancel the limits, and measure the cancel's latency.
 
-Shows how to drive the server with the ``qemu.qmp`` client.
+Shows how to drive the server with the `qemu.qmp` client.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Server:
         self.client = QMPClient("quickstart")
 
     async def __aenter__(self) -> QMPClient:
-        """Start it and connect."""
+        """Start the server and connect."""
         self._directory = tempfile.TemporaryDirectory(prefix="qmpserver-")
         path = Path(self._directory.name) / "qmp.sock"
         options = f"-accel kvm,{RING} -accel soft,{RING} -smp 2 -m 512M"
@@ -43,12 +43,12 @@ class Server:
                     await self.client.connect(str(path))
                     return self.client
             except ConnectError:
-                pass  # it has made its socket, and does not listen yet
+                pass  # the socket exists, but the server does not listen yet
             await asyncio.sleep(0.01)
         raise SystemExit(self._process.returncode)
 
     async def __aexit__(self, *_exc: object) -> None:
-        """End it, and leave nothing behind."""
+        """End the server and remove its directory."""
         try:
             async with asyncio.timeout(2):
                 await self.client.execute("quit")
@@ -62,7 +62,7 @@ class Server:
 
 
 async def free_rates(client: QMPClient, what: str) -> None:
-    """Measure for a second how fast each vCPU dirties memory."""
+    """Measure each vCPU's dirty rate for a second and print it."""
     await client.execute("calc-dirty-rate", {"calc-time": 1, "mode": "dirty-ring"})
     while True:
         await asyncio.sleep(0.1)
@@ -73,7 +73,7 @@ async def free_rates(client: QMPClient, what: str) -> None:
 
 
 async def limited_rates(client: QMPClient, seconds: int) -> None:
-    """Show each second how the rates keep to the limits."""
+    """Print the rates under the limits, once a second."""
     for second in range(1, seconds + 1):
         await asyncio.sleep(1)
         limits: Any = await client.execute("query-vcpu-dirty-limit")
@@ -81,18 +81,18 @@ async def limited_rates(client: QMPClient, seconds: int) -> None:
 
 
 def show(what: str, rates: dict[int, int]) -> None:
-    """Print a line of rates."""
+    """Print a line of dirty rates."""
     text = "".join(f"   vCPU {index}: {rate:>5} MB/s" for index, rate in sorted(rates.items()))
     print(f"{what:<42}{text}", flush=True)
 
 
-async def story() -> str:
-    """Limit and release the vCPUs of one server; returns the accelerator that ran them."""
+async def limit_and_release() -> str:
+    """Limit and release the vCPUs of one server; return the name of its accelerator."""
     async with Server() as client:
         accelerators: Any = await client.execute("query-accelerators")
         accel = "kvm" if accelerators["enabled"] == "kvm" else "soft"
         if accel == "soft":
-            print("KVM can't be used here: this runs on the software accelerator")
+            print("KVM is not available: using the software accelerator")
         await asyncio.sleep(1)  # let the guest touch all of its memory once
         await free_rates(client, "running free")
         print('-> set-vcpu-dirty-limit {"dirty-rate": 100}')
@@ -108,7 +108,7 @@ async def story() -> str:
 
 
 def cycles(accel: str) -> None:
-    """Show what follows a cancel, with the reaper kicked and with the reaper polling."""
+    """Print the latency of a cancel, with an event-driven and with a polling reaper."""
     print(f"\n{CYCLES} times: limit a vCPU, wait until it is throttled, cancel")
 
     reapers = {"poll": "polling reaper", "event": "event-driven reaper"}
@@ -121,7 +121,7 @@ def cycles(accel: str) -> None:
 
 
 def count_up(cycle: int) -> None:
-    """Show how far it is: on a terminal in place, else now and then."""
+    """Print the progress: in place on a terminal, else every fifth cycle."""
     if sys.stdout.isatty():
         print(f"\r  {cycle} of {CYCLES} ", end="\r" if cycle == CYCLES else "", flush=True)
     elif cycle % 5 == 0:
@@ -129,10 +129,10 @@ def count_up(cycle: int) -> None:
 
 
 def main() -> None:
-    """Run both parts, on KVM or without it where it can't be had."""
+    """Run both parts, on KVM if it is available."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        cycles(asyncio.run(story()))
+        cycles(asyncio.run(limit_and_release()))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# From a fresh clone to the whole point: a guest that dirties memory at full speed, a limit that bites, a
-# cancel that lets go at once. Needs Python 3.11 or later and a C compiler.
+# Sets up a fresh clone and shows a guest that dirties memory at full speed, the same guest under a dirty
+# limit, and a cancel that takes effect at once. Needs Python 3.11 or later and a C compiler.
 set -eu
 cd "$(dirname "$0")/.."
 sh .ci/venv tools

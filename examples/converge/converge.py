@@ -1,10 +1,10 @@
-"""Have a migration converge: measure dirty rates, limit vCPUs until it would, release them.
+"""Rehearse a migration: measure dirty rates, limit vCPUs until it would converge, release them.
 
-converge.py run SOCKET      a rehearsal on a live machine: rounds of copying as long as the
-                            bandwidth makes them, of this server or QEMU from 7.1 on
-converge.py record SOCKET   write down what its unlimited guest dirties each 100 ms (JSON)
-converge.py compare TRACE   what no remedy, auto-converge, a dirty limit and a growing
-                            downtime would do on that trace (see model.py)
+converge.py run SOCKET      rehearse on a live machine, this server or QEMU 7.1 or later, with
+                            rounds as long as copying at the given bandwidth would take
+converge.py record SOCKET   record the dirty rates of an unlimited guest each 100 ms, as JSON
+converge.py compare TRACE   replay that trace without a remedy, with auto-converge, with a dirty
+                            limit, and with a growing downtime (see model.py)
 """
 
 import argparse
@@ -24,7 +24,7 @@ CONNECT_S, INTERVAL_S, MB = 5.0, 0.1, 1 << 20
 
 
 class Machine:
-    """A live machine, for as long as the context lasts; no limit is left behind."""
+    """A connection to a live machine; leaving the context cancels the limits that it set."""
 
     def __init__(self, socket: str) -> None:
         self.socket = socket
@@ -47,43 +47,43 @@ class Machine:
             await self.client.disconnect()
 
     async def ram(self) -> float:
-        """Return its RAM in MB."""
+        """Return the size of the machine's RAM in MB."""
         summary: Any = await self.client.execute("query-memory-size-summary")
         return float(summary["base-memory"] / MB)
 
     async def limit(self, mb: int) -> None:
-        """Limit each vCPU."""
+        """Limit each vCPU to `mb` MB/s."""
         self.limited = True
         await self.client.execute("set-vcpu-dirty-limit", {"dirty-rate": mb})
 
     async def measure(self, **calc_time: object) -> list[float]:
-        """Return what each vCPU dirties, in MB/s, from now on for a while."""
+        """Measure the dirty rate of each vCPU, in MB/s, over the given time."""
         arguments = {name.replace("_", "-"): value for name, value in calc_time.items()}
         await self.client.execute("calc-dirty-rate", {"mode": "dirty-ring", **arguments})
         while True:
             await asyncio.sleep(INTERVAL_S / 4)
-            told: Any = await self.client.execute("query-dirty-rate")
-            if told["status"] == "measured":
-                return [vcpu["dirty-rate"] for vcpu in told["vcpu-dirty-rate"]]
+            result: Any = await self.client.execute("query-dirty-rate")
+            if result["status"] == "measured":
+                return [vcpu["dirty-rate"] for vcpu in result["vcpu-dirty-rate"]]
 
     async def rates(self) -> list[float]:
-        """Return what each vCPU dirties now: of the last second where it is limited."""
+        """Return the dirty rate of each vCPU, in MB/s: of the last second, if vCPUs are limited."""
         if not self.limited:
             return await self.measure(calc_time=1)
         await asyncio.sleep(INTERVAL_S)
-        told: Any = await self.client.execute("query-vcpu-dirty-limit")
-        return [vcpu["current-rate"] for vcpu in told]
+        limits: Any = await self.client.execute("query-vcpu-dirty-limit")
+        return [vcpu["current-rate"] for vcpu in limits]
 
 
 async def rehearse(
     machine: Machine, free: Sequence[float], bandwidth: float, remedy: DirtyLimit
 ) -> Outcome:
-    """Go through a migration's rounds at their real speed; the link alone is imagined."""
+    """Run a migration's rounds in real time; only the copying is simulated."""
     ram = await machine.ram()
     outcome, remaining, start = Outcome(), ram, time.monotonic()
     if remedy.limit is not None:
         await machine.limit(remedy.limit)
-        await asyncio.sleep(1)  # the rates told are of the last second
+        await asyncio.sleep(1)  # the server reports the rates of the last second
         start += 1
     while True:
         begun = now = time.monotonic()
@@ -111,24 +111,24 @@ async def rehearse(
 
 
 async def run(args: argparse.Namespace) -> None:
-    """Limit, rehearse, release; and tell what the model has said."""
+    """Limit the vCPUs, rehearse, cancel the limits, and compare with the model."""
     async with Machine(args.subject) as machine:
         free = await machine.rates()
         limit = level(free, args.ratio * args.bandwidth)
         print(f"free: {' + '.join(f'{rate:g}' for rate in free)} MB/s; limit of each: {limit}")
-        said = migrate(
+        predicted = migrate(
             Trace(1.0, await machine.ram(), [free]),
             args.bandwidth,
             DirtyLimit(args.downtime / 1000, limit),
         )
         remedy = DirtyLimit(args.downtime / 1000, limit)
         async with asyncio.timeout(args.patience):
-            happened = await rehearse(machine, free, args.bandwidth, remedy)
-    table({"model": said, "happened": happened})
+            measured = await rehearse(machine, free, args.bandwidth, remedy)
+    table({"model": predicted, "measured": measured})
 
 
 async def record(args: argparse.Namespace) -> None:
-    """Write a trace."""
+    """Record a trace of dirty rates."""
     async with Machine(args.subject) as machine:
         rates = []
         for _ in range(round(args.seconds / INTERVAL_S)):
@@ -142,7 +142,7 @@ async def compare(args: argparse.Namespace) -> None:
     try:
         trace = Trace(**json.loads(await asyncio.to_thread(Path(args.subject).read_text)))
     except (ValueError, TypeError) as error:
-        raise OSError(f"no trace: {error}") from None
+        raise OSError(f"not a trace: {error}") from None
     mean = [sum(vcpu) / len(trace.rates) for vcpu in zip(*trace.rates, strict=True)]
     goal = args.downtime / 1000
     remedies: dict[str, Remedy] = {
@@ -158,7 +158,7 @@ async def compare(args: argparse.Namespace) -> None:
 
 
 def table(outcomes: dict[str, Outcome]) -> None:
-    """Print how migrations went."""
+    """Print a table of outcomes."""
     print(f"{'':14} {'rounds':>6} {'total s':>8} {'downtime ms':>12} {'guest time lost s':>18}")
     for name, each in outcomes.items():
         downtime = f"{each.downtime * 1000:.0f}" if each.converged else "never"
@@ -167,7 +167,7 @@ def table(outcomes: dict[str, Outcome]) -> None:
 
 
 def plot(outcomes: dict[str, Outcome], path: Path) -> None:
-    """Draw what remains to be copied over time."""
+    """Draw the MB left to copy over time."""
     from matplotlib.figure import Figure  # pip install 'qmpserver[plot]'
 
     axes = (figure := Figure()).subplots()
@@ -180,15 +180,15 @@ def plot(outcomes: dict[str, Outcome], path: Path) -> None:
 
 
 def positive(text: str) -> float:
-    """Read a number above 0."""
+    """Parse a finite number above 0."""
     if not 0 < (number := float(text)) < float("inf"):
         raise ValueError
     return number
 
 
 def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(description="Have a migration converge.")
+    """Parse the command line and run the command."""
+    parser = argparse.ArgumentParser(description="Rehearse a migration under a dirty limit.")
     commands = parser.add_subparsers(required=True)
     for function, subject in ((run, "SOCKET"), (record, "SOCKET"), (compare, "TRACE")):
         command = commands.add_parser(function.__name__, help=function.__doc__)
@@ -201,25 +201,25 @@ def main() -> None:
         command.add_argument("--bandwidth", type=positive, default=400, help="MB/s (%(default)s)")
         command.add_argument("--downtime", type=positive, default=300, help="ms (%(default)s)")
         command.add_argument(
-            "--ratio", type=positive, default=0.5, help="MB dirtied for each copied (%(default)s)"
+            "--ratio", type=positive, default=0.5, help="MB dirtied per MB copied (%(default)s)"
         )
         if function is compare:
-            command.add_argument("--plot", type=Path, help="draw it, as PNG or SVG")
+            command.add_argument("--plot", type=Path, help="draw the outcomes, as PNG or SVG")
         else:
             command.add_argument("--patience", type=positive, default=60, help="s (%(default)s)")
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for `&`
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         asyncio.run(args.function(args))
     except KeyboardInterrupt:
         sys.exit(130)
     except TimeoutError:
-        sys.exit(f"it has not converged within {args.patience:g} s; the limit is cancelled")
+        sys.exit(f"not converged within {args.patience:g} s; the limit is cancelled")
     except ImportError as error:
         sys.exit(f"{error}: pip install 'qmpserver[plot]'")
     except (OSError, QMPError, EOFError) as error:
-        sys.exit(f"{args.subject}: {str(error) or 'the server has hung up'}")
+        sys.exit(f"{args.subject}: {str(error) or 'the server closed the connection'}")
 
 
 if __name__ == "__main__":

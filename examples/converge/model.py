@@ -1,20 +1,21 @@
-"""Precopy live migration, replayed on a recorded trace of dirty rates: what each remedy costs.
+"""A model of precopy live migration: the cost of each remedy on a recorded trace of dirty rates.
 
 Round i copies the remaining r(i) MB at bandwidth B, which takes t(i) = r(i) / B. Meanwhile the
-guest, slowed down or not, dirties what the next round has to copy:
+guest, slowed down or not, dirties the memory that the next round copies:
 
     r(0) = RAM      r(i+1) = min(RAM, integral of the vCPUs' rates over t(i))
 
-It ends as soon as r(i) <= B * G, G being the downtime allowed: the guest is stopped while the
-rest is copied, for r(i) / B. At a constant rate R, r(i) = RAM * q^i with q = R / B: it converges
-if and only if q < 1, in ceil(log(B * G / RAM) / log(q)) rounds. So there are three remedies: less
-R from the vCPUs that dirty (dirty limit), less time for every vCPU (auto-converge), a larger G.
+The migration ends as soon as r(i) <= B * G, where G is the allowed downtime: the guest is stopped
+while the rest is copied, for r(i) / B. At a constant rate R, r(i) = RAM * q^i with q = R / B: it
+converges if and only if q < 1, in ceil(log(B * G / RAM) / log(q)) rounds. There are three remedies:
+a smaller R of the vCPUs that dirty memory (dirty limit), less time for every vCPU (auto-converge),
+and a larger G.
 
-A vCPU that dirties d of the D MB/s that it could have dirtied got d / D of its time. Guest time
-lost, in s, is the mean over all vCPUs of the integral of 1 - d / D, and the downtime.
+A vCPU that dirties d MB/s, and D MB/s when not slowed down, gets d / D of its time. The guest time
+lost, in s, is the mean over all vCPUs of the integral of 1 - d / D, plus the downtime.
 
-Left out: pages dirtied twice in a round count twice (up to RAM), zero pages and compression,
-what copying itself costs, and what the guest would do later since it was slowed down.
+Simplifications: a page dirtied twice in a round counts twice (up to RAM). Zero pages, compression
+and the cost of copying are ignored. A guest that was slowed down does not catch up later.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ GIVE_UP_S = 600.0
 
 @dataclass(frozen=True)
 class Trace:
-    """What each vCPU dirtied in each interval; it starts again at its end."""
+    """The dirty rate of each vCPU in each interval; after its end the trace repeats."""
 
     interval: float  # s
     ram: float  # MB
@@ -34,35 +35,35 @@ class Trace:
 
 @dataclass
 class Remedy:
-    """None at all, and what others do differently."""
+    """No remedy, and the base class of the others."""
 
-    downtime: float  # s, that are allowed now
+    downtime: float  # s; the downtime allowed now
 
     def slowed(self, rate: float) -> float:
-        """Return the MB/s that a vCPU dirties which would dirty `rate`."""
+        """Return the dirty rate, in MB/s, of a vCPU that would dirty `rate` MB/s unlimited."""
         return rate
 
     def step(self, copied: float, dirtied: float, seconds: float) -> None:
-        """Look at the round that has ended; MB, s."""
+        """Adapt after a round that copied and dirtied so many MB in `seconds`."""
 
 
 @dataclass
 class AutoConverge(Remedy):
-    """QEMU's: the second round in which more than half as much is dirtied as copied throttles.
+    """QEMU's auto-converge: throttle after every second round that dirties over half of its MB.
 
-    Each vCPU then loses 20 % of its time, and 10 % more each time it happens again, up to 99 %.
+    Each vCPU first loses 20 % of its time, then 10 % more each time, up to 99 %.
     """
 
     throttle: float = 0.0
     seen: int = 0
-    since: float = 0.0  # s since it last looked; it looks once a second at most
+    since: float = 0.0  # s since the last check; at most one check a second
 
     def slowed(self, rate: float) -> float:
-        """Take the same part from all, from those that dirty nothing too."""
+        """Take the same share from all vCPUs, also from vCPUs that dirty nothing."""
         return rate * (1 - self.throttle)
 
     def step(self, copied: float, dirtied: float, seconds: float) -> None:
-        """Throttle more where it goes on."""
+        """Throttle more after every second round that dirtied too much."""
         self.since += seconds
         if self.since < 1:
             return
@@ -75,16 +76,16 @@ class AutoConverge(Remedy):
 
 @dataclass
 class DirtyLimit(Remedy):
-    """No vCPU dirties more than `limit` MB/s (None: as it likes), halved where that is too much."""
+    """A limit of `limit` MB/s for each vCPU (None: no limit), halved if rounds do not shrink."""
 
     limit: int | None = None
 
     def slowed(self, rate: float) -> float:
-        """Take only from those above the limit."""
+        """Slow down only vCPUs above the limit."""
         return rate if self.limit is None else min(rate, self.limit)
 
     def step(self, copied: float, dirtied: float, seconds: float) -> None:
-        """Halve the limit where a round has not got a tenth of the way."""
+        """Halve the limit after a round that left more than 90 % of its MB."""
         if dirtied > copied * 0.9:
             rate = dirtied / seconds
             self.limit = max(1, int(min(rate, self.limit or rate) / 2))
@@ -92,31 +93,32 @@ class DirtyLimit(Remedy):
 
 @dataclass
 class DowntimeRamp(Remedy):
-    """The downtime allowed doubles with each round, up to `most` seconds."""
+    """An allowed downtime that doubles with each round, up to `most` seconds."""
 
     most: float = 5.0
 
     def step(self, copied: float, dirtied: float, seconds: float) -> None:
-        """Allow more."""
+        """Double the allowed downtime."""
         self.downtime = min(self.most, self.downtime * 2)
 
 
 @dataclass
 class Outcome:
-    """How a migration went; `remaining` has the time and the MB at the start of each round."""
+    """The course of a migration; `remaining` has the time and the MB at the start of each round."""
 
     remaining: list[tuple[float, float]] = field(default_factory=list)
     converged: bool = False
-    seconds: float = 0.0  # in all, downtime included
+    seconds: float = 0.0  # total, with the downtime
     downtime: float = 0.0  # s
-    lost: float = 0.0  # s of guest time, downtime included
+    lost: float = 0.0  # s of guest time, with the downtime
 
 
 def level(rates: Sequence[float], total: float) -> int | None:
-    """Return the limit L for every vCPU with sum(min(rate, L)) = total, down to whole MB/s.
+    """Return the limit L of each vCPU such that sum(min(rate, L)) = total, rounded down to MB/s.
 
-    Who dirties little is not touched, the others get the same; None: they keep to `total` anyway.
-    QEMU and this server take no limit below 1.
+    vCPUs that dirty little are not slowed down; the others share the rest equally. The result is
+    None if all rates together are within `total`, and at least 1, the lowest limit that QEMU and
+    this server accept.
     """
     left = total
     for index, rate in enumerate(sorted(rates)):
@@ -128,7 +130,7 @@ def level(rates: Sequence[float], total: float) -> int | None:
 
 
 def dirtied(trace: Trace, start: float, end: float, remedy: Remedy) -> tuple[float, float]:
-    """Return the MB dirtied from `start` to `end` (s, at most RAM), and the guest time lost (s)."""
+    """Return the MB dirtied from `start` to `end` (s), at most RAM, and the guest time lost (s)."""
     mb = lost = 0.0
     index = int(start / trace.interval)
     while start < end:
@@ -143,7 +145,7 @@ def dirtied(trace: Trace, start: float, end: float, remedy: Remedy) -> tuple[flo
 
 
 def migrate(trace: Trace, bandwidth: float, remedy: Remedy) -> Outcome:
-    """Replay a migration at `bandwidth` MB/s; it gives up after ten minutes."""
+    """Replay a migration at `bandwidth` MB/s; give up after ten minutes."""
     outcome, remaining = Outcome(), trace.ram
     while outcome.seconds < GIVE_UP_S:
         outcome.remaining.append((outcome.seconds, remaining))

@@ -1,5 +1,5 @@
 // Command limit sets a dirty limit on every vCPU of a machine, prints the machine's events for a
-// while, and cancels the limit: of this server, or of QEMU.
+// while, and cancels the limit. The machine is this server or QEMU.
 package main
 
 import (
@@ -15,14 +15,14 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
-// Limit is what query-vcpu-dirty-limit tells of a vCPU; rates are in MB/s.
+// Limit is the dirty limit of one vCPU, as query-vcpu-dirty-limit returns it; rates are in MB/s.
 type Limit struct {
 	CPUIndex    int   `json:"cpu-index"`
 	LimitRate   int64 `json:"limit-rate"`
 	CurrentRate int64 `json:"current-rate"`
 }
 
-// execute runs a command and decodes what it returns into result, unless that is nil.
+// execute runs a command and decodes its return value into result, unless result is nil.
 func execute(monitor qmp.Monitor, result any, command string, arguments map[string]any) error {
 	request := qmp.Command{Execute: command}
 	if arguments != nil {
@@ -44,30 +44,30 @@ func execute(monitor qmp.Monitor, result any, command string, arguments map[stri
 	}{result})
 }
 
-// SetLimit limits every vCPU to MB/s.
+// SetLimit limits every vCPU to rate MB/s.
 func SetLimit(monitor qmp.Monitor, rate int64) error {
 	return execute(monitor, nil, "set-vcpu-dirty-limit", map[string]any{"dirty-rate": rate})
 }
 
-// CancelLimit lets every vCPU go.
+// CancelLimit cancels the limit of every vCPU.
 func CancelLimit(monitor qmp.Monitor) error {
 	return execute(monitor, nil, "cancel-vcpu-dirty-limit", nil)
 }
 
-// Limits tells which vCPUs are limited.
+// Limits returns the limited vCPUs.
 func Limits(monitor qmp.Monitor) (limits []Limit, err error) {
 	err = execute(monitor, &limits, "query-vcpu-dirty-limit", nil)
 	return limits, err
 }
 
-// Connect is a monitor at a socket, past its greeting.
+// Connect connects to the QMP socket and negotiates capabilities.
 func Connect(socket string) (*qmp.SocketMonitor, error) {
 	monitor, err := qmp.NewSocketMonitor("unix", socket, 2*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	if err := monitor.Connect(); err != nil {
-		return nil, fmt.Errorf("%s: no QMP server: %w", socket, err)
+		return nil, fmt.Errorf("%s: not a QMP server: %w", socket, err)
 	}
 	return monitor, nil
 }
@@ -84,12 +84,12 @@ func run(socket string, rate int64, duration time.Duration) error {
 	}
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	// On a goroutine of its own: the library delivers no answer while an event waits to be taken.
+	// A goroutine of its own, because the library delivers no answer while an event is unread.
 	go func() {
 		for event := range events {
 			fmt.Println(event.Event, event.Data)
 		}
-		stop <- syscall.SIGHUP // the server has hung up
+		stop <- syscall.SIGHUP // the server closed the connection
 	}()
 	if err := SetLimit(monitor, rate); err != nil {
 		return err
@@ -107,7 +107,7 @@ func run(socket string, rate int64, duration time.Duration) error {
 			}
 		case why := <-stop:
 			if why == syscall.SIGHUP {
-				return fmt.Errorf("%s: the server has hung up", socket)
+				return fmt.Errorf("%s: the server closed the connection", socket)
 			}
 			return CancelLimit(monitor)
 		case <-end:
@@ -118,7 +118,7 @@ func run(socket string, rate int64, duration time.Duration) error {
 
 func main() {
 	rate := flag.Int64("rate", 100, "MB/s for each vCPU")
-	duration := flag.Duration("for", 5*time.Second, "how long to keep the limit")
+	duration := flag.Duration("for", 5*time.Second, "time to keep the limit")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "usage: limit [-rate MB/S] [-for DURATION] SOCKET")

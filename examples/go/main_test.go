@@ -69,8 +69,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-func TestNobodyThere(t *testing.T) {
+func TestAbsentSocket(t *testing.T) {
 	if _, err := Connect(filepath.Join(t.TempDir(), "absent")); err == nil {
-		t.Fatal("connected to nobody")
+		t.Fatal("connected to an absent socket")
 	}
 }

@@ -1,4 +1,4 @@
-"""Servers for the examples, and running an example as a user would."""
+"""Servers for the examples, and functions that run an example as a user would."""
 
 import contextlib
 import os
@@ -30,14 +30,14 @@ QEMU += ["-display", "none", "-nodefaults"]
 
 
 def _accepts(path: Path) -> bool:
-    """Whether somebody listens on a UNIX socket, by the kernel's list: __SO_ACCEPTCON is set."""
+    """Return whether a UNIX socket listens: the kernel's list has it with __SO_ACCEPTCON."""
     lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
     return any(words[3] == "00010000" and words[-1] == str(path) for words in lines)
 
 
 @pytest.fixture(scope="session")
 def serve(until: Until) -> Serve:
-    """Run a server on a socket for as long as the context lasts; it may end itself before."""
+    """Run a server on a socket while the context lasts; it may end earlier."""
 
     @contextlib.contextmanager
     def run(
@@ -64,14 +64,14 @@ def server(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Iter
     program = None
     if request.param == "qemu":
         request.getfixturevalue("qemu")
-        request.getfixturevalue("kvm")  # it has a dirty limit only there
+        request.getfixturevalue("kvm")  # QEMU has a dirty limit only with KVM
         program = QEMU
     with serve(tmp_path / "q.sock", program=program):
         yield tmp_path / "q.sock"
 
 
 def run(*argv: str | Path, status: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run an example to its end, with any status if it is None; it never shows a traceback."""
+    """Run an example to its end; check `status` (None: any), and that it prints no traceback."""
     ran = subprocess.run(
         argv,
         capture_output=True,
@@ -109,7 +109,7 @@ def go() -> None:
 
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Press Ctrl-C; returns the exit status and all that was printed."""
+    """Send SIGINT; return the exit status, standard output and standard error."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err

@@ -1,4 +1,4 @@
-"""The controller on live guests, and its model on the trace that lies beside it."""
+"""The rehearsal on live guests, and its model on the recorded trace of the example."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def converge(*arguments: str | Path, status: int | None = 0) -> subprocess.Compl
 
 
 def rows(out: str) -> dict[str, list[str]]:
-    """The table: names, and what stands in their columns."""
+    """Return the table: names and their columns."""
     return {
         m[1]: m[2].split()
         for m in re.finditer(r"^(\S+(?: \S+)*?)  +((?:[\d.]+|never| )+)$", out, re.MULTILINE)
@@ -47,26 +47,26 @@ def test_rehearsal(serve: Serve, tmp_path: Path) -> None:
         out = converge("run", path, *SLOW).stdout
         assert limits(path) == []
     assert "limit of each: 10" in out
-    said, happened = rows(out)["model"], rows(out)["happened"]
-    assert said[0] == "4"
-    assert 3 <= int(happened[0]) <= 7
-    assert float(happened[2]) <= 300
-    assert float(happened[1]) < 3 * float(said[1])
+    predicted, measured = rows(out)["model"], rows(out)["measured"]
+    assert predicted[0] == "4"
+    assert 3 <= int(measured[0]) <= 7
+    assert float(measured[2]) <= 300
+    assert float(measured[1]) < 3 * float(predicted[1])
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("qemu", "kvm")
 def test_rehearsal_of_qemu(serve: Serve, tmp_path: Path) -> None:
-    """Its limits are so far off that it may take too long; the example ends well then, too."""
+    """QEMU's limits are so inaccurate that it may time out; the example then cancels the limit."""
     image = tmp_path / "dirty.bin"
     run("qmpctl", "guest", "--output", image, "--ram", "64M", "--smp", "2")
     with serve(path := tmp_path / "q.sock", "-bios", str(image), program=QEMU):
         ran = converge("run", path, *SLOW, "--patience", "30", status=None)
         assert limits(path) == []
     if ran.returncode:
-        assert ran.stderr == "it has not converged within 30 s; the limit is cancelled\n"
+        assert ran.stderr == "not converged within 30 s; the limit is cancelled\n"
     else:
-        assert float(rows(ran.stdout)["happened"][2]) <= 300
+        assert float(rows(ran.stdout)["measured"][2]) <= 300
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_it_releases_when_interrupted(serve: Serve, tmp_path: Path, number: int)
 def test_it_gives_up(serve: Serve, tmp_path: Path) -> None:
     with serve(path := tmp_path / "q.sock"):
         ran = converge("run", path, "--bandwidth", "1", "--patience", "2", status=1)
-        assert ran.stderr == "it has not converged within 2 s; the limit is cancelled\n"
+        assert ran.stderr == "not converged within 2 s; the limit is cancelled\n"
         assert limits(path) == []
 
 
@@ -99,7 +99,7 @@ def test_server_goes(serve: Serve, tmp_path: Path) -> None:
 
 
 def running(path: Path) -> "subprocess.Popen[str]":
-    """Start a rehearsal that takes long; returns when it has begun."""
+    """Start a long rehearsal; return once it has begun."""
     process = subprocess.Popen(
         [sys.executable, CONVERGE, "run", path, "--bandwidth", "2"],
         stdout=subprocess.PIPE,
@@ -138,14 +138,14 @@ def test_the_trace_that_is_here(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "p.svg").read_text()
 
 
-def test_what_cannot_be(tmp_path: Path) -> None:
+def test_invalid_subjects(tmp_path: Path) -> None:
     (tmp_path / "file").write_text('{"a": 1}')
     cases: list[tuple[list[str | Path], str]] = [
         (["run", tmp_path / "absent"], "No such file"),
         (["run", tmp_path / "file"], "Connection refused"),
         (["compare", tmp_path / "absent"], "No such file"),
-        (["compare", tmp_path / "file"], "no trace: "),
-        (["compare", CONVERGE], "no trace: "),
+        (["compare", tmp_path / "file"], "not a trace: "),
+        (["compare", CONVERGE], "not a trace: "),
     ]
     for arguments, why in cases:
         assert why in converge(*arguments, status=1).stderr

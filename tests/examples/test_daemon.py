@@ -85,7 +85,7 @@ async def test_qmp_shell_drives_the_daemon(daemon: Daemon) -> None:
     assert b'"temperature": 30' in shown
 
 
-async def test_daemon_refuses_what_its_schema_does_not_say(daemon: Daemon) -> None:
+async def test_daemon_refuses_commands_outside_its_schema(daemon: Daemon) -> None:
     client = await daemon.connect()
     for command, arguments, words in (
         ("heat", {"to": 200}, "Parameter 'to' expects int8_t"),

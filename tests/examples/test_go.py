@@ -1,4 +1,4 @@
-"""The client in Go, beside this server and a real QEMU; its own tests are run by the README's."""
+"""The client in Go, with this server and a real QEMU; test_readme.py runs its own tests."""
 
 import subprocess
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_server_goes(limit: Limit, tmp_path: Path, serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("name", "why"), [("absent", "no such file"), ("file", "connection refused")]
 )
-def test_nobody_there(limit: Limit, tmp_path: Path, name: str, why: str) -> None:
+def test_absent_server(limit: Limit, tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "file").touch()
     with limit(tmp_path / name) as process:
         _out, err = process.communicate(timeout=PATIENCE)

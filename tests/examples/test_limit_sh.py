@@ -1,4 +1,4 @@
-"""The shell client, with every shell that is here."""
+"""The shell client, with every installed shell."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def test_usage(shell: str, arguments: list[str]) -> None:
     assert run(shell, LIMIT, *arguments, status=2).stderr.count("usage: limit.sh SOCKET") == 3
 
 
-def test_nobody_there(shell: str, tmp_path: Path) -> None:
+def test_absent_server(shell: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, why in (("absent", "No such file or directory"), ("file", "Connection refused")):
         assert why in run(shell, LIMIT, tmp_path / name, "query", status=1).stderr
@@ -78,7 +78,7 @@ def test_a_server_that_hangs_up(says: bytes, tmp_path: Path) -> None:
         ran = run("sh", LIMIT, tmp_path / "s", "query", status=1)
         thread.join()
     assert ran.stdout == ""
-    assert "no answer" in ran.stderr or "Broken pipe" in ran.stderr
+    assert "no QMP answer" in ran.stderr or "Broken pipe" in ran.stderr
 
 
 def test_posix(shell: str) -> None:

@@ -38,7 +38,7 @@ class Manager:
         self.lines: list[str] = []
 
     def wait_for(self, text: str) -> None:
-        """Read on until a line says this."""
+        """Read lines until one contains `text`."""
         assert self.process.stdout is not None
         while not self.lines or text not in self.lines[-1]:
             line = self.process.stdout.readline()
@@ -46,7 +46,7 @@ class Manager:
             self.lines.append(line)
 
     def wait_for_all(self, *texts: str) -> None:
-        """Read on until each was in a line, in any order."""
+        """Read lines until each of `texts` was in one, in any order."""
         assert self.process.stdout is not None
         seen = len(self.lines)
         while not all(any(t in line for line in self.lines[seen:]) for t in texts):
@@ -74,7 +74,7 @@ def managing(directory: Path, *arguments: str | Path) -> Iterator[Manager]:
 
 
 def limits(directory: Path) -> dict[str, str]:
-    """Names and limits of the machines, as the manager's table tells them."""
+    """Return the names and limits of the machines, from the manager's table."""
     rows = run(sys.executable, MANAGER, directory, "--list").stdout.splitlines()[1:]
     return {row.split()[0]: row.split()[-1] for row in rows}
 
@@ -108,7 +108,7 @@ def test_machines_come_and_go(serve: Serve, tmp_path: Path) -> None:
             manager.wait_for_all(*(f"{name}: found, running" for name in names))
             manager.wait_for("greedy: vCPU")
             assert "limit" in manager.lines[-1]
-            greedy.kill()  # not even its socket is taken away
+            greedy.kill()  # which leaves its socket behind
             manager.wait_for("greedy: gone")
             stack.enter_context(serve(tmp_path / "d.sock", "-name", "greedy-too"))
             manager.wait_for("greedy-too: found")
@@ -116,7 +116,7 @@ def test_machines_come_and_go(serve: Serve, tmp_path: Path) -> None:
             status, _out, err = interrupt(manager.process)
         assert status == 130
         assert "Traceback" not in err
-        assert err.count("Connection refused") == 1  # the dead one's socket, told once
+        assert err.count("Connection refused") == 1  # the killed server's socket, reported once
         after = limits(tmp_path)
         assert after.pop("a") == "refused"
         assert after == dict.fromkeys([*names[1:], "greedy-too"], "-")  # released
@@ -157,7 +157,7 @@ def test_a_calm_guest_is_released(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_no_machine(tmp_path: Path) -> None:
+def test_paths_that_are_not_machines(tmp_path: Path) -> None:
     (tmp_path / "file.sock").touch()
     (tmp_path / "folder.sock").mkdir()
     with socket.socket(socket.AF_UNIX) as silent:
@@ -169,7 +169,7 @@ def test_what_is_no_machine(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_invalid_policies_and_directories(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     for text, why in (
         ("[[policy]", "at line 1"),

@@ -31,7 +31,7 @@ def test_rounds_are_a_geometric_series() -> None:
 @given(
     st.floats(0.01, 0.95), st.floats(1, 10_000), st.floats(10, 100_000), st.floats(0.0001, 0.999)
 )
-def test_number_of_rounds_is_the_formula_s(
+def test_number_of_rounds_follows_the_formula(
     q: float, bandwidth: float, ram: float, goal: float
 ) -> None:
     outcome = migrate(Trace(GIVE_UP_S, ram, [[q * bandwidth]]), bandwidth, Remedy(goal))
@@ -42,7 +42,7 @@ def test_number_of_rounds_is_the_formula_s(
     assert outcome.converged or outcome.seconds >= GIVE_UP_S
 
 
-def test_who_dirties_more_than_is_copied_never_converges() -> None:
+def test_dirtying_faster_than_copying_never_converges() -> None:
     outcome = migrate(Trace(0.1, 512, [[500]]), 400, Remedy(0.3))
     assert not outcome.converged
     assert {mb for _, mb in outcome.remaining} == {512}  # no more than there is

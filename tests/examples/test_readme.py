@@ -1,4 +1,4 @@
-"""examples/README.md lists every example, and every command that it shows is run."""
+"""Check that examples/README.md lists every example, and run every command in it."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ def test_quickstart_is_run_by_ci() -> None:
 
 @pytest.fixture
 def words(request: pytest.FixtureRequest, tmp_path: Path, until: Until) -> Iterator[list[str]]:
-    """The words of a command, beside the server that the README starts, in a folder of its own."""
+    """Return a command's words; the README's server runs beside it, in a temporary directory."""
     (line,) = re.findall(r"^(qmpserver .*) &$", README, re.MULTILINE)
     command = request.param.replace("/tmp/", f"{tmp_path}/").replace("/tmp ", f"{tmp_path} ")
     with subprocess.Popen(
@@ -61,7 +61,7 @@ def test_command(
         pytest.skip("socat is not installed")
     if words[0] == "env":
         request.getfixturevalue("go")
-    if program == "daemon.py" or "--policy" in words:  # runs until it is told to end
+    if program == "daemon.py" or "--policy" in words:  # runs until SIGINT
         with subprocess.Popen(
             words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
         ) as process:
