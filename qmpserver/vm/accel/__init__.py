@@ -37,9 +37,9 @@ class Accelerator(Protocol):
     Attributes:
         name: The name that `-accel` takes.
         dirty_ring_size: In entries; 0 for no ring.
-        clock_hz: The frequency of the guest's clock.
+        clock_hz: The frequency of the guest's clock, in Hz.
         engine: The native engine.
-        statistics: The kernel's statistics, once there are vCPUs; None if it keeps none.
+        statistics: The statistics; None before the vCPUs are added, or if the kernel has none.
     """
 
     name: str
@@ -49,15 +49,20 @@ class Accelerator(Protocol):
     statistics: Statistics | None
 
     def add_vcpus(self, guest: Guest, count: int) -> None:
-        """Create `count` vCPUs, each at its entry of `guest`."""
+        """Create `count` vCPUs, each at its entry of `guest`.
+
+        Raises:
+            AcceleratorError: The accelerator cannot run that guest or that number of vCPUs.
+            OSError: The kernel refused a vCPU.
+        """
 
     def reset_vcpus(self) -> None:
         """Restart every vCPU at its guest's entry; all must have stopped."""
 
     def get_dirty_log(self) -> bytearray:
-        """Return the pages logged since the last call, a bit each, the lowest first.
+        """Return the pages logged since the last call: one bit a page, lowest first.
 
-        For an accelerator without rings, while logging is on. Blocks; any thread may call it.
+        Only without rings, while dirty pages are logged. Blocks; any thread may call it.
         """
 
     def close(self) -> None:
@@ -65,10 +70,10 @@ class Accelerator(Protocol):
 
 
 def open_accelerator(ram: Ram, choices: Sequence[AccelOptions]) -> tuple[Accelerator, list[str]]:
-    """Open the first of `choices` that works here; also return why those before it did not.
+    """Open the first accelerator that works; also return a message for each that failed before it.
 
     Raises:
-        AcceleratorError: None of them works; the text is the reason of the last one.
+        AcceleratorError: No accelerator works; the text is the message of the last one.
     """
     refused: list[str] = []
     for options in choices:

@@ -1,6 +1,6 @@
-"""Python's face of ``struct engine``: wishes go in, counters come out.
+"""The Python interface of `struct engine`: requests to the native threads, and their counters.
 
-Nothing here blocks but what says so.
+A method blocks only if its docstring says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class VcpuState(IntEnum):
-    """What a vCPU's thread is doing."""
+    """The state of a vCPU's thread."""
 
     PARKED = lib.VCPU_PARKED
     RUNNING = lib.VCPU_RUNNING
@@ -30,7 +30,7 @@ class VcpuState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class VcpuCounters:
-    """What a vCPU's thread counted. Times are in ns, points in time on ``CLOCK_MONOTONIC``."""
+    """The counters of a vCPU's thread; times are in ns, points in time on `CLOCK_MONOTONIC`."""
 
     index: int
     thread_id: int
@@ -49,13 +49,13 @@ class VcpuCounters:
 
     @property
     def throttled(self) -> bool:
-        """Whether the dirty limit holds it now."""
+        """Whether the dirty limit stops the vCPU now."""
         return self.state in (VcpuState.THROTTLED, VcpuState.HOLDING)
 
 
 @dataclass(frozen=True, slots=True)
 class ReaperCounters:
-    """What the reaper's thread counted. Times are ns on ``CLOCK_MONOTONIC``; 0 is never."""
+    """The counters of the reaper's thread; times are in ns on `CLOCK_MONOTONIC`, 0 for never."""
 
     mode: ReaperMode
     thread_id: int
@@ -68,40 +68,48 @@ class ReaperCounters:
     last_kick: int
     last_wake: int
     last_idle_wake: int
-    kick_to_wake_ns: int  # the sum of what is in the histogram
-    kick_to_wake: list[int]  # log2 histograms of ns, as KVM's
+    kick_to_wake_ns: int  # the sum of all latencies in the histogram
+    kick_to_wake: list[int]  # log2 histograms of ns, like KVM's
     cancel_to_wake: list[int]
 
 
 class Engine:
-    """The native threads and what they share with Python.
+    """The native threads and the memory that they share with Python.
 
-    All methods are for one thread, the event loop's, but for :meth:`reap`, :meth:`take_bitmap`,
-    :meth:`soft_take_log` and :meth:`set_tracking`, which any thread may call.
+    Any thread may call `reap`, `take_bitmap`, `soft_take_log` and `set_tracking`; only the event
+    loop's thread may call the other methods.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:
-        """Make an engine over `ram`; `vm_fd` is KVM's VM, or -1 for the software accelerator."""
-        self._ram = ram  # keeps the mapping that the threads use
+        """Create an engine for `ram`; `vm_fd` is KVM's VM, or -1 for the software accelerator.
+
+        Raises:
+            OSError: Memory or a file descriptor is not available.
+        """
+        self._ram = ram  # keeps the mapping alive, which the threads use
         modes = {"event": lib.REAPER_EVENT, "poll": lib.REAPER_POLL}
         controllers = {"pacer": lib.CONTROLLER_PACER, "qemu": lib.CONTROLLER_QEMU}
         self._ptr = lib.engine_new(
             vm_fd, ram.address, ram.pages, modes[reaper], controllers[controller]
         )
         if not self._ptr:
-            raise OSError(ffi.errno, "cannot make the dirty-ring engine")
+            raise OSError(ffi.errno, "cannot create the dirty-ring engine")
         for slot in ram.slots:
             if lib.engine_add_slot(self._ptr, slot.gpa, slot.ram_page, slot.pages) < 0:
                 raise OSError(ffi.errno, "cannot add a memory slot")
         self._pages: Any = ffi.NULL
 
     def add_kvm_vcpu(self, fd: int, run: Any, ring: Any, ring_size: int) -> None:
-        """Add a vCPU: its descriptor, its ``kvm_run``, and its ring (NULL and 0: none)."""
+        """Add a vCPU: its descriptor, its `kvm_run`, and its ring (NULL and 0: none).
+
+        Raises:
+            OSError: There are too many vCPUs, or not enough memory.
+        """
         if lib.engine_add_kvm_vcpu(self._ptr, fd, run, ring, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
     def add_kvm_canary(self, fd: int, gpa: int, ring: Any, ring_size: int) -> None:
-        """Add the canary: a vCPU that was created last and never runs, and its page's address.
+        """Add the canary, a vCPU that was created last and never runs; `gpa` is its page's address.
 
         Raises:
             OSError: KVM does not write to the page as expected.
@@ -110,15 +118,19 @@ class Engine:
             raise OSError(ffi.errno, "cannot add the canary")
 
     def add_soft_vcpu(self, control_gpa: int, ring_size: int) -> None:
-        """Add a vCPU of the software accelerator; its guest's control block is given."""
+        """Add a vCPU of the software accelerator, whose guest's control block is at `control_gpa`.
+
+        Raises:
+            OSError: There are too many vCPUs, or not enough memory.
+        """
         if lib.engine_add_soft_vcpu(self._ptr, control_gpa, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
     def start(self, *, stopped: bool) -> None:
-        """Start all threads. Once.
+        """Start all threads; call it once.
 
         Raises:
-            OSError: A thread, or the timer that it needs, is refused; no thread is left.
+            OSError: The kernel refused a thread or its timer; no thread is left running.
         """
         error = lib.engine_start(self._ptr, stopped)
         if error:
@@ -129,22 +141,22 @@ class Engine:
 
     def close(self) -> None:
         """End all threads and free what they share. Blocks until they have ended."""
-        ptr, self._ptr = self._ptr, None  # whoever comes too late gets an exception, not the memory
+        ptr, self._ptr = self._ptr, None  # a later call fails instead of using freed memory
         if ptr:
             lib.engine_free(ptr)
 
     @property
     def vcpus(self) -> int:
-        """How many vCPUs there are."""
+        """The number of vCPUs."""
         return int(self._ptr.nvcpus)
 
     @property
     def notify_fd(self) -> int:
-        """An eventfd: a vCPU has parked, halted or failed, or its ring was found overrun."""
+        """An eventfd, written when a vCPU parks, halts or fails, or an overrun ring is found."""
         return int(self._ptr.notify_fd)
 
     def stop(self) -> None:
-        """Ask all vCPUs to park. Returns at once; `notify_fd` tells when one has."""
+        """Ask all vCPUs to park and return at once; `notify_fd` is written when one has parked."""
         lib.engine_stop(self._ptr)
 
     def cont(self) -> None:
@@ -152,19 +164,19 @@ class Engine:
         lib.engine_cont(self._ptr)
 
     def restart_vcpus(self) -> None:
-        """Park the vCPUs that halted or failed; the software accelerator's begin their guest anew.
+        """Park the vCPUs that halted or failed; all vCPUs must have stopped.
 
-        All vCPUs must have stopped.
+        The software accelerator's vCPUs also restart their guest.
         """
         lib.engine_restart_vcpus(self._ptr)
 
     def mark_dirty(self, pages: range) -> None:
-        """Tell of RAM pages that the host has written to: dirty, if dirty pages are logged."""
+        """Mark RAM pages dirty that the host has written, if dirty pages are logged."""
         lib.engine_mark_dirty(self._ptr, pages.start, len(pages))
 
     @property
     def shut_down(self) -> bool:
-        """Whether a vCPU met a triple fault."""
+        """Whether a vCPU has stopped with a triple fault."""
         return any(
             self._ptr.vcpus[i].state == lib.VCPU_FAILED
             and self._ptr.vcpus[i].exit_reason == lib.KVM_EXIT_SHUTDOWN
@@ -172,39 +184,41 @@ class Engine:
         )
 
     def count(self, state: VcpuState) -> int:
-        """How many vCPUs are in `state`."""
+        """Return the number of vCPUs in `state`."""
         return int(lib.engine_count(self._ptr, state))
 
     def reap(self) -> int:
-        """Harvest and reset all rings, as the reaper does in its turn. Return the pages found.
+        """Harvest and reset all rings, like a turn of the reaper; return the number of pages found.
 
         Blocks.
         """
         return int(lib.engine_reap(self._ptr))
 
     def take_bitmap(self) -> bytearray:
-        """Take the pages found dirty since the last call: a bit each, lowest first.
+        """Return and clear the bitmap of dirty pages: one bit a page, lowest first.
 
-        While dirty pages are tracked, each page stored to before the call is in this bitmap or an
-        earlier one, also when the guest runs. Blocks until each vCPU has left the guest once.
+        While dirty pages are logged, each page written before the call is in this bitmap or an
+        earlier one, also if the guest runs. Blocks until each vCPU has left the guest once.
         """
         bitmap = bytearray((self._ram.pages + 63) // 64 * 8)
         lib.engine_take_bitmap(self._ptr, ffi.from_buffer("uint64_t[]", bitmap))
         return bitmap
 
     def set_tracking(self, on: bool) -> None:
-        """Switch the log of dirty pages, of all RAM. Blocks for milliseconds, without the GIL.
+        """Switch the log of dirty pages on or off, for all RAM.
+
+        Blocks for milliseconds, without the GIL.
 
         Raises:
-            OSError: The accelerator could not switch it.
+            OSError: The accelerator could not switch the log.
         """
         if lib.engine_set_tracking(self._ptr, on) < 0:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     def soft_take_log(self) -> bytearray:
-        """Take the software accelerator's log, which it keeps where vCPUs have no rings.
+        """Return and clear the software accelerator's log of dirty pages, used without rings.
 
-        Blocks for the end of stores under way. Any thread.
+        Blocks until stores in progress have ended.
         """
         bitmap = bytearray((self._ram.pages + 63) // 64 * 8)
         lib.soft_take_log(self._ptr, ffi.from_buffer("uint64_t[]", bitmap))
@@ -222,29 +236,29 @@ class Engine:
 
     @property
     def last_cancel(self) -> int:
-        """When the dirty limit was last cancelled for any vCPU: ns on ``CLOCK_MONOTONIC``."""
+        """The time of the last cancel of any vCPU's dirty limit, in ns on `CLOCK_MONOTONIC`."""
         return int(self._ptr.limit.last_cancel_ns)
 
     @property
     def overflows(self) -> int:
-        """How often rings were found overrun; `notify_fd` tells when it grows."""
+        """The number of ring overruns found; `notify_fd` is written when it grows."""
         return sum(int(self._ptr.vcpus[i].overflows) for i in range(self.vcpus))
 
     @property
     def reset_shortfalls(self) -> int:
-        """The number of ring resets that were cut short, whatever they returned."""
+        """The number of ring resets that ended early, including those that reported success."""
         return int(self._ptr.log.cut_resets)
 
     def limit_set(self, cpu_index: int | None, mb_per_s: int) -> None:
-        """Limit one vCPU, or all, to `mb_per_s` MB/s of dirtied pages; `limit_kick` must follow."""
+        """Limit the dirty rate of one vCPU, or of all, in MB/s; `limit_kick` must follow."""
         lib.limit_set(self._ptr, -1 if cpu_index is None else cpu_index, mb_per_s)
 
     def limit_cancel(self, cpu_index: int | None) -> None:
-        """End the limit of one vCPU, or of all; `limit_kick` must follow."""
+        """Cancel the limit of one vCPU, or of all; `limit_kick` must follow."""
         lib.limit_cancel(self._ptr, -1 if cpu_index is None else cpu_index)
 
     def limit_kick(self, cpu_index: int | None) -> None:
-        """Wake the vCPUs whose limit was changed, and the reaper if no limit is left."""
+        """Wake the vCPUs whose limit has changed, and the reaper if no limit is left."""
         lib.limit_kick(self._ptr, -1 if cpu_index is None else cpu_index)
 
     def limits(self) -> list[int]:
@@ -252,20 +266,20 @@ class Engine:
         return [int(self._ptr.vcpus[i].limit) for i in range(self.vcpus)]
 
     def pages(self) -> list[int]:
-        """Pages each vCPU was found to dirty since it was made; those in its ring count."""
+        """Return the number of pages that each vCPU has dirtied, with the pages in its ring."""
         if not self._pages:
             self._pages = ffi.new("uint64_t[]", self.vcpus)
         lib.engine_pages(self._ptr, self._pages)
         return list(ffi.unpack(self._pages, self.vcpus))
 
     def thread_ids(self) -> list[int]:
-        """Return the kernel's id of each vCPU's thread."""
+        """Return the kernel's thread id of each vCPU."""
         return [int(self._ptr.vcpus[i].tid) for i in range(self.vcpus)]
 
     def vcpu(self, index: int) -> VcpuCounters:
-        """Read one vCPU's counters."""
+        """Return one vCPU's counters."""
         vcpu = self._ptr.vcpus[index]
-        harvested = vcpu.ring.fetch  # before all pages, or more could be harvested than there are
+        harvested = vcpu.ring.fetch  # read before all pages, or `waiting` could be negative
         return VcpuCounters(
             index=index,
             thread_id=vcpu.tid,
@@ -284,7 +298,7 @@ class Engine:
         )
 
     def reaper(self) -> ReaperCounters:
-        """Read the reaper's counters."""
+        """Return the reaper's counters."""
         reaper = self._ptr.reaper
         return ReaperCounters(
             mode="event" if reaper.mode == lib.REAPER_EVENT else "poll",

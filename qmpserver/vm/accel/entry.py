@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 
 class Entry(NamedTuple):
-    """The registers with which a vCPU starts, in 64-bit mode at CPL 3."""
+    """The initial registers of a vCPU in 64-bit mode at CPL 3."""
 
     rip: int
     rdi: int
@@ -17,13 +17,13 @@ class Guest(Protocol):
     """The program that vCPUs run.
 
     Attributes:
-        rom: Firmware; if it is not empty, vCPUs start as a PC's processors do, without entries.
+        rom: Firmware; if not empty, vCPUs start in a PC's reset state and have no entries.
     """
 
     rom: bytes
 
     def load(self) -> range:
-        """Write the program to RAM in its initial state; return the pages written to."""
+        """Write the program to RAM in its initial state; return the pages written."""
 
     def entry(self, cpu_index: int) -> Entry | None:
-        """Return the entry of a vCPU; None with a `rom`."""
+        """Return the entry of a vCPU; None if there is a `rom`."""

@@ -1,5 +1,5 @@
-"""What can be wrong with an accelerator."""
+"""The error of an accelerator."""
 
 
 class AcceleratorError(Exception):
-    """The accelerator can't be had as asked for; the text says why and what would do."""
+    """The accelerator is not available with these options; the text gives the reason."""

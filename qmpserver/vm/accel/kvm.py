@@ -1,6 +1,9 @@
-"""KVM: the thinnest binding that does, one method an ioctl, and the accelerator built of it.
+"""KVM: a thin binding with one method per ioctl, and the accelerator that uses it.
 
-Facts are the kernel's own, Documentation/virt/kvm/api.rst.
+To add an ioctl: one method here; its constant and structures in SYSTEM of native/build.py; rebuild.
+
+All calls of the binding raise `OSError` on failure. Source: Linux,
+Documentation/virt/kvm/api.rst.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ MAX_CPUID_ENTRIES = 256
 MAX_MSRS = 1024
 IRQCHIPS = (0, 1, 2)  # the two PICs and the IOAPIC
 SUGGESTED_RING_SIZE = 1024
-IDENTITY_MAP_ADDRESS = 0xFEFFC000  # no slot covers it, nor the TSS; Intel needs both for real mode
+IDENTITY_MAP_ADDRESS = 0xFEFFC000  # outside all slots, like the TSS; Intel needs both for real mode
 TSS_ADDRESS = 0xFEFFD000  # three pages
-# The canary's page: beyond any guest's addresses, where KVM allows that, or next to its own pages.
+# The canary's page: above all guest memory if KVM allows that, else next to the identity map.
 CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
 MAX_FIRMWARE_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
-APIC_ID_LEAVES = (0xB, 0x1F)  # of CPUID, where it is in edx
+APIC_ID_LEAVES = (0xB, 0x1F)  # the CPUID leaves that have it in edx
 
 
 class _Descriptor:
@@ -43,7 +46,11 @@ class _Descriptor:
         self.fd = fd
 
     def _ioctl(self, request: int, arg: Any = 0) -> int:
-        """Make the call with a number or a pointer; OSError on failure."""
+        """Call `ioctl` with a number or a pointer; return its result.
+
+        Raises:
+            OSError: The call failed.
+        """
         if isinstance(arg, int):
             arg = ffi.cast("unsigned long", arg)
         result: int = lib.ioctl(self.fd, request, arg)
@@ -61,7 +68,7 @@ class _Descriptor:
 
 
 class Kvm(_Descriptor):
-    """``/dev/kvm``."""
+    """The device `/dev/kvm`."""
 
     def __init__(self, path: str = "/dev/kvm") -> None:
         super().__init__(os.open(path, os.O_RDWR | os.O_CLOEXEC))
@@ -79,7 +86,7 @@ class Kvm(_Descriptor):
         return self._ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
 
     def get_supported_cpuid(self) -> Any:
-        """KVM_GET_SUPPORTED_CPUID: a ``struct kvm_cpuid2``."""
+        """KVM_GET_SUPPORTED_CPUID: a `struct kvm_cpuid2`."""
         count = MAX_CPUID_ENTRIES
         cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
         self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
@@ -93,7 +100,7 @@ class Kvm(_Descriptor):
         return [int(indices.indices[i]) for i in range(indices.nmsrs)]
 
     def create_vm(self) -> VmFd:
-        """KVM_CREATE_VM, which any signal may interrupt."""
+        """KVM_CREATE_VM; retried, because any signal interrupts it."""
         while True:
             with contextlib.suppress(InterruptedError):
                 return VmFd(self._ioctl(lib.KVM_CREATE_VM))
@@ -136,14 +143,14 @@ class VmFd(_Descriptor):
         )
 
     def get_dirty_log(self, slot: int, bitmap: Any) -> None:
-        """KVM_GET_DIRTY_LOG, into memory of a bit a page."""
+        """KVM_GET_DIRTY_LOG, into a bitmap with one bit a page."""
         self._ioctl(
             lib.KVM_GET_DIRTY_LOG,
             ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}),
         )
 
     def get_tsc_khz(self) -> int:
-        """KVM_GET_TSC_KHZ; of a VM since Linux 5.18."""
+        """KVM_GET_TSC_KHZ; Linux 5.18 or later for a VM."""
         return self._ioctl(lib.KVM_GET_TSC_KHZ)
 
     def create_irqchip(self) -> None:
@@ -169,20 +176,20 @@ class VcpuFd(_Descriptor):
     """A virtual CPU."""
 
     def map_run(self, size: int) -> mmap.mmap:
-        """Map ``struct kvm_run``."""
+        """Map the vCPU's `struct kvm_run`."""
         return mmap.mmap(self.fd, size)
 
     def map_ring(self, entries: int) -> mmap.mmap:
-        """Map the dirty ring."""
+        """Map the vCPU's dirty ring."""
         offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * mmap.PAGESIZE
         return mmap.mmap(self.fd, entries * ENTRY_SIZE, offset=offset)
 
     def set_cpuid2(self, cpuid: Any) -> None:
-        """KVM_SET_CPUID2, with what :meth:`Kvm.get_supported_cpuid` gave."""
+        """KVM_SET_CPUID2, with a result of `Kvm.get_supported_cpuid`."""
         self._ioctl(lib.KVM_SET_CPUID2, cpuid)
 
     def get_sregs(self) -> Any:
-        """KVM_GET_SREGS: a ``struct kvm_sregs``."""
+        """KVM_GET_SREGS: a `struct kvm_sregs`."""
         return self._get(lib.KVM_GET_SREGS, "struct kvm_sregs")
 
     def set_sregs(self, sregs: Any) -> None:
@@ -190,7 +197,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_SREGS, sregs)
 
     def get_vcpu_events(self) -> Any:
-        """KVM_GET_VCPU_EVENTS: a ``struct kvm_vcpu_events``."""
+        """KVM_GET_VCPU_EVENTS: a `struct kvm_vcpu_events`."""
         events = ffi.new("struct kvm_vcpu_events *")
         self._ioctl(lib.KVM_GET_VCPU_EVENTS, events)
         return events
@@ -200,7 +207,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
 
     def get_regs(self) -> Any:
-        """KVM_GET_REGS: a ``struct kvm_regs``."""
+        """KVM_GET_REGS: a `struct kvm_regs`."""
         return self._get(lib.KVM_GET_REGS, "struct kvm_regs")
 
     def set_regs(self, regs: Any) -> None:
@@ -208,7 +215,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_REGS, regs)
 
     def get_mp_state(self) -> Any:
-        """KVM_GET_MP_STATE: a ``struct kvm_mp_state``."""
+        """KVM_GET_MP_STATE: a `struct kvm_mp_state`."""
         return self._get(lib.KVM_GET_MP_STATE, "struct kvm_mp_state")
 
     def set_mp_state(self, state: Any) -> None:
@@ -216,7 +223,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_MP_STATE, state)
 
     def get_lapic(self) -> Any:
-        """KVM_GET_LAPIC: a ``struct kvm_lapic_state``."""
+        """KVM_GET_LAPIC: a `struct kvm_lapic_state`."""
         return self._get(lib.KVM_GET_LAPIC, "struct kvm_lapic_state")
 
     def set_lapic(self, state: Any) -> None:
@@ -245,7 +252,7 @@ class VcpuFd(_Descriptor):
         return int(msrs.entries[0].data) if self._ioctl(lib.KVM_GET_MSRS, msrs) else None
 
     def set_msr(self, index: int, value: int) -> bool:
-        """KVM_SET_MSRS of one MSR; return whether KVM took the value."""
+        """KVM_SET_MSRS of one MSR; return whether KVM accepted the value."""
         entries = [{"index": index, "data": value}]
         msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": entries})
         return bool(self._ioctl(lib.KVM_SET_MSRS, msrs))
@@ -257,14 +264,14 @@ class VcpuFd(_Descriptor):
 
 
 class FirstState(Protocol):
-    """The state of a vCPU at its start, and again after a reset of the machine."""
+    """The state of a vCPU at its start and after a reset of the machine."""
 
     def set(self) -> None:
-        """Give it to the vCPU, which must not be running."""
+        """Set the state of the vCPU, which must not be running."""
 
 
 class UserState:
-    """Begin at `entry` in user mode, whose code changes nothing but registers."""
+    """A start at `entry` in user mode, where the guest can change only registers."""
 
     def __init__(self, vcpu: VcpuFd, entry: Entry) -> None:
         self._vcpu = vcpu
@@ -273,16 +280,19 @@ class UserState:
         self.set()
 
     def set(self) -> None:
-        """Give it to the vCPU, which must not be running."""
+        """Set the state of the vCPU, which must not be running."""
         self._vcpu.set_vcpu_events(self._events)
         self._vcpu.set_sregs(self._sregs)
         self._vcpu.set_regs(self._regs)
 
 
 class FirmwareState:
-    """Begin as a processor does after a reset, with all state that firmware can change.
+    """A start in a processor's reset state, with all state that firmware can change.
 
-    `msrs` are the MSRs that belong to a vCPU's state, `has_xcrs` says whether it has XCR0.
+    Args:
+        vcpu: A new vCPU, whose state is saved.
+        msrs: The MSRs that belong to a vCPU's state.
+        has_xcrs: Whether the vCPU has XCR0.
     """
 
     def __init__(self, vcpu: VcpuFd, msrs: Iterable[int], *, has_xcrs: bool) -> None:
@@ -296,7 +306,7 @@ class FirmwareState:
         self._msrs = {index: value for index, value in read.items() if value is not None}
 
     def set(self) -> None:
-        """Give it to the vCPU, which must not be running."""
+        """Set the state of the vCPU, which must not be running."""
         self._vcpu.set_vcpu_events(self._events)
         self._vcpu.set_sregs(self._sregs)
         self._vcpu.set_regs(self._regs)
@@ -305,26 +315,26 @@ class FirmwareState:
         self._vcpu.set_fpu(self._fpu)
         for index, value in self._msrs.items():
             if self._vcpu.get_msr(index) != value:
-                self._vcpu.set_msr(index, value)  # not all can be written
+                self._vcpu.set_msr(index, value)  # some MSRs are read-only
         self._vcpu.set_lapic(self._lapic)
         self._vcpu.set_mp_state(self._mp_state)
 
 
 def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
-    """Return registers to begin with in 64-bit mode at CPL 3: full speed on any KVM."""
+    """Return the initial registers in 64-bit mode at CPL 3, which runs at full speed on any KVM."""
     sregs = vcpu.get_sregs()
     sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, entry.cr3, 0x20, 0x500
     code = {"limit": 0xFFFFFFFF, "selector": 0x33, "type": 11, "present": 1, "dpl": 3, "s": 1}
     sregs.cs = code | {"l": 1, "g": 1}
     data = code | {"selector": 0x2B, "type": 3, "db": 1, "g": 1}
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
-    # IOPL 3: `out` reaches us as KVM_EXIT_IO instead of faulting
+    # IOPL 3: `out` exits with KVM_EXIT_IO instead of faulting
     regs = {"rip": entry.rip, "rdi": entry.rdi, "rflags": 0x3002}
     return sregs, ffi.new("struct kvm_regs *", regs)
 
 
 def _set_apic_id(cpuid: Any, number: int) -> None:
-    """CPUID tells each processor who it is; KVM leaves that to us."""
+    """Set a vCPU's APIC ID in its CPUID leaves, which KVM leaves to user space."""
     for i in range(cpuid.nent):
         entry = cpuid.entries[i]
         if entry.function == 1:
@@ -334,7 +344,11 @@ def _set_apic_id(cpuid: Any, number: int) -> None:
 
 
 class KvmAccelerator:
-    """Runs vCPUs on KVM, with a dirty ring each where `dirty_ring_size` is not 0."""
+    """An accelerator that runs vCPUs on KVM, with a dirty ring each if `dirty_ring_size` is not 0.
+
+    Raises:
+        AcceleratorError: KVM, or a feature that the options need, is not available.
+    """
 
     name = "kvm"
 
@@ -344,7 +358,7 @@ class KvmAccelerator:
         self.statistics: Statistics | None = None
         self._first: list[FirstState] = []  # of each vCPU
         self._irqchips: list[Any] = []
-        self._open: list[Any] = []  # what close() closes, last first
+        self._open: list[Any] = []  # closed by close(), last first
         self.engine: Engine
         try:
             self._kvm = self._keep(Kvm())
@@ -377,7 +391,7 @@ class KvmAccelerator:
         self._vm = self._keep(kvm.create_vm())
         if self.dirty_ring_size:
             self._enable_dirty_ring()
-        # Or a triple fault which a kick left pending would outlive the reset.
+        # Without it, a triple fault left pending by a kick would survive the reset.
         if kvm.check_extension(lib.KVM_CAP_X86_TRIPLE_FAULT_EVENT):
             self._vm.enable_cap(lib.KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1)
         self._vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)
@@ -388,7 +402,7 @@ class KvmAccelerator:
         self.engine = Engine(self._ram, self._vm.fd, options.reaper, options.dirty_limit)
 
     def _enable_dirty_ring(self) -> None:
-        """Before the first vCPU, as KVM wants it."""
+        """Enable the dirty ring; KVM requires this before the first vCPU."""
         for capability in (lib.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, lib.KVM_CAP_DIRTY_LOG_RING):
             largest = self._kvm.check_extension(capability)
             if largest:
@@ -420,10 +434,15 @@ class KvmAccelerator:
             )
 
     def add_vcpus(self, guest: Guest, count: int) -> None:
-        """Make `count` vCPUs, each at its entry of `guest`."""
+        """Create `count` vCPUs, each at its entry of `guest`.
+
+        Raises:
+            AcceleratorError: KVM does not support so many vCPUs, or the guest's firmware.
+            OSError: KVM refused a vCPU.
+        """
         most = self._kvm.check_extension(lib.KVM_CAP_MAX_VCPUS)
         if self.dirty_ring_size:
-            most -= 1  # the canary
+            most -= 1  # the canary is a vCPU too
         if count > most:
             raise AcceleratorError(
                 f"Number of SMP cpus requested ({count}) exceeds the maximum cpus "
@@ -433,7 +452,7 @@ class KvmAccelerator:
             if count > MAX_FIRMWARE_VCPUS:
                 raise AcceleratorError(
                     f"-bios runs 1 to {MAX_FIRMWARE_VCPUS} vCPUs, not {count}: "
-                    "an APIC ID of 8 bits names no more"
+                    "8-bit APIC IDs allow no more"
                 )
             self._show_rom(guest.rom)
         run_size = self._kvm.get_vcpu_mmap_size()
@@ -465,10 +484,10 @@ class KvmAccelerator:
         self._open_statistics()
 
     def _add_canary(self, index: int) -> None:
-        """Add the vCPU whose ring tells whether a reset was complete (`native/dirtylog.c`).
+        """Add the canary, whose ring shows whether a ring reset was complete (`native/dirtylog.c`).
 
         It is created last, because KVM resets rings in the order of creation. It never runs, and
-        with its local APIC disabled no interrupt finds it.
+        it gets no interrupts, because its local APIC is disabled.
         """
         vcpu = self._keep(self._vm.create_vcpu(index))
         sregs = vcpu.get_sregs()
@@ -480,8 +499,8 @@ class KvmAccelerator:
         self.engine.add_kvm_canary(vcpu.fd, address, ring, self.dirty_ring_size)
 
     def _show_canary(self, page: int) -> int:
-        """Give the canary's page a slot of its own, always logged; return its address."""
-        number = len(self._ram.slots) + 1  # a ROM may have the one before
+        """Map the canary's page in a slot of its own, always logged; return its address."""
+        number = len(self._ram.slots) + 1  # the number before is reserved for a ROM
         for address in CANARY_ADDRESSES:
             try:
                 self._vm.set_user_memory_region(
@@ -494,7 +513,7 @@ class KvmAccelerator:
         raise refused
 
     def _show_rom(self, rom: bytes) -> None:
-        """Give firmware what it expects of a PC: itself below 4 GiB, and local APICs, by KVM."""
+        """Map the firmware below 4 GiB and create KVM's interrupt controllers, as on a PC."""
         for capability, name in (
             (lib.KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP"),
             (lib.KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"),
@@ -505,14 +524,17 @@ class KvmAccelerator:
         mapping[:] = rom
         pointer = self._keep_pointer(mapping)
         address = int(ffi.cast("uintptr_t", pointer))
-        number = len(self._ram.slots)  # the rings never name it: it can't be written to
+        number = len(self._ram.slots)  # never in a ring, because it is read-only
         self._vm.set_user_memory_region(
             number, lib.KVM_MEM_READONLY, ROM_END - len(rom), len(rom), address
         )
         self._vm.create_irqchip()
 
     def _open_statistics(self) -> None:
-        """Before the vCPUs run: the call needs a lock that KVM_RUN holds, reading does not."""
+        """Open the statistics files before the vCPUs run.
+
+        KVM_GET_STATS_FD takes a lock that KVM_RUN holds; reading takes none.
+        """
         if not self._kvm.check_extension(lib.KVM_CAP_BINARY_STATS_FD):
             return
         vm = self._keep(self._vm.get_stats_fd()).fd
@@ -523,7 +545,7 @@ class KvmAccelerator:
         )
 
     def reset_vcpus(self) -> None:
-        """Give every vCPU the state that it began with. All must have stopped."""
+        """Restore the initial state of every vCPU; all must have stopped."""
         for chip in self._irqchips:
             self._vm.set_irqchip(chip)
         for first in self._first:
@@ -536,7 +558,7 @@ class KvmAccelerator:
         return pointer
 
     def get_dirty_log(self) -> bytearray:
-        """Take the log of dirty pages. Blocks. Any thread."""
+        """Return and clear the log of dirty pages. Blocks; any thread may call it."""
         log = bytearray((self._ram.pages + 63) // 64 * 8)
         words = ffi.from_buffer("uint64_t[]", log)
         for number, slot in enumerate(self._ram.slots):
@@ -544,7 +566,7 @@ class KvmAccelerator:
         return log
 
     def close(self) -> None:
-        """End all threads, then give back all that KVM gave, in reverse order."""
+        """End all threads, then close all mappings and descriptors, in reverse order."""
         if hasattr(self, "engine"):
             self.engine.close()
         while self._open:
@@ -552,7 +574,7 @@ class KvmAccelerator:
 
 
 class _Exported:
-    """A pointer into a mapping, which can't be unmapped as long as the pointer is there."""
+    """A pointer into a mapping; the mapping cannot be closed while the pointer exists."""
 
     def __init__(self, pointer: Any) -> None:
         self._pointer = pointer

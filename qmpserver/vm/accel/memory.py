@@ -10,13 +10,13 @@ from typing import Any
 from qmpserver.vm.accel.native._native import ffi
 
 PAGE_SIZE = 4096
-LOW_END = 0xC000_0000  # leaves room for devices below 4 GiB, as QEMU's pc does
+LOW_END = 0xC000_0000  # leaves room for devices below 4 GiB, like QEMU's pc
 HIGH_START = 0x1_0000_0000
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A guest-physical range: `pages` pages at address `gpa` are RAM's pages from `ram_page` on."""
+    """A guest-physical range: `pages` pages at `gpa` map the pages of RAM from `ram_page` on."""
 
     gpa: int
     ram_page: int
@@ -26,8 +26,8 @@ class Slot:
 class Ram:
     """`size` bytes of guest memory in a memfd, sparse until touched.
 
-    The file's name in `/proc/PID/fd` is `/memfd:qmpserver-ram`; tools that watch the guest's own
-    counters open it.
+    Its name in `/proc/PID/fd` is `/memfd:qmpserver-ram`; tools open it to read the guest's own
+    counters.
 
     Attributes:
         size: Bytes of RAM.
@@ -54,7 +54,7 @@ class Ram:
             self.slots.append(Slot(HIGH_START, low, self.pages - low))
 
     def close(self) -> None:
-        """Free the memory, which no thread and no VM may use any more."""
+        """Free the memory; no thread and no VM may use it any more."""
         ffi.release(self.address)
         self.buffer.close()
         os.close(self._fd)

@@ -1,4 +1,4 @@
-"""The options of an accelerator, checked; nothing here needs the native engine."""
+"""The validated options of an accelerator; this module does not need the native engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AccelOptions:
     Attributes:
         name: One of `NAMES`.
         dirty_ring_size: In entries; 0 for no ring.
-        reaper: Whether a kick wakes the reaper, or it only polls.
+        reaper: `event` if a kick wakes the reaper, `poll` if it only polls.
         dirty_limit: The controller that throttles vCPUs.
 
     Raises:

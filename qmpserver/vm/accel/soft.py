@@ -1,4 +1,4 @@
-"""The software accelerator: native threads that dirty real memory, by KVM's rules."""
+"""The software accelerator: native threads that dirty real memory and follow KVM's ring rules."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.accel.options import AccelOptions
 
-CLOCK_HZ = 1_000_000_000  # its guests' clock is CLOCK_MONOTONIC
+CLOCK_HZ = 1_000_000_000  # the guest's clock is CLOCK_MONOTONIC, in ns
 
 
 class MachineStats:
-    """What the software accelerator counts of the whole machine."""
+    """The machine's statistics of the software accelerator."""
 
     stats: Sequence[Stat] = (
         Stat("dirty_pages", "cumulative"),
@@ -30,12 +30,12 @@ class MachineStats:
         self._engine = engine
 
     def read(self) -> list[StatValue]:
-        """Read all values, in the order of `stats`."""
+        """Return all values, in the order of `stats`."""
         return [sum(self._engine.pages()), self._engine.tracking]
 
 
 class VcpuStats:
-    """What it counts of a vCPU."""
+    """The statistics of one vCPU of the software accelerator."""
 
     stats: Sequence[Stat] = (
         Stat("dirty_pages", "cumulative"),
@@ -49,14 +49,14 @@ class VcpuStats:
         self._index = index
 
     def read(self) -> list[StatValue]:
-        """Read all values, in the order of `stats`."""
+        """Return all values, in the order of `stats`."""
         vcpu = self._engine.vcpu(self._index)
         pages = vcpu.harvested + vcpu.waiting
         return [pages, vcpu.full_exits, vcpu.throttle_time, vcpu.throttled]
 
 
 class SoftAccelerator:
-    """Runs the guest `dirty` as C threads (see ``native/soft.c``)."""
+    """An accelerator that runs the guest `dirty` as C threads (see `native/soft.c`)."""
 
     name = "soft"
 
@@ -67,7 +67,12 @@ class SoftAccelerator:
         self.statistics: Statistics | None = None
 
     def add_vcpus(self, guest: Guest, count: int) -> None:
-        """Make `count` vCPUs, each at its entry of `guest`."""
+        """Create `count` vCPUs, each at its entry of `guest`.
+
+        Raises:
+            AcceleratorError: The guest is firmware.
+            OSError: A vCPU cannot be added.
+        """
         for index in range(count):
             entry = guest.entry(index)
             if entry is None:
@@ -82,11 +87,11 @@ class SoftAccelerator:
         )
 
     def reset_vcpus(self) -> None:
-        """Have every vCPU begin anew. All must have stopped."""
+        """Restart every vCPU at its guest's entry; all must have stopped."""
         self.engine.restart_vcpus()
 
     def get_dirty_log(self) -> bytearray:
-        """Take the log of dirty pages. Blocks. Any thread."""
+        """Return and clear the log of dirty pages. Blocks; any thread may call it."""
         return self.engine.soft_take_log()
 
     def close(self) -> None:

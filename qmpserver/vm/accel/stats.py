@@ -1,6 +1,6 @@
-"""Statistics of an accelerator, and what they mean: KVM's own descriptors, read from its files.
+"""Statistics of an accelerator and their descriptors; KVM's are read from its statistics files.
 
-The format is the kernel's, Documentation/virt/kvm/api.rst, "KVM_GET_STATS_FD".
+Source of the format: Linux, Documentation/virt/kvm/api.rst, "KVM_GET_STATS_FD".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DESCRIPTOR = struct.Struct("=IhHII")  # flags, exponent, size, offset, bucket_s
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One statistic: a number, or a list of `size` of them, in units of `base` ** `exponent`."""
+    """A statistic: a number, or a list of `size` numbers, in units of `base` ** `exponent`."""
 
     name: str
     type: StatType
@@ -45,19 +45,19 @@ class Stat:
 
 
 class StatsSource(Protocol):
-    """What has statistics: the machine, or a vCPU."""
+    """A source of statistics: the machine or a vCPU."""
 
     @property
     def stats(self) -> Sequence[Stat]:
-        """What there is."""
+        """The descriptors of the statistics."""
 
     def read(self) -> Sequence[StatValue]:
-        """Read all values, in the order of `stats`. Takes no lock that a vCPU could hold."""
+        """Return all values, in the order of `stats`; take no lock that a vCPU may hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """All statistics of a virtual machine, from one provider."""
+    """All statistics of a machine, from one provider."""
 
     provider: Literal["kvm", "__org.qmpserver_soft"]
     machine: StatsSource
@@ -65,16 +65,16 @@ class Statistics:
 
 
 class KvmLayout:
-    """What the descriptors of one of KVM's files say; files of the same kind have the same.
+    """The layout of a statistics file of KVM, from its descriptors; the same for all vCPUs.
 
-    Statistics of a kind that is not known here are left out.
+    Statistics of an unknown type, unit or base are left out.
     """
 
     def __init__(self, fd: int) -> None:
         """Read the descriptors from `fd`.
 
         Raises:
-            OSError: It can't be read.
+            OSError: The file cannot be read.
         """
         _, name_size, count, _, where, self.data_offset = _HEADER.unpack(
             os.pread(fd, _HEADER.size, 0)
@@ -82,7 +82,7 @@ class KvmLayout:
         step = _DESCRIPTOR.size + name_size
         descriptors = os.pread(fd, step * count, where)
         self.stats: list[Stat] = []
-        self.words: list[int | slice] = []  # where each value is
+        self.words: list[int | slice] = []  # the position of each value, in 64-bit words
         self.size = 0
         for start in range(0, len(descriptors), step):
             flags, exponent, size, offset, bucket_size = _DESCRIPTOR.unpack_from(descriptors, start)
@@ -99,7 +99,7 @@ class KvmLayout:
 
 
 class KvmStats:
-    """The statistics in one of KVM's files, which must stay open."""
+    """The statistics in a statistics file of KVM, which must stay open."""
 
     def __init__(self, fd: int, layout: KvmLayout) -> None:
         self._fd = fd
@@ -107,11 +107,11 @@ class KvmStats:
 
     @property
     def stats(self) -> Sequence[Stat]:
-        """What there is."""
+        """The descriptors of the statistics."""
         return self._layout.stats
 
     def read(self) -> Sequence[StatValue]:
-        """Read all values, in the order of `stats`."""
+        """Return all values, in the order of `stats`."""
         layout = self._layout
         data = memoryview(os.pread(self._fd, layout.size, layout.data_offset)).cast("Q").tolist()
         return [

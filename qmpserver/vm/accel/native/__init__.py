@@ -1,5 +1,5 @@
-"""The C data plane; ``_native`` is compiled from the files beside this one by ``build.py``.
+"""The C data plane; `build.py` compiles `_native` from the C files of this directory.
 
-What belongs in C: everything that runs on the way guest -> ring -> harvest -> throttle, or kick ->
-wake. What belongs in Python: opening, laying out, deciding, and showing.
+C has all code on the paths guest -> ring -> harvest -> throttle and kick -> wake. Python has the
+rest: it opens devices, lays out memory, makes decisions, and reports counters.
 """

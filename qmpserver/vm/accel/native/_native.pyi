@@ -1,4 +1,4 @@
-# The compiled module: what it holds is declared in C, in the headers' cdef marks.
+# The compiled module. Its contents are declared between the cdef marks of the C headers.
 from typing import Any
 
 ffi: Any

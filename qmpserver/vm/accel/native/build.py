@@ -1,6 +1,7 @@
-"""Build of the native data plane with cffi, in API mode.
+"""The build of the native data plane with cffi, in API mode.
 
-KVM's structures come from the system's own `linux/kvm.h`.
+The C compiler takes constants and the layout of KVM's structures from the system's `linux/kvm.h`;
+SYSTEM only names the ones that Python uses.
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ HEADERS = [
 ]
 SOURCES = sorted(path.name for path in HERE.glob("[!_]*.c"))
 
-# Types of the C library in the engine's structures, and structures of KVM that Python fills in.
+# The C library's types in the engine's structures; KVM's structures and constants that Python uses.
 SYSTEM = """
 int ioctl(int fd, unsigned long request, ...);
 
@@ -124,7 +125,7 @@ struct kvm_cpuid2 { uint32_t nent; uint32_t padding; struct kvm_cpuid_entry2 ent
 
 
 def _declarations(header: str) -> str:
-    """Return the declarations for Python in `header`: the text between its cdef marks."""
+    """Return the declarations for Python in `header`, the text between its cdef marks."""
     text = (HERE / header).read_text()
     return text.split("/* cdef begin */")[1].split("/* cdef end */")[0]
 
