@@ -1,9 +1,10 @@
-"""A QMP-compatible virtual-machine monitor with a real KVM dirty-ring engine.
+"""A QMP server: for a real machine on KVM, a stand-in for QEMU, or a program of your own.
 
 `__all__` is the public interface, for programs that embed a QMP server.  A name
 in it is removed, or changed so that callers must change, only after one minor
-release in which its use gives a `DeprecationWarning`.  All other modules may
-change in any release; `qmpserver.qapi` and `qmpserver.qmp` can be used on their own.
+release in which its use gives a `DeprecationWarning`.  The same holds for
+`__all__` of `qmpserver.qapi`, `qmpserver.qmp`, `qmpserver.standin` and `qmpserver.testing`.
+All other modules may change in any release.
 
 =================================  ===========================================================
 `Server`                           serves the monitors of one machine or program
