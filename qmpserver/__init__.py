@@ -6,16 +6,13 @@ release in which its use gives a `DeprecationWarning`.  The same holds for
 `__all__` of `qmpserver.qapi`, `qmpserver.qmp`, `qmpserver.standin` and `qmpserver.testing`.
 All other modules may change in any release.
 
-=================================  ===========================================================
-`Server`                           serves the monitors of one machine or program
-`Client`                           a connected client, as handlers see it
-`Device`, `Listener`               an open device; one that accepts connections
-`Registry`                         binds functions to the commands of a schema
-`Schema`                           a QAPI schema: commands, events, types
-`CommandError`                     raised by a handler: the command fails with this error
-`RegistryError`, `SchemaError`,    raised by the above
-`OptionError`, `DeviceError`
-=================================  ===========================================================
+- `Server` serves the monitors of one machine or program.
+- `Client` is a connected client, as handlers see it.
+- `Device` is an open device; a `Listener` accepts connections.
+- `Registry` binds functions to the commands of a schema.
+- `Schema` is a QAPI schema: commands, events and types.
+- `CommandError` is raised by a handler: the command fails with this error.
+- `RegistryError`, `SchemaError`, `OptionError` and `DeviceError` are raised by the above.
 
 Names are imported when they are first used, because the program must start fast.
 """
