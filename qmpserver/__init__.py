@@ -1,20 +1,18 @@
-"""A QMP-compatible virtual-machine monitor with a real KVM dirty-ring engine.
+"""A QMP server: for a real machine on KVM, a stand-in for QEMU, or a program of your own.
 
 `__all__` is the public interface, for programs that embed a QMP server.  A name
 in it is removed, or changed so that callers must change, only after one minor
-release in which its use gives a `DeprecationWarning`.  All other modules may
-change in any release; `qmpserver.qapi` and `qmpserver.qmp` can be used on their own.
+release in which its use gives a `DeprecationWarning`.  The same holds for
+`__all__` of `qmpserver.qapi`, `qmpserver.qmp`, `qmpserver.standin` and `qmpserver.testing`.
+All other modules may change in any release.
 
-=================================  ===========================================================
-`Server`                           serves the monitors of one machine or program
-`Client`                           a connected client, as handlers see it
-`Device`, `Listener`               an open device; one that accepts connections
-`Registry`                         binds functions to the commands of a schema
-`Schema`                           a QAPI schema: commands, events, types
-`CommandError`                     raised by a handler: the command fails with this error
-`RegistryError`, `SchemaError`,    raised by the above
-`OptionError`, `DeviceError`
-=================================  ===========================================================
+- `Server` serves the monitors of one machine or program.
+- `Client` is a connected client, as handlers see it.
+- `Device` is an open device; a `Listener` accepts connections.
+- `Registry` binds functions to the commands of a schema.
+- `Schema` is a QAPI schema: commands, events and types.
+- `CommandError` is raised by a handler: the command fails with this error.
+- `RegistryError`, `SchemaError`, `OptionError` and `DeviceError` are raised by the above.
 
 Names are imported when they are first used, because the program must start fast.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pdoc
 
-PUBLIC = ("qmpserver", "qmpserver.testing", "qmpserver.qapi", "qmpserver.qmp")
+PUBLIC = ("qmpserver", "qmpserver.standin", "qmpserver.testing", "qmpserver.qapi", "qmpserver.qmp")
 
 
 def render(directory: Path) -> None:

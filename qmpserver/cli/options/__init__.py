@@ -5,8 +5,12 @@ To add an option:
 1. Write a function with the decorator `@option(name, argument, text)` in `machine`, `monitors` or
    `process` of this package. It parses the option's value into a field of `Settings`, and raises
    `OptionError` for a wrong value, in QEMU's words where QEMU has the option.
-2. Add the field to `qmpserver.cli.settings.Settings`.
+2. Add the field to `qmpserver.cli.settings.Settings`. It takes effect in `qmpserver.cli.assembly`,
+   which makes the machine, or in `qmpserver.cli.run`.
 3. Add the option's line to `README.md` of `qmpserver/cli`; a test compares it with the table.
+
+Beside `-fake`, an option is used by default; one that only a real machine can honour needs
+`with_fake=WithFake.IGNORED` or `REFUSED`.
 
 The table is also the source of `-help`, of `query-command-line-options` (the decorator's `group`
 and `parameters`), and of the options that a stand-in ignores or refuses (`with_fake`).

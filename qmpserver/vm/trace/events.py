@@ -6,8 +6,9 @@ To add a trace event:
    may be at most 32 events (the enabled ones are a 32-bit mask), with at most `TRACE_ARGS` (3)
    arguments each.
 2. Add a row to `_ALL` here; the name is that of the constant, in lower case.
-3. Call `trace_now(TRACE_NAME, arg0, arg1, arg2)` where it happens, or `trace_write` with start and
-   duration for an event with a span. The native thread does not wait: records go to a ring.
+3. Call `trace_now(TRACE_NAME, arg0, arg1, arg2)` where it happens; for an event with a span call
+   `trace_start` at its start and `trace_since` at its end. The native thread does not wait:
+   records go to a ring.
 4. Rebuild the extension. `tests/vm/trace/test_trace.py` compares both lists.
 """
 
