@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 from cffi import FFI
 
+# A shell that runs the tests in the background makes them, and all their children, ignore SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NATIVE = Path(__file__).parents[1] / "qmpserver" / "vm" / "accel" / "native"
 PATIENCE = 20.0
 
