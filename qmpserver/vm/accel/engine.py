@@ -1,6 +1,6 @@
-"""Python's face of ``struct engine``: wishes go in, counters come out.
+"""Python's side of `struct engine`: requests go in, counters come out.
 
-Nothing here blocks but what says so.
+No method blocks unless its description says that it does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class VcpuState(IntEnum):
-    """What a vCPU's thread is doing."""
+    """The state of a vCPU's thread."""
 
     PARKED = lib.VCPU_PARKED
     RUNNING = lib.VCPU_RUNNING
@@ -30,7 +30,7 @@ class VcpuState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class VcpuCounters:
-    """What a vCPU's thread counted. Times are in ns, points in time on ``CLOCK_MONOTONIC``."""
+    """Counters of a vCPU's thread. Times are in ns, points in time on `CLOCK_MONOTONIC`."""
 
     index: int
     thread_id: int
@@ -49,13 +49,13 @@ class VcpuCounters:
 
     @property
     def throttled(self) -> bool:
-        """Whether the dirty limit holds it now."""
+        """Return whether the dirty limit makes it wait now."""
         return self.state in (VcpuState.THROTTLED, VcpuState.HOLDING)
 
 
 @dataclass(frozen=True, slots=True)
 class ReaperCounters:
-    """What the reaper's thread counted. Times are ns on ``CLOCK_MONOTONIC``; 0 is never."""
+    """Counters of the reaper's thread. Times are ns on `CLOCK_MONOTONIC`; 0 is never."""
 
     mode: ReaperMode
     thread_id: int
@@ -68,7 +68,7 @@ class ReaperCounters:
     last_kick: int
     last_wake: int
     last_idle_wake: int
-    kick_to_wake_ns: int  # the sum of what is in the histogram
+    kick_to_wake_ns: int  # the sum of the times in the histogram
     kick_to_wake: list[int]  # log2 histograms of ns, as KVM's
     cancel_to_wake: list[int]
 
@@ -76,8 +76,8 @@ class ReaperCounters:
 class Engine:
     """The native threads and what they share with Python.
 
-    All methods are for one thread, the event loop's, but for :meth:`reap`, :meth:`take_bitmap`,
-    :meth:`soft_take_log` and :meth:`set_tracking`, which any thread may call.
+    All methods belong to the event loop's thread, except `reap`, `take_bitmap`, `soft_take_log` and
+    `set_tracking`, which any thread may call.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:
@@ -96,7 +96,7 @@ class Engine:
         self._pages: Any = ffi.NULL
 
     def add_kvm_vcpu(self, fd: int, run: Any, ring: Any, ring_size: int) -> None:
-        """Add a vCPU: its descriptor, its ``kvm_run``, and its ring (NULL and 0: none)."""
+        """Add a vCPU: its descriptor, its `kvm_run`, and its ring (NULL and 0: none)."""
         if lib.engine_add_kvm_vcpu(self._ptr, fd, run, ring, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
@@ -135,7 +135,7 @@ class Engine:
 
     @property
     def vcpus(self) -> int:
-        """How many vCPUs there are."""
+        """The number of vCPUs."""
         return int(self._ptr.nvcpus)
 
     @property
@@ -164,7 +164,7 @@ class Engine:
 
     @property
     def shut_down(self) -> bool:
-        """Whether a vCPU met a triple fault."""
+        """Whether any vCPU ended in a triple fault."""
         return any(
             self._ptr.vcpus[i].state == lib.VCPU_FAILED
             and self._ptr.vcpus[i].exit_reason == lib.KVM_EXIT_SHUTDOWN
@@ -172,7 +172,7 @@ class Engine:
         )
 
     def count(self, state: VcpuState) -> int:
-        """How many vCPUs are in `state`."""
+        """Return the number of vCPUs in `state`."""
         return int(lib.engine_count(self._ptr, state))
 
     def reap(self) -> int:
@@ -222,12 +222,12 @@ class Engine:
 
     @property
     def last_cancel(self) -> int:
-        """When the dirty limit was last cancelled for any vCPU: ns on ``CLOCK_MONOTONIC``."""
+        """The time of the last cancel of any vCPU's limit: ns on `CLOCK_MONOTONIC`."""
         return int(self._ptr.limit.last_cancel_ns)
 
     @property
     def overflows(self) -> int:
-        """How often rings were found overrun; `notify_fd` tells when it grows."""
+        """The number of overflows of rings; `notify_fd` becomes readable when it grows."""
         return sum(int(self._ptr.vcpus[i].overflows) for i in range(self.vcpus))
 
     @property

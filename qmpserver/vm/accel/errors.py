@@ -1,5 +1,5 @@
-"""What can be wrong with an accelerator."""
+"""Errors of accelerators."""
 
 
 class AcceleratorError(Exception):
-    """The accelerator can't be had as asked for; the text says why and what would do."""
+    """The accelerator cannot be provided; the text says why and what would be possible."""

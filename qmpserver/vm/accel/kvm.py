@@ -61,7 +61,7 @@ class _Descriptor:
 
 
 class Kvm(_Descriptor):
-    """``/dev/kvm``."""
+    """`/dev/kvm`."""
 
     def __init__(self, path: str = "/dev/kvm") -> None:
         super().__init__(os.open(path, os.O_RDWR | os.O_CLOEXEC))
@@ -79,7 +79,7 @@ class Kvm(_Descriptor):
         return self._ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
 
     def get_supported_cpuid(self) -> Any:
-        """KVM_GET_SUPPORTED_CPUID: a ``struct kvm_cpuid2``."""
+        """KVM_GET_SUPPORTED_CPUID: a `struct kvm_cpuid2`."""
         count = MAX_CPUID_ENTRIES
         cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
         self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
@@ -169,7 +169,7 @@ class VcpuFd(_Descriptor):
     """A virtual CPU."""
 
     def map_run(self, size: int) -> mmap.mmap:
-        """Map ``struct kvm_run``."""
+        """Map `struct kvm_run`."""
         return mmap.mmap(self.fd, size)
 
     def map_ring(self, entries: int) -> mmap.mmap:
@@ -178,11 +178,11 @@ class VcpuFd(_Descriptor):
         return mmap.mmap(self.fd, entries * ENTRY_SIZE, offset=offset)
 
     def set_cpuid2(self, cpuid: Any) -> None:
-        """KVM_SET_CPUID2, with what :meth:`Kvm.get_supported_cpuid` gave."""
+        """KVM_SET_CPUID2, with a result of `Kvm.get_supported_cpuid`."""
         self._ioctl(lib.KVM_SET_CPUID2, cpuid)
 
     def get_sregs(self) -> Any:
-        """KVM_GET_SREGS: a ``struct kvm_sregs``."""
+        """KVM_GET_SREGS: a `struct kvm_sregs`."""
         return self._get(lib.KVM_GET_SREGS, "struct kvm_sregs")
 
     def set_sregs(self, sregs: Any) -> None:
@@ -190,7 +190,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_SREGS, sregs)
 
     def get_vcpu_events(self) -> Any:
-        """KVM_GET_VCPU_EVENTS: a ``struct kvm_vcpu_events``."""
+        """KVM_GET_VCPU_EVENTS: a `struct kvm_vcpu_events`."""
         events = ffi.new("struct kvm_vcpu_events *")
         self._ioctl(lib.KVM_GET_VCPU_EVENTS, events)
         return events
@@ -200,7 +200,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
 
     def get_regs(self) -> Any:
-        """KVM_GET_REGS: a ``struct kvm_regs``."""
+        """KVM_GET_REGS: a `struct kvm_regs`."""
         return self._get(lib.KVM_GET_REGS, "struct kvm_regs")
 
     def set_regs(self, regs: Any) -> None:
@@ -208,7 +208,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_REGS, regs)
 
     def get_mp_state(self) -> Any:
-        """KVM_GET_MP_STATE: a ``struct kvm_mp_state``."""
+        """KVM_GET_MP_STATE: a `struct kvm_mp_state`."""
         return self._get(lib.KVM_GET_MP_STATE, "struct kvm_mp_state")
 
     def set_mp_state(self, state: Any) -> None:
@@ -216,7 +216,7 @@ class VcpuFd(_Descriptor):
         self._ioctl(lib.KVM_SET_MP_STATE, state)
 
     def get_lapic(self) -> Any:
-        """KVM_GET_LAPIC: a ``struct kvm_lapic_state``."""
+        """KVM_GET_LAPIC: a `struct kvm_lapic_state`."""
         return self._get(lib.KVM_GET_LAPIC, "struct kvm_lapic_state")
 
     def set_lapic(self, state: Any) -> None:
@@ -324,7 +324,7 @@ def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
 
 
 def _set_apic_id(cpuid: Any, number: int) -> None:
-    """CPUID tells each processor who it is; KVM leaves that to us."""
+    """Set the processor's own number in its CPUID, which KVM leaves to its users."""
     for i in range(cpuid.nent):
         entry = cpuid.entries[i]
         if entry.function == 1:
@@ -505,7 +505,7 @@ class KvmAccelerator:
         mapping[:] = rom
         pointer = self._keep_pointer(mapping)
         address = int(ffi.cast("uintptr_t", pointer))
-        number = len(self._ram.slots)  # the rings never name it: it can't be written to
+        number = len(self._ram.slots)  # the rings never name it: it cannot be written to
         self._vm.set_user_memory_region(
             number, lib.KVM_MEM_READONLY, ROM_END - len(rom), len(rom), address
         )
@@ -552,7 +552,7 @@ class KvmAccelerator:
 
 
 class _Exported:
-    """A pointer into a mapping, which can't be unmapped as long as the pointer is there."""
+    """A pointer into a mapping, which cannot be unmapped while the pointer exists."""
 
     def __init__(self, pointer: Any) -> None:
         self._pointer = pointer

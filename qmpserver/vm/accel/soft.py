@@ -19,7 +19,7 @@ CLOCK_HZ = 1_000_000_000  # its guests' clock is CLOCK_MONOTONIC
 
 
 class MachineStats:
-    """What the software accelerator counts of the whole machine."""
+    """The software accelerator's statistics of the whole machine."""
 
     stats: Sequence[Stat] = (
         Stat("dirty_pages", "cumulative"),
@@ -35,7 +35,7 @@ class MachineStats:
 
 
 class VcpuStats:
-    """What it counts of a vCPU."""
+    """The software accelerator's statistics of a vCPU."""
 
     stats: Sequence[Stat] = (
         Stat("dirty_pages", "cumulative"),
@@ -56,7 +56,7 @@ class VcpuStats:
 
 
 class SoftAccelerator:
-    """Runs the guest `dirty` as C threads (see ``native/soft.c``)."""
+    """Runs the guest `dirty` as C threads (see `native/soft.c`)."""
 
     name = "soft"
 

@@ -45,11 +45,11 @@ class Stat:
 
 
 class StatsSource(Protocol):
-    """What has statistics: the machine, or a vCPU."""
+    """A source of statistics: the machine, or a vCPU."""
 
     @property
     def stats(self) -> Sequence[Stat]:
-        """What there is."""
+        """The statistics, in a fixed order."""
 
     def read(self) -> Sequence[StatValue]:
         """Read all values, in the order of `stats`. Takes no lock that a vCPU could hold."""
@@ -65,7 +65,7 @@ class Statistics:
 
 
 class KvmLayout:
-    """What the descriptors of one of KVM's files say; files of the same kind have the same.
+    """The descriptors in one of KVM's files; files of the same kind have the same.
 
     Statistics of a kind that is not known here are left out.
     """
@@ -74,7 +74,7 @@ class KvmLayout:
         """Read the descriptors from `fd`.
 
         Raises:
-            OSError: It can't be read.
+            OSError: The file cannot be read.
         """
         _, name_size, count, _, where, self.data_offset = _HEADER.unpack(
             os.pread(fd, _HEADER.size, 0)
@@ -107,7 +107,7 @@ class KvmStats:
 
     @property
     def stats(self) -> Sequence[Stat]:
-        """What there is."""
+        """The statistics, in a fixed order."""
         return self._layout.stats
 
     def read(self) -> Sequence[StatValue]:
