@@ -6,6 +6,7 @@ Facts are the kernel's own, Documentation/virt/kvm/api.rst.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from qmpserver.vm.accel.entry import Entry, Guest
     from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.accel.options import AccelOptions
+
+log = logging.getLogger(__name__)
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256
@@ -477,7 +480,10 @@ class KvmAccelerator:
         page = self._keep_pointer(self._keep(mmap.mmap(-1, mmap.PAGESIZE)))
         address = self._show_canary(int(ffi.cast("uintptr_t", page)))
         ring = self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
-        self.engine.add_kvm_canary(vcpu.fd, address, ring, self.dirty_ring_size)
+        try:
+            self.engine.add_kvm_canary(vcpu.fd, address, ring, self.dirty_ring_size)
+        except OSError as error:
+            log.warning("resets of dirty rings that are cut short may go unnoticed: %s", error)
 
     def _show_canary(self, page: int) -> int:
         """Give the canary's page a slot of its own, always logged; return its address."""
