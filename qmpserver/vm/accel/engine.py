@@ -1,6 +1,6 @@
-"""The Python interface of `struct engine`: requests to the native threads, and their counters.
+"""Python's side of `struct engine`: requests go in, counters come out.
 
-A method blocks only if its docstring says so.
+No method blocks unless its description says that it does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VcpuState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class VcpuCounters:
-    """The counters of a vCPU's thread; times are in ns, points in time on `CLOCK_MONOTONIC`."""
+    """Counters of a vCPU's thread. Times are in ns, points in time on `CLOCK_MONOTONIC`."""
 
     index: int
     thread_id: int
@@ -49,13 +49,13 @@ class VcpuCounters:
 
     @property
     def throttled(self) -> bool:
-        """Whether the dirty limit stops the vCPU now."""
+        """Return whether the dirty limit makes it wait now."""
         return self.state in (VcpuState.THROTTLED, VcpuState.HOLDING)
 
 
 @dataclass(frozen=True, slots=True)
 class ReaperCounters:
-    """The counters of the reaper's thread; times are in ns on `CLOCK_MONOTONIC`, 0 for never."""
+    """Counters of the reaper's thread. Times are ns on `CLOCK_MONOTONIC`; 0 is never."""
 
     mode: ReaperMode
     thread_id: int
@@ -68,16 +68,16 @@ class ReaperCounters:
     last_kick: int
     last_wake: int
     last_idle_wake: int
-    kick_to_wake_ns: int  # the sum of all latencies in the histogram
-    kick_to_wake: list[int]  # log2 histograms of ns, like KVM's
+    kick_to_wake_ns: int  # the sum of the times in the histogram
+    kick_to_wake: list[int]  # log2 histograms of ns, as KVM's
     cancel_to_wake: list[int]
 
 
 class Engine:
     """The native threads and the memory that they share with Python.
 
-    Any thread may call `reap`, `take_bitmap`, `soft_take_log` and `set_tracking`; only the event
-    loop's thread may call the other methods.
+    All methods belong to the event loop's thread, except `reap`, `take_bitmap`, `soft_take_log` and
+    `set_tracking`, which any thread may call.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:
@@ -100,11 +100,7 @@ class Engine:
         self._pages: Any = ffi.NULL
 
     def add_kvm_vcpu(self, fd: int, run: Any, ring: Any, ring_size: int) -> None:
-        """Add a vCPU: its descriptor, its `kvm_run`, and its ring (NULL and 0: none).
-
-        Raises:
-            OSError: There are too many vCPUs, or not enough memory.
-        """
+        """Add a vCPU: its descriptor, its `kvm_run`, and its ring (NULL and 0: none)."""
         if lib.engine_add_kvm_vcpu(self._ptr, fd, run, ring, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add a vCPU")
 
@@ -176,7 +172,7 @@ class Engine:
 
     @property
     def shut_down(self) -> bool:
-        """Whether a vCPU has stopped with a triple fault."""
+        """Whether any vCPU ended in a triple fault."""
         return any(
             self._ptr.vcpus[i].state == lib.VCPU_FAILED
             and self._ptr.vcpus[i].exit_reason == lib.KVM_EXIT_SHUTDOWN
@@ -236,12 +232,12 @@ class Engine:
 
     @property
     def last_cancel(self) -> int:
-        """The time of the last cancel of any vCPU's dirty limit, in ns on `CLOCK_MONOTONIC`."""
+        """The time of the last cancel of any vCPU's limit: ns on `CLOCK_MONOTONIC`."""
         return int(self._ptr.limit.last_cancel_ns)
 
     @property
     def overflows(self) -> int:
-        """The number of ring overruns found; `notify_fd` is written when it grows."""
+        """The number of overflows of rings; `notify_fd` becomes readable when it grows."""
         return sum(int(self._ptr.vcpus[i].overflows) for i in range(self.vcpus))
 
     @property

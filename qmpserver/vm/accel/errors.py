@@ -1,5 +1,5 @@
-"""The error of an accelerator."""
+"""Errors of accelerators."""
 
 
 class AcceleratorError(Exception):
-    """The accelerator is not available with these options; the text gives the reason."""
+    """The accelerator cannot be provided; the text says why and what would be possible."""

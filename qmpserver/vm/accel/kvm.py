@@ -9,6 +9,7 @@ Documentation/virt/kvm/api.rst.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from qmpserver.vm.accel.entry import Entry, Guest
     from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.accel.options import AccelOptions
+
+log = logging.getLogger(__name__)
 
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256
@@ -68,7 +71,7 @@ class _Descriptor:
 
 
 class Kvm(_Descriptor):
-    """The device `/dev/kvm`."""
+    """`/dev/kvm`."""
 
     def __init__(self, path: str = "/dev/kvm") -> None:
         super().__init__(os.open(path, os.O_RDWR | os.O_CLOEXEC))
@@ -176,7 +179,7 @@ class VcpuFd(_Descriptor):
     """A virtual CPU."""
 
     def map_run(self, size: int) -> mmap.mmap:
-        """Map the vCPU's `struct kvm_run`."""
+        """Map `struct kvm_run`."""
         return mmap.mmap(self.fd, size)
 
     def map_ring(self, entries: int) -> mmap.mmap:
@@ -334,7 +337,7 @@ def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
 
 
 def _set_apic_id(cpuid: Any, number: int) -> None:
-    """Set a vCPU's APIC ID in its CPUID leaves, which KVM leaves to user space."""
+    """Set the processor's own number in its CPUID, which KVM leaves to its users."""
     for i in range(cpuid.nent):
         entry = cpuid.entries[i]
         if entry.function == 1:
@@ -496,7 +499,10 @@ class KvmAccelerator:
         page = self._keep_pointer(self._keep(mmap.mmap(-1, mmap.PAGESIZE)))
         address = self._show_canary(int(ffi.cast("uintptr_t", page)))
         ring = self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
-        self.engine.add_kvm_canary(vcpu.fd, address, ring, self.dirty_ring_size)
+        try:
+            self.engine.add_kvm_canary(vcpu.fd, address, ring, self.dirty_ring_size)
+        except OSError as error:
+            log.warning("resets of dirty rings that are cut short may go unnoticed: %s", error)
 
     def _show_canary(self, page: int) -> int:
         """Map the canary's page in a slot of its own, always logged; return its address."""
@@ -524,7 +530,7 @@ class KvmAccelerator:
         mapping[:] = rom
         pointer = self._keep_pointer(mapping)
         address = int(ffi.cast("uintptr_t", pointer))
-        number = len(self._ram.slots)  # never in a ring, because it is read-only
+        number = len(self._ram.slots)  # the rings never name it: it cannot be written to
         self._vm.set_user_memory_region(
             number, lib.KVM_MEM_READONLY, ROM_END - len(rom), len(rom), address
         )
@@ -574,7 +580,7 @@ class KvmAccelerator:
 
 
 class _Exported:
-    """A pointer into a mapping; the mapping cannot be closed while the pointer exists."""
+    """A pointer into a mapping, which cannot be unmapped while the pointer exists."""
 
     def __init__(self, pointer: Any) -> None:
         self._pointer = pointer

@@ -19,7 +19,7 @@ CLOCK_HZ = 1_000_000_000  # the guest's clock is CLOCK_MONOTONIC, in ns
 
 
 class MachineStats:
-    """The machine's statistics of the software accelerator."""
+    """The software accelerator's statistics of the whole machine."""
 
     stats: Sequence[Stat] = (
         Stat("dirty_pages", "cumulative"),
@@ -35,7 +35,7 @@ class MachineStats:
 
 
 class VcpuStats:
-    """The statistics of one vCPU of the software accelerator."""
+    """The software accelerator's statistics of a vCPU."""
 
     stats: Sequence[Stat] = (
         Stat("dirty_pages", "cumulative"),
@@ -56,7 +56,7 @@ class VcpuStats:
 
 
 class SoftAccelerator:
-    """An accelerator that runs the guest `dirty` as C threads (see `native/soft.c`)."""
+    """Runs the guest `dirty` as C threads (see `native/soft.c`)."""
 
     name = "soft"
 

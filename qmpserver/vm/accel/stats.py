@@ -45,11 +45,11 @@ class Stat:
 
 
 class StatsSource(Protocol):
-    """A source of statistics: the machine or a vCPU."""
+    """A source of statistics: the machine, or a vCPU."""
 
     @property
     def stats(self) -> Sequence[Stat]:
-        """The descriptors of the statistics."""
+        """The statistics, in a fixed order."""
 
     def read(self) -> Sequence[StatValue]:
         """Return all values, in the order of `stats`; take no lock that a vCPU may hold."""
@@ -65,7 +65,7 @@ class Statistics:
 
 
 class KvmLayout:
-    """The layout of a statistics file of KVM, from its descriptors; the same for all vCPUs.
+    """The descriptors in one of KVM's files; files of the same kind have the same.
 
     Statistics of an unknown type, unit or base are left out.
     """
@@ -107,7 +107,7 @@ class KvmStats:
 
     @property
     def stats(self) -> Sequence[Stat]:
-        """The descriptors of the statistics."""
+        """The statistics, in a fixed order."""
         return self._layout.stats
 
     def read(self) -> Sequence[StatValue]:

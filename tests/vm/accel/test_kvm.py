@@ -8,8 +8,9 @@ import pytest
 
 from qmpserver.bench.firmware import firmware_image
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
-from qmpserver.vm.accel.kvm import Kvm, KvmAccelerator
+from qmpserver.vm.accel.kvm import Kvm, KvmAccelerator, VmFd
 from qmpserver.vm.accel.memory import Ram
+from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.firmware import Firmware
 
 RAM = 64 << 20
@@ -88,8 +89,6 @@ def test_a_reset_under_firmware_restores_everything(
 
 
 def _buffer(value: Any) -> Any:
-    from qmpserver.vm.accel.native._native import ffi
-
     return ffi.buffer(value)
 
 
@@ -104,3 +103,22 @@ def test_the_canary_is_not_seen(tmp_path: Path, ram: Ram, accelerator: KvmAccele
     assert canary.pushed > 100
     # The address that makes KVM write belongs to the VM; the guest finds none.
     assert [vcpu.get_msr(MSR_WALL_CLOCK) for vcpu in accelerator._vcpu_fds] == [0, 0]
+
+
+def test_a_kernel_that_pushes_no_canaries_is_reported(
+    tmp_path: Path,
+    ram: Ram,
+    accelerator: KvmAccelerator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The page's slot is not logged, so no write to it pushes an entry."""
+    real = VmFd.set_user_memory_region
+
+    def unlogged(self: VmFd, slot: int, flags: int, gpa: int, size: int, address: int) -> None:
+        real(self, slot, flags & ~lib.KVM_MEM_LOG_DIRTY_PAGES, gpa, size, address)
+
+    monkeypatch.setattr(VmFd, "set_user_memory_region", unlogged)
+    accelerator.add_vcpus(firmware(tmp_path, ram), 1)
+    assert "may go unnoticed" in caplog.text
+    assert accelerator.engine._ptr.log.canary.ring.size == 0

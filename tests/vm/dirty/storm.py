@@ -85,6 +85,7 @@ def repeat(disturb: Disturb, pid: int) -> int:
 
 def main() -> None:
     how, pid = sys.argv[1], int(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not without thawing
     if how == "freeze":
         with freezer(pid) as freeze:
             print("ready", flush=True)

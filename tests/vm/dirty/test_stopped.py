@@ -6,6 +6,7 @@ By default few rounds. ROUNDS=1000 pytest tests/vm/dirty/test_stopped.py makes a
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ def judge(accel: str, how: str | None = None, **environment: str) -> dict[str, A
             stack.enter_context(storm(how, process.pid))
         process.stdin.write("\n")
         process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], 60 + 5 * ROUNDS)
+        if not ready:
+            process.kill()
         told: dict[str, Any] = json.loads(process.stdout.readline())
     assert process.wait(60) == 0
     process.communicate()

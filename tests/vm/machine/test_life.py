@@ -9,6 +9,7 @@ import pytest
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.engine import VcpuState
 from qmpserver.vm.accel.memory import Ram
+from qmpserver.vm.machine.guest import DirtyGuest
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel.kvm import KvmAccelerator
@@ -102,6 +103,27 @@ def test_impossible_accelerators(name: str, size: int, words: str) -> None:
     with pytest.raises(AcceleratorError) as caught:
         AccelOptions(name, size)
     assert str(caught.value) == words
+
+
+@only_kvm
+@pytest.mark.serial
+def test_many_vcpus_start_and_end_at_once(accel: str) -> None:
+    """Running ones would keep the kernel from making the next one's thread, for minutes."""
+    vcpus = 200
+    ram = Ram(1 << 30)
+    accelerator, _ = open_accelerator(ram, [AccelOptions(accel, 1024)])
+    guest = DirtyGuest({}, ram.buffer, vcpus, accelerator.clock_hz)
+    guest.load()
+    accelerator.add_vcpus(guest, vcpus)
+    start = time.monotonic()
+    accelerator.engine.start(stopped=False)
+    started = time.monotonic()
+    accelerator.engine.stop()
+    accelerator.close()
+    ended = time.monotonic()
+    ram.close()
+    assert started - start < 5
+    assert ended - started < 5
 
 
 def test_stop_and_cont(make_rig: "MakeRig") -> None:

@@ -1,8 +1,8 @@
 /*
  * An accelerator as the engine sees it: one const table in kvm.c, one in soft.c. No entry is NULL.
  *
- * The engine decides when a vCPU enters the guest, who wakes whom, what is harvested and when; the accelerator
- * runs the guest, logs pages and resets rings.
+ * The engine decides when a vCPU enters the guest, when threads wake each other and when rings are harvested; the
+ * accelerator runs the guest, logs pages and resets rings.
  */
 #ifndef QMPSERVER_ACCEL_H
 #define QMPSERVER_ACCEL_H

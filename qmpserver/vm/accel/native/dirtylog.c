@@ -19,7 +19,7 @@
  *
  * The kernel goes on to the next ring only when the pages of the one before it are protected. If the canary's
  * flag is cleared, everything before it was finished. If it still says RESET, the reset was cut short somewhere,
- * whatever it returned: the reset is made again, which frees what is left in the rings, and as pages may be
+ * whatever it returned: the reset is made again, which frees the entries left in the rings, and as pages may be
  * writable, the log is distrusted until trust_again(). A stock of canaries is pushed ahead.
  *
  * Overruns. KVM can push more than a ring holds when it emulates the guest. Three indexes then fall out of step:
@@ -64,7 +64,7 @@ int dirtylog_init(struct engine *engine)
 	struct dirty_log *log = &engine->log;
 	pthread_mutexattr_t inherit;
 
-	/* The reaper may have a real-time priority: who holds the lock that it waits for must not be kept from running. */
+	/* The holder of a lock that the reaper waits for runs at least at the priority of the reaper. */
 	pthread_mutexattr_init(&inherit);
 	pthread_mutexattr_setprotocol(&inherit, PTHREAD_PRIO_INHERIT);
 	pthread_mutex_init(&log->lock, &inherit);
@@ -370,7 +370,7 @@ void reap_full_ring(struct vcpu *vcpu)
 	pages = harvest(vcpu);
 	if (!pages && !log->harvested && ring->fetch == vcpu->full_fetch) {
 		/*
-		 * Full, and nothing in it, and nobody has harvested since this was so the last time: the kernel
+		 * Full, without an entry in it, and no harvest came since the last time that this was so: the kernel
 		 * counts ghosts. At least as many as make a ring full; a quarter is less than that with any
 		 * reserve that it keeps. The second try is for an index that was at a stop.
 		 */
@@ -443,10 +443,10 @@ static int switch_off(struct engine *engine)
 {
 	int ret, error;
 
-	store_release(&engine->log.tracking, 0); /* first: vCPUs hold whose limit nobody can charge any more */
+	store_release(&engine->log.tracking, 0); /* first: limited vCPUs hold, because their pages go uncounted now */
 	ret = set_logging(engine, false);
 	error = errno;
-	reap_locked(engine); /* what is left in the rings */
+	reap_locked(engine); /* the entries left in the rings */
 	errno = error;
 	return ret;
 }

@@ -48,7 +48,7 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap);
 
 /*
  * Switch the log of dirty pages for all RAM; vCPUs that waited for it go on. A no-op if it is so already. Blocks
- * for milliseconds, with large RAM for up to a second, and nobody reaps meanwhile. Any thread. 0, or -1 and errno.
+ * for milliseconds, with large RAM for up to a second, and no ring is reaped meanwhile. Any thread. 0, or -1 and errno.
  */
 int engine_set_tracking(struct engine *engine, bool on);
 

@@ -26,7 +26,7 @@
  *
  * On KVM an interrupt is a signal. It is a standard one, SIGURG: of those at most one is pending, so kicks
  * coalesce; and when the user's RLIMIT_SIGPENDING is used up, the kernel delivers a standard signal without its
- * siginfo, which nobody reads, where it would refuse a real-time one with EAGAIN (kernel/signal.c,
+ * siginfo, which no thread reads, where it would refuse a real-time one with EAGAIN (kernel/signal.c,
  * __send_signal_locked). Its default action is to be ignored, and debuggers pass it on without a stop.
  */
 #define _GNU_SOURCE

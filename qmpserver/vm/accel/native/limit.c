@@ -8,7 +8,7 @@
  * cleared, a reaper that asks for "in service" alone would go back to sleep.
  *
  * Kicks are a call of their own because the answer to the client is best sent between: on a busy machine a
- * woken vCPU may take the processor from who woke it, for milliseconds. A new limit for a vCPU that runs is
+ * woken vCPU may take the processor from the thread that woke it, for milliseconds. A new limit for a vCPU that runs is
  * the other way round: it is kicked at once, and gives up its processor. Kicked after the answer, it would run
  * free until the client has had its turn.
  */
@@ -30,7 +30,7 @@ static bool chosen(const struct vcpu *vcpu, int64_t cpu_index)
 void limit_set(struct engine *engine, int64_t cpu_index, uint64_t mb_per_s)
 {
 	struct limit_service *service = &engine->limit;
-	bool changed = false; /* what is as it was, stays undisturbed: managers repeat themselves */
+	bool changed = false; /* a limit that is repeated disturbs no vCPU */
 
 	if (!load_acquire(&service->in_service))
 		trace_now(TRACE_DIRTYLIMIT_STATE_INITIALIZE, engine->nvcpus, 0, 0);

@@ -2,7 +2,7 @@
  * The software accelerator: threads that dirty real memory, and the part of KVM that logs it.
  *
  * A vCPU here is a C loop that does what the guest program `dirty` does, on the same memory, from the same
- * control block. What stands for KVM keeps to KVM's rules, so that reaper, limit and tests run unchanged:
+ * control block. The part that stands for KVM keeps to KVM's rules, and reaper, limit and tests run unchanged:
  * a page is pushed when first stored to after it was protected; the ring is soft-full while 64 entries are
  * still free, and the vCPU is not entered again until it is not; a reset takes the entries that user space
  * released, in order, and protects their pages again; and it returns only when no vCPU can still be storing
@@ -403,7 +403,7 @@ void soft_take_log(struct engine *engine, uint64_t *bitmap)
 	pthread_mutex_unlock(&vm->slots_lock);
 }
 
-/* As lazy as KVM's: what is switched to what it is, protects nothing. */
+/* As lazy as KVM's: switching on a log that is on protects no page. */
 static int soft_log_dirty_pages(struct engine *engine, bool on)
 {
 	struct soft_vm *vm = engine->soft;
