@@ -71,7 +71,7 @@ async def _run_machine(
         ) from None
     machine, server = await assemble(settings, stack)
     _shut_down_on_signal(signalled, machine)
-    await _wait_for_clients(await _open_monitors(settings, server), machine.finished)
+    await _open_monitors(settings, server, machine.finished)
     if not machine.finished.is_set():
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
@@ -100,7 +100,7 @@ async def _run_stand_in(
         raise CommandLineError(f"-fake {settings.fake}: {error}") from None
     stack.push_async_callback(stand_in.close)
     _shut_down_on_signal(signalled, stand_in)
-    await _wait_for_clients(await _open_monitors(settings, stand_in), stand_in.finished)
+    await _open_monitors(settings, stand_in, stand_in.finished)
     if ready is not None and not stand_in.finished.is_set():
         ready()
     await stand_in.finished.wait()
@@ -143,8 +143,21 @@ def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | S
     signalled.add_done_callback(shut_down)
 
 
-async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
-    """Open all devices and monitors; return the devices, each once."""
+async def _open_monitors(settings: Settings, server: Server, finished: asyncio.Event) -> None:
+    """Open all monitors and wait for the clients that options demand, unless the end is earlier."""
+    opening = asyncio.ensure_future(_open_and_wait(settings, server))
+    end = asyncio.ensure_future(finished.wait())
+    try:
+        await asyncio.wait((opening, end), return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            opening.result()
+    finally:
+        opening.cancel()
+        end.cancel()
+        await asyncio.wait((opening, end))
+
+
+async def _open_and_wait(settings: Settings, server: Server) -> None:
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):
@@ -155,23 +168,12 @@ async def _open_monitors(settings: Settings, server: Server) -> list[Device]:
                 server.add_monitor(value)
                 continue
             mode = "readline" if option == "monitor" else "control"
-            device = await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
-            if device not in devices:
-                devices.append(device)
-    return devices
-
-
-async def _wait_for_clients(devices: list[Device], finished: asyncio.Event) -> None:
-    """Wait until each device that waits for a client has one, or until the machine's end."""
-    end = asyncio.ensure_future(finished.wait())
-    try:
-        for device in devices:
-            if device.waits and not end.done():
-                client = asyncio.ensure_future(device.wait_connected())
-                await asyncio.wait((client, end), return_when=asyncio.FIRST_COMPLETED)
-                client.cancel()
-    finally:
-        end.cancel()
+            devices.append(
+                await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
+            )
+    for device in devices:
+        if device.waits:
+            await device.wait_connected()
 
 
 async def _serve_http(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,36 @@ def test_signal_while_a_monitor_waits_for_its_client(
     assert '"reason": "host-signal"' in said
     assert shown == f"qmpserver: terminating on signal {number}\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
+def test_signal_while_it_connects(options: list[str], tmp_path: Path) -> None:
+    """The other side has a full backlog, so that the connection is not made."""
+    path, pidfile = tmp_path / "s", tmp_path / "pid"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        with subprocess.Popen(
+            [
+                *(sys.executable, "-m", "qmpserver.cli", *options, "-pidfile", str(pidfile)),
+                *("-qmp", "stdio", "-qmp", f"unix:{path}"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert "QMP" in process.stdout.readline()
+                process.send_signal(signal.SIGTERM)
+                _, shown = process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()
+    assert process.returncode == 0
+    assert shown == f"qmpserver: terminating on signal {signal.SIGTERM}\n"
+    assert not pidfile.exists()
 
 
 @pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
