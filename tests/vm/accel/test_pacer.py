@@ -199,11 +199,17 @@ def test_the_first_limit_begins_without_debt_or_credit(native: Any) -> None:
         (10, 10, SECOND // 3, SECOND // 3),
         (LARGEST, 1, 1, SECOND),
         (1, LARGEST, SECOND, 0),
-        (10, 100, -SECOND, -SECOND // 10),
-        (100, 10, -SECOND // 2, -SECOND),
+        (10, 100, -SECOND, 0),
+        (100, 10, -SECOND // 2, 0),
+        (
+            LARGEST,
+            100,
+            -SECOND,
+            0,
+        ),  # its second of credit would make the first second twice the limit
     ],
 )
-def test_another_limit_keeps_debt_and_credit(
+def test_another_limit_keeps_the_debt_and_no_credit(
     native: Any, old: int, new: int, debt: int, kept: int
 ) -> None:
     guest = Guest(native, old, 3_300)

@@ -10,9 +10,9 @@
  *
  * A greedy guest is always in debt, and over any time it gets the limit exactly: the next pause pays for
  * the overshoot of a slice. A guest below its limit accrues up to BURST of credit, and may dirty its working set
- * at once after each reset of the ring without being held. Another limit takes over debt and credit, as pages, up
- * to BURST of its own time: a manager that sets limits often neither forgives the one nor grants the other. While the
- * machine is stopped no time passes (skip).
+ * at once after each reset of the ring without being held. Another limit takes over the debt, as pages, up to BURST of
+ * its own time: a manager that sets limits often does not forgive it. It takes over no credit: a guest that ran below
+ * a high limit would exceed a low one for a second. While the machine is stopped no time passes (skip).
  *
  * A pause is about SLICE long: the vCPU is let run until it will have used up what SLICE is worth, at the
  * speed it was last seen to dirty pages at, and is looked at then. Looking is reading the ring ahead of the
@@ -51,12 +51,10 @@ static inline uint64_t pacer_convert(uint64_t ns, uint64_t from_limit, uint64_t 
 /* Begin with a limit, without debt or credit; or replace the one in force until now, if `replaces`. */
 static inline void pacer_set(struct pacer *p, uint64_t limit, bool replaces, uint64_t now)
 {
-	if (!replaces)
-		p->paid_until = now;
-	else if (p->paid_until > now)
+	if (replaces && p->paid_until > now)
 		p->paid_until = now + pacer_convert(p->paid_until - now, p->limit, limit);
 	else
-		p->paid_until = now - pacer_convert(now - p->paid_until, p->limit, limit);
+		p->paid_until = now;
 	p->limit = limit;
 	p->remainder = 0;
 	if (!p->ns_per_page)
