@@ -144,17 +144,30 @@ def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | S
 
 
 async def _open_monitors(settings: Settings, server: Server, finished: asyncio.Event) -> None:
-    """Open all monitors and wait for the clients that options demand, unless the end is earlier."""
-    opening = asyncio.ensure_future(_open_and_wait(settings, server))
+    """Open all monitors and wait for the clients that options demand, unless the end is earlier.
+
+    Nothing may run between the last monitor's opening and the caller's next step: a client that
+    is connected then must see the machine running.
+    """
+    opener = asyncio.current_task()
+    assert opener is not None
+    opening = True
+
+    def give_up(_: object) -> None:
+        if opening:
+            opener.cancel()
+
     end = asyncio.ensure_future(finished.wait())
+    end.add_done_callback(give_up)
     try:
-        await asyncio.wait((opening, end), return_when=asyncio.FIRST_COMPLETED)
-        if opening.done():
-            opening.result()
+        await _open_and_wait(settings, server)
+    except asyncio.CancelledError:
+        if not finished.is_set():
+            raise
+        opener.uncancel()
     finally:
-        opening.cancel()
+        opening = False
         end.cancel()
-        await asyncio.wait((opening, end))
 
 
 async def _open_and_wait(settings: Settings, server: Server) -> None:
