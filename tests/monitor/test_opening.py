@@ -132,6 +132,8 @@ async def test_opening_that_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await opening
     gate.set()
+    # The thread may only now create the socket that is to be discarded.
+    await until(lambda: not any(t.name.startswith("listen-") for t in threading.enumerate()))
     await until(lambda: descriptors() == before)
     assert server.devices == []
 

@@ -28,7 +28,8 @@ def check_round(rig: "Rig", stores: int) -> set[int]:
     marked, after = rig.marked(), rig.contents()
     changed = {page for page, counter in after.items() if counter != before[page]}
     assert changed <= marked, f"{len(changed - marked)} of {len(changed)} changed pages lost"
-    assert len(marked - changed - IMAGE_PAGES) <= len(changed) / 1000
+    # A kick may come between the fault that logs a page and the store to it, once for each vCPU.
+    assert len(marked - changed - IMAGE_PAGES) <= rig.vcpus + len(changed) / 1000
     assert rig.engine.reset_shortfalls == 0
     return changed
 
