@@ -436,11 +436,16 @@ async def test_launched_as_qemus_own_class_does(tmp_path: Path, accel: str, cons
     client = QMPClient("test")
     await client.start_server(str(tmp_path / "mon.sock"))
     process = await asyncio.create_subprocess_exec(*PROGRAM, *options, "-accel", accel)
-    async with asyncio.timeout(PATIENCE):
-        await client.accept()
-        assert (await execute(client, "query-status"))["running"]
-        if console:
-            assert listens(tmp_path / "console.sock")
-        await execute(client, "quit")
-        assert await process.wait() == 0
-    await hang_up(client)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await client.accept()
+            assert (await execute(client, "query-status"))["running"]
+            if console:
+                assert listens(tmp_path / "console.sock")
+            await execute(client, "quit")
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await hang_up(client)
