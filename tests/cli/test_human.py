@@ -207,7 +207,7 @@ class Terminal:
         loop = asyncio.get_running_loop()
         shown = b""
         async with asyncio.timeout(PATIENCE):
-            while not shown.endswith(wanted):
+            while wanted not in shown:  # an error message may follow at once
                 ready = loop.create_future()
                 loop.add_reader(self.outside, ready.set_result, None)
                 try:
