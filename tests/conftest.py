@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -34,6 +35,13 @@ def listens(path: str | Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
     return True
+
+
+def readable(source: Any, seconds: float) -> bool:
+    """Wait until a file or descriptor can be read; select() would refuse those above 1023."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(max(seconds, 0) * 1000))
 
 
 def terminate(process: asyncio.subprocess.Process) -> None:

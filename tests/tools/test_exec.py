@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import re
-import select
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import readable
 from tests.tools.conftest import BIN, Run
 
 
@@ -192,7 +192,7 @@ def test_zsh_completes(server: str) -> None:
         def until(text: bytes) -> None:
             said = b""
             while text not in said:
-                assert select.select([terminal], [], [], 20)[0], said
+                assert readable(terminal, 20), said
                 said += terminal.read(65536)
 
         terminal.write(b'autoload compinit; compinit -D -u; eval "$(qmpctl completion zsh)"\n')

@@ -8,7 +8,6 @@ import io
 import os
 import pty
 import re
-import select
 import signal
 import struct
 import subprocess
@@ -24,7 +23,7 @@ from textual.widgets import DataTable, Static
 from qmpserver.tools.address import address
 from qmpserver.tools.top import Top
 from qmpserver.tools.watching import Vcpu, Watcher, chosen, sparkline
-from tests.conftest import Until
+from tests.conftest import Until, readable
 from tests.tools.conftest import BIN, Run, serving
 
 LINES, COLUMNS = 24, 110
@@ -198,14 +197,14 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         deadline = time.monotonic() + 20
         while text not in self.text:
-            assert select.select([self.master], [], [], deadline - time.monotonic())[0], self.text
+            assert readable(self.master, deadline - time.monotonic()), self.text
             self.text += os.read(self.master, 65536).decode(errors="replace")
 
     def ended(self) -> tuple[int, str]:
         """Exit status, and what was said after it; the terminal is as it was before."""
         deadline = time.monotonic() + 20
         while True:
-            ready = select.select([self.master], [], [], 0.05)[0]
+            ready = readable(self.master, 0.05)
             if ready:  # it waits until all is read
                 self.text += os.read(self.master, 65536).decode(errors="replace")
             elif self.process.poll() is not None:

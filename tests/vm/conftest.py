@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from qmpserver.vm.accel.engine import Engine, VcpuState
 from qmpserver.vm.accel.memory import Ram, Slot
 from qmpserver.vm.accel.native._native import lib
 from qmpserver.vm.machine.guest import DirtyGuest
+from tests.conftest import readable
 
 PATIENCE = 20.0
 OUT = (VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED)
@@ -91,10 +91,8 @@ class Rig:
     def wait_out(self, *states: VcpuState) -> None:
         """Wait until each vCPU is in one of these states, or out; the engine's descriptor tells."""
         deadline = time.monotonic() + PATIENCE
-        poll = select.poll()  # select() takes no descriptors above 1023
-        poll.register(self.engine.notify_fd, select.POLLIN)
         while sum(self.engine.count(state) for state in states or OUT) < self.vcpus:
-            assert poll.poll(PATIENCE * 1000)
+            assert readable(self.engine.notify_fd, PATIENCE)
             assert time.monotonic() < deadline, [self.engine.vcpu(i) for i in range(self.vcpus)]
             os.eventfd_read(self.engine.notify_fd)
 

@@ -6,7 +6,6 @@ By default few rounds. ROUNDS=1000 pytest tests/vm/dirty/test_stopped.py makes a
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import readable
 
 ROUNDS = int(os.environ.get("ROUNDS", "12"))
 ROOT = Path(__file__).parents[3]
@@ -56,7 +57,7 @@ def judge(accel: str, how: str | None = None, **environment: str) -> dict[str, A
             stack.enter_context(storm(how, process.pid))
         process.stdin.write("\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], 60 + 5 * ROUNDS)
+        ready = readable(process.stdout, 60 + 5 * ROUNDS)
         if not ready:
             process.kill()
         told: dict[str, Any] = json.loads(process.stdout.readline())
