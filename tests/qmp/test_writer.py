@@ -147,12 +147,14 @@ _values = st.recursive(
 
 
 @given(_values)
+@pytest.mark.slow
 def test_all_can_be_read_back(value: object) -> None:
     assert json.loads(dumps(value)) == value
     assert json.loads(dumps(value, pretty=True)) == value
 
 
 @given(st.dictionaries(st.text("abcdefgh-"), _values))
+@pytest.mark.slow
 def test_the_parser_reads_what_the_writer_writes(value: dict[str, Any]) -> None:
     assert Parser().feed(dumps(value)) == [value]
     assert Parser().feed(dumps(value, pretty=True)) == [value]

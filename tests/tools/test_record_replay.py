@@ -51,6 +51,7 @@ def test_replay_of_what_others_captured(qmpctl: Run, server: str, tmp_path: Path
     assert text == f'{file}: line 4: query-name: return.name: "tested" instead of "else"\n'
 
 
+@pytest.mark.slow
 def test_replay_reports(qmpctl: Run, server: str, tmp_path: Path) -> None:
     text = """
 -> {"execute": "cont"}

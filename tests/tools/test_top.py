@@ -82,6 +82,7 @@ async def test_what_is_refused_is_told(server: str, kvm: None) -> None:
         assert [row[4] for row in rows(app)] == ["-", "-"]
 
 
+@pytest.mark.slow
 async def test_nothing_is_measured_unasked(server: str, kvm: None) -> None:
     async with watching(server) as (app, pilot):
         await shown(app, pilot, lambda: app.looks > 4)
@@ -151,6 +152,7 @@ def test_sparkline() -> None:
     assert sparkline(vcpu.history) == ""
 
 
+@pytest.mark.slow
 def test_once(qmpctl: Run, server: str, kvm: None) -> None:
     assert qmpctl("--qmp", server, "exec", "set-vcpu-dirty-limit", "dirty-rate=40").returncode == 0
     ran = qmpctl("--qmp", server, "top", "--once", "--interval", "0.2")
@@ -166,6 +168,7 @@ def test_once(qmpctl: Run, server: str, kvm: None) -> None:
     assert abs(float(line["time"]) - time.time()) < 10
 
 
+@pytest.mark.slow
 def test_no_terminal_and_no_server(qmpctl: Run, server: str, tmp_path: Path) -> None:
     ran = qmpctl("--qmp", server, "top")
     assert (ran.returncode, ran.stderr) == (

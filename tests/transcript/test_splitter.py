@@ -25,6 +25,7 @@ def test_the_rest_is_told() -> None:
         list(ByteSplitter("strict").feed(b"\xff"))
 
 
+@pytest.mark.slow
 def test_a_long_string_is_not_looked_at_for_each_piece() -> None:
     splitter = Splitter()
     assert list(splitter.feed('{"a": "')) == []

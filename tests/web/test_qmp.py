@@ -150,6 +150,7 @@ async def test_events_are_not_in_the_answer(site: Web, http: aiohttp.ClientSessi
     assert site.machine.running
 
 
+@pytest.mark.slow
 async def test_a_body_has_the_size_that_a_socket_allows(
     site: Web, http: aiohttp.ClientSession
 ) -> None:
@@ -166,6 +167,7 @@ async def test_a_body_has_the_size_that_a_socket_allows(
         assert response.status == 413  # at once: nothing of it was sent
 
 
+@pytest.mark.slow
 async def test_a_long_body_does_not_hold_up_others(site: Web, http: aiohttp.ClientSession) -> None:
     names = b", ".join(b'"%d": %d.5' % (number, number) for number in range(20_000))
     body = b'{"execute": "query-name", "arguments": {%b}}' % names
