@@ -29,7 +29,7 @@ ALLOWED = {
 }
 """The rooms that each room may import; all of them may import `_version`."""
 
-LATE = {"testing": "cli vm", "cli": "vm web standin"}
+LATE = {"testing": "cli vm"}
 """The rooms that a room may import inside functions, when somebody asks for them."""
 
 PURE = ("keyval", "qmp", "qapi", "monitor", "transcript", "standin", "testing", "tools")
