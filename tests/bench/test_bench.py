@@ -12,7 +12,7 @@ import pytest
 
 from qmpserver.bench.command_line import command_line
 from qmpserver.tools.errors import UsageError
-from tests.conftest import Until
+from tests.conftest import Until, listens
 from tests.tools.conftest import Run, serving
 
 
@@ -236,7 +236,9 @@ def test_guest(qmpctl: Run, kvm: None) -> None:
 
 
 @pytest.mark.slow
-def test_the_image_boots_qemu_by_hand(qmpctl: Run, kvm: None, qemu: None, tmp_path: Path) -> None:
+def test_the_image_boots_qemu_by_hand(
+    qmpctl: Run, kvm: None, qemu: None, tmp_path: Path, until: Until
+) -> None:
     """`qmpctl guest` and the command that its help shows: then it can be measured."""
     image, path = tmp_path / "dirty.bin", tmp_path / "q.sock"
     assert qmpctl("guest", "--output", str(image), "--ram", "64M").returncode == 0
@@ -246,8 +248,7 @@ def test_the_image_boots_qemu_by_hand(qmpctl: Run, kvm: None, qemu: None, tmp_pa
     argv += ["-machine", "pc,memory-backend=ram", "-qmp", f"unix:{path},server=on,wait=on"]
     with subprocess.Popen(argv) as process:
         try:
-            while not path.exists():
-                assert process.poll() is None
+            until(lambda: process.poll() is not None or listens(path))
             text = bench(qmpctl, "cancel", "--cycles", "1", "--qmp", f"unix:{path}")
         finally:
             process.terminate()

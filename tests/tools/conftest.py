@@ -50,9 +50,7 @@ def serving(kind: str, directory: Path, until: Until, *options: str) -> Iterator
     argv += ["-qmp", f"unix:{path},server=on,wait=off", *options]
     with subprocess.Popen(argv) as process:
         try:
-            until(lambda: process.poll() is not None or path.exists())
-            if kind == "qmpserver":
-                until(lambda: listens(path))
+            until(lambda: process.poll() is not None or listens(path))
             yield f"unix:{path}"
         finally:
             process.terminate()
