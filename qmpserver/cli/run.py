@@ -12,6 +12,8 @@ from qmpserver.cli.commandline import named
 from qmpserver.cli.messages import report, show
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.monitor import DeviceError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Device, Server
     from qmpserver.standin import StandIn
     from qmpserver.vm.machine.machine import Machine
+    from qmpserver.vm.migration.migration import Migration
     from qmpserver.web.address import HttpOptions
 
 _EXTENSION = "qmpserver.vm.accel.native._native"
@@ -69,20 +72,34 @@ async def _run_machine(
             f"the native engine was not built ({error}): with a C compiler and Python's headers, "
             "`pip install` builds it; -fake does not need it"
         ) from None
-    machine, server = await assemble(settings, stack)
+    machine, migration, server = await assemble(settings, stack)
     _shut_down_on_signal(signalled, machine)
     await _open_monitors(settings, server, machine.finished)
     if not machine.finished.is_set():
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         try:
-            machine.start(stopped=settings.stopped)
+            incoming = settings.incoming is not None
+            machine.start(stopped=settings.stopped, incoming=incoming)
         except OSError as error:
             raise CommandLineError(f"cannot start the machine: {error}") from None
+        if settings.incoming is not None and settings.incoming != "defer":
+            await _wait_for_guest(settings.incoming, migration)
         if ready is not None:
             ready()
         _log.info("ready")
     await machine.finished.wait()
+    if machine.failure is not None:
+        raise CommandLineError(machine.failure)
+
+
+async def _wait_for_guest(uri: str, migration: Migration) -> None:
+    from qmpserver.migration.address import parse_uri
+
+    try:
+        await migration.incoming(parse_uri(uri), int)
+    except (CommandError, DeviceError) as error:
+        raise CommandLineError(f"-incoming {uri}: {error}") from None
 
 
 async def _run_stand_in(

@@ -1,0 +1,188 @@
+"""The incoming side: receives RAM and state into a machine whose guest has not run yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, get_args
+
+from qmpserver.migration.address import TcpAddress, UnixAddress
+from qmpserver.vm.accel.stream import Ended, Receiver
+from qmpserver.vm.machine.runstate import RunState
+from qmpserver.vm.migration.channels import Channel, Listener, accept_one
+from qmpserver.vm.migration.description import check
+from qmpserver.vm.migration.wire import StreamError, expect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpserver.migration.address import Address
+    from qmpserver.migration.info import Figures
+    from qmpserver.migration.status import Status
+    from qmpserver.vm.dirty.worker import Worker
+    from qmpserver.vm.machine.machine import Machine
+
+log = logging.getLogger(__name__)
+
+MAX_CHANNELS = 255
+
+
+class Destination:
+    """One incoming migration. Belongs to the event loop's thread.
+
+    Args:
+        machine: A machine in inmigrate.
+        figures: Updated as it goes.
+        worker: Calls that block run there.
+        enter: Called with each new status.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        figures: Figures,
+        worker: Worker,
+        enter: Callable[[Status], None],
+    ) -> None:
+        self._machine = machine
+        self._figures = figures
+        self._worker = worker
+        self._enter = enter
+        self._address: Address | None = None
+        self._listener: Listener | None = None
+        self._channels: list[Channel] = []  # the main one first
+        self._receiver: Receiver | None = None
+
+    async def listen(self, address: Address) -> None:
+        """Listen on `address`, if it is one of a socket; afterwards a source can connect.
+
+        Raises:
+            DeviceError: It is not possible.
+        """
+        self._address = address
+        if isinstance(address, UnixAddress | TcpAddress):
+            self._listener = await Listener.listen(address)
+
+    async def run(self, take_fd: Callable[[str], int]) -> None:
+        """Receive a guest and have it run. If it raises, the guest does not run here.
+
+        Raises:
+            OSError, StreamError, DeviceError, CommandError: It failed; the text says why.
+        """
+        try:
+            main = await self._accept(take_fd)
+            self._channels.append(main)
+            try:
+                await self._receive(main)
+            except (OSError, StreamError, ValueError) as error:
+                await self._refuse(main, str(error))
+                raise
+        finally:
+            await asyncio.shield(self._release())
+
+    async def _accept(self, take_fd: Callable[[str], int]) -> Channel:
+        if self._listener is not None:
+            return await self._listener.accept()
+        assert self._address is not None
+        return await accept_one(self._address, take_fd)
+
+    async def _receive(self, main: Channel) -> None:
+        hello = expect(await main.receive(), "hello")
+        check(hello, self._machine)
+        self._enter("active")
+        await self._worker.run(self._machine.ram.clear)  # pages that are not sent are zero
+        if main.two_way:
+            await main.send("welcome")
+        await self._accept_others(hello)
+        state = expect(await self._receive_ram(main), "state")
+        await self._load(state)
+        if main.two_way:
+            await main.send("ready")
+        expect(await main.receive(), "go")
+        self._machine.leave_inmigrate(state["run_state"])
+        if main.two_way:
+            with contextlib.suppress(OSError):  # the guest runs, whoever listens
+                await main.send("running")
+
+    async def _accept_others(self, hello: dict[str, Any]) -> None:
+        """Accept the data channels; strangers are sent away."""
+        count, cookie = hello.get("channels"), hello.get("cookie")
+        if not isinstance(count, int) or not 0 <= count <= MAX_CHANNELS:
+            raise StreamError(f"{count!r} data channels; 0 to {MAX_CHANNELS} are allowed")
+        if count and self._listener is None:
+            raise StreamError("data channels need a socket that listens: use unix: or tcp:")
+        found: dict[int, Channel] = {}
+        try:
+            while len(found) < count:
+                assert self._listener is not None
+                channel = await self._listener.accept()
+                try:
+                    own = expect(await channel.receive(), "hello")
+                except (OSError, StreamError):
+                    channel.close()
+                    continue
+                number = own.get("channel")
+                if own.get("cookie") == cookie and number in range(count) and number not in found:
+                    found[number] = channel
+                else:
+                    channel.close()
+        finally:
+            self._channels += [found[number] for number in sorted(found)]
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def _receive_ram(self, main: Channel) -> dict[str, Any]:
+        """Receive RAM on all channels; return the message that follows it on the main one."""
+        carriers = self._channels[1:]
+        fds = [channel.fd for channel in carriers or [main]]
+        receiver = self._receiver = Receiver(self._machine.ram, fds)
+        next_ = asyncio.ensure_future(main.receive()) if carriers else None
+        loop = asyncio.get_running_loop()
+        moved = asyncio.Event()
+        loop.add_reader(receiver.fileno(), moved.set)
+        try:
+            receiver.start()
+            while not receiver.finished():  # raises the error of a channel
+                moved.clear()
+                waited = [asyncio.ensure_future(moved.wait()), *([next_] if next_ else [])]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                waited[0].cancel()
+                if next_ is not None and next_.done():
+                    next_.result()  # raises if the source is gone
+        finally:
+            loop.remove_reader(receiver.fileno())
+            if next_ is not None and not receiver.finished():
+                next_.cancel()
+                await asyncio.wait([next_])
+        return await (next_ if next_ is not None else main.receive())
+
+    async def _load(self, message: dict[str, Any]) -> None:
+        """Check and load the state of the machine."""
+        limits, run_state = message.get("limits"), message.get("run_state")
+        if run_state not in get_args(RunState):
+            raise StreamError(f"the source's run state is {run_state!r}")
+        if not isinstance(limits, list) or len(limits) != self._machine.accel.engine.vcpus:
+            raise StreamError("the dirty limits are not one for each vCPU")
+        if any(not isinstance(limit, int) or limit < 0 for limit in limits):
+            raise StreamError(f"the dirty limits are {limits!r}")
+        await self._worker.run(self._machine.accel.load_state, message.get("state"))
+        for index, limit in enumerate(limits):
+            if limit:
+                self._machine.dirty_limit.set(limit, index)
+
+    async def _refuse(self, main: Channel, reason: str) -> None:
+        """Tell the source why, if it still listens."""
+        if main.two_way:
+            with contextlib.suppress(OSError):
+                await main.send("error", desc=reason)
+
+    async def _release(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._receiver is not None:
+            self._receiver.stop()
+            await self._worker.run(self._receiver.close)
+        for channel in self._channels:
+            channel.close()
