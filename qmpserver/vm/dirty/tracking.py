@@ -71,8 +71,8 @@ class Tracking:
     def take(self) -> list[bytearray]:
         """Return and clear the bitmaps of dirty pages; a page is dirty if it is in any of them.
 
-        While logging is on, each page written before the call is in them or in earlier ones. Blocks;
-        any thread may call it.
+        While logging is on, each page written before the call is in them or in earlier ones.
+        Blocks; any thread may call it.
         """
         bitmaps = [self._accel.engine.take_bitmap()]
         if not self._accel.dirty_ring_size:

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, get_args
 
 from qmpserver.migration.address import TcpAddress, UnixAddress
-from qmpserver.vm.accel.stream import Ended, Receiver
+from qmpserver.vm.accel.stream import Receiver
 from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check

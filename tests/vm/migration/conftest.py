@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-
 from qmpserver.migration.address import parse_uri
+
 from qmpserver.qmp import CommandError
 from qmpserver.vm.accel import AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram

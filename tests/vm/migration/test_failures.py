@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
-
 from qmpserver.migration.address import parse_uri
+
 from qmpserver.qmp import CommandError
 from qmpserver.vm.migration import wire
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
