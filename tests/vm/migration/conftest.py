@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,13 @@ class Side:
     async def advance(self, stores: int = 1) -> None:
         """Wait until each vCPU has made so many stores more."""
         goal = [progress + stores for progress in self.progress()]
-        async with asyncio.timeout(PATIENCE):
-            while any(now < then for now, then in zip(self.progress(), goal, strict=True)):
-                await asyncio.sleep(0.001)  # nothing tells of a guest's stores
+        await asyncio.to_thread(self._wait_progress, goal)
+
+    def _wait_progress(self, goal: list[int]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while any(now < then for now, then in zip(self.progress(), goal, strict=True)):
+            assert time.monotonic() < deadline, "the guest does not get on"
+            time.sleep(0.0005)
 
     def counters(self) -> list[int]:
         """Return the sum of the page counters of each vCPU."""

@@ -1,5 +1,6 @@
 """Whole migrations: the guest goes on at the destination, and nothing of it is lost."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,4 @@ async def test_zero_pages_stay_sparse(side: MakeSide, uri: str) -> None:
     await source.advance(1000)
     assert await migrate(source, destination, uri) == ("completed", "completed")
     assert source.migration.info()["ram"]["transferred"] < 16 << 20
-    import os
-
     assert os.fstat(destination.machine.ram.fd).st_blocks * 512 < 16 << 20
