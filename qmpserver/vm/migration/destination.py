@@ -8,14 +8,14 @@ import logging
 from typing import TYPE_CHECKING, Any, get_args
 
 from qmpserver.migration.address import TcpAddress, UnixAddress
-from qmpserver.vm.accel.stream import Receiver
+from qmpserver.vm.accel.stream import ChannelState, Receiver
 from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check
 from qmpserver.vm.migration.wire import StreamError, expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.info import Figures
@@ -137,26 +137,25 @@ class Destination:
         """Receive RAM on all channels; return the message that follows it on the main one."""
         carriers = self._channels[1:]
         fds = [channel.fd for channel in carriers or [main]]
-        receiver = self._receiver = Receiver(self._machine.ram, fds)
+        receiver = await self._worker.run(Receiver, self._machine.ram, fds)
+        self._receiver = receiver
+        # With data channels the next message may come before the last page.
         next_ = asyncio.ensure_future(main.receive()) if carriers else None
-        loop = asyncio.get_running_loop()
-        moved = asyncio.Event()
+        loop, moved = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(receiver.fileno(), moved.set)
         try:
-            receiver.start()
-            while not receiver.finished():  # raises the error of a channel
+            for number in range(len(fds)):
+                receiver.start(number)
+            while not _all_pages_came(receiver):
+                await _wait(moved.wait(), next_)
                 moved.clear()
-                waited = [asyncio.ensure_future(moved.wait()), *([next_] if next_ else [])]
-                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                waited[0].cancel()
-                if next_ is not None and next_.done():
-                    next_.result()  # raises if the source is gone
+                receiver.acknowledge()
+            return await (main.receive() if next_ is None else next_)
         finally:
             loop.remove_reader(receiver.fileno())
-            if next_ is not None and not receiver.finished():
+            if next_ is not None:
                 next_.cancel()
                 await asyncio.wait([next_])
-        return await (next_ if next_ is not None else main.receive())
 
     async def _load(self, message: dict[str, Any]) -> None:
         """Check and load the state of the machine."""
@@ -186,3 +185,36 @@ class Destination:
             await self._worker.run(self._receiver.close)
         for channel in self._channels:
             channel.close()
+
+
+def _all_pages_came(receiver: Receiver) -> bool:
+    """Return whether each channel has ended with SYNC.
+
+    Raises:
+        StreamError: A channel has ended otherwise.
+    """
+    states = receiver.states()
+    for number, state in enumerate(states):
+        if state == ChannelState.FAILED:
+            raise StreamError(receiver.error() or f"channel {number} failed")
+        if state == ChannelState.EOF:
+            raise StreamError("the peer has closed the connection")
+        if state == ChannelState.CONTROL:
+            raise StreamError("a control frame among the pages")
+    return all(state == ChannelState.SYNC for state in states)
+
+
+async def _wait(event: Coroutine[Any, Any, Any], message: asyncio.Task[Any] | None) -> None:
+    """Wait for an event, but not when the source is gone.
+
+    Raises:
+        OSError, StreamError: It is.
+    """
+    waiting = asyncio.ensure_future(event)
+    try:
+        pending = [] if message is None or message.done() else [message]
+        await asyncio.wait([waiting, *pending], return_when=asyncio.FIRST_COMPLETED)
+        if message is not None and message.done():
+            message.result()
+    finally:
+        waiting.cancel()

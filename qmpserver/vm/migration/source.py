@@ -15,9 +15,10 @@ from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.channels import Channel, open_channel
 from qmpserver.vm.migration.description import describe
+from qmpserver.vm.migration.wire import StreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.capabilities import Capabilities
@@ -125,7 +126,7 @@ class Source:
             self._channels.append(channel)
             await channel.send("hello", channel=number, cookie=cookie)
         carriers = self._channels[1:] or self._channels
-        sender = self._sender = Sender(self._machine.ram, [channel.fd for channel in carriers])
+        sender = self._sender = Sender(self._machine.ram, [carrier.fd for carrier in carriers])
         sender.set_rate(self._parameters["max-bandwidth"])
         self._figures.setup_ms = round((time.monotonic() - started) * 1000)
         return sender
@@ -145,7 +146,7 @@ class Source:
         self._before = await self._machine.stop_to_migrate()
         if self._capabilities["pause-before-switchover"]:
             self._enter("pre-switchover")
-            await self._unless_answered(asyncio.ensure_future(self._continued.wait()))
+            await self._unless_answered(self._continued.wait())
         self._enter("device")
         async with self._machine.changing:  # no reset between the state and the last pages
             state = await self._worker.run(self._machine.accel.save_state)
@@ -167,29 +168,33 @@ class Source:
     async def _send_round(self, sender: Sender, *, last: bool = False) -> None:
         """Send all pages that are pending; measure the bandwidth."""
         before, started = sender.counters().bytes, time.monotonic()
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(sender.fileno(), lambda: done.done() or done.set_result(None))
+        loop, moved = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(sender.fileno(), moved.set)
         try:
             sender.begin_pass(sync=last)
-            while not sender.finish_pass():  # raises the error of a channel
-                await self._unless_answered(done)
-                done = loop.create_future()
+            while sender.busy:
+                await self._unless_answered(moved.wait())
+                moved.clear()
+                sender.acknowledge()
+                error = sender.error()
+                if error is not None:
+                    raise StreamError(error)
         finally:
             loop.remove_reader(sender.fileno())
         sent, seconds = sender.counters().bytes - before, time.monotonic() - started
         if sent and seconds:
             self._bandwidth = sent / seconds
 
-    async def _unless_answered(self, awaited: asyncio.Future[Any]) -> None:
-        """Wait, but not longer than until the destination reports an error or is gone."""
-        if self._answer is None:
-            await awaited
-            return
-        await asyncio.wait([awaited, self._answer], return_when=asyncio.FIRST_COMPLETED)
-        if self._answer.done():
-            awaited.cancel()
-            wire.expect(self._answer.result(), "nothing yet")
+    async def _unless_answered(self, event: Coroutine[Any, Any, Any]) -> None:
+        """Wait for an event, but not when the destination reports an error or is gone."""
+        waiting = asyncio.ensure_future(event)
+        try:
+            answers = [] if self._answer is None else [self._answer]
+            await asyncio.wait([waiting, *answers], return_when=asyncio.FIRST_COMPLETED)
+            if self._answer is not None and self._answer.done():
+                wire.expect(self._answer.result(), "nothing yet")
+        finally:
+            waiting.cancel()
 
     async def _next_answer(self) -> dict[str, Any]:
         assert self._answer is not None
@@ -215,8 +220,8 @@ class Source:
         counters, figures = self._sender.counters(), self._figures
         figures.transferred = counters.bytes
         figures.remaining = counters.pending * PAGE
-        figures.normal = counters.normal
-        figures.duplicate = counters.zero
+        figures.normal = counters.pages
+        figures.duplicate = counters.zero_pages
         figures.bandwidth = self._bandwidth
         if self._before is None:
             figures.expected_downtime_ms = self._expected_downtime_ms(self._sender)
