@@ -54,11 +54,6 @@ class Ram:
         if self.pages > low:
             self.slots.append(Slot(HIGH_START, low, self.pages - low))
 
-    @property
-    def fd(self) -> int:
-        """The memory file."""
-        return self._fd
-
     def clear(self) -> None:
         """Make all of it zero and sparse. Blocks; any thread may call it."""
         self.buffer.madvise(mmap.MADV_REMOVE)

@@ -1,6 +1,6 @@
 """The handlers of QMP commands: one thin module for each schema file.
 
-Each module has `register(registry, machine)`. A handler calls one method of the machine and returns
+Each module has `register(registry, machine)`; that of migration also takes the machine's migration. A handler calls one method of the machine and returns
 the result in the schema's terms.
 
 To add a command:
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from qmpserver.keyval import Kind
     from qmpserver.monitor import Registry
     from qmpserver.vm.machine.machine import Machine
+    from qmpserver.vm.migration.migration import Migration
 
 MODULES = (
     accelerator,
     char,
     control,
     machine,
-    migration,
     misc,
     qmpserver,
     qom,
@@ -64,6 +64,7 @@ MODULES = (
 def register_all(
     registry: Registry,
     controlled: Machine,
+    moving: Migration,
     *,
     command_line: Mapping[str, Mapping[str, Kind]] | None = None,
 ) -> None:
@@ -72,6 +73,7 @@ def register_all(
     Args:
         registry: The commands.
         controlled: The machine.
+        moving: Its migration.
         command_line: The result of `query-command-line-options`: by group, each parameter's type.
 
     Raises:
@@ -79,5 +81,6 @@ def register_all(
     """
     for module in MODULES:
         module.register(registry, controlled)
+    migration.register(registry, controlled, moving)
     misc.register_command_line(registry, command_line or {})
     registry.check()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         TimeUnit,
     )
     from qmpserver.vm.machine.machine import Machine
+    from qmpserver.vm.migration.migration import Migration
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def _targets(cpu_index: int | None) -> str:
     return "all vCPUs" if cpu_index is None else f"vCPU {cpu_index}"
 
 
-def register(registry: Registry, machine: Machine) -> None:
+def register(registry: Registry, machine: Machine, migration: Migration) -> None:
     """Bind the commands of this file."""
 
     @registry.command("set-vcpu-dirty-limit", client=True)

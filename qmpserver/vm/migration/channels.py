@@ -94,18 +94,12 @@ class Channel:
         return bytes(data)
 
     async def _ready(self, *, writing: bool) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        add, drop = (
-            (loop.add_writer, loop.remove_writer)
-            if writing
-            else (loop.add_reader, loop.remove_reader)
-        )
-        add(self.fd, lambda: ready.done() or ready.set_result(None))
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        (loop.add_writer if writing else loop.add_reader)(self.fd, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
-            drop(self.fd)
+            (loop.remove_writer if writing else loop.remove_reader)(self.fd)
 
     def close(self) -> None:
         """Close the descriptor; end a process that is still there."""
@@ -184,10 +178,12 @@ class Listener:
         """
         return cls(await listen_on(_socket_address(address), BACKLOG), address)
 
-    @property
-    def name(self) -> Any:
-        """The socket's own address, as `socket.getsockname` has it."""
-        return self._sock.getsockname()
+    def addresses(self) -> list[dict[str, Any]]:
+        """Return its addresses as `query-migrate` shows them."""
+        name = self._sock.getsockname()
+        if self._sock.family == socket.AF_UNIX:
+            return [{"type": "unix", "path": os.fsdecode(name)}]
+        return [{"type": "inet", "host": name[0], "port": str(name[1])}]
 
     async def accept(self) -> Channel:
         """Wait for a connection."""
@@ -201,8 +197,9 @@ class Listener:
 
 def _socket_address(address: UnixAddress | TcpAddress) -> UnixSocket | InetAddress:
     if isinstance(address, UnixAddress):
-        return UnixSocket(address.path)
-    return InetAddress(address.host, address.port)
+        abstract = address.path.startswith("\0")
+        return UnixSocket(address.path.removeprefix("\0"), abstract)
+    return InetAddress(address.host, address.port, address.to, address.ipv4, address.ipv6)
 
 
 async def _run_command(argv: tuple[str, ...], *, writing: bool) -> Channel:

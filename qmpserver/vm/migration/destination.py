@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from qmpserver.migration.address import Address
-    from qmpserver.migration.info import Figures
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
     from qmpserver.vm.machine.machine import Machine
@@ -33,7 +32,6 @@ class Destination:
 
     Args:
         machine: A machine in inmigrate.
-        figures: Updated as it goes.
         worker: Calls that block run there.
         enter: Called with each new status.
     """
@@ -41,12 +39,10 @@ class Destination:
     def __init__(
         self,
         machine: Machine,
-        figures: Figures,
         worker: Worker,
         enter: Callable[[Status], None],
     ) -> None:
         self._machine = machine
-        self._figures = figures
         self._worker = worker
         self._enter = enter
         self._address: Address | None = None
@@ -63,6 +59,10 @@ class Destination:
         self._address = address
         if isinstance(address, UnixAddress | TcpAddress):
             self._listener = await Listener.listen(address)
+
+    def addresses(self) -> list[dict[str, Any]]:
+        """Return the addresses that it listens on, as `query-migrate` shows them."""
+        return [] if self._listener is None else self._listener.addresses()
 
     async def run(self, take_fd: Callable[[str], int]) -> None:
         """Receive a guest and have it run. If it raises, the guest does not run here.
@@ -123,7 +123,8 @@ class Destination:
                     channel.close()
                     continue
                 number = own.get("channel")
-                if own.get("cookie") == cookie and number in range(count) and number not in found:
+                known = isinstance(number, int) and 0 <= number < count
+                if known and own.get("cookie") == cookie and number not in found:
                     found[number] = channel
                 else:
                     channel.close()
@@ -180,6 +181,7 @@ class Destination:
     async def _release(self) -> None:
         if self._listener is not None:
             self._listener.close()
+            self._listener = None
         if self._receiver is not None:
             self._receiver.stop()
             await self._worker.run(self._receiver.close)

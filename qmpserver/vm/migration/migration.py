@@ -10,7 +10,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.migration.capabilities import Capabilities
+from qmpserver.migration.address import check_transport
+from qmpserver.migration.capabilities import IN_PROGRESS, Capabilities
 from qmpserver.migration.info import Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
 from qmpserver.migration.status import UNDER_WAY, Status
@@ -50,9 +51,9 @@ class Migration:
         self.status: Status = "none"
         self._machine = machine
         self._figures = Figures()
-        self._error: str | None = None
+        self._error = ""
         self._source: Source | None = None
-        self._listening = False  # an incoming migration was started
+        self._destination: Destination | None = None  # the incoming migration, also one that ended
         self._task: asyncio.Task[None] | None = None
         self._started = self._ended = 0.0
         self._worker = Worker("migration")
@@ -69,7 +70,13 @@ class Migration:
             CommandError: A change is refused, and none is made; the text is QEMU's.
         """
         ring = bool(self._machine.accel.dirty_ring_size)
-        self.capabilities.set(values, ring=ring, under_way=self.under_way)
+        self.capabilities.set(
+            values,
+            ring=ring,
+            under_way=self._source is not None,
+            awaited=self._destination is not None,
+            plain=self.parameters.plain,
+        )
 
     def set_parameters(self, values: dict[str, Any]) -> None:
         """Change parameters; bandwidth and downtime act on a migration under way.
@@ -88,11 +95,13 @@ class Migration:
             CommandError: It is refused; the text is QEMU's.
         """
         if self.under_way:
-            raise CommandError("There's a migration process in progress")
+            raise CommandError(IN_PROGRESS)
         if self._machine.state == "inmigrate":
             raise CommandError("Guest is waiting for an incoming migration")
         if self._machine.state == "postmigrate":
             raise CommandError("Can't migrate the vm that was paused due to previous migration")
+        check_transport(address, self.capabilities)
+        self._destination = None
         figures = self._begin()
         source = self._source = Source(
             self._machine,
@@ -121,16 +130,16 @@ class Migration:
         """
         if self._machine.state != "inmigrate":
             raise CommandError("'-incoming' was not specified on the command line")
-        if self._listening:
+        if self._destination is not None:
             raise CommandError("The incoming migration has already been started")
-        self._listening = True
-        destination = Destination(self._machine, self._begin(), self._worker, self._enter)
+        destination = Destination(self._machine, self._worker, self._enter)
+        self._destination = destination
         try:
             await destination.listen(address)
         except BaseException:
-            self._listening = False
-            self.status = "none"
+            self._destination = None
             raise
+        self._begin()
         self._spawn(self._move_in(destination.run(take_fd), exit_on_error))
 
     def cancel(self) -> None:
@@ -155,20 +164,22 @@ class Migration:
         """Return the result of `query-migrate`."""
         if self._source is not None:
             self._source.count()
+        if self._destination is not None:
+            addresses = self._destination.addresses()
+            return destination_info(self.status, addresses=addresses, error=self._error)
         end = time.monotonic() if self.under_way else self._ended
-        self._figures.total_ms = round((end - self._started) * 1000)
-        inform = destination_info if self._listening else source_info
-        return inform(self._figures, self.status, error=self._error)
+        self._figures.total_time = round((end - self._started) * 1000)
+        return source_info(self._figures, self.status, error=self._error)
 
     def _begin(self) -> Figures:
         self._figures = Figures(total=self._machine.ram.size)
-        self._error = None
+        self._error = ""
         self._started = time.monotonic()
         self._enter("setup")
         return self._figures
 
     def _enter(self, status: Status) -> None:
-        log.info("migration: %s", status)
+        log.info("migration: %s%s", status, self._error and f": {self._error}")
         self.status = status
         if not self.under_way:
             self._ended = time.monotonic()
@@ -188,7 +199,9 @@ class Migration:
         except asyncio.CancelledError:
             self._enter("cancelled")
         except FAILURES as error:
-            self._fail(str(error))
+            self._error = str(error)
+            self._enter("failing")
+            self._enter("failed")
         else:
             self._enter("completed")
         finally:
@@ -198,16 +211,12 @@ class Migration:
         try:
             await steps
         except FAILURES as error:
-            self._fail(str(error))
+            self._error = str(error)
+            self._enter("failed")
             if exit_on_error:
                 self._machine.fail(f"load of migration failed: {error}")
         else:
             self._enter("completed")
-
-    def _fail(self, reason: str) -> None:
-        log.error("migration: %s", reason)
-        self._error = reason
-        self._enter("failed")
 
     async def close(self) -> None:
         """End a migration that is going on."""

@@ -11,6 +11,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration.info import PAGE, Figures
 from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.channels import Channel, open_channel
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.capabilities import Capabilities
-    from qmpserver.migration.info import Figures
     from qmpserver.migration.parameters import Parameters
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from qmpserver.vm.machine.runstate import RunState
 
 log = logging.getLogger(__name__)
-
-PAGE = 4096
 
 
 class Source:
@@ -128,7 +126,7 @@ class Source:
         carriers = self._channels[1:] or self._channels
         sender = self._sender = Sender(self._machine.ram, [carrier.fd for carrier in carriers])
         sender.set_rate(self._parameters["max-bandwidth"])
-        self._figures.setup_ms = round((time.monotonic() - started) * 1000)
+        self._figures.setup_time = round((time.monotonic() - started) * 1000)
         return sender
 
     async def _copy(self, sender: Sender) -> None:
@@ -162,7 +160,7 @@ class Source:
             if main.two_way:
                 wire.expect(await self._next_answer(), "running")
             await main.finish()
-            self._figures.downtime_ms = round((time.monotonic() - self._stopped_at) * 1000)
+            self._figures.downtime = round((time.monotonic() - self._stopped_at) * 1000)
             self._machine.leave_finish_migrate("postmigrate")
 
     async def _send_round(self, sender: Sender, *, last: bool = False) -> None:
@@ -222,9 +220,9 @@ class Source:
         figures.remaining = counters.pending * PAGE
         figures.normal = counters.pages
         figures.duplicate = counters.zero_pages
-        figures.bandwidth = self._bandwidth
+        figures.mbps = self._bandwidth * 8 / 1e6
         if self._before is None:
-            figures.expected_downtime_ms = self._expected_downtime_ms(self._sender)
+            figures.expected_downtime = self._expected_downtime_ms(self._sender)
 
     def _expected_downtime_ms(self, sender: Sender) -> int:
         """Return how long it takes to send what is pending."""
