@@ -1,7 +1,7 @@
 """The handlers of QMP commands: one thin module for each schema file.
 
-Each module has `register(registry, machine)`; that of migration also takes the machine's migration. A handler calls one method of the machine and returns
-the result in the schema's terms.
+Each module has `register(registry, machine)`; `migration` is also given the machine's migration. A
+handler calls one method of these and returns the result in the schema's terms.
 
 To add a command:
 

@@ -123,8 +123,12 @@ class Destination:
                     channel.close()
                     continue
                 number = own.get("channel")
-                known = isinstance(number, int) and 0 <= number < count
-                if known and own.get("cookie") == cookie and number not in found:
+                if (
+                    isinstance(number, int)
+                    and 0 <= number < count
+                    and number not in found
+                    and own.get("cookie") == cookie
+                ):
                     found[number] = channel
                 else:
                     channel.close()
