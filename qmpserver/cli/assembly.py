@@ -21,7 +21,6 @@ from qmpserver.vm.commands.control import VERSION_INFO
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.vm.machine.options import NO_UUID
-from qmpserver.vm.migration.migration import Migration
 
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
@@ -41,25 +40,19 @@ def own_schema() -> Schema:
     return Schema.load(_SCHEMA)
 
 
-async def assemble(
-    settings: Settings, stack: contextlib.AsyncExitStack
-) -> tuple[Machine, Migration, Server]:
-    """Return a machine that is not started, its migration, and a server without monitors.
-
-    `stack` closes all of them.
+async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Machine, Server]:
+    """Return a machine that is not started, and a server without monitors; `stack` closes both.
 
     Raises:
         CommandLineError: The settings cannot be satisfied; nothing is left behind.
     """
     machine = _open_machine(settings, stack)
-    migration = Migration(machine)
-    stack.push_async_callback(migration.close)
     registry = Registry(own_schema())
-    register_all(registry, machine, migration, command_line=PARAMETERS)
+    register_all(registry, machine, command_line=PARAMETERS)
     server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
     stack.push_async_callback(server.close)
     machine.emit = server.emit
-    return machine, migration, server
+    return machine, server
 
 
 def choose_accelerators(settings: Settings) -> list[AccelOptions]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Device, Server
     from qmpserver.standin import StandIn
     from qmpserver.vm.machine.machine import Machine
-    from qmpserver.vm.migration.migration import Migration
     from qmpserver.web.address import HttpOptions
 
 _EXTENSION = "qmpserver.vm.accel.native._native"
@@ -72,7 +71,7 @@ async def _run_machine(
             f"the native engine was not built ({error}): with a C compiler and Python's headers, "
             "`pip install` builds it; -fake does not need it"
         ) from None
-    machine, migration, server = await assemble(settings, stack)
+    machine, server = await assemble(settings, stack)
     _shut_down_on_signal(signalled, machine)
     await _open_monitors(settings, server, machine.finished)
     if not machine.finished.is_set():
@@ -84,7 +83,7 @@ async def _run_machine(
         except OSError as error:
             raise CommandLineError(f"cannot start the machine: {error}") from None
         if settings.incoming is not None and settings.incoming != "defer":
-            await _wait_for_guest(settings.incoming, migration)
+            await _wait_for_guest(settings.incoming, machine)
         if ready is not None:
             ready()
         _log.info("ready")
@@ -93,11 +92,11 @@ async def _run_machine(
         raise CommandLineError(machine.failure)
 
 
-async def _wait_for_guest(uri: str, migration: Migration) -> None:
+async def _wait_for_guest(uri: str, machine: Machine) -> None:
     from qmpserver.migration.address import parse_uri
 
     try:
-        await migration.incoming(parse_uri(uri), int)
+        await machine.migration.incoming(parse_uri(uri), int)
     except (CommandError, DeviceError) as error:
         raise CommandLineError(f"-incoming {uri}: {error}") from None
 

@@ -309,7 +309,7 @@ class ServerThread(Questions):
         accel = self._accel if "," in self._accel else f"{self._accel},dirty-ring-size=4096"
         try:
             settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])
-            machine, _, server = await assemble(settings, stack)
+            machine, server = await assemble(settings, stack)
         except CommandLineError as error:
             raise ValueError(str(error)) from None
         machine.finished = ended

@@ -18,7 +18,6 @@ from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import VERSION_INFO
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.vm.migration.migration import Migration
 from qmpserver.web.address import parse_http
 from qmpserver.web.serve import Site, serve
 
@@ -69,13 +68,11 @@ async def machine() -> AsyncIterator[Machine]:
 @pytest_asyncio.fixture
 async def server(machine: Machine) -> AsyncIterator[Server]:
     registry = Registry(own_schema())
-    migration = Migration(machine)
-    register_all(registry, machine, migration)
+    register_all(registry, machine)
     server = Server(registry, version=VERSION_INFO)
     machine.emit = server.emit
     yield server
     await server.close(grace=0.1)
-    await migration.close()
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The handlers of QMP commands: one thin module for each schema file.
 
-Each module has `register(registry, machine)`; `migration` is also given the machine's migration. A
-handler calls one method of these and returns the result in the schema's terms.
+Each module has `register(registry, machine)`. A handler calls one method of the machine and returns
+the result in the schema's terms.
 
 To add a command:
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from qmpserver.keyval import Kind
     from qmpserver.monitor import Registry
     from qmpserver.vm.machine.machine import Machine
-    from qmpserver.vm.migration.migration import Migration
 
 MODULES = (
     accelerator,
     char,
     control,
     machine,
+    migration,
     misc,
     qmpserver,
     qom,
@@ -64,7 +64,6 @@ MODULES = (
 def register_all(
     registry: Registry,
     controlled: Machine,
-    moving: Migration,
     *,
     command_line: Mapping[str, Mapping[str, Kind]] | None = None,
 ) -> None:
@@ -73,7 +72,6 @@ def register_all(
     Args:
         registry: The commands.
         controlled: The machine.
-        moving: Its migration.
         command_line: The result of `query-command-line-options`: by group, each parameter's type.
 
     Raises:
@@ -81,6 +79,5 @@ def register_all(
     """
     for module in MODULES:
         module.register(registry, controlled)
-    migration.register(registry, controlled, moving)
     misc.register_command_line(registry, command_line or {})
     registry.check()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         TimeUnit,
     )
     from qmpserver.vm.machine.machine import Machine
-    from qmpserver.vm.migration.migration import Migration
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def _targets(cpu_index: int | None) -> str:
     return "all vCPUs" if cpu_index is None else f"vCPU {cpu_index}"
 
 
-def register(registry: Registry, machine: Machine, migration: Migration) -> None:
+def register(registry: Registry, machine: Machine) -> None:
     """Bind the commands of this file."""
 
     @registry.command("set-vcpu-dirty-limit", client=True)

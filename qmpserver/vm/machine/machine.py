@@ -15,6 +15,7 @@ from qmpserver.vm.dirty.tracking import Tracking
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.machine.options import NO_UUID
 from qmpserver.vm.machine.runstate import NEEDS_RESET, Actions, RunState
+from qmpserver.vm.migration.migration import Migration
 from qmpserver.vm.trace.tracer import Tracer
 from qmpserver.vm.trace.writers import LineWriter
 
@@ -72,6 +73,7 @@ class Machine:
         self.tracking = Tracking(accel, self._worker)
         self.dirty_limit = DirtyLimit(accel, self.tracking)
         self.dirty_rate = DirtyRate(ram, accel, self.tracking)
+        self.migration = Migration(self)
         self._moved = asyncio.Event()
         self._overflows = 0
         self._guest_reset: asyncio.Task[None] | None = None
@@ -265,6 +267,7 @@ class Machine:
         if self._guest_reset is not None:
             self._guest_reset.cancel()
             await asyncio.wait([self._guest_reset])
+        await self.migration.close()
         await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.vm.migration.wire import VERSION, StreamError
 
 if TYPE_CHECKING:
-    from qmpserver.vm.machine.machine import Machine
+    from qmpserver.vm.migration.movable import Movable
 
 _NAMES = {
     "version": "version of the stream",
@@ -19,7 +19,7 @@ _NAMES = {
 }
 
 
-def describe(machine: Machine) -> dict[str, Any]:
+def describe(machine: Movable) -> dict[str, Any]:
     """Return the members of a hello that both sides must have alike."""
     return {
         "version": VERSION,
@@ -30,7 +30,7 @@ def describe(machine: Machine) -> dict[str, Any]:
     }
 
 
-def check(hello: dict[str, Any], machine: Machine) -> None:
+def check(hello: dict[str, Any], machine: Movable) -> None:
     """Compare the source's hello with this machine.
 
     Raises:

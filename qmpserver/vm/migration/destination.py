@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmpserver.migration.address import Address
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
-    from qmpserver.vm.machine.machine import Machine
+    from qmpserver.vm.migration.movable import Movable
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Destination:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Movable,
         worker: Worker,
         enter: Callable[[Status], None],
     ) -> None:

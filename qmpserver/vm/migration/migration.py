@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from qmpserver.migration.address import Address
-    from qmpserver.vm.machine.machine import Machine
+    from qmpserver.vm.migration.movable import Movable
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Migration:
         status: The status of the last migration.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Movable) -> None:
         self.capabilities = Capabilities()
         self.parameters = Parameters()
         self.status: Status = "none"

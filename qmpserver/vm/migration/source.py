@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qmpserver.migration.parameters import Parameters
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
-    from qmpserver.vm.machine.machine import Machine
     from qmpserver.vm.machine.runstate import RunState
+    from qmpserver.vm.migration.movable import Movable
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Source:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Movable,
         capabilities: Capabilities,
         parameters: Parameters,
         figures: Figures,

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from qmpserver.migration.address import parse_uri
 
+from qmpserver.migration.address import parse_uri
 from qmpserver.qmp import CommandError
 from qmpserver.vm.accel import AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.vm.migration.migration import Migration
 from tests.conftest import PATIENCE
 from tests.vm.conftest import Leftovers
 
@@ -48,7 +47,7 @@ class Side:
         opened.add_vcpus(program, vcpus)
         self.guest = program
         self.machine = Machine(memory, opened, program)
-        self.migration = Migration(self.machine)
+        self.migration = self.machine.migration
         self.migration.capabilities.set({"events": True}, ring=bool(ring), under_way=False)
         self.events: list[str] = []
         self._told = asyncio.Event()
@@ -103,7 +102,6 @@ class Side:
             assert counted - progress in (0, 1)
 
     async def close(self) -> None:
-        await self.migration.close()
         await self.machine.close()
 
 
