@@ -26,8 +26,13 @@ HEADERS = [
     "engine.h",
     "sample.h",
     "trace.h",
+    "stream/wire.h",
+    "stream/channel.h",
+    "stream/sender.h",
+    "stream/receiver.h",
 ]
-SOURCES = sorted(path.name for path in HERE.glob("[!_]*.c"))
+ROOT = "qmpserver/vm/accel/native"
+SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*.c") if path.name[0] != "_")
 
 # The C library's types in the engine's structures; KVM's structures and constants that Python uses.
 SYSTEM = """
@@ -137,11 +142,11 @@ for _header in HEADERS:
 ffibuilder.set_source(
     "qmpserver.vm.accel.native._native",
     "#include <sys/ioctl.h>\n" + "".join(f'#include "{header}"\n' for header in HEADERS),
-    sources=[f"qmpserver/vm/accel/native/{name}" for name in SOURCES],
+    sources=[f"{ROOT}/{name}" for name in SOURCES],
     depends=[
-        f"qmpserver/vm/accel/native/{path.name}" for path in (*HERE.glob("*.h"), Path(__file__))
+        f"{ROOT}/{path.relative_to(HERE)}" for path in (*HERE.rglob("*.h"), HERE / "build.py")
     ],
-    include_dirs=["qmpserver/vm/accel/native"],
+    include_dirs=[ROOT],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
     py_limited_api=False,
 )
