@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ class Source:
         main = await open_channel(address, take_fd)
         self._channels.append(main)
         extra = self._parameters["multifd-channels"] if self._capabilities["multifd"] else 0
-        cookie = secrets.token_hex(16)
+        cookie = os.urandom(16).hex()
         await main.send("hello", **describe(self._machine), channels=extra, cookie=cookie)
         if main.two_way:
             wire.expect(await main.receive(), "welcome")
