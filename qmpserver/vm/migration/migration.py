@@ -14,13 +14,14 @@ from qmpserver.migration.address import check_transport
 from qmpserver.migration.capabilities import IN_PROGRESS, Capabilities
 from qmpserver.migration.info import Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
-from qmpserver.migration.status import UNDER_WAY, Status
+from qmpserver.migration.status import STATUSES, UNDER_WAY, Status
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.migration.destination import Destination
 from qmpserver.vm.migration.source import Source
 from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -181,6 +182,7 @@ class Migration:
     def _enter(self, status: Status) -> None:
         log.info("migration: %s%s", status, self._error and f": {self._error}")
         self.status = status
+        record(EVENTS["migrate_set_state"], STATUSES.index(status))
         if not self.under_way:
             self._ended = time.monotonic()
         if self.capabilities["events"]:

@@ -11,12 +11,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.migration.info import PAGE, Figures
+from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME, Figures
 from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.channels import Channel, open_channel
 from qmpserver.vm.migration.description import describe
 from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -72,7 +73,7 @@ class Source:
         self._bandwidth = 0.0  # bytes/s, of the last round
         self._continued = asyncio.Event()
         self._before: RunState | None = None  # the run state before the switchover
-        self._stopped_at = 0.0
+        self._harvested_at = self._stopped_at = 0.0
 
     def continue_(self) -> None:
         """Go on after the pause before the switchover."""
@@ -95,14 +96,17 @@ class Source:
             sender = await self._set_up(address, take_fd)
             tracking.acquire(self)
             await tracking.wait()
+            self._harvested_at = time.monotonic()
             await self._worker.run(sender.add_data)
             self._enter("active")
             self._count_round()
             await self._copy(sender)
             await self._switch_over(sender)
         except BaseException:
-            if self._before is not None and not self.committed:
-                self._machine.leave_finish_migrate(self._before)
+            if self._before is not None:
+                self._machine.leave_finish_migrate(
+                    "postmigrate" if self.committed else self._before
+                )
             raise
         finally:
             tracking.release(self)
@@ -141,7 +145,11 @@ class Source:
     async def _switch_over(self, sender: Sender) -> None:
         main = self._channels[0]
         self._stopped_at = time.monotonic()
-        self._before = await self._machine.stop_to_migrate()
+        stopping = asyncio.ensure_future(self._machine.stop_to_migrate())
+        try:
+            await asyncio.shield(stopping)
+        finally:
+            self._before = await stopping  # also if it was cancelled: the guest is to run again
         if self._capabilities["pause-before-switchover"]:
             self._enter("pre-switchover")
             await self._unless_answered(self._continued.wait())
@@ -202,8 +210,13 @@ class Source:
 
     async def _harvest(self, sender: Sender) -> None:
         """Add the pages that the guest has dirtied to the pending ones."""
+        before, since = sender.counters().pending, self._harvested_at
         for bitmap in await self._worker.run(self._machine.tracking.take):
             sender.add(bitmap)
+        self._harvested_at = time.monotonic()
+        dirtied = sender.counters().pending - before
+        record(EVENTS["migration_bitmap_sync_end"], dirtied)
+        self._figures.dirty_pages_rate = round(dirtied / max(self._harvested_at - since, 0.001))
 
     def _count_round(self) -> None:
         """Count a new set of dirty pages, and tell clients."""
@@ -221,14 +234,20 @@ class Source:
         figures.normal = counters.pages
         figures.duplicate = counters.zero_pages
         figures.mbps = self._bandwidth * 8 / 1e6
+        figures.pages_per_second = round(self._bandwidth / PAGE)
+        if len(self._channels) > 1:
+            figures.multifd_bytes = counters.bytes
         if self._before is None:
+            figures.precopy_bytes = counters.bytes
             figures.expected_downtime = self._expected_downtime_ms(self._sender)
+        else:
+            figures.downtime_bytes = counters.bytes - figures.precopy_bytes
 
     def _expected_downtime_ms(self, sender: Sender) -> int:
         """Return how long it takes to send what is pending."""
         bandwidth = self._parameters["avail-switchover-bandwidth"] or self._bandwidth
         pending = sender.counters().pending * PAGE
-        return round(pending / bandwidth * 1000) if bandwidth else 0
+        return round(pending / bandwidth * 1000) if bandwidth else UNKNOWN_DOWNTIME
 
     async def _release(self) -> None:
         self.count()
