@@ -201,7 +201,7 @@ class Migration:
         except asyncio.CancelledError:
             self._enter("cancelled")
         except FAILURES as error:
-            self._error = str(error)
+            self._error = _reason(error)
             self._enter("failing")
             self._enter("failed")
         else:
@@ -213,10 +213,10 @@ class Migration:
         try:
             await steps
         except FAILURES as error:
-            self._error = str(error)
+            self._error = _reason(error)
             self._enter("failed")
             if exit_on_error:
-                self._machine.fail(f"load of migration failed: {error}")
+                self._machine.fail(f"load of migration failed: {self._error}")
         else:
             self._enter("completed")
 
@@ -226,3 +226,7 @@ class Migration:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._worker.close()
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

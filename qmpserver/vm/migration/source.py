@@ -6,7 +6,6 @@ The rules that keep a guest from running twice or never are in README.md.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from qmpserver.vm.machine.runstate import RunState
     from qmpserver.vm.migration.movable import Movable
 
-log = logging.getLogger(__name__)
+LAST_WORDS_S = 1.0
 
 
 class Source:
@@ -184,6 +183,7 @@ class Source:
                 sender.acknowledge()
                 error = sender.error()
                 if error is not None:
+                    await self._raise_answer()
                     raise StreamError(error)
         finally:
             loop.remove_reader(sender.fileno())
@@ -201,6 +201,13 @@ class Source:
                 wire.expect(self._answer.result(), "nothing yet")
         finally:
             waiting.cancel()
+
+    async def _raise_answer(self) -> None:
+        """Raise the destination's own error, if it sends one: it tells more than a broken pipe."""
+        if self._answer is not None:
+            await asyncio.wait([self._answer], timeout=LAST_WORDS_S)
+            if self._answer.done():
+                wire.expect(self._answer.result(), "nothing yet")
 
     async def _next_answer(self) -> dict[str, Any]:
         assert self._answer is not None

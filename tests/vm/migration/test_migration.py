@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from qmpserver.migration.address import parse_uri
 
+from qmpserver.migration.address import parse_uri
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
 
 SOURCE = ["setup", "active", "device", "completed"]
