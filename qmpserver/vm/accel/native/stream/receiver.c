@@ -389,8 +389,12 @@ int receiver_start(struct receiver *receiver, uint32_t channel)
 	struct incoming *in = &receiver->incoming[channel];
 	enum channel_state state = receiver_state(receiver, channel);
 
-	if (state == CHANNEL_BUSY || state >= CHANNEL_FAILED) {
-		errno = state == CHANNEL_BUSY ? EBUSY : EPIPE;
+	if (state >= CHANNEL_FAILED || channel_stopping(&in->channel)) {
+		errno = EPIPE;
+		return -1;
+	}
+	if (state == CHANNEL_BUSY) {
+		errno = EBUSY;
 		return -1;
 	}
 	store_release(&in->channel.state, CHANNEL_BUSY);

@@ -427,7 +427,7 @@ int sender_notify_fd(const struct sender *sender)
 int sender_begin_pass(struct sender *sender, bool sync)
 {
 	for (uint32_t i = 0; i < sender->channels; i++)
-		if (sender_state(sender, i) >= CHANNEL_FAILED) {
+		if (sender_state(sender, i) >= CHANNEL_FAILED || channel_stopping(&sender->outgoing[i].channel)) {
 			errno = EPIPE;
 			return -1;
 		}
