@@ -74,20 +74,14 @@ struct stream {
 };
 
 static struct model model;
+static uint8_t noise[(STREAM_RUN + 1) * PAGE]; /* of payloads; mostly zero, as are headers */
 static struct stream streams[MAX_CHANNELS];
 
 static void put(struct stream *s, const void *bytes, size_t length)
 {
 	if (length > MAX_BYTES - s->length)
 		length = MAX_BYTES - s->length;
-	if (bytes)
-		memcpy(s->bytes + s->length, bytes, length);
-	else
-		for (size_t i = 0; i < length; i += 8) {
-			uint64_t word = one_in(40) ? any(UINT64_MAX) : 0;
-
-			memcpy(s->bytes + s->length + i, &word, length - i < 8 ? length - i : 8);
-		}
+	memcpy(s->bytes + s->length, bytes, length);
 	s->length += length;
 }
 
@@ -159,7 +153,7 @@ static void generate(struct stream *s, uint32_t index, uint32_t channels, uint64
 		if (one_in(sane))
 			damage(&frame);
 		put(s, &frame, one_in(sane * 4) ? any(sizeof(frame)) : sizeof(frame));
-		put(s, NULL, one_in(sane * 4) ? any(2 * PAGE) : payload);
+		put(s, noise + any(PAGE), one_in(sane * 4) ? any(2 * PAGE) : payload);
 	}
 	if (one_in(3) && s->length)
 		s->length -= any(s->length);
@@ -376,6 +370,9 @@ int main(int argc, char **argv)
 	check(ram_fd >= 0 && !ftruncate(ram_fd, (off_t)FILE_PAGES * PAGE), "memfd_create");
 	view = mmap(NULL, (size_t)FILE_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, 0);
 	check(view != MAP_FAILED, "mmap");
+	state = 1;
+	for (size_t i = 0; i < sizeof(noise); i++)
+		noise[i] = one_in(40) ? (uint8_t)any(256) : 0;
 	for (seed = first; seed < first + count; seed++) {
 		state = seed * 0x9e3779b97f4a7c15ull + 1;
 		for (int i = 0; i < 4; i++)
