@@ -71,10 +71,15 @@ class Sender:
     is added during the pass is sent in it or in the next.
     """
 
-    def __init__(self, ram: Ram, fds: Sequence[int]) -> None:
+    def __init__(self, ram: Ram, fds: Sequence[int], *, mapped: int | None = None) -> None:
         """Create a sender that writes to `fds`: sockets, pipes or files, which stay the caller's.
 
         Sockets and pipes are made non-blocking.
+
+        With an offset `mapped`, which is a multiple of the page size, no frames are written: `fds`
+        are of one file (or are one descriptor, repeated), and each page has its place there: that
+        many bytes after its offset in RAM. Pages that become zero become holes; the caller has
+        emptied the file, which is made as large as RAM needs. The file's position moves.
 
         Raises:
             OSError: Memory, a thread or a file descriptor is not available.
@@ -82,7 +87,7 @@ class Sender:
         self._ram = ram  # keeps the mapping alive, which the threads use
         self._channels = len(fds)
         _unblock(fds)
-        self._ptr = lib.sender_new(ram.address, ram.pages, ram.fd, fds, len(fds))
+        self._ptr = lib.sender_new(ram.address, ram.pages, ram.fd, fds, len(fds), _base(mapped))
         if not self._ptr:
             raise OSError(ffi.errno, f"cannot send RAM: {os.strerror(ffi.errno)}")
 
@@ -180,10 +185,14 @@ class Receiver:
     Pages that are never sent keep their content.
     """
 
-    def __init__(self, ram: Ram, fds: Sequence[int]) -> None:
+    def __init__(self, ram: Ram, fds: Sequence[int], *, mapped: int | None = None) -> None:
         """Create a receiver that reads `fds`: sockets, pipes or files, which stay the caller's.
 
         Sockets and pipes are made non-blocking. Blocks for milliseconds a GiB of data that RAM has.
+
+        With an offset `mapped`, `fds` are of one file (or are one descriptor, repeated) that a
+        sender with the same offset has written. Each channel loads a part of RAM and ends in state
+        SYNC; pages that are holes in the file are holes in RAM. The file's position moves.
 
         Raises:
             OSError: Memory, a thread or a file descriptor is not available.
@@ -191,7 +200,7 @@ class Receiver:
         self._ram = ram  # keeps the memory file open, which the threads use
         self._channels = len(fds)
         _unblock(fds)
-        self._ptr = lib.receiver_new(ram.pages, ram.fd, fds, len(fds))
+        self._ptr = lib.receiver_new(ram.pages, ram.fd, fds, len(fds), _base(mapped))
         if not self._ptr:
             raise OSError(ffi.errno, f"cannot receive RAM: {os.strerror(ffi.errno)}")
 
@@ -256,6 +265,10 @@ class Receiver:
     def _check(self, channel: int) -> None:
         if not 0 <= channel < self._channels:
             raise IndexError(f"there is no channel {channel} of {self._channels}")
+
+
+def _base(mapped: int | None) -> int:
+    return -1 if mapped is None else mapped
 
 
 def _unblock(fds: Sequence[int]) -> None:

@@ -60,7 +60,8 @@ class Channel:
         """Write a control frame.
 
         Raises:
-            OSError: The peer is gone.
+            OSError: The descriptor failed.
+            StreamError: The peer is gone.
         """
         left = memoryview(wire.encode(kind, **members))
         while left:
@@ -68,6 +69,8 @@ class Channel:
                 left = left[os.write(self.fd, left) :]
             except BlockingIOError:
                 await self._ready(writing=True)
+            except ConnectionError:
+                raise wire.StreamError(wire.GONE) from None
 
     async def receive(self, size: int | None = None) -> dict[str, Any]:
         """Read a control frame, or only its payload of `size` bytes.
@@ -88,8 +91,10 @@ class Channel:
             except BlockingIOError:
                 await self._ready(writing=False)
                 continue
+            except ConnectionError:
+                chunk = b""
             if not chunk:
-                raise wire.StreamError("the peer has closed the connection")
+                raise wire.StreamError(wire.GONE)
             data += chunk
         return bytes(data)
 

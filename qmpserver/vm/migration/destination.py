@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Any, get_args
 
 from qmpserver.migration.address import TcpAddress, UnixAddress
@@ -12,7 +11,7 @@ from qmpserver.vm.accel.stream import ChannelState, Receiver
 from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check
-from qmpserver.vm.migration.wire import StreamError, expect
+from qmpserver.vm.migration.wire import GONE, StreamError, expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
     from qmpserver.vm.migration.movable import Movable
-
-log = logging.getLogger(__name__)
 
 MAX_CHANNELS = 255
 
@@ -102,7 +99,7 @@ class Destination:
         expect(await main.receive(), "go")
         self._machine.leave_inmigrate(state["run_state"])
         if main.two_way:
-            with contextlib.suppress(OSError):  # the guest runs, whoever listens
+            with contextlib.suppress(OSError, StreamError):  # the guest runs, whoever listens
                 await main.send("running")
 
     async def _accept_others(self, hello: dict[str, Any]) -> None:
@@ -179,7 +176,7 @@ class Destination:
     async def _refuse(self, main: Channel, reason: str) -> None:
         """Tell the source why, if it still listens."""
         if main.two_way:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StreamError):
                 await main.send("error", desc=reason)
 
     async def _release(self) -> None:
@@ -204,7 +201,7 @@ def _all_pages_came(receiver: Receiver) -> bool:
         if state == ChannelState.FAILED:
             raise StreamError(receiver.error() or f"channel {number} failed")
         if state == ChannelState.EOF:
-            raise StreamError("the peer has closed the connection")
+            raise StreamError(GONE)
         if state == ChannelState.CONTROL:
             raise StreamError("a control frame among the pages")
     return all(state == ChannelState.SYNC for state in states)

@@ -14,13 +14,14 @@ from qmpserver.migration.address import check_transport
 from qmpserver.migration.capabilities import IN_PROGRESS, Capabilities
 from qmpserver.migration.info import Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
-from qmpserver.migration.status import UNDER_WAY, Status
+from qmpserver.migration.status import STATUSES, UNDER_WAY, Status
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.migration.destination import Destination
 from qmpserver.vm.migration.source import Source
 from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -199,6 +200,7 @@ class Migration:
     def _enter(self, status: Status) -> None:
         log.info("migration: %s%s", status, self._error and f": {self._error}")
         self.status = status
+        record(EVENTS["migrate_set_state"], STATUSES.index(status))
         if not self.under_way:
             self._ended = time.monotonic()
         if self.capabilities["events"]:
@@ -217,7 +219,7 @@ class Migration:
         except asyncio.CancelledError:
             self._enter("cancelled")
         except FAILURES as error:
-            self._error = str(error)
+            self._error = _reason(error)
             self._enter("failing")
             self._enter("failed")
         else:
@@ -229,10 +231,10 @@ class Migration:
         try:
             await steps
         except FAILURES as error:
-            self._error = str(error)
+            self._error = _reason(error)
             self._enter("failed")
             if exit_on_error:
-                self._machine.fail(f"load of migration failed: {error}")
+                self._machine.fail(f"load of migration failed: {self._error}")
         else:
             self._enter("completed")
 
@@ -242,3 +244,7 @@ class Migration:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._worker.close()
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

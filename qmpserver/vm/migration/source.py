@@ -6,17 +6,17 @@ The rules that keep a guest from running twice or never are in README.md.
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.migration.info import PAGE, Figures
+from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME, Figures
 from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.channels import Channel, open_channel
 from qmpserver.vm.migration.description import describe
 from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qmpserver.vm.machine.runstate import RunState
     from qmpserver.vm.migration.movable import Movable
 
-log = logging.getLogger(__name__)
+LAST_WORDS_S = 1.0
 
 
 class Source:
@@ -72,7 +72,7 @@ class Source:
         self._bandwidth = 0.0  # bytes/s, of the last round
         self._continued = asyncio.Event()
         self._before: RunState | None = None  # the run state before the switchover
-        self._stopped_at = 0.0
+        self._harvested_at = self._stopped_at = 0.0
 
     def continue_(self) -> None:
         """Go on after the pause before the switchover."""
@@ -95,14 +95,17 @@ class Source:
             sender = await self._set_up(address, take_fd)
             tracking.acquire(self)
             await tracking.wait()
+            self._harvested_at = time.monotonic()
             await self._worker.run(sender.add_data)
             self._enter("active")
             self._count_round()
             await self._copy(sender)
             await self._switch_over(sender)
         except BaseException:
-            if self._before is not None and not self.committed:
-                self._machine.leave_finish_migrate(self._before)
+            if self._before is not None:
+                self._machine.leave_finish_migrate(
+                    "postmigrate" if self.committed else self._before
+                )
             raise
         finally:
             tracking.release(self)
@@ -114,7 +117,7 @@ class Source:
         main = await open_channel(address, take_fd)
         self._channels.append(main)
         extra = self._parameters["multifd-channels"] if self._capabilities["multifd"] else 0
-        cookie = secrets.token_hex(16)
+        cookie = os.urandom(16).hex()
         await main.send("hello", **describe(self._machine), channels=extra, cookie=cookie)
         if main.two_way:
             wire.expect(await main.receive(), "welcome")
@@ -141,7 +144,11 @@ class Source:
     async def _switch_over(self, sender: Sender) -> None:
         main = self._channels[0]
         self._stopped_at = time.monotonic()
-        self._before = await self._machine.stop_to_migrate()
+        stopping = asyncio.ensure_future(self._machine.stop_to_migrate())
+        try:
+            await asyncio.shield(stopping)
+        finally:
+            self._before = await stopping  # also if it was cancelled: the guest is to run again
         if self._capabilities["pause-before-switchover"]:
             self._enter("pre-switchover")
             await self._unless_answered(self._continued.wait())
@@ -176,6 +183,7 @@ class Source:
                 sender.acknowledge()
                 error = sender.error()
                 if error is not None:
+                    await self._raise_answer()
                     raise StreamError(error)
         finally:
             loop.remove_reader(sender.fileno())
@@ -194,6 +202,13 @@ class Source:
         finally:
             waiting.cancel()
 
+    async def _raise_answer(self) -> None:
+        """Raise the destination's own error, if it sends one: it tells more than a broken pipe."""
+        if self._answer is not None:
+            await asyncio.wait([self._answer], timeout=LAST_WORDS_S)
+            if self._answer.done():
+                wire.expect(self._answer.result(), "nothing yet")
+
     async def _next_answer(self) -> dict[str, Any]:
         assert self._answer is not None
         answer = await self._answer
@@ -202,8 +217,13 @@ class Source:
 
     async def _harvest(self, sender: Sender) -> None:
         """Add the pages that the guest has dirtied to the pending ones."""
+        before, since = sender.counters().pending, self._harvested_at
         for bitmap in await self._worker.run(self._machine.tracking.take):
             sender.add(bitmap)
+        self._harvested_at = time.monotonic()
+        dirtied = sender.counters().pending - before
+        record(EVENTS["migration_bitmap_sync_end"], dirtied)
+        self._figures.dirty_pages_rate = round(dirtied / max(self._harvested_at - since, 0.001))
 
     def _count_round(self) -> None:
         """Count a new set of dirty pages, and tell clients."""
@@ -221,14 +241,20 @@ class Source:
         figures.normal = counters.pages
         figures.duplicate = counters.zero_pages
         figures.mbps = self._bandwidth * 8 / 1e6
+        figures.pages_per_second = round(self._bandwidth / PAGE)
+        if len(self._channels) > 1:
+            figures.multifd_bytes = counters.bytes
         if self._before is None:
+            figures.precopy_bytes = counters.bytes
             figures.expected_downtime = self._expected_downtime_ms(self._sender)
+        else:
+            figures.downtime_bytes = counters.bytes - figures.precopy_bytes
 
     def _expected_downtime_ms(self, sender: Sender) -> int:
         """Return how long it takes to send what is pending."""
         bandwidth = self._parameters["avail-switchover-bandwidth"] or self._bandwidth
         pending = sender.counters().pending * PAGE
-        return round(pending / bandwidth * 1000) if bandwidth else 0
+        return round(pending / bandwidth * 1000) if bandwidth else UNKNOWN_DOWNTIME
 
     async def _release(self) -> None:
         self.count()

@@ -12,6 +12,7 @@ from typing import Any
 VERSION = 1
 CONTROL = 16
 MAX_PAYLOAD = 64 << 20  # bytes
+GONE = "the peer has closed the connection"
 HEADER = struct.Struct("<IIQQ")  # type, count, a, b
 
 

@@ -49,8 +49,10 @@ class Side:
         self.machine = Machine(memory, opened, program)
         self.migration = self.machine.migration
         self.migration.capabilities.set({"events": True}, ring=bool(ring), under_way=False)
+        self.migration.set_parameters({"max-bandwidth": 0})  # or a busy guest never converges
         self.events: list[str] = []
         self._told = asyncio.Event()
+        self._closed = False
         self.machine.emit = self._emit
         self.machine.start(stopped=stopped, incoming=incoming)
 
@@ -102,6 +104,9 @@ class Side:
             assert counted - progress in (0, 1)
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         await self.machine.close()
 
 

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from qmpserver.migration.address import parse_uri
 
+from qmpserver.migration.address import parse_uri
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
 
 SOURCE = ["setup", "active", "device", "completed"]
@@ -104,8 +104,8 @@ async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None
 
 
 async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
-    source, destination = side(), side(incoming=True)
-    await source.advance(20_000)
+    source, destination = side(rate="20"), side(incoming=True)
+    await source.advance(2000)
     source.migration.start(parse_uri(f"exec:gzip -1 > {tmp_path}/saved.gz"), no_fd)
     assert await source.ended() == "completed"
     await destination.migration.incoming(parse_uri(f"exec:gunzip < {tmp_path}/saved.gz"), no_fd)

@@ -28,8 +28,6 @@ struct accel_ops {
 
 	/* On any thread. */
 	void (*interrupt)(struct vcpu *vcpu); /* have enter() return, if it was called; cannot fail */
-	/* The vCPU is parked and its registers were set: begin the guest anew. */
-	void (*restart)(struct vcpu *vcpu);
 
 	/* Under the lock of the dirty log. */
 	int64_t (*reset_rings)(struct engine *engine); /* the entries reset, or -1 and errno */

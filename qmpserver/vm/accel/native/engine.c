@@ -200,16 +200,13 @@ void engine_cont(struct engine *engine)
 	kick_all(engine);
 }
 
-void engine_restart_vcpus(struct engine *engine)
+void engine_set_vcpu_state(struct engine *engine, uint32_t index, enum vcpu_state state, uint32_t exit_reason)
 {
-	for (uint32_t i = 0; i < engine->nvcpus; i++) {
-		struct vcpu *vcpu = engine->vcpus[i];
+	struct vcpu *vcpu = engine->vcpus[index];
 
-		engine->ops->restart(vcpu);
-		store_release(&vcpu->exit_reason, 0);
-		store_release(&vcpu->state, VCPU_PARKED); /* its thread waits, and only reads it */
-	}
-	kick_all(engine);
+	store_release(&vcpu->exit_reason, exit_reason);
+	store_release(&vcpu->state, state); /* its thread waits, and only reads it */
+	vcpu_kick(vcpu);
 }
 
 uint32_t engine_count(struct engine *engine, enum vcpu_state state)

@@ -205,12 +205,6 @@ static void kvm_push_canaries(struct engine *engine, uint32_t count)
 	ioctl(engine->kvm.canary_fd, KVM_SET_MSRS, msrs); /* the ring tells whether it succeeded */
 }
 
-/* Python has set the vCPU's registers. */
-static void kvm_restart(struct vcpu *vcpu)
-{
-	(void)vcpu;
-}
-
 static void kvm_free_vcpu(struct vcpu *vcpu)
 {
 	(void)vcpu; /* the mappings are Python's */
@@ -228,7 +222,6 @@ const struct accel_ops kvm_ops = {
 	.enter = kvm_enter,
 	.complete_exit = kvm_complete_exit,
 	.interrupt = kvm_interrupt,
-	.restart = kvm_restart,
 	.reset_rings = kvm_reset_rings,
 	.log_dirty_pages = kvm_log_dirty_pages,
 	.push_canaries = kvm_push_canaries,

@@ -16,13 +16,15 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "atomics.h"
 #include "memory.h"
+#include "stream/bits.h"
+#include "stream/sparse.h"
 #include "stream/wire.h"
-
-#define WORD_PAGES 64
+#include "stream/zero.h"
 
 struct incoming {
 	struct channel channel;
@@ -39,10 +41,10 @@ struct incoming {
 };
 
 struct receiver {
-	uint64_t pages;
-	int ram_fd;
+	struct sparse ram;
 	int notify_fd;
-	uint64_t *filled; /* pages that may be no holes; a word belongs to the thread of its channel */
+	bool mapped;
+	struct sparse file; /* if mapped */
 	uint32_t channels;
 	struct incoming incoming[];
 };
@@ -105,53 +107,23 @@ static enum channel_state read_payload(struct incoming *in, size_t bytes)
 	return state;
 }
 
-static enum channel_state write_pages(struct incoming *in, uint64_t page, uint64_t count)
+static enum channel_state write_pages(struct incoming *in, uint64_t page, uint64_t count, const uint8_t *content)
 {
-	uint64_t bytes = count * PAGE_BYTES, done = 0;
-
-	while (done < bytes) {
-		ssize_t now = pwrite(in->receiver->ram_fd, in->buffer + done, bytes - done,
-				     (off_t)(page * PAGE_BYTES + done));
-
-		if (now >= 0)
-			done += (uint64_t)now;
-		else if (errno != EINTR)
-			return channel_fail(&in->channel, errno, "cannot write to RAM at page %" PRIu64, page);
-	}
+	if (sparse_write(&in->receiver->ram, page, count, content) < 0)
+		return channel_fail(&in->channel, errno, "cannot write to RAM at page %" PRIu64, page);
 	return CHANNEL_BUSY;
 }
 
-/* The bits of the `count` pages from `page` on that are in the same word as `page`. */
-static uint64_t word_bits(uint64_t page, uint64_t count)
-{
-	uint64_t first = page % WORD_PAGES, room = WORD_PAGES - first;
-
-	return ~0ull >> (WORD_PAGES - (count < room ? count : room)) << first;
-}
-
-/* Make holes of the pages that are none. */
+/* Make pages zero, a block at a time, to look whether the thread is to stop. */
 static enum channel_state clear_pages(struct incoming *in, uint64_t page, uint64_t count)
 {
-	struct receiver *receiver = in->receiver;
-
 	while (count) {
-		uint64_t room = WORD_PAGES - page % WORD_PAGES, now = count < room ? count : room;
-		uint64_t first = page - page % WORD_PAGES, *word = &receiver->filled[page / WORD_PAGES];
-		uint64_t bits = *word & word_bits(page, count);
+		uint64_t now = count < STREAM_BLOCK ? count : STREAM_BLOCK;
 
-		*word &= ~bits;
-		while (bits) {
-			uint64_t from = (uint64_t)__builtin_ctzll(bits), others = ~(bits >> from);
-			uint64_t run = others ? (uint64_t)__builtin_ctzll(others) : WORD_PAGES;
-
-			if (fallocate(receiver->ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				      (off_t)((first + from) * PAGE_BYTES), (off_t)(run * PAGE_BYTES)) < 0)
-				return channel_fail(&in->channel, errno, "cannot free RAM at page %" PRIu64,
-						    first + from);
-			bits &= ~word_bits(first + from, run);
-		}
 		if (channel_stopping(&in->channel))
 			return CHANNEL_STOPPED;
+		if (sparse_clear(&in->receiver->ram, page, now) < 0)
+			return channel_fail(&in->channel, errno, "cannot free RAM at page %" PRIu64, page);
 		page += now;
 		count -= now;
 	}
@@ -169,9 +141,9 @@ static enum channel_state check_pages(struct incoming *in, const char *name, con
 		return channel_fail(channel, 0, "a %s frame has no pages", name);
 	if (frame->b)
 		return channel_fail(channel, 0, "a %s frame has b = %" PRIu64 ", which must be 0", name, frame->b);
-	if (count > receiver->pages || first > receiver->pages - count)
+	if (count > receiver->ram.pages || first > receiver->ram.pages - count)
 		return channel_fail(channel, 0, "a %s frame has %" PRIu64 " pages from page %" PRIu64
-				    " on, but RAM has %" PRIu64 " pages", name, count, first, receiver->pages);
+				    " on, but RAM has %" PRIu64 " pages", name, count, first, receiver->ram.pages);
 	if (receiver->channels == 1)
 		return CHANNEL_BUSY;
 	if (first / STREAM_BLOCK != last / STREAM_BLOCK)
@@ -198,9 +170,7 @@ static enum channel_state receive_pages(struct incoming *in, struct stream_frame
 				    " on, across a multiple of %d", frame.count, frame.a, STREAM_RUN);
 	state = read_payload(in, frame.count * PAGE_BYTES);
 	if (state == CHANNEL_BUSY) {
-		/* Before the write, which may fail when half of it is done. */
-		in->receiver->filled[frame.a / WORD_PAGES] |= word_bits(frame.a, frame.count);
-		state = write_pages(in, frame.a, frame.count);
+		state = write_pages(in, frame.a, frame.count, in->buffer);
 		count_up(&in->pages, frame.count);
 	}
 	return state;
@@ -271,6 +241,75 @@ static enum channel_state receive(struct incoming *in)
 	return state;
 }
 
+/* Read `count` pages of one word from the file into RAM. */
+static enum channel_state load_pages(struct incoming *in, uint64_t page, uint64_t count)
+{
+	const struct sparse *file = &in->receiver->file;
+	uint64_t bytes = count * PAGE_BYTES, done = 0, left = bits_of(0, count), zero = 0;
+	enum channel_state state = CHANNEL_BUSY;
+
+	while (done < bytes) {
+		ssize_t now = pread(in->channel.fd, in->buffer + done, bytes - done,
+				    (off_t)(file->base + page * PAGE_BYTES + done));
+
+		if (now > 0)
+			done += (uint64_t)now;
+		else if (!now)
+			return channel_fail(&in->channel, 0, "the file ends at page %" PRIu64, page);
+		else if (errno != EINTR)
+			return channel_fail(&in->channel, errno, "cannot load RAM at page %" PRIu64, page);
+	}
+	count_up(&in->bytes, bytes);
+	/* A file system without holes has data everywhere. */
+	for (uint64_t i = 0; i < count; i++)
+		zero |= (uint64_t)page_is_zero(in->buffer + i * PAGE_BYTES) << i;
+	while (left && state == CHANNEL_BUSY) {
+		bool is_zero = zero >> __builtin_ctzll(left) & 1;
+		struct run run = bits_first_run(is_zero ? left & zero : left & ~zero);
+
+		if (is_zero)
+			state = clear_pages(in, page + run.from, run.count);
+		else
+			state = write_pages(in, page + run.from, run.count, in->buffer + run.from * PAGE_BYTES);
+		count_up(is_zero ? &in->zero_pages : &in->pages, run.count);
+		left &= ~bits_of(run.from, run.count);
+	}
+	return state;
+}
+
+/* Load the channel's blocks from the file that has all of RAM. Return how the channel ends. */
+static enum channel_state load(struct incoming *in)
+{
+	const struct receiver *receiver = in->receiver;
+	const struct sparse *file = &receiver->file;
+	uint64_t pages = file->pages, size = file->base + pages * PAGE_BYTES, page = in->index * STREAM_BLOCK;
+	enum channel_state state = CHANNEL_BUSY;
+	struct stat st;
+
+	if (fstat(in->channel.fd, &st) < 0)
+		return channel_fail(&in->channel, errno, "cannot load RAM");
+	if ((uint64_t)st.st_size < size)
+		return channel_fail(&in->channel, 0, "the file has %" PRIu64 " bytes, but RAM ends at %" PRIu64,
+				    (uint64_t)st.st_size, size);
+	while (page < pages && state == CHANNEL_BUSY) {
+		uint64_t block_end = page - page % STREAM_BLOCK + STREAM_BLOCK;
+		uint64_t end = receiver->channels == 1 || block_end > pages ? pages : block_end, first = end, last = end;
+
+		if (sparse_find_data(file, page, end, &first, &last) < 0)
+			return channel_fail(&in->channel, errno, "cannot search the file for data");
+		state = clear_pages(in, page, first - page);
+		for (page = first; page < last && state == CHANNEL_BUSY;) {
+			uint64_t room = WORD_PAGES - page % WORD_PAGES, now = last - page < room ? last - page : room;
+
+			state = channel_stopping(&in->channel) ? CHANNEL_STOPPED : load_pages(in, page, now);
+			page += now;
+		}
+		if (page == end)
+			page += (receiver->channels - 1) * STREAM_BLOCK;
+	}
+	return state == CHANNEL_BUSY ? CHANNEL_SYNC : state;
+}
+
 static void *receive_thread(void *opaque)
 {
 	struct incoming *in = opaque;
@@ -283,7 +322,7 @@ static void *receive_thread(void *opaque)
 			continue;
 		}
 		in->started++;
-		state = receive(in);
+		state = in->receiver->mapped ? load(in) : receive(in);
 		if (state == CHANNEL_STOPPED)
 			break;
 		channel_set_state(channel, state);
@@ -293,42 +332,21 @@ static void *receive_thread(void *opaque)
 	return NULL;
 }
 
-/* Mark the pages that have data already. 0, or -1 and errno. */
-static int find_data(struct receiver *receiver)
-{
-	off_t end = (off_t)(receiver->pages * PAGE_BYTES), at = 0;
-
-	while (at < end) {
-		off_t data = lseek(receiver->ram_fd, at, SEEK_DATA);
-		uint64_t page, last;
-
-		if (data < 0)
-			return errno == ENXIO ? 0 : -1;
-		at = lseek(receiver->ram_fd, data, SEEK_HOLE);
-		if (at < 0)
-			return -1;
-		last = ((uint64_t)(at < end ? at : end) + PAGE_BYTES - 1) / PAGE_BYTES;
-		for (page = (uint64_t)data / PAGE_BYTES; page < last; page += WORD_PAGES - page % WORD_PAGES)
-			receiver->filled[page / WORD_PAGES] |= word_bits(page, last - page);
-	}
-	return 0;
-}
-
-struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels)
+struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels, int64_t base)
 {
 	struct receiver *receiver = calloc(1, sizeof(*receiver) + channels * sizeof(receiver->incoming[0]));
 	int error;
 
 	if (!receiver)
 		return NULL;
-	receiver->pages = pages;
-	receiver->ram_fd = ram_fd;
 	receiver->channels = channels;
+	receiver->mapped = base >= 0;
+	if (receiver->mapped)
+		receiver->file = (struct sparse){ .fd = fds[0], .base = (uint64_t)base, .pages = pages };
 	for (uint32_t i = 0; i < channels; i++)
 		receiver->incoming[i].channel.wake_fd = -1;
 	receiver->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	receiver->filled = calloc((pages + WORD_PAGES - 1) / WORD_PAGES, sizeof(uint64_t));
-	if (receiver->notify_fd < 0 || !receiver->filled || find_data(receiver) < 0)
+	if (receiver->notify_fd < 0 || sparse_init(&receiver->ram, ram_fd, 0, pages) < 0)
 		goto fail;
 	for (uint32_t i = 0; i < channels; i++) {
 		struct incoming *in = &receiver->incoming[i];
@@ -357,7 +375,7 @@ void receiver_free(struct receiver *receiver)
 	}
 	if (receiver->notify_fd >= 0)
 		close(receiver->notify_fd);
-	free(receiver->filled);
+	sparse_free(&receiver->ram);
 	free(receiver);
 }
 
@@ -371,8 +389,12 @@ int receiver_start(struct receiver *receiver, uint32_t channel)
 	struct incoming *in = &receiver->incoming[channel];
 	enum channel_state state = receiver_state(receiver, channel);
 
-	if (state == CHANNEL_BUSY || state >= CHANNEL_FAILED) {
-		errno = state == CHANNEL_BUSY ? EBUSY : EPIPE;
+	if (state >= CHANNEL_FAILED || channel_stopping(&in->channel)) {
+		errno = EPIPE;
+		return -1;
+	}
+	if (state == CHANNEL_BUSY) {
+		errno = EBUSY;
 		return -1;
 	}
 	store_release(&in->channel.state, CHANNEL_BUSY);

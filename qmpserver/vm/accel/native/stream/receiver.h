@@ -17,10 +17,11 @@ struct receiver_counters {
 
 /*
  * Create a receiver of RAM, the first `pages` pages of the memory file `ram_fd`, with a thread for each of the
- * descriptors: sockets, pipes that do not block, or files. All stay the caller's. Blocks for milliseconds a GiB of
- * data that is in RAM. NULL and errno on failure.
+ * descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more they are
+ * all of one file that a sender with this `base` has written. Blocks for milliseconds a GiB of data that is in RAM.
+ * NULL and errno on failure.
  */
-struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels);
+struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels, int64_t base);
 
 /* End the threads and free the receiver. Blocks until they have ended, which takes less than a millisecond. */
 void receiver_free(struct receiver *receiver);
@@ -30,7 +31,8 @@ int receiver_notify_fd(const struct receiver *receiver);
 
 /*
  * Have a channel's thread receive until SYNC, CONTROL, the end of the stream, or an error. After CONTROL the caller
- * reads the payload before it starts the channel again. Never blocks. 0, or -1 and errno: EBUSY if it receives
+ * reads the payload before it starts the channel again. Of a file with all of RAM each channel loads its part, and ends
+ * as with SYNC. Never blocks. 0, or -1 and errno: EBUSY if it receives
  * already, EPIPE if it failed or was stopped.
  */
 int receiver_start(struct receiver *receiver, uint32_t channel);

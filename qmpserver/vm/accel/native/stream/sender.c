@@ -14,16 +14,18 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "atomics.h"
 #include "clock.h"
 #include "memory.h"
+#include "stream/bits.h"
 #include "stream/rate.h"
+#include "stream/sparse.h"
 #include "stream/wire.h"
 #include "stream/zero.h"
 
-#define WORD_PAGES 64
 #define BLOCK_WORDS (STREAM_BLOCK / WORD_PAGES)
 #define BATCH_FRAMES 64
 #define BATCH_PAGES 64
@@ -62,34 +64,17 @@ struct sender {
 	pthread_mutex_t rate_lock;
 	struct rate rate;
 	uint64_t rate_limit; /* rate.limit, for a look without the lock */
+	bool mapped;
+	struct sparse file; /* if mapped */
 	uint32_t channels;
 	struct outgoing outgoing[];
 };
-
-static uint64_t words(const struct sender *sender)
-{
-	return (sender->pages + WORD_PAGES - 1) / WORD_PAGES;
-}
-
-/* The bits of the pages from `first` to `last` (included) of one word. */
-static uint64_t mask(uint64_t first, uint64_t last)
-{
-	return ~0ull << first & ~0ull >> (63 - last);
-}
-
-/* The bits of a word that are pages of RAM. */
-static uint64_t valid(const struct sender *sender, uint64_t word)
-{
-	uint64_t left = sender->pages - word * WORD_PAGES;
-
-	return mask(0, left < WORD_PAGES ? left - 1 : 63);
-}
 
 static void add_word(struct sender *sender, uint64_t word, uint64_t bits)
 {
 	uint64_t before;
 
-	bits &= valid(sender, word);
+	bits &= bits_of(0, sender->pages - word * WORD_PAGES);
 	if (!bits)
 		return;
 	before = __atomic_fetch_or(&sender->pending[word], bits, __ATOMIC_RELEASE);
@@ -98,35 +83,20 @@ static void add_word(struct sender *sender, uint64_t word, uint64_t bits)
 
 void sender_add(struct sender *sender, const uint64_t *bitmap)
 {
-	for (uint64_t word = 0; word < words(sender); word++)
+	for (uint64_t word = 0; word < bits_words(sender->pages); word++)
 		add_word(sender, word, bitmap[word]);
 }
 
 int sender_add_data(struct sender *sender)
 {
-	off_t end = (off_t)(sender->pages * PAGE_BYTES), at = 0;
+	struct sparse ram = { .fd = sender->ram_fd, .pages = sender->pages };
+	uint64_t page = 0, last = 0;
+	int found;
 
-	while (at < end) {
-		off_t data = lseek(sender->ram_fd, at, SEEK_DATA);
-		uint64_t first, last;
-
-		if (data < 0)
-			return errno == ENXIO ? 0 : -1;
-		if (data >= end)
-			break;
-		at = lseek(sender->ram_fd, data, SEEK_HOLE);
-		if (at < 0)
-			return errno == ENXIO ? 0 : -1;
-		if (at > end)
-			at = end;
-		first = (uint64_t)data / PAGE_BYTES;
-		last = ((uint64_t)at - 1) / PAGE_BYTES;
-		for (uint64_t word = first / WORD_PAGES; word <= last / WORD_PAGES; word++)
-			add_word(sender, word,
-				 mask(word == first / WORD_PAGES ? first % WORD_PAGES : 0,
-				      word == last / WORD_PAGES ? last % WORD_PAGES : 63));
-	}
-	return 0;
+	while ((found = sparse_find_data(&ram, last, sender->pages, &page, &last)) > 0)
+		for (; page < last; page += WORD_PAGES - page % WORD_PAGES)
+			add_word(sender, page / WORD_PAGES, bits_of(page, last - page));
+	return found;
 }
 
 /* Wait until `bytes` may be sent. False: the thread is to stop. */
@@ -148,7 +118,14 @@ static bool claim(struct outgoing *out, uint64_t bytes)
 	}
 }
 
-static bool write_all(struct outgoing *out, struct iovec *iov, int count)
+/* Keep the error in errno. Return false. */
+static bool failed(struct outgoing *out, const char *what)
+{
+	channel_set_state(&out->channel, channel_fail(&out->channel, errno, "%s", what));
+	return false;
+}
+
+static bool write_stream(struct outgoing *out, struct iovec *iov, int count)
 {
 	struct channel *channel = &out->channel;
 
@@ -166,8 +143,46 @@ static bool write_all(struct outgoing *out, struct iovec *iov, int count)
 		} else if (errno == EAGAIN) {
 			channel_wait(channel, POLLOUT, 0);
 		} else if (errno != EINTR) {
-			channel_set_state(channel, channel_fail(channel, errno, "cannot send RAM"));
+			return failed(out, "cannot send RAM");
+		}
+	}
+	return true;
+}
+
+/* Make holes of pages in the file, a block at a time, to look whether the thread is to stop. */
+static bool clear_mapped(struct outgoing *out, uint64_t page, uint64_t count)
+{
+	while (count) {
+		uint64_t now = count < STREAM_BLOCK ? count : STREAM_BLOCK;
+
+		if (channel_stopping(&out->channel))
 			return false;
+		if (sparse_clear(&out->sender->file, page, now) < 0)
+			return failed(out, "cannot free the file's pages");
+		page += now;
+		count -= now;
+	}
+	return true;
+}
+
+/* Write the batch to the file that has all of RAM. */
+static bool write_mapped(struct outgoing *out)
+{
+	struct sender *sender = out->sender;
+	const struct batch *batch = &out->batch;
+
+	for (uint32_t i = 0; i < batch->nframes; i++) {
+		const struct stream_frame *frame = &batch->frames[i];
+
+		if (frame->type == STREAM_ZERO) {
+			if (!clear_mapped(out, frame->a, frame->count))
+				return false;
+		} else {
+			if (channel_stopping(&out->channel))
+				return false;
+			if (sparse_write(&sender->file, frame->a, frame->count, sender->ram + frame->a * PAGE_BYTES) < 0)
+				return failed(out, "cannot save RAM");
+			count_up(&out->bytes, frame->count * PAGE_BYTES);
 		}
 	}
 	return true;
@@ -181,7 +196,7 @@ static bool flush(struct outgoing *out)
 	if (!batch->nframes)
 		return true;
 	if (!claim(out, batch->nframes * sizeof(batch->frames[0]) + batch->pages * PAGE_BYTES) ||
-	    !write_all(out, batch->iov, batch->niov))
+	    !(out->sender->mapped ? write_mapped(out) : write_stream(out, batch->iov, batch->niov)))
 		return false;
 	count_up(&out->pages, batch->pages);
 	count_up(&out->zero_pages, batch->zero_pages);
@@ -263,10 +278,8 @@ static uint64_t find_holes(const struct sender *sender, uint64_t word, uint64_t 
 		if (data <= page) {
 			off_t found = lseek(sender->ram_fd, (off_t)(page * PAGE_BYTES), SEEK_DATA);
 
-			if (found >= 0)
-				data = (uint64_t)found / PAGE_BYTES;
-			else
-				data = errno == ENXIO ? sender->pages : page;
+			/* When it cannot be told, the page is read. */
+			data = found >= 0 ? (uint64_t)found / PAGE_BYTES : errno == ENXIO ? sender->pages : page;
 		}
 		if (data > page)
 			holes |= 1ull << (page - first);
@@ -280,20 +293,18 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 	uint64_t first = word * WORD_PAGES, zero = find_holes(sender, word, bits);
 
 	for (uint64_t left = bits & ~zero; left; left &= left - 1) {
-		uint64_t page = (uint64_t)__builtin_ctzll(left);
+		int page = __builtin_ctzll(left);
 
-		if (page_is_zero(sender->ram + (first + page) * PAGE_BYTES))
+		if (page_is_zero(sender->ram + (first + (uint64_t)page) * PAGE_BYTES))
 			zero |= 1ull << page;
 	}
 	while (bits) {
-		uint64_t page = (uint64_t)__builtin_ctzll(bits);
-		bool is_zero = zero >> page & 1;
-		uint64_t others = ~((is_zero ? bits & zero : bits & ~zero) >> page);
-		uint64_t count = others ? (uint64_t)__builtin_ctzll(others) : WORD_PAGES;
+		bool is_zero = zero >> __builtin_ctzll(bits) & 1;
+		struct run run = bits_first_run(is_zero ? bits & zero : bits & ~zero);
 
-		if (!(is_zero ? send_zero : send_pages)(out, first + page, count))
+		if (!(is_zero ? send_zero : send_pages)(out, first + run.from, run.count))
 			return false;
-		bits &= ~mask(page, page + count - 1);
+		bits &= ~bits_of(run.from, run.count);
 	}
 	return true;
 }
@@ -304,8 +315,8 @@ static bool run_pass(struct outgoing *out)
 	struct sender *sender = out->sender;
 	struct batch *batch = &out->batch;
 
-	for (uint64_t block = out->index; block * BLOCK_WORDS < words(sender); block += sender->channels)
-		for (uint64_t word = block * BLOCK_WORDS; word < (block + 1) * BLOCK_WORDS && word < words(sender);
+	for (uint64_t block = out->index; block * BLOCK_WORDS < bits_words(sender->pages); block += sender->channels)
+		for (uint64_t word = block * BLOCK_WORDS; word < (block + 1) * BLOCK_WORDS && word < bits_words(sender->pages);
 		     word++) {
 			if (!load_relaxed(&sender->pending[word]))
 				continue;
@@ -315,7 +326,7 @@ static bool run_pass(struct outgoing *out)
 		}
 	if (!flush(out))
 		return false;
-	if (!load_relaxed(&sender->sync))
+	if (!load_relaxed(&sender->sync) || sender->mapped)
 		return true;
 	add_frame(batch, STREAM_SYNC, 0, out->pages, out->zero_pages);
 	return flush(out);
@@ -345,7 +356,19 @@ static void *send_thread(void *opaque)
 	return NULL;
 }
 
-struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels)
+/* Make the file as large as it will be, since it may end in a hole. 0, or -1 and errno. */
+static int map_file(struct sender *sender, int fd, uint64_t base)
+{
+	uint64_t size = base + sender->pages * PAGE_BYTES;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || ((uint64_t)st.st_size < size && ftruncate(fd, (off_t)size) < 0))
+		return -1;
+	return sparse_init(&sender->file, fd, base, sender->pages);
+}
+
+struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
+			  int64_t base)
 {
 	struct sender *sender = calloc(1, sizeof(*sender) + channels * sizeof(sender->outgoing[0]));
 	int error;
@@ -360,8 +383,11 @@ struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const 
 	for (uint32_t i = 0; i < channels; i++)
 		sender->outgoing[i].channel.wake_fd = -1;
 	sender->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	sender->pending = calloc(words(sender), sizeof(uint64_t));
+	sender->pending = calloc(bits_words(sender->pages), sizeof(uint64_t));
 	if (sender->notify_fd < 0 || !sender->pending)
+		goto fail;
+	sender->mapped = base >= 0;
+	if (sender->mapped && map_file(sender, fds[0], (uint64_t)base) < 0)
 		goto fail;
 	for (uint32_t i = 0; i < channels; i++) {
 		struct outgoing *out = &sender->outgoing[i];
@@ -388,6 +414,7 @@ void sender_free(struct sender *sender)
 	if (sender->notify_fd >= 0)
 		close(sender->notify_fd);
 	pthread_mutex_destroy(&sender->rate_lock);
+	sparse_free(&sender->file);
 	free(sender->pending);
 	free(sender);
 }
@@ -400,7 +427,7 @@ int sender_notify_fd(const struct sender *sender)
 int sender_begin_pass(struct sender *sender, bool sync)
 {
 	for (uint32_t i = 0; i < sender->channels; i++)
-		if (sender_state(sender, i) >= CHANNEL_FAILED) {
+		if (sender_state(sender, i) >= CHANNEL_FAILED || channel_stopping(&sender->outgoing[i].channel)) {
 			errno = EPIPE;
 			return -1;
 		}
