@@ -103,6 +103,29 @@ async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None
     destination.assert_whole()
 
 
+@pytest.mark.parametrize("offset", [0, 4096])
+async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
+    """RAM has its place in the file, which stays sparse."""
+    options = {"ram": 128 << 20, "size": "1M"}
+    (tmp_path / "saved").write_bytes(b"\xff" * (4 << 20))
+    address = parse_uri(f"file:{tmp_path}/saved,offset={offset}")
+    source, destination = side(**options), side(**options, incoming=True, stopped=True)
+    for one in (source, destination):
+        one.migration.set_capabilities({"mapped-ram": True})
+    await source.advance(1000)
+    source.migration.start(address, no_fd)
+    assert await source.ended() == "completed"
+    saved = os.stat(tmp_path / "saved")
+    assert saved.st_size > 128 << 20
+    assert saved.st_blocks * 512 < 32 << 20
+    assert (tmp_path / "saved").read_bytes()[:offset] == b"\xff" * offset
+    await destination.migration.incoming(address, no_fd)
+    assert await destination.ended() == "completed"
+    assert source.machine.ram.buffer[:] == destination.machine.ram.buffer[:]
+    await destination.machine.cont()
+    await destination.advance(1000)
+
+
 async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
     source, destination = side(rate="20"), side(incoming=True)
     await source.advance(2000)
