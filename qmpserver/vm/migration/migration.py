@@ -89,19 +89,28 @@ class Migration:
         if self._source is not None:
             self._source.set_bandwidth()
 
-    def start(self, address: Address, take_fd: Callable[[str], int]) -> None:
+    def start(
+        self, address: Address, take_fd: Callable[[str], int], *, resume: bool = False
+    ) -> None:
         """Begin to move the guest to `address`, and return; `status` tells how it goes.
+
+        Args:
+            address: Where to move it.
+            take_fd: Gives the descriptor that was passed under a name.
+            resume: Continue a paused migration, which there never is.
 
         Raises:
             CommandError: It is refused; the text is QEMU's.
         """
+        check_transport(address, self.capabilities)
+        if resume:
+            raise CommandError("Cannot resume if there is no paused migration")
         if self.under_way:
             raise CommandError(IN_PROGRESS)
         if self._machine.state == "inmigrate":
             raise CommandError("Guest is waiting for an incoming migration")
         if self._machine.state == "postmigrate":
             raise CommandError("Can't migrate the vm that was paused due to previous migration")
-        check_transport(address, self.capabilities)
         self._destination = None
         figures = self._begin()
         source = self._source = Source(
@@ -114,6 +123,17 @@ class Migration:
             self._emit_pass,
         )
         self._spawn(self._move_out(source, source.run(address, take_fd)))
+
+    def check_awaited(self) -> None:
+        """Check that an incoming migration can be awaited.
+
+        Raises:
+            CommandError: It cannot; the text is QEMU's.
+        """
+        if self._machine.state != "inmigrate" and self._destination is None:
+            raise CommandError("'-incoming' was not specified on the command line")
+        if self._destination is not None:
+            raise CommandError("The incoming migration has already been started")
 
     async def incoming(
         self, address: Address, take_fd: Callable[[str], int], *, exit_on_error: bool = True
@@ -129,10 +149,8 @@ class Migration:
             CommandError: It is refused; the text is QEMU's.
             DeviceError: Nothing can listen there.
         """
-        if self._machine.state != "inmigrate":
-            raise CommandError("'-incoming' was not specified on the command line")
-        if self._destination is not None:
-            raise CommandError("The incoming migration has already been started")
+        self.check_awaited()
+        check_transport(address, self.capabilities)
         destination = Destination(self._machine, self._worker, self._enter)
         self._destination = destination
         try:
