@@ -5,6 +5,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -239,19 +240,22 @@ def test_a_failure_goes_along(make_rig: MakeRig) -> None:
     ]
 
 
-def test_a_late_kick_changes_no_loaded_state(make_rig: MakeRig) -> None:
-    """A parked thread that wakes while its state is set must not park once more."""
+def test_a_thread_changes_no_loaded_state(make_rig: MakeRig) -> None:
+    """A thread that is found parked stays so: no late kick, no short run, moves it on."""
     rig = make_rig()
-    halted = rig.accel.save_state()
+    parked = rig.accel.save_state()
+    halted = deepcopy(parked)
     for vcpu in halted["vcpus"]:
         vcpu["thread"] = {"state": "halted", "exit_reason": 5}
-    parked = rig.accel.save_state()
     for _ in range(300):
+        rig.engine.cont()
+        rig.park()
         rig.engine.stop()
         rig.accel.load_state(halted)
         rig.engine.stop()
         assert rig.engine.count(VcpuState.HALTED) == 2
         rig.accel.load_state(parked)
+        assert rig.engine.count(VcpuState.PARKED) == 2
     rig.engine.cont()
     rig.advance(100)
 
@@ -333,7 +337,7 @@ def test_an_msr_that_the_source_does_not_know_is_initial(make_rig: MakeRig) -> N
     rig = make_rig(vcpus=1)
     first = rig.accel.save_state()
     assert msrs(first["vcpus"][0])[SYSENTER_CS] == 0
-    changed = json.loads(json.dumps(first))
+    changed = deepcopy(first)
     set_msrs(changed["vcpus"][0], {SYSENTER_CS: 0x1230})
     rig.accel.load_state(changed)
     first["vcpus"][0]["msrs"] = ""
