@@ -46,6 +46,7 @@ TSS_ADDRESS = 0xFEFFD000  # three pages
 CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
 MAX_FIRMWARE_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
+VIRTUALIZATION = {1: 1 << 5, 0x8000_0001: 1 << 2}  # VMX and SVM: CPUID leaves, bits in ecx
 APIC_ID_LEAVES = (0xB, 0x1F)  # the CPUID leaves that have it in edx
 
 
@@ -227,6 +228,14 @@ def _set_apic_id(cpuid: Any, number: int) -> None:
             entry.edx = number
 
 
+def _hide_virtualization(cpuid: Any) -> None:
+    """Hide VMX and SVM: the state of nested guests is not saved."""
+    for i in range(cpuid.nent):
+        entry = cpuid.entries[i]
+        if entry.function in VIRTUALIZATION:
+            entry.ecx &= ~VIRTUALIZATION[entry.function]
+
+
 class KvmAccelerator:
     """An accelerator that runs vCPUs on KVM, with a dirty ring each if `dirty_ring_size` is not 0.
 
@@ -341,6 +350,7 @@ class KvmAccelerator:
             self._show_rom(guest.rom)
         run_size = self._kvm.get_vcpu_mmap_size()
         cpuid = self._kvm.get_supported_cpuid()
+        _hide_virtualization(cpuid)
         for index in range(count):
             vcpu = self._keep(self._vm.create_vcpu(index))
             self._vcpu_fds.append(vcpu)
@@ -356,20 +366,20 @@ class KvmAccelerator:
                 else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
-        self._state = self._make_state(irqchip=bool(guest.rom))
+        self._state = self._make_state(cpuid, irqchip=bool(guest.rom))
         self._first = self.save_state()
         if self.dirty_ring_size:
             self._add_canary(count)
         self._open_statistics()
 
-    def _make_state(self, *, irqchip: bool) -> State:
+    def _make_state(self, cpuid: Any, *, irqchip: bool) -> State:
         check = self._kvm.check_extension
         ioctls = [vcpu.ioctl for vcpu in self._vcpu_fds]
         msrs = readable_msrs(ioctls[0], self._kvm.get_msr_index_list())
         xsave_size, xcrs = check(lib.KVM_CAP_XSAVE2), bool(check(lib.KVM_CAP_XCRS))
         moment = Moment(ioctls[0])
         frequency = TscFrequency(ioctls, can_scale=bool(check(lib.KVM_CAP_TSC_CONTROL)))
-        vm = vm_components(self._vm.ioctl, moment, frequency, irqchip=irqchip)
+        vm = vm_components(self._vm.ioctl, cpuid, moment, frequency, irqchip=irqchip)
         vcpus = [
             [
                 *vcpu_components(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import (
+    MAX_U32,
     MAX_U64,
     Realtime,
     check_number,
@@ -32,6 +33,16 @@ Ioctl: TypeAlias = Callable[[int, Any], int]
 """Calls an ioctl of a VM or a vCPU, with a pointer or a number; raises `OSError`."""
 
 IRQCHIPS = ("pic_master", "pic_slave", "ioapic")  # the components, by KVM's number
+FEATURES = (
+    (1, 0, "ecx edx"),
+    (7, 0, "ebx ecx edx"),
+    (7, 1, "eax edx"),
+    (0xD, 0, "eax edx"),
+    (0xD, 1, "eax"),
+    (0x4000_0001, 0, "eax"),
+    (0x8000_0001, 0, "ecx edx"),
+    (0x8000_0008, 0, "ebx"),
+)  # the CPUID leaves, their indices, and the registers that have bits for features
 MSR_TSC = 0x10
 MOST_MSRS = 255  # that KVM takes at once
 TSC_TOLERANCE_PPM = 250  # within which KVM does not scale
@@ -178,6 +189,46 @@ def readable_msrs(ioctl: Ioctl, indices: Iterable[int]) -> list[int]:
     return [index for index in indices if index != MSR_TSC and msrs.get(_MSR.pack(index, 0))]
 
 
+class Cpuid:
+    """The features of the processor that guests see, by CPUID leaf and register.
+
+    A host may have more features than the state, but must not have fewer.
+
+    Args:
+        cpuid: The vCPUs' `struct kvm_cpuid2`.
+    """
+
+    name = "cpuid"
+
+    def __init__(self, cpuid: Any) -> None:
+        entries = {(entry.function, entry.index): entry for entry in cpuid.entries[0 : cpuid.nent]}
+        self._host = {
+            f"{function:#x}.{index}.{register}": int(getattr(entries[function, index], register))
+            for function, index, registers in FEATURES
+            if (function, index) in entries
+            for register in registers.split()
+        }
+
+    def save(self) -> dict[str, int]:
+        """Return the features."""
+        return dict(self._host)
+
+    def parse(self, value: object) -> None:
+        """Check that this host has the features."""
+        if not isinstance(value, dict):
+            raise ValueError("not an object; expected CPUID registers")
+        for name, bits in value.items():
+            missing = check_number(bits, most=MAX_U32) & ~self._host.get(name, 0)
+            if missing:
+                raise ValueError(
+                    f"this host lacks features {missing:#x} of {name!s:.40}, "
+                    f"expected no more than {self._host.get(name, 0):#x}"
+                )
+
+    def load(self, value: None) -> None:
+        """Do nothing: a processor does not change."""
+
+
 class TscFrequency:
     """The frequency of the vCPUs' time stamp counters.
 
@@ -198,7 +249,7 @@ class TscFrequency:
 
     def parse(self, value: object) -> int:
         """Return `value`, an integer that this host can provide."""
-        khz = check_number(value, 1, (1 << 32) - 1)
+        khz = check_number(value, 1, MAX_U32)
         if not self._can_scale and abs(khz - self._host) > self._host * TSC_TOLERANCE_PPM / 1e6:
             raise ValueError(
                 f"this host cannot scale its TSC to {khz} kHz, expected {self._host} kHz "
@@ -332,9 +383,12 @@ class Clock:
 
 
 def vm_components(
-    ioctl: Ioctl, moment: Moment, frequency: TscFrequency, *, irqchip: bool
+    ioctl: Ioctl, cpuid: Any, moment: Moment, frequency: TscFrequency, *, irqchip: bool
 ) -> list[Component]:
-    """Return the components of a VM; `irqchip` says whether KVM has its interrupt controllers.
+    """Return the components of a VM.
+
+    `cpuid` is the vCPUs' `struct kvm_cpuid2`; `irqchip` says whether KVM has the interrupt
+    controllers.
 
     The IOAPIC comes before the local APICs: KVM delivers its pending interrupts to them at once.
     """
@@ -349,7 +403,7 @@ def vm_components(
         )
         for number, name in enumerate(IRQCHIPS)
     ]
-    return [frequency, moment, Clock(ioctl, moment), *(chips if irqchip else ())]
+    return [Cpuid(cpuid), frequency, moment, Clock(ioctl, moment), *(chips if irqchip else ())]
 
 
 def vcpu_components(

@@ -9,7 +9,6 @@ integer, an object, or the base64 text of the bytes of a structure. JSON can car
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -122,7 +121,7 @@ def _parse(where: str, components: Sequence[Component], value: object) -> list[A
         raise ValueError(f"{where}: not an object; {expected}")
     for name in value:
         if name not in names:
-            raise ValueError(f"{where}: component '{name}' is unknown; {expected}")
+            raise ValueError(f"{where}: component '{name!s:.40}' is unknown; {expected}")
     for name in names:
         if name not in value:
             raise ValueError(f"{where}: component '{name}' is missing; {expected}")
@@ -163,7 +162,7 @@ def decode(value: object) -> bytes:
         raise ValueError("not a string; expected base64")
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ValueError("invalid base64") from None
 
 

@@ -196,6 +196,10 @@ void engine_stop(struct engine *engine)
 
 void engine_cont(struct engine *engine)
 {
+	/* Not left to their threads: after a stop that follows, one that is found parked has parked since. */
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (load_acquire(&engine->vcpus[i]->state) == VCPU_PARKED)
+			store_release(&engine->vcpus[i]->state, VCPU_RUNNING);
 	store_release(&engine->stopped, 0);
 	kick_all(engine);
 }
