@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -71,6 +72,16 @@ def qemu() -> None:
     """Skip the test where QEMU is not installed."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is not installed")
+
+
+@pytest.fixture
+def newer_qemu(qemu: None) -> None:
+    """Skip the test where QEMU is not installed, or is older than 11.1."""
+    command = ["qemu-system-x86_64", "--version"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    version = re.search(r"version (\d+)\.(\d+)", shown)
+    if version is None or (int(version[1]), int(version[2])) < (11, 1):
+        pytest.skip("QEMU is older than 11.1")
 
 
 @pytest.fixture(params=["soft", "kvm"])

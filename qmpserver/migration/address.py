@@ -134,13 +134,14 @@ def parse_channels(channels: Sequence[Mapping[str, Any]], side: Side = "source")
     Raises:
         CommandError: There is no main channel, or more than one, or its address is not valid.
     """
-    main = [one["addr"] for one in channels if one["channel-type"] == "main"]
-    if not main or (side == "destination" and len(channels) != 1):
+    given = [one["channel-type"] for one in channels]
+    if side == "source":
+        for kind in ("main", "cpr"):
+            if given.count(kind) > 1:
+                raise CommandError(f"Channel list has more than one {kind} entry")
+    if "main" not in given or (side == "destination" and len(given) > 1):
         raise CommandError("Channel list must have only one entry, for type 'main'")
-    for kind in ("main", "cpr"):
-        if sum(one["channel-type"] == kind for one in channels) > 1:
-            raise CommandError(f"Channel list has more than one {kind} entry")
-    address = main[0]
+    address = channels[given.index("main")]["addr"]
     match address["transport"]:
         case "socket":
             return _socket_address(address)

@@ -85,7 +85,7 @@ class Migration:
         Raises:
             CommandError: A value is out of range, and none is changed; the text is QEMU's.
         """
-        self.parameters.set(values)
+        self.parameters.set(values, capabilities=self.capabilities)
         if self._source is not None:
             self._source.set_bandwidth()
 
@@ -175,9 +175,10 @@ class Migration:
         Raises:
             CommandError: The status is not `state`; the text is QEMU's.
         """
-        if self.status != state or self._source is None:
+        if self.status != state:
             raise CommandError(f"Migration not in expected state: {self.status}")
-        self._source.continue_()
+        if self._source is not None and state == "pre-switchover":
+            self._source.continue_()
 
     def info(self) -> dict[str, Any]:
         """Return the result of `query-migrate`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,12 @@ def _integer(name: str, value: str) -> int:
         raise OptionError(f"Parameter '{name}' expects uint64") from None
 
 
+def _bytes(name: str, value: str) -> int:
+    if re.fullmatch(r"\s*-[0-9]+", value):
+        raise OptionError(f"Value '{value}' is out of range for parameter '{name}'")
+    return parse_size(name, value)
+
+
 def _megabytes(name: str, value: str) -> int:
     try:
         return parse_size(name, value, "M")
@@ -104,10 +111,10 @@ def _words(_name: str, value: str) -> list[str]:
 
 _MAPPING = "block-bitmap-mapping"
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
-    "announce-initial": parse_size,
-    "announce-max": parse_size,
-    "announce-rounds": parse_size,
-    "announce-step": parse_size,
+    "announce-initial": _bytes,
+    "announce-max": _bytes,
+    "announce-rounds": _bytes,
+    "announce-step": _bytes,
     "throttle-trigger-threshold": _integer,
     "cpu-throttle-initial": _integer,
     "cpu-throttle-increment": _integer,
@@ -117,22 +124,22 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "tls-authz": _text,
     "max-bandwidth": _megabytes,
     "avail-switchover-bandwidth": _megabytes,
-    "downtime-limit": parse_size,
+    "downtime-limit": _bytes,
     "x-checkpoint-delay": _integer,
     "multifd-channels": _integer,
-    "xbzrle-cache-size": parse_size,
-    "max-postcopy-bandwidth": parse_size,
+    "xbzrle-cache-size": _bytes,
+    "max-postcopy-bandwidth": _bytes,
     "max-cpu-throttle": _integer,
     "multifd-compression": _text,
     "multifd-zlib-level": _integer,
     "multifd-qatzip-level": _integer,
     "multifd-zstd-level": _integer,
-    "x-vcpu-dirty-limit-period": parse_size,
-    "vcpu-dirty-limit": parse_size,
+    "x-vcpu-dirty-limit-period": _bytes,
+    "vcpu-dirty-limit": _bytes,
     "mode": _text,
     "zero-page-detection": _text,
     "direct-io": parse_bool,
-    "x-rdma-chunk-size": parse_size,
+    "x-rdma-chunk-size": _bytes,
     "cpr-exec-command": _words,
 }
 """The syntax of each parameter's value."""
@@ -221,9 +228,9 @@ def shown(info: types.MigrationInfo, all_: bool = False) -> str:
     lines = [*_status_lines(info), *_ram_lines(info)]
     if all_:
         lines += _GLOBALS.splitlines()
-    for member, words in _THROTTLING.items():
-        if member in info:
-            lines.append(f"{words}: {info[member]}")  # type: ignore[literal-required]
+        for member, words in _THROTTLING.items():
+            if member in info:
+                lines.append(f"{words}: {info[member]}")  # type: ignore[literal-required]
     return "".join(f"{line}\n" for line in lines)
 
 
