@@ -435,6 +435,9 @@ int sender_begin_pass(struct sender *sender, bool sync)
 		errno = EBUSY;
 		return -1;
 	}
+	pthread_mutex_lock(&sender->rate_lock);
+	rate_begin(&sender->rate, now_ns());
+	pthread_mutex_unlock(&sender->rate_lock);
 	store_relaxed(&sender->busy, sender->channels);
 	store_relaxed(&sender->sync, sync);
 	store_release(&sender->passes, sender->passes + 1);
