@@ -211,7 +211,7 @@ def test_a_bitmap_of_another_length_is_refused(rig: Rig) -> None:
 
 def read_frames(fd: int) -> list[tuple[int, int, int, int]]:
     """Return the headers up to SYNC."""
-    frames = []
+    frames: list[tuple[int, int, int, int]] = []
     with open(fd, "rb", closefd=False) as file:
         os.set_blocking(fd, True)
         while not frames or frames[-1][0] != SYNC:
