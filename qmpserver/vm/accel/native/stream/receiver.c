@@ -160,8 +160,8 @@ static enum channel_state receive_pages(struct incoming *in, struct stream_frame
 	enum channel_state state;
 
 	if (frame.count > STREAM_RUN)
-		return channel_fail(&in->channel, 0, "a PAGES frame has %u pages, but at most %d are allowed", frame.count,
-				    STREAM_RUN);
+		return channel_fail(&in->channel, 0, "a PAGES frame has %u pages, but at most %d are allowed",
+				    frame.count, STREAM_RUN);
 	state = check_pages(in, "PAGES", &frame);
 	if (state != CHANNEL_BUSY)
 		return state;
@@ -205,8 +205,8 @@ static enum channel_state receive_control(struct incoming *in, struct stream_fra
 	if (frame.b)
 		return channel_fail(&in->channel, 0, "a CONTROL frame has b = %" PRIu64 ", which must be 0", frame.b);
 	if (frame.a > STREAM_CONTROL_MAX)
-		return channel_fail(&in->channel, 0, "a CONTROL frame has %" PRIu64 " bytes, but at most %d are allowed",
-				    frame.a, STREAM_CONTROL_MAX);
+		return channel_fail(&in->channel, 0, "a CONTROL frame has %" PRIu64
+				    " bytes, but at most %d are allowed", frame.a, STREAM_CONTROL_MAX);
 	return CHANNEL_CONTROL;
 }
 
@@ -293,7 +293,8 @@ static enum channel_state load(struct incoming *in)
 				    (uint64_t)st.st_size, size);
 	while (page < pages && state == CHANNEL_BUSY) {
 		uint64_t block_end = page - page % STREAM_BLOCK + STREAM_BLOCK;
-		uint64_t end = receiver->channels == 1 || block_end > pages ? pages : block_end, first = end, last = end;
+		uint64_t end = receiver->channels == 1 || block_end > pages ? pages : block_end;
+		uint64_t first = end, last = end;
 
 		if (sparse_find_data(file, page, end, &first, &last) < 0)
 			return channel_fail(&in->channel, errno, "cannot search the file for data");
