@@ -511,6 +511,23 @@ def test_stop_does_not_wait_for_the_peer(rig: Rig, channels: int) -> None:
         receiver.start(0)
 
 
+@pytest.mark.parametrize("rate", [0, 1])
+def test_waiting_takes_no_processor_time(rig: Rig, rate: int) -> None:
+    """For the peer, for the rate, for a pass; also after a thread was woken for nothing."""
+    source, ends = rig.filled(ODD), rig.sockets(2)
+    sender, idle = rig.sender(source, ends[0]), rig.sender(source, rig.sockets(1)[0])
+    rig.receiver(rig.ram(ODD), rig.sockets(2)[0])
+    sender.add_data()
+    sender.begin_pass()
+    for one in (sender, idle):
+        one.set_rate(rate)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.05
+    assert sender.busy
+
+
 @pytest.mark.serial
 @pytest.mark.parametrize("rate", [0, 1])
 def test_stop_takes_less_than_a_few_milliseconds(rig: Rig, rate: int) -> None:
