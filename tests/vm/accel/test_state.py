@@ -4,9 +4,11 @@ import base64
 import json
 import re
 import struct
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -178,6 +180,18 @@ def test_a_state_that_is_loaded_is_the_state_that_is_saved(make_rig: MakeRig) ->
     move(source, destination)
     assert still(destination.accel.save_state()) == saved
     assert still(source.accel.save_state()) == saved
+
+
+@pytest.mark.serial
+def test_saving_is_quick(make_rig: MakeRig) -> None:
+    """It is a part of the pause that a guest feels."""
+    rig = make_rig(vcpus=8, pages="100")
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        rig.accel.save_state()
+        times.append(time.perf_counter() - start)
+    assert median(times) < 0.005
 
 
 # Threads.
