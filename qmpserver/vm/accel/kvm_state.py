@@ -122,8 +122,8 @@ class Msrs:
         """Return all entries."""
         return encode(self._read())
 
-    def parse(self, value: object) -> dict[int, int]:
-        """Return the values of all registers by their numbers, also of those that `value` lacks."""
+    def parse(self, value: object) -> bytes:
+        """Return the entries of all registers, also of those that `value` lacks."""
         data = decode(value)
         if len(data) % _MSR.size:
             raise ValueError(f"has {len(data)} bytes, expected a multiple of {_MSR.size}")
@@ -132,11 +132,12 @@ class Msrs:
             raise ValueError("has an MSR twice, expected each once")
         if MSR_TSC in given:
             raise ValueError(f"has MSR {MSR_TSC:#x}, expected it as component 'tsc'")
-        return self._initial | given
+        lacking = [entry for entry in self._initial.items() if entry[0] not in given]
+        return data + b"".join(_MSR.pack(*entry) for entry in lacking)
 
-    def load(self, value: dict[int, int]) -> None:
+    def load(self, value: bytes) -> None:
         """Set all registers."""
-        left = b"".join([_MSR.pack(index, data) for index, data in value.items()])
+        left = value
         while left:
             part = left[:MSRS_SIZE]
             done = self._list.set(part) * _MSR.size
