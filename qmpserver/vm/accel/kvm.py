@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.vm.accel.engine import Engine
 from qmpserver.vm.accel.errors import AcceleratorError
-from qmpserver.vm.accel.kvm_state import (
-    Moment,
-    Tsc,
-    TscFrequency,
-    readable_msrs,
-    vcpu_components,
-    vm_components,
-)
+from qmpserver.vm.accel.kvm_state import components
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import State, Thread
 from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
@@ -373,28 +366,15 @@ class KvmAccelerator:
         self._open_statistics()
 
     def _make_state(self, cpuid: Any, *, irqchip: bool) -> State:
-        check = self._kvm.check_extension
-        ioctls = [vcpu.ioctl for vcpu in self._vcpu_fds]
-        msrs = readable_msrs(ioctls[0], self._kvm.get_msr_index_list())
-        xsave_size, xcrs = check(lib.KVM_CAP_XSAVE2), bool(check(lib.KVM_CAP_XCRS))
-        moment = Moment(ioctls[0])
-        frequency = TscFrequency(ioctls, can_scale=bool(check(lib.KVM_CAP_TSC_CONTROL)))
-        vm = vm_components(self._vm.ioctl, cpuid, moment, frequency, irqchip=irqchip)
-        vcpus = [
-            [
-                *vcpu_components(
-                    ioctl,
-                    Tsc(ioctl, moment, frequency),
-                    msrs,
-                    xsave_size,
-                    irqchip=irqchip,
-                    xcrs=xcrs,
-                ),
-                Thread(self.engine, index),
-            ]
-            for index, ioctl in enumerate(ioctls)
-        ]
-        return State(vm, vcpus)
+        vm, vcpus = components(
+            self._vm.ioctl,
+            [vcpu.ioctl for vcpu in self._vcpu_fds],
+            cpuid,
+            self._kvm.get_msr_index_list(),
+            irqchip=irqchip,
+        )
+        threads = [Thread(self.engine, index) for index in range(len(vcpus))]
+        return State(vm, [[*vcpu, thread] for vcpu, thread in zip(vcpus, threads, strict=True)])
 
     def _add_canary(self, index: int) -> None:
         """Add the canary, whose ring shows whether a ring reset was complete (`native/dirtylog.c`).

@@ -1,6 +1,6 @@
 """The components of a state on KVM, in the order in which KVM takes them.
 
-To add one: a line in `vcpu_components` or `vm_components`; its structure and ioctls in SYSTEM of
+To add one: a line in `components` or `_vcpu_components`; its structure and ioctls in SYSTEM of
 native/build.py; rebuild.
 
 Source: Linux, Documentation/virt/kvm/api.rst and devices/vcpu.rst.
@@ -122,8 +122,8 @@ class Msrs:
         """Return all entries."""
         return encode(self._read())
 
-    def parse(self, value: object) -> dict[int, int]:
-        """Return the values of all registers by their numbers, also of those that `value` lacks."""
+    def parse(self, value: object) -> bytes:
+        """Return the entries of all registers, also of those that `value` lacks."""
         data = decode(value)
         if len(data) % _MSR.size:
             raise ValueError(f"has {len(data)} bytes, expected a multiple of {_MSR.size}")
@@ -132,11 +132,12 @@ class Msrs:
             raise ValueError("has an MSR twice, expected each once")
         if MSR_TSC in given:
             raise ValueError(f"has MSR {MSR_TSC:#x}, expected it as component 'tsc'")
-        return self._initial | given
+        lacking = [entry for entry in self._initial.items() if entry[0] not in given]
+        return data + b"".join(_MSR.pack(*entry) for entry in lacking)
 
-    def load(self, value: dict[int, int]) -> None:
+    def load(self, value: bytes) -> None:
         """Set all registers."""
-        left = b"".join([_MSR.pack(index, data) for index, data in value.items()])
+        left = value
         while left:
             part = left[:MSRS_SIZE]
             done = self._list.set(part) * _MSR.size
@@ -382,17 +383,51 @@ class Clock:
         self._ioctl(lib.KVM_SET_CLOCK, data)
 
 
-def vm_components(
-    ioctl: Ioctl, cpuid: Any, moment: Moment, frequency: TscFrequency, *, irqchip: bool
-) -> list[Component]:
-    """Return the components of a VM.
+def components(
+    vm: Ioctl, vcpus: Sequence[Ioctl], cpuid: Any, msrs: Iterable[int], *, irqchip: bool
+) -> tuple[list[Component], list[list[Component]]]:
+    """Return the components of a VM and those of its vCPUs, which are new.
 
-    `cpuid` is the vCPUs' `struct kvm_cpuid2`; `irqchip` says whether KVM has the interrupt
-    controllers.
-
-    The IOAPIC comes before the local APICs: KVM delivers its pending interrupts to them at once.
+    Args:
+        vm: The VM's ioctl.
+        vcpus: Those of its vCPUs.
+        cpuid: The vCPUs' `struct kvm_cpuid2`.
+        msrs: The MSRs that belong to a state.
+        irqchip: Whether KVM has the interrupt controllers.
     """
-    chips = [
+
+    def check(capability: int) -> int:
+        return vm(lib.KVM_CHECK_EXTENSION, capability)
+
+    moment = Moment(vcpus[0])
+    frequency = TscFrequency(vcpus, can_scale=bool(check(lib.KVM_CAP_TSC_CONTROL)))
+    readable = readable_msrs(vcpus[0], msrs)
+    xsave_size, xcrs = check(lib.KVM_CAP_XSAVE2), bool(check(lib.KVM_CAP_XCRS))
+    return [
+        Cpuid(cpuid),
+        frequency,
+        moment,
+        Clock(vm, moment),
+        *(_irqchips(vm) if irqchip else ()),
+    ], [
+        _vcpu_components(
+            vcpu,
+            Tsc(vcpu, moment, frequency),
+            Msrs(vcpu, readable),
+            xsave_size,
+            irqchip=irqchip,
+            xcrs=xcrs,
+        )
+        for vcpu in vcpus
+    ]
+
+
+def _irqchips(ioctl: Ioctl) -> list[Structure]:
+    """Return KVM's PICs and IOAPIC.
+
+    They are loaded before the local APICs: KVM delivers pending interrupts of the IOAPIC to them.
+    """
+    return [
         Structure(
             name,
             ioctl,
@@ -403,16 +438,15 @@ def vm_components(
         )
         for number, name in enumerate(IRQCHIPS)
     ]
-    return [Cpuid(cpuid), frequency, moment, Clock(ioctl, moment), *(chips if irqchip else ())]
 
 
-def vcpu_components(
-    ioctl: Ioctl, tsc: Tsc, msrs: Sequence[int], xsave_size: int, *, irqchip: bool, xcrs: bool
+def _vcpu_components(
+    ioctl: Ioctl, tsc: Tsc, msrs: Msrs, xsave_size: int, *, irqchip: bool, xcrs: bool
 ) -> list[Component]:
-    """Return the components of a new vCPU.
+    """Return the components of a vCPU.
 
     The order of loading matters: `sregs2` has the base of the local APIC; XCR0 says which parts of
-    `xsave` exist; the MSR of the TSC deadline needs TSC and local APIC; `regs` clears exceptions,
+    `xsave2` exist; the MSR of the TSC deadline needs TSC and local APIC; `regs` clears exceptions,
     which `vcpu_events` has; `sregs2` may wake the vCPU, which `mp_state` corrects.
 
     The reverse is right for saving: reading `mp_state` delivers INIT and SIPI, reading
@@ -423,29 +457,27 @@ def vcpu_components(
     def part(name: str, type_: str, get: int, set_: int) -> Structure:
         return Structure(name, ioctl, type_, get, set_)
 
-    parts: list[Component] = [
-        part("sregs2", "struct kvm_sregs2 *", lib.KVM_GET_SREGS2, lib.KVM_SET_SREGS2),
-        part("regs", "struct kvm_regs *", lib.KVM_GET_REGS, lib.KVM_SET_REGS),
-    ]
-    if xcrs:
-        parts.append(part("xcrs", "struct kvm_xcrs *", lib.KVM_GET_XCRS, lib.KVM_SET_XCRS))
-    parts += (
-        part("xsave2", f"uint8_t[{xsave_size}]", lib.KVM_GET_XSAVE2, lib.KVM_SET_XSAVE),
-        part("debugregs", "struct kvm_debugregs *", lib.KVM_GET_DEBUGREGS, lib.KVM_SET_DEBUGREGS),
+    sregs2 = part("sregs2", "struct kvm_sregs2 *", lib.KVM_GET_SREGS2, lib.KVM_SET_SREGS2)
+    regs = part("regs", "struct kvm_regs *", lib.KVM_GET_REGS, lib.KVM_SET_REGS)
+    xcr = part("xcrs", "struct kvm_xcrs *", lib.KVM_GET_XCRS, lib.KVM_SET_XCRS)
+    xsave2 = part("xsave2", f"uint8_t[{xsave_size}]", lib.KVM_GET_XSAVE2, lib.KVM_SET_XSAVE)
+    debugregs = part(
+        "debugregs", "struct kvm_debugregs *", lib.KVM_GET_DEBUGREGS, lib.KVM_SET_DEBUGREGS
     )
-    if irqchip:
-        parts.append(
-            part("lapic", "struct kvm_lapic_state *", lib.KVM_GET_LAPIC, lib.KVM_SET_LAPIC)
-        )
-    parts += (
+    lapic = part("lapic", "struct kvm_lapic_state *", lib.KVM_GET_LAPIC, lib.KVM_SET_LAPIC)
+    events = part(
+        "vcpu_events", "struct kvm_vcpu_events *", lib.KVM_GET_VCPU_EVENTS, lib.KVM_SET_VCPU_EVENTS
+    )
+    mp_state = part("mp_state", "struct kvm_mp_state *", lib.KVM_GET_MP_STATE, lib.KVM_SET_MP_STATE)
+    return [
+        sregs2,
+        regs,
+        *((xcr,) if xcrs else ()),
+        xsave2,
+        debugregs,
+        *((lapic,) if irqchip else ()),
         tsc,
-        Msrs(ioctl, msrs),
-        part(
-            "vcpu_events",
-            "struct kvm_vcpu_events *",
-            lib.KVM_GET_VCPU_EVENTS,
-            lib.KVM_SET_VCPU_EVENTS,
-        ),
-        part("mp_state", "struct kvm_mp_state *", lib.KVM_GET_MP_STATE, lib.KVM_SET_MP_STATE),
-    )
-    return parts
+        msrs,
+        events,
+        mp_state,
+    ]

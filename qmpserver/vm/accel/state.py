@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from qmpserver.vm.accel.engine import Engine
 
-STOPPED = {state.name.lower(): state for state in (
-    VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED
-)}  # fmt: skip
+STOPPED = {
+    "parked": VcpuState.PARKED,
+    "halted": VcpuState.HALTED,
+    "failed": VcpuState.FAILED,
+}
 MAX_U32 = (1 << 32) - 1
 MAX_U64 = (1 << 64) - 1
 

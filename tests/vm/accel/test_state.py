@@ -4,9 +4,11 @@ import base64
 import json
 import re
 import struct
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ import pytest
 from qmpserver.bench.firmware import firmware_image
 from qmpserver.vm.accel import Accelerator, AccelOptions, open_accelerator
 from qmpserver.vm.accel.engine import VcpuState
+from qmpserver.vm.accel.kvm import KvmAccelerator
 from qmpserver.vm.accel.memory import Ram
+from qmpserver.vm.accel.native._native import lib
 from qmpserver.vm.machine.firmware import Firmware
 from qmpserver.vm.machine.guest import DirtyGuest
 from tests.conftest import CLibrary, Until
@@ -178,6 +182,18 @@ def test_a_state_that_is_loaded_is_the_state_that_is_saved(make_rig: MakeRig) ->
     move(source, destination)
     assert still(destination.accel.save_state()) == saved
     assert still(source.accel.save_state()) == saved
+
+
+@pytest.mark.serial
+def test_saving_is_quick(make_rig: MakeRig) -> None:
+    """It is a part of the pause that a guest feels."""
+    rig = make_rig(vcpus=8, pages="100")
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        rig.accel.save_state()
+        times.append(time.perf_counter() - start)
+    assert median(times) < 0.005
 
 
 # Threads.
@@ -425,6 +441,36 @@ def test_a_tsc_that_cannot_be_set_does_not_go_back(make_rig: MakeRig) -> None:
         assert still(after) == before
 
 
+@only_kvm
+def test_the_frequency_of_the_tsc(make_rig: MakeRig) -> None:
+    """Hosts of one kind differ a little; where KVM cannot scale, it must be no more."""
+    rig = make_rig()
+    accelerator = rig.accel
+    assert isinstance(accelerator, KvmAccelerator)
+
+    def frequencies() -> list[int]:
+        return [vcpu.ioctl(lib.KVM_GET_TSC_KHZ) for vcpu in accelerator._vcpu_fds]
+
+    state = accelerator.save_state()
+    khz = state["vm"]["tsc_khz"]
+    state["vm"]["tsc_khz"] = khz + khz // 10_000
+    accelerator.load_state(state)
+    assert frequencies() == [khz + khz // 10_000] * 2
+    assert accelerator.save_state()["vm"]["tsc_khz"] == khz + khz // 10_000
+    state["vm"]["tsc_khz"] = khz + khz // 1000
+    if accelerator._kvm.check_extension(lib.KVM_CAP_TSC_CONTROL):
+        accelerator.load_state(state)
+        assert frequencies() == [khz + khz // 1000] * 2
+    else:
+        text = (
+            rf"^VM: tsc_khz: this host cannot scale its TSC to \d+ kHz, expected {khz} kHz within"
+        )
+        with pytest.raises(ValueError, match=text):
+            accelerator.load_state(state)
+    accelerator.reset_vcpus()
+    assert frequencies() == [khz] * 2
+
+
 # Firmware.
 
 
@@ -490,6 +536,25 @@ def test_firmware_and_its_interrupt_controllers(
     until(lambda: destination.accel.engine.count(VcpuState.PARKED) == vcpus)
     mp_states = [vcpu["mp_state"] for vcpu in destination.accel.save_state()["vcpus"]]
     assert mp_states == [vcpu["mp_state"] for vcpu in state["vcpus"]]
+
+
+def test_a_state_of_a_machine_without_interrupt_controllers(
+    firmware_rigs: Callable[..., list[FirmwareRig]],
+) -> None:
+    rig, other = firmware_rigs(vcpus=1, booted=1)
+    plain = Rig("kvm", vcpus=1)
+    try:
+        with pytest.raises(ValueError, match=r"^VM: component 'pic_master' is missing; expected "):
+            rig.accel.load_state(plain.accel.save_state())
+        with pytest.raises(ValueError, match=r"^VM: component 'ioapic' is unknown; expected "):
+            plain.accel.load_state(rig.accel.save_state())
+    finally:
+        plain.close()
+    state = other.accel.save_state()
+    state["vm"]["ioapic"] = state["vm"]["pic_slave"]
+    text = "^VM: ioapic: begins with 01000000, expected 02000000$"
+    with pytest.raises(ValueError, match=text):
+        rig.accel.load_state(state)
 
 
 # Refusals.
