@@ -14,6 +14,7 @@ BENCHES = {
     "release": "how fast throttled vCPUs are released: by cancel, a raised limit, cont",
     "limit": "how well a limit holds",
     "fair": "the cost of a limit to guests that it does not limit",
+    "migrate": "a migration: speed, downtime, the pause that the guest feels",
     "guest": "how fast a guest runs free, tracked and limited",
     "qmp": "how fast commands are answered, for one client and for many",
     "scale": "the cost of more vCPUs and more RAM",

@@ -7,7 +7,10 @@ servers, and for the caller's wish to cancel.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import socket
+import struct
 import tempfile
 import time
 from dataclasses import dataclass
@@ -213,25 +216,32 @@ class Migration:
         self.source.execute("migrate", {"uri": uri})
         self._under_way = True
 
-    def _seen_from_source(self, socket: Mapping[str, Any]) -> str:
+    def _seen_from_source(self, listening: Mapping[str, Any]) -> str:
         """Return the URI of a socket that the destination listens on."""
-        if socket["type"] == "unix":
-            return f"unix:{socket['path']}"
-        host, server = str(socket["host"]), self.destination.client.address.where
+        if listening["type"] == "unix":
+            return f"unix:{listening['path']}"
+        host, server = str(listening["host"]), self.destination.client.address.where
         if host in _WILDCARDS:
             host = "localhost" if isinstance(server, str) else server[0]
         host = f"[{host}]" if ":" in host else host
-        return f"tcp:{host}:{socket['port']}"
+        return f"tcp:{host}:{listening['port']}"
 
     def _private_socket(self) -> str:
         for side in (self.source, self.destination):
             if not isinstance(side.client.address.where, str):
                 raise UsageError(f"give --uri: {side} may be out of reach of a UNIX socket")
-        directory = tempfile.TemporaryDirectory(prefix="qmpctl-", ignore_cleanup_errors=True)
-        return f"unix:{self._socket.enter_context(directory)}/migration.sock"
+        directory = self._socket.enter_context(
+            tempfile.TemporaryDirectory(prefix="qmpctl-", ignore_cleanup_errors=True)
+        )
+        if (owner := _user(self.destination.client.socket)) != os.geteuid():
+            try:
+                os.chown(directory, owner, -1)
+            except OSError:
+                raise UsageError(f"give --uri: {self.destination} is of another user") from None
+        return f"unix:{directory}/migration.sock"
 
     def _listen(self, uri: str) -> None:
-        """Have the destination listen; if it can, it stays after a failure, to be asked why."""
+        """Have the destination listen. If it can, it stays after a failure, to be asked why."""
         arguments: dict[str, object] = {"uri": uri}
         try:
             self.destination.client.execute(
@@ -362,6 +372,12 @@ class Migration:
             f"{self.destination}: its migration is '{there.get('status', 'none')}', its status "
             f"'{self.destination.run_state()}'"
         )
+
+
+def _user(connection: socket.socket) -> int:
+    """Return the user ID of the process that listens on a UNIX socket."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int(struct.unpack("3i", credentials)[1])
 
 
 def _on(capabilities: Sequence[str]) -> dict[str, object]:

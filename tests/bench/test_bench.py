@@ -36,6 +36,9 @@ def test_what_a_command_leaves_open_is_added(tmp_path: Path) -> None:
     words = command_line("/x/qemu-system-x86_64 -m size=64M", str(tmp_path), vcpus=2, accel="kvm")
     assert words[words.index("-smp") + 1] == "2"
     assert Path(words[words.index("-bios") + 1]).stat().st_size > 0
+    words = command_line("q", str(tmp_path), vcpus=1, accel="kvm", ram="9M", guest={"size": "1M"})
+    assert words[words.index("-m") + 1] == "9M"
+    assert words[-2:] == ["-guest", "dirty,size=1M"]
     with pytest.raises(UsageError, match="-smp cores=2"):
         command_line("qmpserver -smp cores=2", str(tmp_path), vcpus=1, accel="kvm")
 

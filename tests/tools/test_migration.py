@@ -1,13 +1,15 @@
 """A migration between servers whose answers and events are the test's own."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from qmpserver.tools.address import ServerAddress
-from qmpserver.tools.errors import RefusedError, ServerError
+from qmpserver.tools.errors import RefusedError, ServerError, UsageError
 from qmpserver.tools.figures import Figures
 from qmpserver.tools.migration import Migration, Outcome
 
@@ -114,6 +116,34 @@ def test_an_older_destination_is_told_to_listen_as_it_understands(make: Make) ->
     )
     assert followed(make("/a", query_migrate=[DONE]), destination).status == "completed"
     assert destination.executed.count("migrate-incoming") == 2
+
+
+def test_the_private_socket_of_another_user(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory is given to the destination's user, by a root that may do so."""
+    given: list[tuple[object, ...]] = []
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    monkeypatch.setattr(os, "chown", lambda *to: given.append(to))
+    destination = make("/b", query_migrate=[{}, DONE], query_status=[INMIGRATE, RUNNING])
+    assert followed(make("/a", query_migrate=[DONE]), destination).status == "completed"
+    ((directory, *to),) = given
+    assert to == [user, -1]
+    assert not Path(str(directory)).exists()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", refuse)
+    destination = make("/b", query_status=[INMIGRATE])
+    with pytest.raises(UsageError, match=r"^give --uri: unix:/b is of another user$"):
+        followed(make("/a"), destination)
+
+
+def test_no_private_socket_between_machines(make: Make) -> None:
+    source = make("/a")
+    source.address = ServerAddress(("here", 1))
+    with pytest.raises(UsageError, match=r"^give --uri: tcp:here:1 may be out of reach"):
+        followed(source, make("/b", query_status=[INMIGRATE]))
 
 
 def test_it_is_cancelled_if_the_caller_fails(make: Make) -> None:
