@@ -12,7 +12,7 @@ from qmpserver.bench.firmware import firmware_image, ram_size
 from qmpserver.tools.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 RAM_MIB = 512
 QEMU = "qemu-system-x86_64"
@@ -38,12 +38,20 @@ def _number(text: str, key: str) -> str:
     return text
 
 
-def command_line(server: str, directory: str, *, vcpus: int, accel: str) -> list[str]:
+def command_line(
+    server: str,
+    directory: str,
+    *,
+    vcpus: int,
+    accel: str,
+    ram: str = f"{RAM_MIB}M",
+    guest: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return the words of a server's command, completed for a measurement.
 
     Added are `-accel`, `-smp` and `-m` if the command leaves them open, a QMP socket in
     `directory`, and the options that make QEMU run the guest `dirty` from memory that can be
-    watched.
+    watched. `guest` has options of that guest, other than `rate`.
 
     Raises:
         UsageError: The command makes no sense.
@@ -58,17 +66,19 @@ def command_line(server: str, directory: str, *, vcpus: int, accel: str) -> list
     elif not _number(smp, "cpus").isdecimal():
         raise UsageError(f"-smp {smp}: the number of vCPUs must be given as N or cpus=N")
     if (memory := _option(words, "m")) is None:
-        words += ["-m", memory := f"{RAM_MIB}M"]
+        words += ["-m", memory := ram]
     words += ["-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"]
     if "qemu-system" in words[0]:
         if _option(words, "bios") is None:
             memory = _number(memory, "size")
-            ram = ram_size(memory)
+            size = ram_size(memory)
             cpus = vcpus if smp is None else int(_number(smp, "cpus"))
             firmware = Path(directory) / "dirty.bin"
-            firmware.write_bytes(firmware_image(ram, cpus))
+            firmware.write_bytes(firmware_image(size, cpus, guest))
             words += ["-bios", str(firmware)]
-            words += ["-object", f"memory-backend-memfd,id=ram,size={ram},share=on"]
+            words += ["-object", f"memory-backend-memfd,id=ram,size={size},share=on"]
             words += ["-machine", "pc,memory-backend=ram"]
         words += ["-display", "none", "-nodefaults", "-name", "debug-threads=on"]
+    elif guest and _option(words, "guest") is None:
+        words += ["-guest", ",".join(["dirty", *(f"{k}={v}" for k, v in guest.items())])]
     return words

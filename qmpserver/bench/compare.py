@@ -1,7 +1,7 @@
 """Run all measurements, on this server and on QEMU where it is installed, into one report.
 
 The report is DIR/report.md, with a picture and the raw samples of each measurement beside it. It
-takes five to six minutes; keep the machine idle meanwhile.
+takes six to seven minutes; keep the machine idle meanwhile.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PLAN = {
     "limit": ["limit", "--limits", "10,100,400", WITH_QEMU],
     "fair": ["fair", "--windows", SOME],
     "guest": ["guest", "--windows", SOME, "--limited-windows", "2"],
+    "migrate": ["migrate", "--cycles", SOME],
     "qmp": ["qmp", "--clients", "1"],  # QEMU answers more slowly with more monitors
     "floor": ["floor", "--cycles", ROUNDS],
     "start": ["start", "--starts", ROUNDS],
@@ -94,7 +95,7 @@ def _section(name: str, args: argparse.Namespace) -> tuple[str, bool]:
             words += ["--qemu"] if has_qemu() and args.accel == "kvm" else []
         else:
             words.append(counts.get(word, word))
-    if PLAN[name][0] == "guest" and not (has_qemu() and args.accel == "kvm"):
+    if PLAN[name][0] in ("guest", "migrate") and not (has_qemu() and args.accel == "kvm"):
         words += ["--server", "qmpserver"]
     if PLAN[name][0] == "qmp" and not has_qemu():
         words.append("--no-qemu")

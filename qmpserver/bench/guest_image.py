@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ram",
-        type=_size,
+        type=size,
         default="512M",
         metavar="SIZE",
         help="the machine's -m (%(default)s)",
@@ -47,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     -qmp unix:/tmp/q.sock,server=on,wait=off"""
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
+    """Return a size in bytes, of the value of an option; raise ArgumentTypeError."""
     try:
         return ram_size(text)
     except ValueError as error:

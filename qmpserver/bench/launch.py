@@ -9,20 +9,28 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpserver.bench.command_line import command_line
+from qmpserver.bench.command_line import RAM_MIB, command_line
 from qmpserver.bench.vm import Vm, VmError
 from qmpserver.tools.address import ServerAddress
 from qmpserver.tools.client import Client
 from qmpserver.tools.errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 START_S = 10.0
 
 
 @contextlib.contextmanager
-def launch(server: str, *, vcpus: int, accel: str, name: str = "") -> Iterator[Vm]:
+def launch(
+    server: str,
+    *,
+    vcpus: int,
+    accel: str,
+    name: str = "",
+    ram: str = f"{RAM_MIB}M",
+    guest: Mapping[str, str] | None = None,
+) -> Iterator[Vm]:
     """Run a machine as long as the context lasts.
 
     Args:
@@ -30,6 +38,8 @@ def launch(server: str, *, vcpus: int, accel: str, name: str = "") -> Iterator[V
         vcpus: The number of vCPUs, if the command leaves it open.
         accel: The value of `-accel`, if the command leaves it open.
         name: The machine's name in tables, if not its command.
+        ram: The value of `-m`, if the command leaves it open.
+        guest: Options of the guest `dirty`, if the command leaves the guest open.
 
     Raises:
         VmError: It does not start; the text is its output.
@@ -37,7 +47,7 @@ def launch(server: str, *, vcpus: int, accel: str, name: str = "") -> Iterator[V
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpctl-"))
-        argv = command_line(server, directory, vcpus=vcpus, accel=accel)
+        argv = command_line(server, directory, vcpus=vcpus, accel=accel, ram=ram, guest=guest)
         log = stack.enter_context(open(Path(directory) / "log", "w+b"))
         try:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -14,11 +14,13 @@ BENCHES = {
     "release": "how fast throttled vCPUs are released: by cancel, a raised limit, cont",
     "limit": "how well a limit holds",
     "fair": "the cost of a limit to guests that it does not limit",
+    "migrate": "a migration: speed, downtime, the pause that the guest feels",
     "guest": "how fast a guest runs free, tracked and limited",
     "qmp": "how fast commands are answered, for one client and for many",
     "scale": "the cost of more vCPUs and more RAM",
     "floor": "costs of the machine itself: a kick, a socket's echo, a page's harvest",
     "start": "time from a server's start to its greeting",
+    "stream": "how fast RAM travels to another process, beside the bare system calls",
     "compare": "all measurements, on this server and QEMU, in one report",
 }
 

@@ -38,7 +38,13 @@ class Candidate:
 
 
 def add_servers(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name servers."""
+    """Add the options that name servers, running ones too."""
+    add_launched(parser)
+    add_qmp(parser)
+
+
+def add_launched(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name servers to launch."""
     parser.add_argument(
         "--server",
         action="append",
@@ -47,7 +53,6 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
         help="launch this server; repeatable, to measure several in turn. -accel, -smp and -m are "
         "added if they are missing, and so are a QMP socket and for QEMU the guest",
     )
-    add_qmp(parser)
     add_ours(parser)
     parser.add_argument("--qemu", action="store_true", help="measure QEMU too")
 
@@ -80,7 +85,8 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
         Candidate(command, command, qemu(args).accel if "qemu-system" in command else accel)
         for command in args.server
     ]
-    if not named and not servers(args):
+    running = servers(args) if "qmp_here" in args else []
+    if not named and not running:
         named = list(usual)
     if args.qemu:
         named.append(qemu(args))

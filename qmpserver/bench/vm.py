@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WARM_S = 2.0
 _PROGRESS: int = ffi.offsetof("struct dirty_guest", "progress")
+_PAGES: int = ffi.offsetof("struct dirty_guest", "pages")
+_INTERVAL: int = ffi.offsetof("struct dirty_guest", "interval")
 _CONTROL: int = lib.GUEST_CONTROL
 
 
@@ -69,6 +71,19 @@ class Vm:
         """Return the number of pages that the guest has stored to, by its own counter."""
         where = _CONTROL + cpu_index * mmap.PAGESIZE + _PROGRESS
         return int(struct.unpack_from("Q", self._ram, where)[0])
+
+    def pace(self, cpu_index: int, pages: int, interval: int) -> None:
+        """Have a vCPU's guest store to so many pages, a store each `interval` ticks of its clock.
+
+        The server does not see these stores to its guest's memory: no migration may be under way.
+        """
+        where = _CONTROL + cpu_index * mmap.PAGESIZE
+        with (
+            open(_ram_file(self.pid), "r+b") as file,
+            mmap.mmap(file.fileno(), where + mmap.PAGESIZE) as ram,
+        ):
+            struct.pack_into("Q", ram, where + _PAGES, pages)
+            struct.pack_into("Q", ram, where + _INTERVAL, interval)
 
     def rates(self, seconds: float, vcpus: int) -> list[float]:
         """Return the MB/s that each vCPU's guest stores to over the next `seconds`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from qmpserver.tools.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from qmpserver.tools.address import ServerAddress
@@ -50,6 +51,7 @@ class Client:
         address: The server.
         socket: The connection.
         received: When the last message was received: CLOCK_MONOTONIC, ns.
+        on_event: Called with each event, while an answer is waited for or by `read_events`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Client:
         """
         self.address = address
         self.received = 0
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
         self._reply_s = reply_s
         self._input = bytearray()
         self._searched = 0  # bytes of the input that hold no end of a line
@@ -140,7 +143,7 @@ class Client:
             raise self._error(HUNG_UP) from None
 
     def receive(self, command: str = "a command", patience: float | None = None) -> Any:
-        """Wait for the answer to `command`, which was sent, and skip events; as `execute`."""
+        """Wait for the answer to `command`, which was sent; as `execute`."""
         patience = self._reply_s if patience is None else patience
         deadline = time.monotonic() + patience
         while True:
@@ -155,6 +158,26 @@ class Client:
                 with sensible(self.address, command):
                     error = message["error"]
                     raise RefusedError(str(error["class"]), str(error["desc"]))
+            self._event(message)
+
+    def read_events(self) -> None:
+        """Read the events that have arrived; wait for others only to complete the last one.
+
+        Raises:
+            ServerError: The server has hung up, or sends other things than events.
+        """
+        arrived = select.poll()
+        arrived.register(self.socket, select.POLLIN)
+        deadline = time.monotonic() + self._reply_s
+        while self._input or arrived.poll(0):
+            try:
+                self._event(self._read(deadline))
+            except TimeoutError:
+                raise self._error(f"no end of its events within {self._reply_s:g} s") from None
+
+    def _event(self, message: dict[str, Any]) -> None:
+        if self.on_event is not None and "event" in message:
+            self.on_event(message)
 
     def _read(self, deadline: float) -> dict[str, Any]:
         """Return the next message; raise TimeoutError at the deadline, and ServerError."""

@@ -69,6 +69,22 @@ def complete_arguments(prefix: str, parsed_args: argparse.Namespace, **_: object
     return found
 
 
+def complete_capabilities(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """Return the migration capabilities of the source that begin with `prefix`."""
+    with Client(parsed_args.source, greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
+        found = [one["capability"] for one in client.execute("query-migrate-capabilities")]
+    return [name for name in found if name.startswith(prefix)]
+
+
+def complete_parameters(
+    prefix: str, parsed_args: argparse.Namespace, **_: object
+) -> dict[str, str]:
+    """Return the migration parameters of the source, or values of one, that begin with `prefix`."""
+    with Client(parsed_args.source, greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
+        command = fetch_schema(client).commands["migrate-set-parameters"]
+    return _completions(command.arguments, prefix, ())
+
+
 def _completions(type_: Type, prefix: str, words: Sequence[str]) -> dict[str, str]:
     """Return the completions of one step: as far as the next dot or equals sign."""
     given: Any = {}

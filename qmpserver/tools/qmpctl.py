@@ -22,6 +22,7 @@ COMMANDS = {
     "exec": ("tools.commands.exec", "execute a command"),
     "schema": ("tools.commands.schema", "explain a command's arguments"),
     "top": ("tools.commands.top", "watch vCPUs: rates, limits, throttling"),
+    "migrate": ("tools.commands.migrate", "migrate a guest from one server to another"),
     "record": ("tools.commands.record", "write what a client and a server say to a transcript"),
     "replay": ("tools.commands.replay", "play a transcript to a server and report differences"),
     "completion": ("tools.commands.completion", "print the completion script of a shell"),

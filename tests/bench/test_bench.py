@@ -36,6 +36,9 @@ def test_what_a_command_leaves_open_is_added(tmp_path: Path) -> None:
     words = command_line("/x/qemu-system-x86_64 -m size=64M", str(tmp_path), vcpus=2, accel="kvm")
     assert words[words.index("-smp") + 1] == "2"
     assert Path(words[words.index("-bios") + 1]).stat().st_size > 0
+    words = command_line("q", str(tmp_path), vcpus=1, accel="kvm", ram="9M", guest={"size": "1M"})
+    assert words[words.index("-m") + 1] == "9M"
+    assert words[-2:] == ["-guest", "dirty,size=1M"]
     with pytest.raises(UsageError, match="-smp cores=2"):
         command_line("qmpserver -smp cores=2", str(tmp_path), vcpus=1, accel="kvm")
 
@@ -253,3 +256,13 @@ def test_the_image_boots_qemu_by_hand(
         finally:
             process.terminate()
     assert "| to the throttled vCPU running again " in text
+
+
+@pytest.mark.slow
+def test_stream(qmpctl: Run, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    words = ["--size", "8", "--rounds", "2", "--channels", "1", "3", "--json", str(raw)]
+    assert "3 channels : bare sendmsg" in bench(qmpctl, "stream", *words)
+    stored = samples(raw)
+    assert [name for name, _ in stored] == ["bare sendmsg", "1 channel", "3 channels"]
+    assert all(len(values) == 2 and min(values) > 0 for values in stored.values())

@@ -77,6 +77,15 @@ def test_progress(answers: Answers, ram: mmap.mmap) -> None:
     vm.close()
 
 
+def test_pace(answers: Answers, ram: mmap.mmap) -> None:
+    vm = watched(answers)
+    vm.pace(1, 16, 1000)
+    where = _CONTROL + mmap.PAGESIZE
+    assert struct.unpack_from("6Q", ram, where) == (0, 16, 0, 1000, 0, 0)
+    assert struct.unpack_from("6Q", ram, _CONTROL) == (0,) * 6
+    vm.close()
+
+
 def test_warm(answers: Answers, ram: mmap.mmap) -> None:
     """It waits for the last vCPU to have stored to its share of the memory."""
     vm = watched(answers)

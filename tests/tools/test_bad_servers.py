@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.testing import ServerThread
 from tests.conftest import Until
 from tests.tools.conftest import BIN, Run, serving
 
@@ -110,6 +111,8 @@ COMMANDS = {
     "schema": ["schema", "stop"],
     "top once": ["top", "--once"],
     "top csv": ["top", "--csv"],
+    "migrate to": ["migrate", "GOOD", "BAD"],
+    "migrate from": ["migrate", "BAD", "GOOD"],
     "replay": ["replay", "--timeout", "S"],
     "bench cancel": ["bench", "cancel"],  # others connect in the same way, but for these two
     "bench qmp": ["bench", "qmp"],
@@ -157,6 +160,14 @@ def behaving(listener: socket.socket) -> Callable[[Behaviour], str]:
     return begin
 
 
+@pytest.fixture(scope="module")
+def good() -> Iterator[str]:
+    """A stand-in that waits for a migration, and takes any command."""
+    scenario = {"machine": {"status": "inmigrate"}}
+    with ServerThread(scenario=scenario, max_clients=10) as server:
+        yield f"unix:{server.path}"
+
+
 # Those that end at once; others wait until the patience of each command is over.
 QUICK = ("hangs up", "not JSON", "not UTF-8", "half a greeting", "refuses capabilities")
 
@@ -165,7 +176,7 @@ QUICK = ("hangs up", "not JSON", "not UTF-8", "half a greeting", "refuses capabi
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BAD]
 )
 def test_one_line(
-    qmpctl: Run, behaving: Callable[[Behaviour], str], tmp_path: Path, name: str
+    qmpctl: Run, behaving: Callable[[Behaviour], str], good: str, tmp_path: Path, name: str
 ) -> None:
     """All commands are run at once: most of the time they wait."""
     behave, text = BAD[name]
@@ -176,9 +187,10 @@ def test_one_line(
     def run(command: str) -> None:
         # 10 MB take their time where the machine has other work
         timeout = "30" if "endless" in name else "5"
-        words = [timeout if word == "S" else word for word in COMMANDS[command]]
+        given = {"S": timeout, "BAD": address, "GOOD": good}
+        words = [given.get(word, word) for word in COMMANDS[command]]
         words += [str(file)] if command == "replay" else []
-        ran = qmpctl("--qmp", address, *words)
+        ran = qmpctl(*words) if "BAD" in COMMANDS[command] else qmpctl("--qmp", address, *words)
         said = ran.stdout.replace(str(file), "FILE")
         if (command, name) in SHOWN:
             assert (ran.returncode, said, ran.stderr) == (*SHOWN[command, name], "")

@@ -62,12 +62,16 @@ class Accelerator(Protocol):
     def save_state(self) -> dict[str, Any]:
         """Return the state of the VM and its vCPUs, as `state` has it; all must have stopped.
 
+        Blocks for about 0.1 ms a vCPU. Any thread may call it, or `load_state`, one at a time.
+
         Raises:
             OSError: The kernel refused to tell a component.
         """
 
     def load_state(self, state: object) -> None:
         """Load a result of `save_state`, also of another process; all vCPUs must have stopped.
+
+        Blocks for about 0.3 ms a vCPU. It does not start vCPUs: `Engine.cont` does.
 
         Raises:
             ValueError: The state does not fit; the text names the component and the vCPU, and says

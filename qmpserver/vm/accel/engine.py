@@ -77,7 +77,8 @@ class Engine:
     """The native threads and the memory that they share with Python.
 
     All methods belong to the event loop's thread, except `reap`, `take_bitmap`, `soft_take_log` and
-    `set_tracking`, which any thread may call.
+    `set_tracking`, which any thread may call, and those that get or set the state of stopped vCPUs:
+    any thread, one at a time.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:

@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.vm.accel.engine import Engine
 from qmpserver.vm.accel.errors import AcceleratorError
-from qmpserver.vm.accel.kvm_state import (
-    Moment,
-    Tsc,
-    TscFrequency,
-    readable_msrs,
-    vcpu_components,
-    vm_components,
-)
+from qmpserver.vm.accel.kvm_state import components
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import State, Thread
 from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
@@ -46,6 +39,7 @@ TSS_ADDRESS = 0xFEFFD000  # three pages
 CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
 MAX_FIRMWARE_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
+VIRTUALIZATION = {1: 1 << 5, 0x8000_0001: 1 << 2}  # VMX and SVM: CPUID leaves, bits in ecx
 APIC_ID_LEAVES = (0xB, 0x1F)  # the CPUID leaves that have it in edx
 
 
@@ -227,6 +221,14 @@ def _set_apic_id(cpuid: Any, number: int) -> None:
             entry.edx = number
 
 
+def _hide_virtualization(cpuid: Any) -> None:
+    """Hide VMX and SVM: the state of nested guests is not saved."""
+    for i in range(cpuid.nent):
+        entry = cpuid.entries[i]
+        if entry.function in VIRTUALIZATION:
+            entry.ecx &= ~VIRTUALIZATION[entry.function]
+
+
 class KvmAccelerator:
     """An accelerator that runs vCPUs on KVM, with a dirty ring each if `dirty_ring_size` is not 0.
 
@@ -341,6 +343,7 @@ class KvmAccelerator:
             self._show_rom(guest.rom)
         run_size = self._kvm.get_vcpu_mmap_size()
         cpuid = self._kvm.get_supported_cpuid()
+        _hide_virtualization(cpuid)
         for index in range(count):
             vcpu = self._keep(self._vm.create_vcpu(index))
             self._vcpu_fds.append(vcpu)
@@ -356,35 +359,22 @@ class KvmAccelerator:
                 else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
-        self._state = self._make_state(irqchip=bool(guest.rom))
+        self._state = self._make_state(cpuid, irqchip=bool(guest.rom))
         self._first = self.save_state()
         if self.dirty_ring_size:
             self._add_canary(count)
         self._open_statistics()
 
-    def _make_state(self, *, irqchip: bool) -> State:
-        check = self._kvm.check_extension
-        ioctls = [vcpu.ioctl for vcpu in self._vcpu_fds]
-        msrs = readable_msrs(ioctls[0], self._kvm.get_msr_index_list())
-        xsave_size, xcrs = check(lib.KVM_CAP_XSAVE2), bool(check(lib.KVM_CAP_XCRS))
-        moment = Moment(ioctls[0])
-        frequency = TscFrequency(ioctls, can_scale=bool(check(lib.KVM_CAP_TSC_CONTROL)))
-        vm = vm_components(self._vm.ioctl, moment, frequency, irqchip=irqchip)
-        vcpus = [
-            [
-                *vcpu_components(
-                    ioctl,
-                    Tsc(ioctl, moment, frequency),
-                    msrs,
-                    xsave_size,
-                    irqchip=irqchip,
-                    xcrs=xcrs,
-                ),
-                Thread(self.engine, index),
-            ]
-            for index, ioctl in enumerate(ioctls)
-        ]
-        return State(vm, vcpus)
+    def _make_state(self, cpuid: Any, *, irqchip: bool) -> State:
+        vm, vcpus = components(
+            self._vm.ioctl,
+            [vcpu.ioctl for vcpu in self._vcpu_fds],
+            cpuid,
+            self._kvm.get_msr_index_list(),
+            irqchip=irqchip,
+        )
+        threads = [Thread(self.engine, index) for index in range(len(vcpus))]
+        return State(vm, [[*vcpu, thread] for vcpu, thread in zip(vcpus, threads, strict=True)])
 
     def _add_canary(self, index: int) -> None:
         """Add the canary, whose ring shows whether a ring reset was complete (`native/dirtylog.c`).

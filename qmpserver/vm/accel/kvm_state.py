@@ -1,6 +1,6 @@
 """The components of a state on KVM, in the order in which KVM takes them.
 
-To add one: a line in `vcpu_components` or `vm_components`; its structure and ioctls in SYSTEM of
+To add one: a line in `components` or `_vcpu_components`; its structure and ioctls in SYSTEM of
 native/build.py; rebuild.
 
 Source: Linux, Documentation/virt/kvm/api.rst and devices/vcpu.rst.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import (
+    MAX_U32,
     MAX_U64,
     Realtime,
     check_number,
@@ -32,6 +33,16 @@ Ioctl: TypeAlias = Callable[[int, Any], int]
 """Calls an ioctl of a VM or a vCPU, with a pointer or a number; raises `OSError`."""
 
 IRQCHIPS = ("pic_master", "pic_slave", "ioapic")  # the components, by KVM's number
+FEATURES = (
+    (1, 0, "ecx edx"),
+    (7, 0, "ebx ecx edx"),
+    (7, 1, "eax edx"),
+    (0xD, 0, "eax edx"),
+    (0xD, 1, "eax"),
+    (0x4000_0001, 0, "eax"),
+    (0x8000_0001, 0, "ecx edx"),
+    (0x8000_0008, 0, "ebx"),
+)  # the CPUID leaves, their indices, and the registers that have bits for features
 MSR_TSC = 0x10
 MOST_MSRS = 255  # that KVM takes at once
 TSC_TOLERANCE_PPM = 250  # within which KVM does not scale
@@ -111,8 +122,8 @@ class Msrs:
         """Return all entries."""
         return encode(self._read())
 
-    def parse(self, value: object) -> dict[int, int]:
-        """Return the values of all registers by their numbers, also of those that `value` lacks."""
+    def parse(self, value: object) -> bytes:
+        """Return the entries of all registers, also of those that `value` lacks."""
         data = decode(value)
         if len(data) % _MSR.size:
             raise ValueError(f"has {len(data)} bytes, expected a multiple of {_MSR.size}")
@@ -121,11 +132,12 @@ class Msrs:
             raise ValueError("has an MSR twice, expected each once")
         if MSR_TSC in given:
             raise ValueError(f"has MSR {MSR_TSC:#x}, expected it as component 'tsc'")
-        return self._initial | given
+        lacking = [entry for entry in self._initial.items() if entry[0] not in given]
+        return data + b"".join(_MSR.pack(*entry) for entry in lacking)
 
-    def load(self, value: dict[int, int]) -> None:
+    def load(self, value: bytes) -> None:
         """Set all registers."""
-        left = b"".join([_MSR.pack(index, data) for index, data in value.items()])
+        left = value
         while left:
             part = left[:MSRS_SIZE]
             done = self._list.set(part) * _MSR.size
@@ -178,6 +190,46 @@ def readable_msrs(ioctl: Ioctl, indices: Iterable[int]) -> list[int]:
     return [index for index in indices if index != MSR_TSC and msrs.get(_MSR.pack(index, 0))]
 
 
+class Cpuid:
+    """The features of the processor that guests see, by CPUID leaf and register.
+
+    A host may have more features than the state, but must not have fewer.
+
+    Args:
+        cpuid: The vCPUs' `struct kvm_cpuid2`.
+    """
+
+    name = "cpuid"
+
+    def __init__(self, cpuid: Any) -> None:
+        entries = {(entry.function, entry.index): entry for entry in cpuid.entries[0 : cpuid.nent]}
+        self._host = {
+            f"{function:#x}.{index}.{register}": int(getattr(entries[function, index], register))
+            for function, index, registers in FEATURES
+            if (function, index) in entries
+            for register in registers.split()
+        }
+
+    def save(self) -> dict[str, int]:
+        """Return the features."""
+        return dict(self._host)
+
+    def parse(self, value: object) -> None:
+        """Check that this host has the features."""
+        if not isinstance(value, dict):
+            raise ValueError("not an object; expected CPUID registers")
+        for name, bits in value.items():
+            missing = check_number(bits, most=MAX_U32) & ~self._host.get(name, 0)
+            if missing:
+                raise ValueError(
+                    f"this host lacks features {missing:#x} of {name!s:.40}, "
+                    f"expected no more than {self._host.get(name, 0):#x}"
+                )
+
+    def load(self, value: None) -> None:
+        """Do nothing: a processor does not change."""
+
+
 class TscFrequency:
     """The frequency of the vCPUs' time stamp counters.
 
@@ -198,7 +250,7 @@ class TscFrequency:
 
     def parse(self, value: object) -> int:
         """Return `value`, an integer that this host can provide."""
-        khz = check_number(value, 1, (1 << 32) - 1)
+        khz = check_number(value, 1, MAX_U32)
         if not self._can_scale and abs(khz - self._host) > self._host * TSC_TOLERANCE_PPM / 1e6:
             raise ValueError(
                 f"this host cannot scale its TSC to {khz} kHz, expected {self._host} kHz "
@@ -331,14 +383,51 @@ class Clock:
         self._ioctl(lib.KVM_SET_CLOCK, data)
 
 
-def vm_components(
-    ioctl: Ioctl, moment: Moment, frequency: TscFrequency, *, irqchip: bool
-) -> list[Component]:
-    """Return the components of a VM; `irqchip` says whether KVM has its interrupt controllers.
+def components(
+    vm: Ioctl, vcpus: Sequence[Ioctl], cpuid: Any, msrs: Iterable[int], *, irqchip: bool
+) -> tuple[list[Component], list[list[Component]]]:
+    """Return the components of a VM and those of its vCPUs, which are new.
 
-    The IOAPIC comes before the local APICs: KVM delivers its pending interrupts to them at once.
+    Args:
+        vm: The VM's ioctl.
+        vcpus: Those of its vCPUs.
+        cpuid: The vCPUs' `struct kvm_cpuid2`.
+        msrs: The MSRs that belong to a state.
+        irqchip: Whether KVM has the interrupt controllers.
     """
-    chips = [
+
+    def check(capability: int) -> int:
+        return vm(lib.KVM_CHECK_EXTENSION, capability)
+
+    moment = Moment(vcpus[0])
+    frequency = TscFrequency(vcpus, can_scale=bool(check(lib.KVM_CAP_TSC_CONTROL)))
+    readable = readable_msrs(vcpus[0], msrs)
+    xsave_size, xcrs = check(lib.KVM_CAP_XSAVE2), bool(check(lib.KVM_CAP_XCRS))
+    return [
+        Cpuid(cpuid),
+        frequency,
+        moment,
+        Clock(vm, moment),
+        *(_irqchips(vm) if irqchip else ()),
+    ], [
+        _vcpu_components(
+            vcpu,
+            Tsc(vcpu, moment, frequency),
+            Msrs(vcpu, readable),
+            xsave_size,
+            irqchip=irqchip,
+            xcrs=xcrs,
+        )
+        for vcpu in vcpus
+    ]
+
+
+def _irqchips(ioctl: Ioctl) -> list[Structure]:
+    """Return KVM's PICs and IOAPIC.
+
+    They are loaded before the local APICs: KVM delivers pending interrupts of the IOAPIC to them.
+    """
+    return [
         Structure(
             name,
             ioctl,
@@ -349,16 +438,15 @@ def vm_components(
         )
         for number, name in enumerate(IRQCHIPS)
     ]
-    return [frequency, moment, Clock(ioctl, moment), *(chips if irqchip else ())]
 
 
-def vcpu_components(
-    ioctl: Ioctl, tsc: Tsc, msrs: Sequence[int], xsave_size: int, *, irqchip: bool, xcrs: bool
+def _vcpu_components(
+    ioctl: Ioctl, tsc: Tsc, msrs: Msrs, xsave_size: int, *, irqchip: bool, xcrs: bool
 ) -> list[Component]:
-    """Return the components of a new vCPU.
+    """Return the components of a vCPU.
 
     The order of loading matters: `sregs2` has the base of the local APIC; XCR0 says which parts of
-    `xsave` exist; the MSR of the TSC deadline needs TSC and local APIC; `regs` clears exceptions,
+    `xsave2` exist; the MSR of the TSC deadline needs TSC and local APIC; `regs` clears exceptions,
     which `vcpu_events` has; `sregs2` may wake the vCPU, which `mp_state` corrects.
 
     The reverse is right for saving: reading `mp_state` delivers INIT and SIPI, reading
@@ -369,29 +457,27 @@ def vcpu_components(
     def part(name: str, type_: str, get: int, set_: int) -> Structure:
         return Structure(name, ioctl, type_, get, set_)
 
-    parts: list[Component] = [
-        part("sregs2", "struct kvm_sregs2 *", lib.KVM_GET_SREGS2, lib.KVM_SET_SREGS2),
-        part("regs", "struct kvm_regs *", lib.KVM_GET_REGS, lib.KVM_SET_REGS),
-    ]
-    if xcrs:
-        parts.append(part("xcrs", "struct kvm_xcrs *", lib.KVM_GET_XCRS, lib.KVM_SET_XCRS))
-    parts += (
-        part("xsave2", f"uint8_t[{xsave_size}]", lib.KVM_GET_XSAVE2, lib.KVM_SET_XSAVE),
-        part("debugregs", "struct kvm_debugregs *", lib.KVM_GET_DEBUGREGS, lib.KVM_SET_DEBUGREGS),
+    sregs2 = part("sregs2", "struct kvm_sregs2 *", lib.KVM_GET_SREGS2, lib.KVM_SET_SREGS2)
+    regs = part("regs", "struct kvm_regs *", lib.KVM_GET_REGS, lib.KVM_SET_REGS)
+    xcr = part("xcrs", "struct kvm_xcrs *", lib.KVM_GET_XCRS, lib.KVM_SET_XCRS)
+    xsave2 = part("xsave2", f"uint8_t[{xsave_size}]", lib.KVM_GET_XSAVE2, lib.KVM_SET_XSAVE)
+    debugregs = part(
+        "debugregs", "struct kvm_debugregs *", lib.KVM_GET_DEBUGREGS, lib.KVM_SET_DEBUGREGS
     )
-    if irqchip:
-        parts.append(
-            part("lapic", "struct kvm_lapic_state *", lib.KVM_GET_LAPIC, lib.KVM_SET_LAPIC)
-        )
-    parts += (
+    lapic = part("lapic", "struct kvm_lapic_state *", lib.KVM_GET_LAPIC, lib.KVM_SET_LAPIC)
+    events = part(
+        "vcpu_events", "struct kvm_vcpu_events *", lib.KVM_GET_VCPU_EVENTS, lib.KVM_SET_VCPU_EVENTS
+    )
+    mp_state = part("mp_state", "struct kvm_mp_state *", lib.KVM_GET_MP_STATE, lib.KVM_SET_MP_STATE)
+    return [
+        sregs2,
+        regs,
+        *((xcr,) if xcrs else ()),
+        xsave2,
+        debugregs,
+        *((lapic,) if irqchip else ()),
         tsc,
-        Msrs(ioctl, msrs),
-        part(
-            "vcpu_events",
-            "struct kvm_vcpu_events *",
-            lib.KVM_GET_VCPU_EVENTS,
-            lib.KVM_SET_VCPU_EVENTS,
-        ),
-        part("mp_state", "struct kvm_mp_state *", lib.KVM_GET_MP_STATE, lib.KVM_SET_MP_STATE),
-    )
-    return parts
+        msrs,
+        events,
+        mp_state,
+    ]

@@ -9,7 +9,6 @@ integer, an object, or the base64 text of the bytes of a structure. JSON can car
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,9 +19,11 @@ if TYPE_CHECKING:
 
     from qmpserver.vm.accel.engine import Engine
 
-STOPPED = {state.name.lower(): state for state in (
-    VcpuState.PARKED, VcpuState.HALTED, VcpuState.FAILED
-)}  # fmt: skip
+STOPPED = {
+    "parked": VcpuState.PARKED,
+    "halted": VcpuState.HALTED,
+    "failed": VcpuState.FAILED,
+}
 MAX_U32 = (1 << 32) - 1
 MAX_U64 = (1 << 64) - 1
 
@@ -122,7 +123,7 @@ def _parse(where: str, components: Sequence[Component], value: object) -> list[A
         raise ValueError(f"{where}: not an object; {expected}")
     for name in value:
         if name not in names:
-            raise ValueError(f"{where}: component '{name}' is unknown; {expected}")
+            raise ValueError(f"{where}: component '{name!s:.40}' is unknown; {expected}")
     for name in names:
         if name not in value:
             raise ValueError(f"{where}: component '{name}' is missing; {expected}")
@@ -163,7 +164,7 @@ def decode(value: object) -> bytes:
         raise ValueError("not a string; expected base64")
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ValueError("invalid base64") from None
 
 

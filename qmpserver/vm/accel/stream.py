@@ -87,12 +87,17 @@ class Sender:
         self._ram = ram  # keeps the mapping alive, which the threads use
         self._channels = len(fds)
         _unblock(fds)
-        self._ptr = lib.sender_new(ram.address, ram.pages, ram.fd, fds, len(fds), _base(mapped))
+        self._ptr = lib.sender_new(
+            ram.address, ram.pages, ram.fd, list(fds), len(fds), _base(mapped)
+        )
         if not self._ptr:
             raise OSError(ffi.errno, f"cannot send RAM: {os.strerror(ffi.errno)}")
 
     def close(self) -> None:
-        """End all threads and free the sender. Blocks for less than a millisecond."""
+        """End all threads and free the sender. Blocks for about a millisecond.
+
+        No other thread may be in a method of the sender.
+        """
         ptr, self._ptr = self._ptr, None  # a later call fails instead of using freed memory
         if ptr:
             lib.sender_free(ptr)
@@ -121,7 +126,7 @@ class Sender:
     def add_data(self) -> None:
         """Add all pages that have data; the others are zero, and holes in the memory file.
 
-        Blocks for milliseconds a GiB of data, without the GIL. Any thread.
+        Blocks for tens of milliseconds for each GiB of data, without the GIL. Any thread.
 
         Raises:
             OSError: The memory file cannot be searched.
@@ -188,7 +193,8 @@ class Receiver:
     def __init__(self, ram: Ram, fds: Sequence[int], *, mapped: int | None = None) -> None:
         """Create a receiver that reads `fds`: sockets, pipes or files, which stay the caller's.
 
-        Sockets and pipes are made non-blocking. Blocks for milliseconds a GiB of data that RAM has.
+        Sockets and pipes are made non-blocking. Blocks for tens of milliseconds for each GiB of
+        data that RAM has already.
 
         With an offset `mapped`, `fds` are of one file (or are one descriptor, repeated) that a
         sender with the same offset has written. Each channel loads a part of RAM and ends in state
@@ -200,12 +206,15 @@ class Receiver:
         self._ram = ram  # keeps the memory file open, which the threads use
         self._channels = len(fds)
         _unblock(fds)
-        self._ptr = lib.receiver_new(ram.pages, ram.fd, fds, len(fds), _base(mapped))
+        self._ptr = lib.receiver_new(ram.pages, ram.fd, list(fds), len(fds), _base(mapped))
         if not self._ptr:
             raise OSError(ffi.errno, f"cannot receive RAM: {os.strerror(ffi.errno)}")
 
     def close(self) -> None:
-        """End all threads and free the receiver. Blocks for less than a millisecond."""
+        """End all threads and free the receiver. Blocks for about a millisecond.
+
+        No other thread may be in a method of the receiver.
+        """
         ptr, self._ptr = self._ptr, None  # a later call fails instead of using freed memory
         if ptr:
             lib.receiver_free(ptr)

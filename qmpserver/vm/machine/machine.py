@@ -162,17 +162,21 @@ class Machine:
             RuntimeError: The machine must be reset first, or its guest is about to run elsewhere;
                 the text is QEMU's.
         """
+        self._check_migrated()  # who waits for the lock would find it finished, and run the guest
         async with self.changing:
             if self.running:
                 return
             if self.state in NEEDS_RESET:
                 raise RuntimeError("Resetting the Virtual Machine is required")
-            if self.state == "finish-migrate":
-                raise RuntimeError("Migration is not finalized yet")
+            self._check_migrated()
             if self.state == "inmigrate":
                 self.autostart = True
                 return
             self._run()
+
+    def _check_migrated(self) -> None:
+        if self.state == "finish-migrate":
+            raise RuntimeError("Migration is not finalized yet")
 
     def _run(self) -> None:
         self.state = "running"

@@ -106,6 +106,19 @@ class Channel:
         finally:
             (loop.remove_writer if writing else loop.remove_reader)(self.fd)
 
+    @property
+    def position(self) -> int:
+        """The position in a file, in bytes."""
+        return os.lseek(self.fd, 0, os.SEEK_CUR)
+
+    def seek(self, position: int) -> None:
+        """Go to a position in a file.
+
+        Raises:
+            OSError: It is no file, or too short.
+        """
+        os.lseek(self.fd, position, os.SEEK_SET)
+
     def close(self) -> None:
         """Close the descriptor; end a process that is still there."""
         os.close(self.fd)
@@ -150,8 +163,10 @@ async def open_channel(address: Address, take_fd: Callable[[str], int]) -> Chann
         case ExecAddress(argv):
             return await _run_command(argv, writing=True)
         case FileAddress(path, offset):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if offset else os.O_TRUNC)
-            return await _open_file(path, flags, offset)
+            channel = await _open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, offset)
+            if stat.S_ISREG(os.fstat(channel.fd).st_mode):
+                os.ftruncate(channel.fd, offset)
+            return channel
 
 
 async def accept_one(address: Address, take_fd: Callable[[str], int]) -> Channel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from qmpserver.migration.address import TcpAddress, UnixAddress
@@ -91,8 +92,12 @@ class Destination:
         await self._worker.run(self._machine.ram.clear)  # pages that are not sent are zero
         if main.two_way:
             await main.send("welcome")
-        await self._accept_others(hello)
-        state = expect(await self._receive_ram(main), "state")
+        if "mapped" in hello:
+            await self._load_ram(main, hello["mapped"])
+            state = expect(await main.receive(), "state")
+        else:
+            await self._accept_others(hello)
+            state = expect(await self._receive_ram(main), "state")
         await self._load(state)
         if main.two_way:
             await main.send("ready")
@@ -135,29 +140,47 @@ class Destination:
             self._listener.close()
             self._listener = None
 
+    async def _load_ram(self, main: Channel, base: object) -> None:
+        """Load RAM that has its place in a file, from byte `base` on."""
+        ram = self._machine.ram
+        if not isinstance(base, int) or base < 0:
+            raise StreamError(f"RAM begins at byte {base!r} of the file")
+        receiver = partial(Receiver, ram, [main.fd], mapped=base)
+        await self._receive_pages(await self._worker.run(receiver), 1)
+        main.seek(base + ram.size)
+
     async def _receive_ram(self, main: Channel) -> dict[str, Any]:
         """Receive RAM on all channels; return the message that follows it on the main one."""
         carriers = self._channels[1:]
         fds = [channel.fd for channel in carriers or [main]]
         receiver = await self._worker.run(Receiver, self._machine.ram, fds)
+        if not carriers:
+            await self._receive_pages(receiver, 1)
+            return await main.receive()
+        message = asyncio.ensure_future(main.receive())  # it may come before the last page
+        try:
+            await self._receive_pages(receiver, len(fds), message)
+            return await message
+        finally:
+            message.cancel()
+            await asyncio.wait([message])
+
+    async def _receive_pages(
+        self, receiver: Receiver, channels: int, message: asyncio.Task[Any] | None = None
+    ) -> None:
+        """Receive until all channels are at the end of RAM; `message` is of the main channel."""
         self._receiver = receiver
-        # With data channels the next message may come before the last page.
-        next_ = asyncio.ensure_future(main.receive()) if carriers else None
         loop, moved = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(receiver.fileno(), moved.set)
         try:
-            for number in range(len(fds)):
+            for number in range(channels):
                 receiver.start(number)
             while not _all_pages_came(receiver):
-                await _wait(moved.wait(), next_)
+                await _wait(moved.wait(), message)
                 moved.clear()
                 receiver.acknowledge()
-            return await (main.receive() if next_ is None else next_)
         finally:
             loop.remove_reader(receiver.fileno())
-            if next_ is not None:
-                next_.cancel()
-                await asyncio.wait([next_])
 
     async def _load(self, message: dict[str, Any]) -> None:
         """Check and load the state of the machine."""

@@ -75,7 +75,7 @@ class Migration:
             values,
             ring=ring,
             under_way=self._source is not None,
-            awaited=self._destination is not None,
+            awaited=self._destination is not None and self._machine.state == "inmigrate",
             plain=self.parameters.plain,
         )
 

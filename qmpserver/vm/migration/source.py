@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from qmpserver.vm.migration.movable import Movable
 
 LAST_WORDS_S = 1.0
+MAX_HELLO = 4096  # bytes
+ALIGNMENT = 2 << 20  # of RAM in a file
 
 
 class Source:
@@ -68,6 +70,7 @@ class Source:
         self._emit_pass = emit_pass
         self._channels: list[Channel] = []  # the main one first
         self._sender: Sender | None = None
+        self._mapped: int | None = None  # where RAM begins in a file with `mapped-ram`
         self._answer: asyncio.Task[dict[str, Any]] | None = None
         self._bandwidth = 0.0  # bytes/s, of the last round
         self._continued = asyncio.Event()
@@ -92,7 +95,10 @@ class Source:
         """
         tracking = self._machine.tracking
         try:
-            sender = await self._set_up(address, take_fd)
+            started = time.monotonic()
+            sender = self._sender = await self._set_up(address, take_fd)
+            sender.set_rate(self._parameters["max-bandwidth"])
+            self._figures.setup_time = round((time.monotonic() - started) * 1000)
             tracking.acquire(self)
             await tracking.wait()
             self._harvested_at = time.monotonic()
@@ -113,10 +119,14 @@ class Source:
 
     async def _set_up(self, address: Address, take_fd: Callable[[str], int]) -> Sender:
         """Open the channels and agree with the destination."""
-        started = time.monotonic()
         main = await open_channel(address, take_fd)
         self._channels.append(main)
+        ram = self._machine.ram
         extra = self._parameters["multifd-channels"] if self._capabilities["multifd"] else 0
+        if self._capabilities["mapped-ram"]:
+            self._mapped = -(-(main.position + MAX_HELLO) // ALIGNMENT) * ALIGNMENT
+            await main.send("hello", **describe(self._machine), mapped=self._mapped)
+            return Sender(ram, [main.fd] * max(extra, 1), mapped=self._mapped)
         cookie = os.urandom(16).hex()
         await main.send("hello", **describe(self._machine), channels=extra, cookie=cookie)
         if main.two_way:
@@ -127,10 +137,7 @@ class Source:
             self._channels.append(channel)
             await channel.send("hello", channel=number, cookie=cookie)
         carriers = self._channels[1:] or self._channels
-        sender = self._sender = Sender(self._machine.ram, [carrier.fd for carrier in carriers])
-        sender.set_rate(self._parameters["max-bandwidth"])
-        self._figures.setup_time = round((time.monotonic() - started) * 1000)
-        return sender
+        return Sender(ram, [carrier.fd for carrier in carriers])
 
     async def _copy(self, sender: Sender) -> None:
         """Send rounds until the rest can be sent within the downtime limit."""
@@ -158,6 +165,8 @@ class Source:
             await self._harvest(sender)  # after the state: reading it can write to RAM
             sender.set_rate(0)
             await self._send_round(sender, last=True)
+            if self._mapped is not None:
+                main.seek(self._mapped + self._machine.ram.size)
             limits = self._machine.accel.engine.limits()
             await main.send("state", state=state, limits=limits, run_state=self._before)
             if main.two_way:

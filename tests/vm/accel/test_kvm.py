@@ -1,5 +1,6 @@
 """kvm.py: what the kernel may refuse or interrupt, and the state that a reset restores."""
 
+import struct
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -8,15 +9,16 @@ from typing import Any, cast
 import pytest
 
 from qmpserver.bench.firmware import firmware_image
-from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.vm.accel import AcceleratorError, AccelOptions, kvm, open_accelerator
 from qmpserver.vm.accel.kvm import Kvm, KvmAccelerator, VmFd
+from qmpserver.vm.accel.kvm_state import MsrList, Msrs
 from qmpserver.vm.accel.memory import Ram
-from qmpserver.vm.accel.native._native import lib
+from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.firmware import Firmware
 from tests.vm.accel.test_state import edit, msrs, still
 
 RAM = 64 << 20
-MSR_WALL_CLOCK = 0x4B564D00
+MSR_SYSENTER_CS, MSR_WALL_CLOCK, NO_MSR = 0x174, 0x4B564D00, 0xDEAD
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -42,7 +44,7 @@ def firmware(directory: Path, ram: Ram, vcpus: int = 1) -> Firmware:
 
 
 def test_creating_a_vm_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    kvm = Kvm()
+    device = Kvm()
     calls = 0
     real = Kvm.ioctl
 
@@ -54,8 +56,8 @@ def test_creating_a_vm_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> No
         return real(self, request, arg)
 
     monkeypatch.setattr(Kvm, "ioctl", interrupted)
-    kvm.create_vm().close()
-    kvm.close()
+    device.create_vm().close()
+    device.close()
     assert calls == 3
 
 
@@ -90,6 +92,32 @@ def test_a_reset_under_firmware_restores_everything(
         assert changed["vm"][name] != first["vm"][name]
     accelerator.reset_vcpus()
     assert still(accelerator.save_state()) == still(first)
+
+
+def test_more_msrs_than_kvm_takes_at_once(
+    tmp_path: Path, ram: Ram, accelerator: KvmAccelerator
+) -> None:
+    accelerator.add_vcpus(firmware(tmp_path, ram), 1)
+    [vcpu] = accelerator._vcpu_fds
+    entries = b"".join(struct.pack("=I4xQ", MSR_SYSENTER_CS, value) for value in range(600))
+    Msrs(vcpu.ioctl, [MSR_SYSENTER_CS]).load(entries)
+    assert MsrList(vcpu.ioctl).get(entries) == entries[-16:] * 600
+    unreadable = struct.pack("=I4xQ", NO_MSR, 0)
+    assert MsrList(vcpu.ioctl).get(entries[:4800] + unreadable + entries) == entries[-16:] * 300
+
+
+def test_guests_see_no_virtualization(
+    tmp_path: Path, ram: Ram, accelerator: KvmAccelerator
+) -> None:
+    """The state of a guest's own guests could not be saved."""
+    entries = [{"function": leaf, "ecx": 0xFFFFFFFF} for leaf in (1, 7, 0x80000001)]
+    cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": 3, "entries": entries})
+    kvm._hide_virtualization(cpuid)
+    assert [cpuid.entries[i].ecx for i in range(3)] == [0xFFFFFFDF, 0xFFFFFFFF, 0xFFFFFFFB]
+    accelerator.add_vcpus(firmware(tmp_path, ram), 1)
+    seen = accelerator.save_state()["vm"]["cpuid"]
+    assert not seen["0x1.0.ecx"] & 0x20
+    assert not seen["0x80000001.0.ecx"] & 4
 
 
 def test_the_canary_is_not_seen(tmp_path: Path, ram: Ram, accelerator: KvmAccelerator) -> None:

@@ -4,8 +4,11 @@ import base64
 import json
 import re
 import struct
+import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -13,7 +16,9 @@ import pytest
 from qmpserver.bench.firmware import firmware_image
 from qmpserver.vm.accel import Accelerator, AccelOptions, open_accelerator
 from qmpserver.vm.accel.engine import VcpuState
+from qmpserver.vm.accel.kvm import KvmAccelerator
 from qmpserver.vm.accel.memory import Ram
+from qmpserver.vm.accel.native._native import lib
 from qmpserver.vm.machine.firmware import Firmware
 from qmpserver.vm.machine.guest import DirtyGuest
 from tests.conftest import CLibrary, Until
@@ -179,6 +184,18 @@ def test_a_state_that_is_loaded_is_the_state_that_is_saved(make_rig: MakeRig) ->
     assert still(source.accel.save_state()) == saved
 
 
+@pytest.mark.serial
+def test_saving_is_quick(make_rig: MakeRig) -> None:
+    """It is a part of the pause that a guest feels."""
+    rig = make_rig(vcpus=8, pages="100")
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        rig.accel.save_state()
+        times.append(time.perf_counter() - start)
+    assert median(times) < 0.005
+
+
 # Threads.
 
 HALT = "f4 48ff4728 ebf9"  # hlt; inc [rdi+40]; again
@@ -239,21 +256,39 @@ def test_a_failure_goes_along(make_rig: MakeRig) -> None:
     ]
 
 
-def test_a_late_kick_changes_no_loaded_state(make_rig: MakeRig) -> None:
-    """A parked thread that wakes while its state is set must not park once more."""
+def test_a_thread_changes_no_loaded_state(make_rig: MakeRig) -> None:
+    """A thread that is found parked stays so: no late kick, no short run, moves it on."""
     rig = make_rig()
-    halted = rig.accel.save_state()
+    parked = rig.accel.save_state()
+    halted = deepcopy(parked)
     for vcpu in halted["vcpus"]:
         vcpu["thread"] = {"state": "halted", "exit_reason": 5}
-    parked = rig.accel.save_state()
     for _ in range(300):
+        rig.engine.cont()
+        rig.park()
         rig.engine.stop()
         rig.accel.load_state(halted)
         rig.engine.stop()
         assert rig.engine.count(VcpuState.HALTED) == 2
         rig.accel.load_state(parked)
+        assert rig.engine.count(VcpuState.PARKED) == 2
     rig.engine.cont()
     rig.advance(100)
+
+
+@only_kvm
+def test_an_instruction_that_waits_for_a_device_goes_along(make_rig: MakeRig) -> None:
+    """Its result is in the registers that are saved."""
+    code = run("30c0 e460 3cff 75f8 48ff4728 ebf2")  # al = 0; in al, 0x60; if 0xff: count; again
+    rigs = [make_rig(vcpus=1, prepare=code, track=False) for _ in "AB"]
+    for leg in range(30):
+        source, destination = rigs[leg % 2], rigs[1 - leg % 2]
+        source.engine.cont()
+        source.advance(5)
+        source.park()
+        move(source, destination)
+    destination.engine.cont()
+    destination.advance(5)
 
 
 # Registers that the guest `dirty` does not use.
@@ -333,12 +368,22 @@ def test_an_msr_that_the_source_does_not_know_is_initial(make_rig: MakeRig) -> N
     rig = make_rig(vcpus=1)
     first = rig.accel.save_state()
     assert msrs(first["vcpus"][0])[SYSENTER_CS] == 0
-    changed = json.loads(json.dumps(first))
+    changed = deepcopy(first)
     set_msrs(changed["vcpus"][0], {SYSENTER_CS: 0x1230})
     rig.accel.load_state(changed)
     first["vcpus"][0]["msrs"] = ""
     rig.accel.load_state(first)
     assert msrs(rig.accel.save_state()["vcpus"][0])[SYSENTER_CS] == 0
+
+
+@only_kvm
+def test_a_host_may_have_more_features(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    state = rig.accel.save_state()
+    assert state["vm"]["cpuid"]["0x1.0.edx"] & 1  # an FPU
+    state["vm"]["cpuid"]["0x1.0.edx"] &= ~1
+    state["vm"]["cpuid"]["0x99.0.eax"] = 0
+    rig.accel.load_state(state)
 
 
 # Clocks.
@@ -394,6 +439,36 @@ def test_a_tsc_that_cannot_be_set_does_not_go_back(make_rig: MakeRig) -> None:
     else:
         assert re.match("vCPU 0: tsc: this host cannot set the TSC, .* back by", refusal)
         assert still(after) == before
+
+
+@only_kvm
+def test_the_frequency_of_the_tsc(make_rig: MakeRig) -> None:
+    """Hosts of one kind differ a little; where KVM cannot scale, it must be no more."""
+    rig = make_rig()
+    accelerator = rig.accel
+    assert isinstance(accelerator, KvmAccelerator)
+
+    def frequencies() -> list[int]:
+        return [vcpu.ioctl(lib.KVM_GET_TSC_KHZ) for vcpu in accelerator._vcpu_fds]
+
+    state = accelerator.save_state()
+    khz = state["vm"]["tsc_khz"]
+    state["vm"]["tsc_khz"] = khz + khz // 10_000
+    accelerator.load_state(state)
+    assert frequencies() == [khz + khz // 10_000] * 2
+    assert accelerator.save_state()["vm"]["tsc_khz"] == khz + khz // 10_000
+    state["vm"]["tsc_khz"] = khz + khz // 1000
+    if accelerator._kvm.check_extension(lib.KVM_CAP_TSC_CONTROL):
+        accelerator.load_state(state)
+        assert frequencies() == [khz + khz // 1000] * 2
+    else:
+        text = (
+            rf"^VM: tsc_khz: this host cannot scale its TSC to \d+ kHz, expected {khz} kHz within"
+        )
+        with pytest.raises(ValueError, match=text):
+            accelerator.load_state(state)
+    accelerator.reset_vcpus()
+    assert frequencies() == [khz] * 2
 
 
 # Firmware.
@@ -463,6 +538,25 @@ def test_firmware_and_its_interrupt_controllers(
     assert mp_states == [vcpu["mp_state"] for vcpu in state["vcpus"]]
 
 
+def test_a_state_of_a_machine_without_interrupt_controllers(
+    firmware_rigs: Callable[..., list[FirmwareRig]],
+) -> None:
+    rig, other = firmware_rigs(vcpus=1, booted=1)
+    plain = Rig("kvm", vcpus=1)
+    try:
+        with pytest.raises(ValueError, match=r"^VM: component 'pic_master' is missing; expected "):
+            rig.accel.load_state(plain.accel.save_state())
+        with pytest.raises(ValueError, match=r"^VM: component 'ioapic' is unknown; expected "):
+            plain.accel.load_state(rig.accel.save_state())
+    finally:
+        plain.close()
+    state = other.accel.save_state()
+    state["vm"]["ioapic"] = state["vm"]["pic_slave"]
+    text = "^VM: ioapic: begins with 01000000, expected 02000000$"
+    with pytest.raises(ValueError, match=text):
+        rig.accel.load_state(state)
+
+
 # Refusals.
 
 Spoil = Callable[[dict[str, Any]], object]
@@ -503,6 +597,7 @@ SOFT: list[tuple[Spoil, str]] = [
         r"^vCPU 1: guest: has 3 bytes, expected 16$",
     ),
     (lambda s: s["vcpus"][1].update(guest="?"), r"^vCPU 1: guest: invalid base64$"),
+    (lambda s: s["vcpus"][1].update(guest="\xe9"), r"^vCPU 1: guest: invalid base64$"),
     (lambda s: s["vcpus"][0].update(guest=b""), r"^vCPU 0: guest: not a string; expected base64$"),
     (
         lambda s: s["vcpus"][0].update(lateness=1 << 63),
@@ -551,6 +646,19 @@ KVM: list[tuple[Spoil, str]] = [
     ),
     (lambda s: s["vcpus"][0].update(tsc=-1), r"^vCPU 0: tsc: -1 is not an integer from 0 to "),
     (lambda s: s["vm"].update(clock=1 << 63), r"^VM: clock: 9223372036854775808 is not an integer"),
+    (lambda s: s["vm"].update(cpuid=1), r"^VM: cpuid: not an object; expected CPUID registers$"),
+    (
+        lambda s: s["vm"]["cpuid"].update({"0x7.0.ebx": 0xFFFFFFFF}),
+        r"^VM: cpuid: this host lacks features 0x[0-9a-f]+ of 0x7\.0\.ebx, expected no more than",
+    ),
+    (
+        lambda s: s["vm"]["cpuid"].update({"0x99.0.eax": 4}),
+        r"^VM: cpuid: this host lacks features 0x4 of 0x99\.0\.eax, expected no more than 0x0$",
+    ),
+    (
+        lambda s: s["vm"]["cpuid"].update({"0x1.0.edx": -1}),
+        r"^VM: cpuid: -1 is not an integer from 0 to ",
+    ),
     (lambda s: s["vm"].update(tsc_khz=0), r"^VM: tsc_khz: 0 is not an integer from 1 to "),
 ]
 

@@ -150,3 +150,14 @@ async def migrate(source: Side, destination: Side, uri: str) -> tuple[str, str]:
     await destination.migration.incoming(parse_uri(uri), no_fd)
     source.migration.start(parse_uri(uri), no_fd)
     return await source.ended(), await destination.ended()
+
+
+def assert_same_ram(source: Side, destination: Side) -> None:
+    """Compare all pages; neither side may run."""
+    ours, theirs = source.machine.ram.buffer, destination.machine.ram.buffer
+    differing = [
+        page
+        for page in range(0, len(ours), 4096)
+        if ours[page : page + 4096] != theirs[page : page + 4096]
+    ]
+    assert not differing, [hex(page) for page in differing[:10]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmpserver.migration.address import parse_uri
-from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
+from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
 
 SOURCE = ["setup", "active", "device", "completed"]
 DESTINATION = ["setup", "active", "completed"]
@@ -40,7 +40,7 @@ async def test_all_of_ram_is_the_same(side: MakeSide, uri: str) -> None:
     await source.advance(50_000)
     assert await migrate(source, destination, uri) == ("completed", "completed")
     assert destination.machine.state == "paused"
-    assert source.machine.ram.buffer[:] == destination.machine.ram.buffer[:]
+    assert_same_ram(source, destination)
     destination.assert_whole()
     await destination.machine.cont()
     await destination.advance(1000)
@@ -54,7 +54,7 @@ async def test_multifd(side: MakeSide, uri: str, channels: int) -> None:
         one.migration.set_parameters({"multifd-channels": channels})
     await source.advance(20_000)
     assert await migrate(source, destination, uri) == ("completed", "completed")
-    assert source.machine.ram.buffer[:] == destination.machine.ram.buffer[:]
+    assert_same_ram(source, destination)
 
 
 async def test_a_paused_guest_stays_paused(side: MakeSide, uri: str) -> None:
@@ -87,7 +87,7 @@ async def test_without_a_ring(side: MakeSide, uri: str) -> None:
     source, destination = side(ring=0), side(ring=0, incoming=True, stopped=True)
     await source.advance(20_000)
     assert await migrate(source, destination, uri) == ("completed", "completed")
-    assert source.machine.ram.buffer[:] == destination.machine.ram.buffer[:]
+    assert_same_ram(source, destination)
 
 
 async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
@@ -101,6 +101,29 @@ async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None
     await destination.advance(1000)
     await destination.machine.stop()
     destination.assert_whole()
+
+
+@pytest.mark.parametrize("offset", [0, 4096])
+async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
+    """RAM has its place in the file, which stays sparse."""
+    options = {"ram": 128 << 20, "size": "1M"}
+    (tmp_path / "saved").write_bytes(b"\xff" * (4 << 20))
+    address = parse_uri(f"file:{tmp_path}/saved,offset={offset}")
+    source, destination = side(**options), side(**options, incoming=True, stopped=True)
+    for one in (source, destination):
+        one.migration.set_capabilities({"mapped-ram": True})
+    await source.advance(1000)
+    source.migration.start(address, no_fd)
+    assert await source.ended() == "completed"
+    saved = os.stat(tmp_path / "saved")
+    assert saved.st_size > 128 << 20
+    assert saved.st_blocks * 512 < 32 << 20
+    assert (tmp_path / "saved").read_bytes()[:offset] == b"\xff" * offset
+    await destination.migration.incoming(address, no_fd)
+    assert await destination.ended() == "completed"
+    assert_same_ram(source, destination)
+    await destination.machine.cont()
+    await destination.advance(1000)
 
 
 async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ static uint64_t odd_value(void)
 {
 	static const uint64_t values[] = { 0, 1, 2, 3, 4, 16, 63, 64, 65, 511, 512, 513, RAM_PAGES - 1, RAM_PAGES,
 					   RAM_PAGES + 1, FILE_PAGES, STREAM_CONTROL_MAX, STREAM_CONTROL_MAX + 1,
-					   UINT32_MAX, UINT32_MAX + 1ull, UINT64_MAX / PAGE, UINT64_MAX - 1, UINT64_MAX };
+					   UINT32_MAX, UINT32_MAX + 1ull, UINT64_MAX / PAGE, UINT64_MAX - 1,
+					   UINT64_MAX };
 
 	return one_in(4) ? any(UINT64_MAX) : values[any(sizeof(values) / sizeof(values[0]))];
 }
@@ -136,8 +137,8 @@ static void generate(struct stream *s, uint32_t index, uint32_t channels, uint64
 			room = STREAM_RUN - first % STREAM_RUN;
 			if (room > RAM_PAGES - first)
 				room = RAM_PAGES - first;
-			frame = (struct stream_frame){ STREAM_PAGES, (uint32_t)(1 + any(one_in(4) ? room : (room + 7) / 8)),
-						       first, 0 };
+			room = one_in(4) ? room : (room + 7) / 8;
+			frame = (struct stream_frame){ STREAM_PAGES, (uint32_t)(1 + any(room)), first, 0 };
 			payload = frame.count * PAGE;
 			pages += frame.count;
 		} else if (kind < 6) {
@@ -362,7 +363,8 @@ static void run(int ram_fd, uint8_t *view, uint64_t *errors)
 
 int main(int argc, char **argv)
 {
-	uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000, first = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+	uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000;
+	uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
 	int ram_fd = memfd_create("fuzz", MFD_CLOEXEC);
 	uint64_t errors = 0;
 	uint8_t *view;

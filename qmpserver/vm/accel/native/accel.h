@@ -30,7 +30,7 @@ struct accel_ops {
 	void (*interrupt)(struct vcpu *vcpu); /* have enter() return, if it was called; cannot fail */
 
 	/* Under the lock of the dirty log. */
-	int64_t (*reset_rings)(struct engine *engine); /* the entries reset, or -1 and errno */
+	void (*reset_rings)(struct engine *engine); /* the rings tell how far it came */
 	/* Switch the log of all RAM; switching on protects all pages unless it was on. 0, or -1 and errno. */
 	int (*log_dirty_pages)(struct engine *engine, bool on);
 	/* Push up to `count` entries into the canary's ring; they count when their flags say dirty. */

@@ -76,7 +76,7 @@ struct kvm_enable_cap { uint32_t cap; unsigned long long args[4]; ...; };
 
 struct kvm_dirty_log { uint32_t slot; void *dirty_bitmap; ...; };
 
-struct kvm_cpuid_entry2 { uint32_t function, ebx, edx; ...; };
+struct kvm_cpuid_entry2 { uint32_t function, index, eax, ebx, ecx, edx; ...; };
 struct kvm_cpuid2 { uint32_t nent; uint32_t padding; struct kvm_cpuid_entry2 entries[]; };
 
 #define KVM_API_VERSION ...

@@ -107,4 +107,10 @@ void engine_pages(struct engine *engine, uint64_t *pages);
 void engine_free(struct engine *engine);
 /* cdef end */
 
+/* The limit that a vCPU is held to now, in MB/s; 0: none. */
+static inline uint64_t limit_of(const struct vcpu *vcpu)
+{
+	return limit_in_force(&vcpu->engine->limit) ? load_acquire(&vcpu->limit) : 0;
+}
+
 #endif

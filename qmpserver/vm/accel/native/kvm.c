@@ -155,17 +155,15 @@ static enum vcpu_exit kvm_enter(struct vcpu *vcpu, uint32_t seen, uint64_t until
 	return why;
 }
 
-static int64_t kvm_reset_rings(struct engine *engine)
+static void kvm_reset_rings(struct engine *engine)
 {
 	sigset_t all, old;
-	int64_t ret;
 
 	/* A pending signal would cut it short; dirtylog.c has what becomes of those that cannot be blocked. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = ioctl(engine->kvm.fd, KVM_RESET_DIRTY_RINGS, 0);
+	ioctl(engine->kvm.fd, KVM_RESET_DIRTY_RINGS, 0);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return ret;
 }
 
 static int kvm_log_dirty_pages(struct engine *engine, bool on)

@@ -32,7 +32,7 @@ struct soft_vcpu {
 	const struct memslot *control_slot;
 	struct soft_vcpu_state state;
 	uint32_t dirty_index; /* next entry to push */
-	uint32_t reset_index; /* next entry to reset; under slots_lock */
+	uint32_t reset_index; /* next entry to reset; written under slots_lock */
 	uint32_t batch;       /* odd while storing */
 	uint32_t buffered;    /* pages that wait in the buffer */
 	struct kvm_dirty_gfn buffer[BUFFER];
@@ -341,18 +341,34 @@ static struct vcpu *last_released(const struct engine *engine)
 	return NULL;
 }
 
-static int64_t soft_reset_rings(struct engine *engine)
+/* Whether more entries are released than are gathered at a time. */
+static bool many_released(const struct engine *engine)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		const struct vcpu *vcpu = engine->vcpus[i];
+		uint32_t index = vcpu->soft->reset_index;
+
+		while (count <= GATHERED && vcpu->ring.size && ring_is_released(&vcpu->ring, index)) {
+			index++;
+			count++;
+		}
+	}
+	return count > GATHERED;
+}
+
+static void soft_reset_rings(struct engine *engine)
 {
 	struct soft_vm *vm = engine->soft;
 	const struct ring canaries = { .entries = vm->canaries, .size = CANARIES };
 	const struct vcpu *cut = NULL;
-	int64_t freed = 0;
 	uint32_t most;
 	bool ended = false;
 
 	pthread_mutex_lock(&vm->slots_lock);
-	/* With no more entries than it gathers, the number returned would not tell. */
-	most = engine->log.harvested > GATHERED && __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
+	/* With no more entries than it gathers, none would be left. */
+	most = many_released(engine) && __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
 		       GATHERED : UINT32_MAX;
 	if (most == UINT32_MAX && load_acquire(&vm->cut)) {
 		cut = last_released(engine);
@@ -361,17 +377,14 @@ static int64_t soft_reset_rings(struct engine *engine)
 	}
 	for (uint32_t i = 0; i < engine->nvcpus && !ended; i++) {
 		bool ends = most != UINT32_MAX || engine->vcpus[i] == cut;
+		bool freed = reset_ring(engine->vcpus[i], most, ends);
 
-		freed += reset_ring(engine->vcpus[i], most, ends);
 		ended = ends && freed;
 	}
-	while (!ended && take_released(&canaries, vm->canary_reset_index)) {
+	while (!ended && take_released(&canaries, vm->canary_reset_index))
 		vm->canary_reset_index++;
-		freed++;
-	}
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
-	return freed;
 }
 
 static void soft_push_canaries(struct engine *engine, uint32_t count)

@@ -167,7 +167,7 @@ static void execute(struct vcpu *vcpu)
 			kick_wait(vcpu, seen, 0);
 			continue;
 		}
-		limit = limit_in_force(&engine->limit) ? load_acquire(&vcpu->limit) : 0;
+		limit = limit_of(vcpu);
 		if (!limit) {
 			account = (struct account){ .charged = account.charged };
 			run(vcpu, &account, seen, 0);

@@ -3,7 +3,8 @@
  *
  * The generic cell rate algorithm, as in pacer.h: each byte costs 1/limit seconds, and bytes may be sent when all
  * earlier ones are paid for. A sender that was late, because its thread or its peer was, catches up by at most
- * RATE_BURST_NS.
+ * RATE_BURST_NS: so over a second the limit is never exceeded by more than 2 %. Between two passes nothing is saved
+ * up (rate_begin).
  */
 #ifndef QMPSERVER_STREAM_RATE_H
 #define QMPSERVER_STREAM_RATE_H
@@ -19,7 +20,7 @@ struct rate {
 /* cdef end */
 
 #define RATE_NS 1000000000ull
-#define RATE_BURST_NS 10000000ull
+#define RATE_BURST_NS 20000000ull
 #define RATE_SLICES 500 /* of a second: no claim needs to be for more than one slice */
 
 /* Replace the limit. Debt is taken over as bytes, up to a second under the new limit. */
@@ -36,6 +37,13 @@ static inline void rate_set(struct rate *rate, uint64_t limit, uint64_t now)
 	rate->limit = limit;
 	rate->paid_until = now + debt;
 	rate->remainder = 0;
+}
+
+/* Begin to send after a time without. */
+static inline void rate_begin(struct rate *rate, uint64_t now)
+{
+	if (rate->paid_until < now)
+		rate->paid_until = now;
 }
 
 /* Claim the right to send `bytes` (below 2^34) now. Return 0 if it is granted; else the time to ask again at. */

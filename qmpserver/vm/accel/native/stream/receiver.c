@@ -142,13 +142,13 @@ static enum channel_state check_pages(struct incoming *in, const char *name, con
 	if (frame->b)
 		return channel_fail(channel, 0, "a %s frame has b = %" PRIu64 ", which must be 0", name, frame->b);
 	if (count > receiver->ram.pages || first > receiver->ram.pages - count)
-		return channel_fail(channel, 0, "a %s frame has %" PRIu64 " pages from page %" PRIu64
-				    " on, but RAM has %" PRIu64 " pages", name, count, first, receiver->ram.pages);
+		return channel_fail(channel, 0, "a %s frame has a = %" PRIu64 " and count = %" PRIu64
+				    ", but RAM has %" PRIu64 " pages", name, first, count, receiver->ram.pages);
 	if (receiver->channels == 1)
 		return CHANNEL_BUSY;
 	if (first / STREAM_BLOCK != last / STREAM_BLOCK)
-		return channel_fail(channel, 0, "a %s frame has pages %" PRIu64 " to %" PRIu64
-				    " of more than one block of %d pages", name, first, last, STREAM_BLOCK);
+		return channel_fail(channel, 0, "a %s frame has a = %" PRIu64 " and count = %" PRIu64
+				    ", across a multiple of %d", name, first, count, STREAM_BLOCK);
 	if (stream_channel_of(first, receiver->channels) != in->index)
 		return channel_fail(channel, 0, "page %" PRIu64 " is on channel %u, but travels on channel %u", first,
 				    in->index, stream_channel_of(first, receiver->channels));
@@ -160,14 +160,14 @@ static enum channel_state receive_pages(struct incoming *in, struct stream_frame
 	enum channel_state state;
 
 	if (frame.count > STREAM_RUN)
-		return channel_fail(&in->channel, 0, "a PAGES frame has %u pages, but at most %d are allowed", frame.count,
-				    STREAM_RUN);
+		return channel_fail(&in->channel, 0, "a PAGES frame has %u pages, but at most %d are allowed",
+				    frame.count, STREAM_RUN);
 	state = check_pages(in, "PAGES", &frame);
 	if (state != CHANNEL_BUSY)
 		return state;
 	if (frame.a % STREAM_RUN + frame.count > STREAM_RUN)
-		return channel_fail(&in->channel, 0, "a PAGES frame has %u pages from page %" PRIu64
-				    " on, across a multiple of %d", frame.count, frame.a, STREAM_RUN);
+		return channel_fail(&in->channel, 0, "a PAGES frame has a = %" PRIu64
+				    " and count = %u, across a multiple of %d", frame.a, frame.count, STREAM_RUN);
 	state = read_payload(in, frame.count * PAGE_BYTES);
 	if (state == CHANNEL_BUSY) {
 		state = write_pages(in, frame.a, frame.count, in->buffer);
@@ -205,8 +205,8 @@ static enum channel_state receive_control(struct incoming *in, struct stream_fra
 	if (frame.b)
 		return channel_fail(&in->channel, 0, "a CONTROL frame has b = %" PRIu64 ", which must be 0", frame.b);
 	if (frame.a > STREAM_CONTROL_MAX)
-		return channel_fail(&in->channel, 0, "a CONTROL frame has %" PRIu64 " bytes, but at most %d are allowed",
-				    frame.a, STREAM_CONTROL_MAX);
+		return channel_fail(&in->channel, 0, "a CONTROL frame has %" PRIu64
+				    " bytes, but at most %d are allowed", frame.a, STREAM_CONTROL_MAX);
 	return CHANNEL_CONTROL;
 }
 
@@ -293,7 +293,8 @@ static enum channel_state load(struct incoming *in)
 				    (uint64_t)st.st_size, size);
 	while (page < pages && state == CHANNEL_BUSY) {
 		uint64_t block_end = page - page % STREAM_BLOCK + STREAM_BLOCK;
-		uint64_t end = receiver->channels == 1 || block_end > pages ? pages : block_end, first = end, last = end;
+		uint64_t end = receiver->channels == 1 || block_end > pages ? pages : block_end;
+		uint64_t first = end, last = end;
 
 		if (sparse_find_data(file, page, end, &first, &last) < 0)
 			return channel_fail(&in->channel, errno, "cannot search the file for data");

@@ -18,8 +18,8 @@ struct receiver_counters {
 /*
  * Create a receiver of RAM, the first `pages` pages of the memory file `ram_fd`, with a thread for each of the
  * descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more they are
- * all of one file that a sender with this `base` has written. Blocks for milliseconds a GiB of data that is in RAM.
- * NULL and errno on failure.
+ * all of one file that a sender with this `base` has written. Blocks for tens of milliseconds for each GiB of data that
+ * RAM has already. NULL and errno on failure.
  */
 struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels, int64_t base);
 

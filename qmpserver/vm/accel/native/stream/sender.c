@@ -180,7 +180,8 @@ static bool write_mapped(struct outgoing *out)
 		} else {
 			if (channel_stopping(&out->channel))
 				return false;
-			if (sparse_write(&sender->file, frame->a, frame->count, sender->ram + frame->a * PAGE_BYTES) < 0)
+			if (sparse_write(&sender->file, frame->a, frame->count,
+					 sender->ram + frame->a * PAGE_BYTES) < 0)
 				return failed(out, "cannot save RAM");
 			count_up(&out->bytes, frame->count * PAGE_BYTES);
 		}
@@ -313,22 +314,23 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 static bool run_pass(struct outgoing *out)
 {
 	struct sender *sender = out->sender;
-	struct batch *batch = &out->batch;
+	uint64_t words = bits_words(sender->pages);
 
-	for (uint64_t block = out->index; block * BLOCK_WORDS < bits_words(sender->pages); block += sender->channels)
-		for (uint64_t word = block * BLOCK_WORDS; word < (block + 1) * BLOCK_WORDS && word < bits_words(sender->pages);
-		     word++) {
-			if (!load_relaxed(&sender->pending[word]))
+	for (uint64_t first = out->index * BLOCK_WORDS; first < words; first += sender->channels * BLOCK_WORDS)
+		for (uint64_t word = first; word < first + BLOCK_WORDS && word < words; word++) {
+			uint64_t *bits = &sender->pending[word];
+
+			if (!load_relaxed(bits))
 				continue;
 			if (channel_stopping(&out->channel) ||
-			    !send_word(out, word, __atomic_exchange_n(&sender->pending[word], 0, __ATOMIC_ACQUIRE)))
+			    !send_word(out, word, __atomic_exchange_n(bits, 0, __ATOMIC_ACQUIRE)))
 				return false;
 		}
 	if (!flush(out))
 		return false;
 	if (!load_relaxed(&sender->sync) || sender->mapped)
 		return true;
-	add_frame(batch, STREAM_SYNC, 0, out->pages, out->zero_pages);
+	add_frame(&out->batch, STREAM_SYNC, 0, out->pages, out->zero_pages);
 	return flush(out);
 }
 
@@ -435,6 +437,9 @@ int sender_begin_pass(struct sender *sender, bool sync)
 		errno = EBUSY;
 		return -1;
 	}
+	pthread_mutex_lock(&sender->rate_lock);
+	rate_begin(&sender->rate, now_ns());
+	pthread_mutex_unlock(&sender->rate_lock);
 	store_relaxed(&sender->busy, sender->channels);
 	store_relaxed(&sender->sync, sync);
 	store_release(&sender->passes, sender->passes + 1);

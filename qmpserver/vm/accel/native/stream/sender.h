@@ -36,7 +36,10 @@ int sender_notify_fd(const struct sender *sender);
 /* Add pages to those that are to be sent: a bit each, 64 to a word. Any thread, also during a pass. Never blocks. */
 void sender_add(struct sender *sender, const uint64_t *bitmap);
 
-/* Add all pages that are not holes in the memory file. Any thread. Blocks for milliseconds a GiB. 0, or -1 and errno. */
+/*
+ * Add all pages that are not holes in the memory file. Any thread. Blocks for tens of milliseconds a GiB of data.
+ * 0, or -1 and errno.
+ */
 int sender_add_data(struct sender *sender);
 
 /*

@@ -1,0 +1,114 @@
+"""qmpctl migrate between two real QEMUs, with the guest of `qmpctl guest`."""
+
+import contextlib
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Until, listens
+from tests.tools.conftest import BIN, PATIENCE, Run
+
+QEMU = "qemu-system-x86_64"
+RAM = "64M"
+
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def start(qmpctl: Run, qemu: None, tmp_path: Path, until: Until) -> Iterator[Start]:
+    """Run a machine with a guest that stores to 1 MB, 40 MB each second; return its address."""
+    image = tmp_path / "dirty.bin"
+    words = ["--ram", RAM, "--size", "1M", "--rate", "40", "--clock-hz", "1000000000"]
+    assert qmpctl("guest", "--output", str(image), *words).returncode == 0
+    with contextlib.ExitStack() as stack:
+
+        def run(name: str, *options: str) -> str:
+            path = tmp_path / name
+            argv = [QEMU, "-accel", "kvm,dirty-ring-size=4096", "-accel", "tcg", "-m", RAM]
+            argv += ["-bios", str(image), "-display", "none", "-nodefaults", *options]
+            argv += ["-qmp", f"unix:{path},server=on,wait=off"]
+            process = stack.enter_context(subprocess.Popen(argv, stderr=subprocess.DEVNULL))
+            stack.callback(process.terminate)
+            until(lambda: process.poll() is not None or listens(path))
+            return f"unix:{path}"
+
+        yield run
+
+
+@pytest.fixture
+def pair(start: Start) -> tuple[str, str]:
+    return start("source"), start("destination", "-incoming", "defer")
+
+
+def status(qmpctl: Run, server: str) -> str:
+    ran = qmpctl("--qmp", server, "exec", "--json", "query-status")
+    return str(json.loads(ran.stdout)["status"])
+
+
+def test_a_running_guest(qmpctl: Run, pair: tuple[str, str]) -> None:
+    ran = qmpctl("migrate", *pair, "--bandwidth", "0", "--downtime", "500")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    *progress, end, times = ran.stdout.splitlines()
+    assert progress[0].endswith("setup: begins")
+    assert end.startswith("completed in ")
+    assert times.startswith("downtime ")
+    assert ", pause none" not in times
+    assert times.endswith("; the destination's guest is 'running'")
+    assert [status(qmpctl, server) for server in pair] == ["postmigrate", "running"]
+
+
+def test_settings_and_json(qmpctl: Run, pair: tuple[str, str]) -> None:
+    words = ["--capability", "return-path", "--capability", "pause-before-switchover"]
+    words += ["--capability", "multifd", "--parameter", "multifd-channels=3", "--json"]
+    ran = qmpctl("migrate", *pair, *words, "--bandwidth", "0")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    end = json.loads(ran.stdout)
+    assert (end["status"], end["destination"]["status"]) == ("completed", "completed")
+    assert end["source"]["ram"]["multifd-bytes"] > 0
+    assert 0 < end["pause"] < 10_000
+    for server in pair:
+        ran = qmpctl("--qmp", server, "exec", "--json", "query-migrate-parameters")
+        assert json.loads(ran.stdout)["multifd-channels"] == 3
+
+
+def test_a_paused_guest_to_one_that_listens(qmpctl: Run, start: Start, tmp_path: Path) -> None:
+    source = start("source", "-S")
+    destination = start("destination", "-incoming", f"unix:{tmp_path}/m")
+    ran = qmpctl("migrate", source, destination)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "pause none; the destination's guest is 'prelaunch'" in ran.stdout
+
+
+def test_cancelled(qmpctl: Run, pair: tuple[str, str]) -> None:
+    argv = [str(BIN / "qmpctl"), "migrate", *pair, "--bandwidth", "1"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"active: " not in (line := process.stdout.readline()):
+            assert line
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (130, b"")
+    assert shown.endswith(b"cancelled; the source's guest is 'running'\n")
+    assert status(qmpctl, pair[0]) == "running"
+    ran = qmpctl("--qmp", pair[1], "exec", "query-status")
+    assert ran.returncode == 3, "it has ended"
+
+
+def test_another_machine(qmpctl: Run, start: Start) -> None:
+    """Both sides tell why, as far as the release does; the guest runs on."""
+    pair = start("source"), start("destination", "-incoming", "defer", "-machine", "q35")
+    ran = qmpctl("migrate", *pair, "--capability", "return-path")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert ran.stderr.startswith("qmpctl: the migration failed: ")
+    assert "destination: " in ran.stderr
+
+
+def test_no_such_socket(qmpctl: Run, pair: tuple[str, str], tmp_path: Path) -> None:
+    ran = qmpctl("migrate", *pair, "--uri", f"unix:{tmp_path}/none/m")
+    text = f"migrate-incoming is refused: Failed to bind socket to {tmp_path}/none/m"
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"qmpctl: {pair[1]}: {text}")
