@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.migration.policies.arithmetic import live_seconds, water_level
 from qmpserver.migration.policies.policy import MB, Decision
-from qmpserver.migration.policies.precopy import rounds
+from qmpserver.migration.policies.precopy import Precopy
 
 if TYPE_CHECKING:
     from qmpserver.migration.policies.policy import Look
@@ -34,6 +34,7 @@ class Promise:
     """Keeps `total_time` and `downtime_limit`, and slows the guest no more than that takes."""
 
     def __init__(self) -> None:
+        self._precopy = Precopy()
         self._data = 0  # the most that was pending
         self._asked: Look | None = None  # the look that asked for a harvest
         self._harvested_at = 0.0
@@ -49,7 +50,7 @@ class Promise:
     def decide(self, look: Look) -> Decision:
         """Return the answer to a look."""
         if not look.total_time:
-            return rounds(look, look.downtime_limit)
+            return self._precopy.decide(look)
         if not look.bandwidth and not look.sent:
             return Decision()
         self._learn(look)
