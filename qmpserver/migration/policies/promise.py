@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qmpserver.migration.policies.policy import Look
 
 PAUSE = 0.96  # of the allowed pause: the rest may take so much of it
-OVERDUE = 0.8  # of that rest: the aim once the time is up
+OVERDUE = 0.9  # of that rest: the aim when the time is up
 SETTLE = 0.1  # s: the shortest time in which the law corrects an error
 BURST = 0.03  # s: a limited vCPU runs in bursts of so much of its limit
 OBSERVE = 0.15  # s at the start without limits: little is sent yet, so dirty pages cost little
@@ -39,6 +39,7 @@ class Promise:
         self._asked: Look | None = None  # the look that asked for a harvest
         self._harvested_at = 0.0
         self._novelty = 1.0  # share of harvested pages that were not pending
+        self._sent_cold = False
         self._measured = (0.0, 0)  # time and size of the dirty set, when its growth was measured
         self._working_set = math.inf  # the dirty set when all of `pending` will have been sent
         self._busy_at: dict[int, float] = {}  # when each vCPU last was as fast as it may be
@@ -55,13 +56,16 @@ class Promise:
             return Decision()
         self._learn(look)
         rest = look.sendable(PAUSE * look.downtime_limit)
-        novelty = self._novelty if self._sends_cold(look) else 1.0
+        sends_cold = look.cold > look.bandwidth * HARVEST  # also until after the next harvest
+        novelty = self._novelty if sends_cold else 1.0
         remaining = look.pending + min(novelty * look.unharvested, self._data - look.pending)
         demands = self._demands(look)
-        level = self._law(look, remaining, rest, novelty, demands)
         fits = look.remaining <= rest
-        harvest = not fits and self._is_harvest_due(look)
+        harvest = not fits and self._is_harvest_due(look, sends_cold)
         self._asked = look if harvest else None
+        if not harvest:  # the look after it knows more
+            self._level = self._law(look, remaining, rest, novelty, demands)
+        level = self._level
 
         held = live_seconds(look.pending, rest, look.bandwidth, len(demands) * MB)
         soonest = look.time + held + look.pause(min(look.pending, rest))
@@ -97,16 +101,14 @@ class Promise:
                 self._working_set = dirty
             self._measured = (look.time, look.unharvested)
 
-    def _sends_cold(self, look: Look) -> bool:
-        """Return whether cold pages will last until after the next harvest."""
-        return look.cold > look.bandwidth * HARVEST
-
-    def _is_harvest_due(self, look: Look) -> bool:
-        dry = look.pending <= look.bandwidth * 0.02
-        longest = HARVEST if self._sends_cold(look) else HARVEST_HOT
+    def _is_harvest_due(self, look: Look, sends_cold: bool) -> bool:
+        is_dry = look.pending <= look.bandwidth * 0.02
+        is_first_of_hot = self._sent_cold and not sends_cold
+        self._sent_cold = sends_cold
+        longest = HARVEST if sends_cold else HARVEST_HOT
         # Early harvests merge dirty pages into what is pending anyway.
-        due = look.time - self._harvested_at >= min(longest, max(2 * GROWTH, look.time / 3))
-        return look.unharvested > 0 and (dry or due)
+        is_old = look.time - self._harvested_at >= min(longest, max(2 * GROWTH, look.time / 3))
+        return look.unharvested > 0 and (is_dry or is_first_of_hot or is_old)
 
     def _demands(self, look: Look) -> list[float]:
         """Return how fast each vCPU would dirty memory without a limit; infinite: unknown."""
@@ -125,9 +127,10 @@ class Promise:
     ) -> float:
         """Return the level, in MB/s, that no vCPU may exceed; infinite for none."""
         left = look.total_time - PAUSE * look.downtime_limit - look.time
-        # Between two bursts less remains than on average.
-        ripple = BURST / 2 * MB * sum(look.limits)
-        aim = rest + ripple if left > SETTLE else OVERDUE * rest
+        if left > SETTLE:  # between two bursts less remains than on average
+            aim = rest + BURST / 2 * MB * sum(look.limits)
+        else:  # the later it is, the harder it presses
+            aim = OVERDUE * rest + look.bandwidth * min(0.0, left)
         novel = look.bandwidth - (remaining - aim) / max(left, SETTLE)
         level = water_level(demands, novel / max(novelty, 0.02)) / MB
         if self._is_tight is None:
@@ -138,6 +141,7 @@ class Promise:
             level = math.inf
         is_other = not math.isclose(level, self._level, rel_tol=CHANGE)
         has_held = look.time - self._changed_at >= HOLD
-        if is_other and (has_held or level < AT_LIMIT * self._level):
-            self._level, self._changed_at = level, look.time
-        return self._level
+        if not is_other or not (has_held or level < AT_LIMIT * self._level):
+            return self._level
+        self._changed_at = look.time
+        return level

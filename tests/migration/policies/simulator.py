@@ -23,8 +23,8 @@ STEP = 0.001
 SLICE = 0.03  # the pause that a burst of a limited vCPU costs
 CREDIT = 1.0
 WINDOW = 100  # steps over which rates and bandwidth are measured
+SENT, COLD, HOT = 0, 1, 2  # states of a page; hot: a harvest has found it dirty
 STOP = 0.0003  # the guest runs on so long after the decision to stop it
-COLDEST = 4  # classes of pages by how often harvests found them dirty
 
 
 def pages(megabytes: float) -> int:
@@ -167,7 +167,7 @@ class Migration:
         vcpus: The guest's vCPUs.
         downtime_limit: s.
         total_time: s; 0: nothing is promised.
-        cold_first: The sender prefers pages that harvests found dirty less often.
+        cold_first: The sender prefers pages that no harvest has found dirty.
         overhead: s of pause that are not spent on sending RAM.
         look: s between two looks.
         noise: The relative error of the measured bandwidth.
@@ -186,9 +186,7 @@ class Migration:
     def __post_init__(self) -> None:
         count = pages(self.ram)
         self.dirty = bytearray(count)
-        self.classes = bytearray(b"\1") * count  # 0: sent; else the class of a pending page
-        self.heat = bytearray(count)
-        self.never_dirty = bytearray(b"\1") * count
+        self.waiting = bytearray([COLD]) * count
         self.pending = count
         self.added = self.sent = 0
         self.rounds = 1
@@ -260,46 +258,38 @@ class Migration:
         )
 
     def _cold(self) -> int:
-        if not self.cold_first:
-            return 0
-        both = int.from_bytes(self.never_dirty) & int.from_bytes(self.classes)
-        return both.bit_count()
+        return self.waiting.count(COLD) if self.cold_first else 0
 
     def _harvest(self) -> None:
         """Make dirty pages pending and protect them again."""
         before = self.pending
-        if self.cold_first:
-            self.heat = self.heat.translate(_COOLER)
         page = self.dirty.find(1)
         while page >= 0:
-            if self.cold_first:
-                self.heat[page] = _HOTTER[self.heat[page]]
-            self.never_dirty[page] = 0
-            self.classes[page] = 1 + (self.heat[page] if self.cold_first else 0)
+            self.waiting[page] = HOT if self.cold_first else COLD
             page = self.dirty.find(1, page + 1)
         self.dirty = bytearray(len(self.dirty))
-        self.pending = len(self.classes) - self.classes.count(0)
+        self.pending = len(self.waiting) - self.waiting.count(SENT)
         self.added += self.pending - before
         self.rounds += 1
 
     def _send(self, budget: float) -> None:
-        """Send pages, the coldest class first, each class in turns over the memory."""
+        """Send pages, cold ones first, in turns over the memory."""
         self._carry += budget
         count = min(int(self._carry), self.pending)
         self._carry -= int(self._carry)
         for _ in range(count):
             page = self._next()
-            self.classes[page] = 0
+            self.waiting[page] = SENT
             self._cursor = page + 1
         self.pending -= count
         self.sent += count
         self._sent_recently.append((count, count / budget if budget and not self.pending else 1.0))
 
     def _next(self) -> int:
-        for kind in range(1, COLDEST + 1):
-            page = self.classes.find(kind, self._cursor)
+        for kind in (COLD, HOT):
+            page = self.waiting.find(kind, self._cursor)
             if page < 0:
-                page = self.classes.find(kind)
+                page = self.waiting.find(kind)
             if page >= 0:
                 return page
         raise AssertionError("nothing is pending")
@@ -311,7 +301,3 @@ class Migration:
         outcome.pause = self.overhead + self.pending * PAGE / (self.bandwidth(now) * MB)
         outcome.total = now + STOP + outcome.pause
         self.sent += self.pending
-
-
-_COOLER = bytes([0, 0, 1, 2]).ljust(256, b"\0")
-_HOTTER = bytes([1, 2, 3, 3])

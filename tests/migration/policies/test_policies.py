@@ -33,8 +33,9 @@ def migrate(
     total: float = 0,
     give_up: float = 60,
     cold_first: bool = False,
+    hot: float = 0,
 ) -> Outcome:
-    guest = Vcpu(size, lambda _time: rate)
+    guest = Vcpu(size, lambda _time: rate, hot=hot)
     migration = Migration(
         size + 6,
         lambda _time: LINK,
@@ -123,6 +124,15 @@ def test_the_promise_is_sooner_and_lets_the_guest_write_more(cold_first: bool) -
     best = migrate(DirtyLimit(20))
     assert ours.total < best.total
     assert ours.dirtied > 1.3 * best.dirtied
+
+
+@pytest.mark.parametrize("rate", [400, 1500])
+def test_hot_spots_are_not_sent_over_and_over(rate: float) -> None:
+    ours = migrate(Promise(), rate=rate, downtime=0.1, total=3.5, hot=0.1, cold_first=True)
+    best = migrate(DirtyLimit(20), rate=rate, downtime=0.1, hot=0.1)
+    assert ours.total == pytest.approx(3.5, rel=0.02)
+    assert ours.sent <= 0.8 * best.sent
+    assert ours.dirtied > best.dirtied
 
 
 class TestTrigger:
