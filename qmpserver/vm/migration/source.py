@@ -278,9 +278,9 @@ class Source:
         if self._answer is not None:
             self._answer.cancel()
             await asyncio.wait([self._answer])
-        if self._sender is not None:
-            self._sender.stop()
-            await self._worker.run(self._sender.close)
-            self._sender = None
+        sender, self._sender = self._sender, None  # nobody counts what is being freed
+        if sender is not None:
+            sender.stop()
+            await self._worker.run(sender.close)
         for channel in self._channels:
             channel.close()
