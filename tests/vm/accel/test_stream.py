@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qmpserver.vm.accel.memory import PAGE_SIZE, Ram
+from qmpserver.vm.accel.native._native import ffi
 from qmpserver.vm.accel.stream import ChannelState, Receiver, Sender, SenderCounters
 from tests.conftest import Until
 
@@ -267,6 +268,20 @@ def test_holes_are_sent_as_zero_and_stay_holes(rig: Rig) -> None:
         (SYNC, 0, 0, ram.pages),
     ]
     assert held(ram) == 0
+
+
+def test_pages_that_arrive_are_mapped(rig: Rig) -> None:
+    """So that the guest does not have to wait for a page fault at its first use of each."""
+    source, target = rig.filled(ODD), rig.ram(ODD)
+    ends = rig.sockets(2)
+    sender, receiver = rig.sender(source, ends[0]), rig.receiver(target, ends[1])
+    sender.add_data()
+    move(sender, receiver)
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(int(ffi.cast("uintptr_t", target.address)) // PAGE_SIZE * 8)
+        entries = struct.unpack(f"{target.pages}Q", file.read(target.pages * 8))
+    data = [any(page) for page in pages_of(content(source))]
+    assert [bool(entry >> 63) for entry in entries] == data
 
 
 def test_zero_pages_become_holes(rig: Rig) -> None:
@@ -624,7 +639,7 @@ def test_a_file_with_all_of_ram(rig: Rig, tmp_path: Path, channels: int) -> None
         stat = os.fstat(file.fileno())
         assert stat.st_size == base + ODD
         assert os.pread(file.fileno(), ODD, base) == content(source)
-        data = sum(any(page) for page in batched_pages(content(source)))
+        data = sum(any(page) for page in pages_of(content(source)))
         assert stat.st_blocks * 512 == pytest.approx(data * PAGE_SIZE, abs=64 * 1024)
         receiver = rig.receiver(target, fds, mapped=base)
         wait_ended(receiver)
@@ -634,7 +649,7 @@ def test_a_file_with_all_of_ram(rig: Rig, tmp_path: Path, channels: int) -> None
     assert held(target) == data * PAGE_SIZE
 
 
-def batched_pages(ram: bytes) -> list[bytes]:
+def pages_of(ram: bytes) -> list[bytes]:
     return [ram[at : at + PAGE_SIZE] for at in range(0, len(ram), PAGE_SIZE)]
 
 
