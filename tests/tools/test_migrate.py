@@ -204,6 +204,15 @@ def test_a_signal_cancels(endless: Pair, number: signal.Signals, status: int) ->
     destination.wait_received("quit")
 
 
+def test_somebody_else_cancels(endless: Pair) -> None:
+    source, _destination = endless
+    with migrating(endless) as process:
+        scripted(source, {"status": "cancelled"})
+        shown, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (1, b"")
+    assert shown.endswith(b"cancelled; the source's guest is 'running'\n")
+
+
 def test_a_second_signal_does_not_wait(endless: Pair) -> None:
     source, _destination = endless
 
