@@ -20,6 +20,7 @@ BENCHES = {
     "scale": "the cost of more vCPUs and more RAM",
     "floor": "costs of the machine itself: a kick, a socket's echo, a page's harvest",
     "start": "time from a server's start to its greeting",
+    "stream": "how fast RAM travels to another process, beside the bare system calls",
     "compare": "all measurements, on this server and QEMU, in one report",
 }
 

@@ -143,4 +143,4 @@ def _trace_writer(settings: Settings) -> Writer:
 def _human_monitor(registry: Registry) -> HumanMonitor:
     from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # only with -monitor or -mon
 
-    return HumanMonitor(registry, COMMANDS)
+    return HumanMonitor(registry, COMMANDS, terminal=True)

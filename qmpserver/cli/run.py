@@ -12,6 +12,8 @@ from qmpserver.cli.commandline import named
 from qmpserver.cli.messages import report, show
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.monitor import DeviceError
+from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,13 +78,27 @@ async def _run_machine(
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         try:
-            machine.start(stopped=settings.stopped)
+            incoming = settings.incoming is not None
+            machine.start(stopped=settings.stopped, incoming=incoming)
         except OSError as error:
             raise CommandLineError(f"cannot start the machine: {error}") from None
+        if settings.incoming is not None and settings.incoming != "defer":
+            await _wait_for_guest(settings.incoming, machine)
         if ready is not None:
             ready()
         _log.info("ready")
     await machine.finished.wait()
+    if machine.failure is not None:
+        raise CommandLineError(machine.failure)
+
+
+async def _wait_for_guest(uri: str, machine: Machine) -> None:
+    from qmpserver.migration.address import parse_uri
+
+    try:
+        await machine.migration.incoming(parse_uri(uri), int)
+    except (CommandError, DeviceError) as error:
+        raise CommandLineError(f"-incoming {uri}: {error}") from None
 
 
 async def _run_stand_in(

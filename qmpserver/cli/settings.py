@@ -47,6 +47,7 @@ class Settings:
     uuid: UUID | None = None
     fake: str | None = None
     stopped: bool = False
+    incoming: str | None = None
     actions: Actions | None = None
 
     # Monitors.

@@ -53,7 +53,7 @@ _ABSENT = {
     "user-created objects": "object",
     "NUMA nodes": "numa",
     "other memory backends": "mem-path mem-prealloc!",
-    "migration": "incoming loadvm only-migratable! dump-vmstate",
+    "snapshots or checks of migratability": "loadvm only-migratable! dump-vmstate",
     "debugger": "s!",
     "firmware tables": "acpitable smbios fw_cfg option-rom dtb prom-env old-param!",
     "boot loader": "kernel initrd append",

@@ -61,6 +61,17 @@ class FileDescriptors:
             raise _not_found(name)
         os.close(fd)
 
+    def take(self, monitor: str, name: str) -> int:
+        """Return the descriptor that `monitor` has under `name`, which the caller owns then.
+
+        Raises:
+            CommandError: There is no such descriptor.
+        """
+        fd = self._named.pop((monitor, name), None)
+        if fd is None:
+            raise CommandError(f"File descriptor named '{name}' has not been found")
+        return fd
+
     def add(self, fd: int, number: int | None, opaque: str | None) -> int:
         """Add `fd` to set `number`, by default to a new set, and return the set's number.
 

@@ -93,6 +93,7 @@ class Live:
             "waiting": [vcpu.waiting for vcpu in vcpus],  # entries in the ring
             "throttle-time": [vcpu.throttle_time // 1_000_000 for vcpu in vcpus],  # ms
             "full-exits": [vcpu.full_exits for vcpu in vcpus],
+            "migration": machine.migration.info(),  # as query-migrate; {} if there was none
             "overflows": engine.overflows,
             "reset-shortfalls": engine.reset_shortfalls,
             "reaper": {

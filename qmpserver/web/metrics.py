@@ -25,6 +25,7 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LAT
 from prometheus_client.utils import floatToGoString
 
 from qmpserver._version import VERSION
+from qmpserver.migration.status import STATUSES
 from qmpserver.vm.machine.runstate import RunState
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Metrics:
         yield from self._about()
         yield from self._vcpus()
         yield from self._reaper()
+        yield from self._migration()
         yield from self._monitors()
 
     def _about(self) -> Iterator[Metric]:
@@ -153,6 +155,27 @@ class Metrics:
             reaper.kick_to_wake_ns / NS,
             unit="seconds",
         )
+
+    def _migration(self) -> Iterator[Metric]:
+        info = self._machine.migration.info()
+        if not info:
+            return
+        yield StateSetMetricFamily(
+            "qmpserver_migration_status",
+            "The status of the last migration, as in query-migrate",
+            {status: status == info["status"] for status in STATUSES},
+        )
+        ram = info.get("ram")
+        if ram is None:
+            return
+        dirtied = ram["dirty-pages-rate"] * ram["page-size"]
+        for name, text, value in (
+            ("remaining_bytes", "Memory still to be sent", ram["remaining"]),
+            ("transferred_bytes", "Bytes sent by the last migration", ram["transferred"]),
+            ("dirtied_bytes_per_second", "Memory dirtied in its last round", dirtied),
+            ("rounds", "Passes over the dirty memory", ram["dirty-sync-count"]),
+        ):
+            yield GaugeMetricFamily(f"qmpserver_migration_{name}", text, value)
 
     def _monitors(self) -> Iterator[Metric]:
         server = self._server

@@ -256,3 +256,13 @@ def test_the_image_boots_qemu_by_hand(
         finally:
             process.terminate()
     assert "| to the throttled vCPU running again " in text
+
+
+@pytest.mark.slow
+def test_stream(qmpctl: Run, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.json"
+    words = ["--size", "8", "--rounds", "2", "--channels", "1", "3", "--json", str(raw)]
+    assert "3 channels : bare sendmsg" in bench(qmpctl, "stream", *words)
+    stored = samples(raw)
+    assert [name for name, _ in stored] == ["bare sendmsg", "1 channel", "3 channels"]
+    assert all(len(values) == 2 and min(values) > 0 for values in stored.values())

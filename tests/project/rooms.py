@@ -17,22 +17,33 @@ ALLOWED = {
     "keyval": "",
     "qmp": "",
     "qapi": "",
+    "migration": "qmp keyval",
     "monitor": "qmp qapi keyval",
     "transcript": "qmp",
-    "standin": "monitor transcript qmp qapi keyval",
-    "vm": "monitor qmp qapi keyval",
-    "web": "vm monitor qmp qapi keyval",
-    "cli": "web vm standin monitor qmp qapi keyval",
+    "standin": "migration monitor transcript qmp qapi keyval",
+    "vm": "migration monitor qmp qapi keyval",
+    "web": "vm migration monitor qmp qapi keyval",
+    "cli": "web vm standin migration monitor qmp qapi keyval",
     "testing": "standin transcript monitor qmp qapi keyval",
-    "tools": "transcript qmp qapi",
-    "bench": "vm tools transcript qmp qapi keyval",
+    "tools": "migration transcript qmp qapi",
+    "bench": "vm tools migration transcript qmp qapi keyval",
 }
 """The rooms that each room may import; all of them may import `_version`."""
 
 LATE = {"testing": "cli vm"}
 """The rooms that a room may import inside functions, when somebody asks for them."""
 
-PURE = ("keyval", "qmp", "qapi", "monitor", "transcript", "standin", "testing", "tools")
+PURE = (
+    "keyval",
+    "qmp",
+    "qapi",
+    "migration",
+    "monitor",
+    "transcript",
+    "standin",
+    "testing",
+    "tools",
+)
 """The rooms that work without the native engine."""
 
 

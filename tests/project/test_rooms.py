@@ -1,5 +1,6 @@
 """The rules of the rooms: which room imports which, no circles, no native code but in `vm`."""
 
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,17 @@ def test_no_circles_between_files() -> None:
 
 def test_each_room_has_a_rule() -> None:
     assert {rooms.room(name) for name in rooms.modules()} == {*rooms.ALLOWED, ""}
+
+
+def test_contributing_shows_the_rules() -> None:
+    page = (rooms.ROOT / "CONTRIBUTING.md").read_text()
+    lines = re.findall(r"^([a-z, ]+?) +(?:-> ([a-z, ]+)|import no other room)$", page, re.MULTILINE)
+    shown = {
+        name: set(filter(None, allowed.split(", ")))
+        for names, allowed in lines
+        for name in names.split(", ")
+    }
+    assert shown == {name: set(allowed.split()) for name, allowed in rooms.ALLOWED.items()}
 
 
 def test_a_rule_that_breaks_is_named() -> None:

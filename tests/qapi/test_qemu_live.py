@@ -73,6 +73,42 @@ SINCE_7_2 = {
 }
 
 
+def _at(place: str, differences: str) -> set[str]:
+    """Return differences such as "+name -name", all at one place."""
+    return {f"{one[0]}{place}{one[1:]}" for one in differences.split()}
+
+
+_NEW_STATUSES = "+:failing +:postcopy-device +:postcopy-recover-setup"
+_NEW_CAPABILITIES = "+:dirty-limit +:mapped-ram +:switchover-ack -:block -:compress -:zero-blocks"
+_NEW_PARAMETERS = (
+    "+.avail-switchover-bandwidth +.cpr-exec-command +.direct-io +.mode +.multifd-qatzip-level "
+    "+.vcpu-dirty-limit +.x-rdma-chunk-size +.x-vcpu-dirty-limit-period +.zero-page-detection "
+    "-.block-incremental -.compress-level -.compress-threads -.compress-wait-thread "
+    "-.decompress-threads"
+)
+_NEW_TYPES = "+.tls-{0} +.tls-{0}|null +.tls-{0}|string -.tls-{0}"
+MIGRATION_SINCE_7_2 = {
+    "MIGRATION": _at("arg.status", _NEW_STATUSES),
+    "migrate": _at("arg", "+.channels +.uri -.blk -.detach -.inc -.uri"),
+    "migrate-continue": _at("arg.state", _NEW_STATUSES),
+    "migrate-incoming": _at("arg", "+.channels +.exit-on-error +.uri -.uri"),
+    "migrate-set-capabilities": _at("arg.capabilities[].capability", _NEW_CAPABILITIES),
+    "migrate-set-parameters": _at("arg", _NEW_PARAMETERS),
+    "query-migrate": _at(
+        "ret",
+        "+.dirty-limit-ring-full-time +.dirty-limit-throttle-time-per-round +.postcopy-latency "
+        "+.postcopy-latency-dist +.postcopy-non-vcpu-latency +.postcopy-vcpu-latency +.remaining "
+        "-.compression -.disk -.ram.skipped",
+    )
+    | _at("ret.status", _NEW_STATUSES)
+    | _at("ret.socket-address[]=inet.keep-alive", "+-count +-idle +-interval"),
+    "query-migrate-capabilities": _at("ret[].capability", _NEW_CAPABILITIES),
+    "query-migrate-parameters": _at("ret", _NEW_PARAMETERS).union(
+        *(_at("ret", _NEW_TYPES.format(name)) for name in ("authz", "creds", "hostname"))
+    ),
+}
+
+
 class Qemu:
     """A QEMU without a machine, spoken to over its standard input and output."""
 
@@ -133,7 +169,15 @@ def test_own_commands_are_introspected_as_qemu_does(qemu: Qemu) -> None:
         name: difference
         for name in shared
         if (difference := _difference(theirs.flat(name), ours.flat(name)))
-    } == SINCE_7_2
+    } == SINCE_7_2 | MIGRATION_SINCE_7_2
+
+
+def test_migration_is_introspected_as_by_qemu_11_1() -> None:
+    theirs = Tree(json.loads(Path(__file__).with_name("migration-11.1.json").read_text()))
+    ours = Tree(Schema.load(OURS).introspect())
+    assert len(theirs.roots()) == 11
+    for name in theirs.roots():
+        assert ours.flat(name) == theirs.flat(name), name
 
 
 def test_whole_schema_is_introspected_as_qemu_does(qemu: Qemu, qemu_schema: Schema) -> None:

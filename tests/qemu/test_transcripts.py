@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from qmpserver.qapi import Schema
 from qmpserver.transcript import Transcript, read_all
@@ -14,11 +15,18 @@ from tests.qemu.transcript import OURS, PATIENCE, QEMU, exchanges, options_of, s
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(Path(__file__).parent.glob("transcripts/*.txt"))
-TRANSCRIPTS = [
-    pytest.param(path, transcript, id=f"{path.stem}:{transcript.line}")
-    for path in FILES
-    for transcript in read_all(path.read_text())
-]
+NEWER_FILES = sorted(Path(__file__).parent.glob("transcripts/11.1/*.txt"))
+"""What QEMU has changed since 7.2."""
+
+
+def transcripts(files: list[Path]) -> list[ParameterSet]:
+    return [
+        pytest.param(path, transcript, id=f"{path.stem}:{transcript.line}")
+        for path in files
+        for transcript in read_all(path.read_text())
+    ]
+
+
 ENOUGH = 20
 
 
@@ -37,7 +45,7 @@ def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> 
 @pytest.mark.parametrize(
     "accel", ["soft", pytest.param("kvm", marks=pytest.mark.slow)], indirect=True
 )
-@pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
+@pytest.mark.parametrize(("path", "transcript"), transcripts(FILES + NEWER_FILES))
 def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -> None:
     if accel == "soft" and "-accel kvm" in (transcript.options or ""):
         pytest.skip("it is about KVM itself")
@@ -45,9 +53,17 @@ def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "transcript"), TRANSCRIPTS)
+@pytest.mark.parametrize(("path", "transcript"), transcripts(FILES))
 def test_qemu_answers_as_recorded(
     path: Path, transcript: Transcript, qemu: None, kvm: None
+) -> None:
+    hold(path, transcript, QEMU, "kvm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "transcript"), transcripts(NEWER_FILES))
+def test_newer_qemu_answers_as_recorded(
+    path: Path, transcript: Transcript, newer_qemu: None, kvm: None
 ) -> None:
     hold(path, transcript, QEMU, "kvm")
 
@@ -67,7 +83,7 @@ def test_each_command_is_in_a_transcript(outcome: str) -> None:
         text = Path(__file__).with_name("test_descriptors.py").read_text()
         assert all(f'ask("{name}"' in text for name in DESCRIPTORS)
         wanted -= DESCRIPTORS
-    for path in FILES:
+    for path in FILES + NEWER_FILES:
         for transcript in read_all(path.read_text()):
             for said, heard in exchanges(transcript):
                 if any(isinstance(one.value, dict) and outcome in one.value for one in heard):

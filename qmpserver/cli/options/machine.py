@@ -188,6 +188,17 @@ def leave_stopped(settings: Settings, value: str) -> None:
 
 
 @option(
+    "incoming",
+    "tcp:HOST:PORT|unix:PATH|fd:N|exec:COMMAND|file:PATH[,offset=N]|defer",
+    "wait for the guest of another server; with defer, for `migrate-incoming`",
+    with_fake=WithFake.IGNORED,
+)
+def wait_for_migration(settings: Settings, value: str) -> None:
+    """Start in inmigrate."""
+    settings.incoming = value
+
+
+@option(
     "action",
     "[reboot=reset|shutdown][,shutdown=poweroff|pause]"
     "[,panic=pause|shutdown|exit-failure|none][,watchdog=ACTION]",

@@ -77,7 +77,8 @@ class Engine:
     """The native threads and the memory that they share with Python.
 
     All methods belong to the event loop's thread, except `reap`, `take_bitmap`, `soft_take_log` and
-    `set_tracking`, which any thread may call.
+    `set_tracking`, which any thread may call, and those that get or set the state of stopped vCPUs:
+    any thread, one at a time.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:
@@ -159,12 +160,24 @@ class Engine:
         """Let all vCPUs run."""
         lib.engine_cont(self._ptr)
 
-    def restart_vcpus(self) -> None:
-        """Park the vCPUs that halted or failed; all vCPUs must have stopped.
+    def vcpu_state(self, index: int) -> tuple[VcpuState, int]:
+        """Return the state of a vCPU's thread, and the exit reason of a halt or a failure."""
+        vcpu = self._ptr.vcpus[index]
+        return VcpuState(vcpu.state), int(vcpu.exit_reason)
 
-        The software accelerator's vCPUs also restart their guest.
-        """
-        lib.engine_restart_vcpus(self._ptr)
+    def set_vcpu_state(self, index: int, state: VcpuState, exit_reason: int) -> None:
+        """Set the state in which a vCPU has stopped; all vCPUs must have stopped."""
+        lib.engine_set_vcpu_state(self._ptr, index, state, exit_reason)
+
+    def soft_state(self, index: int) -> Any:
+        """Return a software vCPU's `struct soft_vcpu_state`; it must have stopped."""
+        state = ffi.new("struct soft_vcpu_state *")
+        lib.soft_get_state(self._ptr, index, state)
+        return state
+
+    def soft_set_state(self, index: int, state: Any) -> None:
+        """Set a software vCPU's `struct soft_vcpu_state`; it must have stopped."""
+        lib.soft_set_state(self._ptr, index, state)
 
     def mark_dirty(self, pages: range) -> None:
         """Mark RAM pages dirty that the host has written, if dirty pages are logged."""

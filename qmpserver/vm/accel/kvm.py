@@ -12,16 +12,17 @@ import contextlib
 import logging
 import mmap
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.vm.accel.engine import Engine
 from qmpserver.vm.accel.errors import AcceleratorError
+from qmpserver.vm.accel.kvm_state import components
 from qmpserver.vm.accel.native._native import ffi, lib
+from qmpserver.vm.accel.state import State, Thread
 from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from qmpserver.vm.accel.entry import Entry, Guest
     from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.accel.options import AccelOptions
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 ENTRY_SIZE = ffi.sizeof("struct kvm_dirty_gfn")
 MAX_CPUID_ENTRIES = 256
 MAX_MSRS = 1024
-IRQCHIPS = (0, 1, 2)  # the two PICs and the IOAPIC
 SUGGESTED_RING_SIZE = 1024
 IDENTITY_MAP_ADDRESS = 0xFEFFC000  # outside all slots, like the TSS; Intel needs both for real mode
 TSS_ADDRESS = 0xFEFFD000  # three pages
@@ -39,6 +39,7 @@ TSS_ADDRESS = 0xFEFFD000  # three pages
 CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
 MAX_FIRMWARE_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
+VIRTUALIZATION = {1: 1 << 5, 0x8000_0001: 1 << 2}  # VMX and SVM: CPUID leaves, bits in ecx
 APIC_ID_LEAVES = (0xB, 0x1F)  # the CPUID leaves that have it in edx
 
 
@@ -48,7 +49,7 @@ class _Descriptor:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
-    def _ioctl(self, request: int, arg: Any = 0) -> int:
+    def ioctl(self, request: int, arg: Any = 0) -> int:
         """Call `ioctl` with a number or a pointer; return its result.
 
         Raises:
@@ -63,7 +64,7 @@ class _Descriptor:
 
     def get_stats_fd(self) -> _Descriptor:
         """KVM_GET_STATS_FD, of a VM or a vCPU."""
-        return _Descriptor(self._ioctl(lib.KVM_GET_STATS_FD))
+        return _Descriptor(self.ioctl(lib.KVM_GET_STATS_FD))
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -78,35 +79,35 @@ class Kvm(_Descriptor):
 
     def get_api_version(self) -> int:
         """KVM_GET_API_VERSION."""
-        return self._ioctl(lib.KVM_GET_API_VERSION)
+        return self.ioctl(lib.KVM_GET_API_VERSION)
 
     def check_extension(self, capability: int) -> int:
         """KVM_CHECK_EXTENSION."""
-        return self._ioctl(lib.KVM_CHECK_EXTENSION, capability)
+        return self.ioctl(lib.KVM_CHECK_EXTENSION, capability)
 
     def get_vcpu_mmap_size(self) -> int:
         """KVM_GET_VCPU_MMAP_SIZE."""
-        return self._ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
+        return self.ioctl(lib.KVM_GET_VCPU_MMAP_SIZE)
 
     def get_supported_cpuid(self) -> Any:
         """KVM_GET_SUPPORTED_CPUID: a `struct kvm_cpuid2`."""
         count = MAX_CPUID_ENTRIES
         cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
-        self._ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
+        self.ioctl(lib.KVM_GET_SUPPORTED_CPUID, cpuid)
         return cpuid
 
     def get_msr_index_list(self) -> list[int]:
         """KVM_GET_MSR_INDEX_LIST: the MSRs that belong to a vCPU's state."""
         count = MAX_MSRS
         indices = ffi.new("struct kvm_msr_list *", {"nmsrs": count, "indices": count})
-        self._ioctl(lib.KVM_GET_MSR_INDEX_LIST, indices)
+        self.ioctl(lib.KVM_GET_MSR_INDEX_LIST, indices)
         return [int(indices.indices[i]) for i in range(indices.nmsrs)]
 
     def create_vm(self) -> VmFd:
         """KVM_CREATE_VM; retried, because any signal interrupts it."""
         while True:
             with contextlib.suppress(InterruptedError):
-                return VmFd(self._ioctl(lib.KVM_CREATE_VM))
+                return VmFd(self.ioctl(lib.KVM_CREATE_VM))
 
 
 class VmFd(_Descriptor):
@@ -114,24 +115,24 @@ class VmFd(_Descriptor):
 
     def enable_cap(self, capability: int, arg: int) -> None:
         """KVM_ENABLE_CAP with one argument."""
-        self._ioctl(
+        self.ioctl(
             lib.KVM_ENABLE_CAP,
             ffi.new("struct kvm_enable_cap *", {"cap": capability, "args": [arg]}),
         )
 
     def set_tss_addr(self, address: int) -> None:
         """KVM_SET_TSS_ADDR."""
-        self._ioctl(lib.KVM_SET_TSS_ADDR, address)
+        self.ioctl(lib.KVM_SET_TSS_ADDR, address)
 
     def set_identity_map_addr(self, address: int) -> None:
         """KVM_SET_IDENTITY_MAP_ADDR."""
-        self._ioctl(lib.KVM_SET_IDENTITY_MAP_ADDR, ffi.new("uint64_t *", address))
+        self.ioctl(lib.KVM_SET_IDENTITY_MAP_ADDR, ffi.new("uint64_t *", address))
 
     def set_user_memory_region(
         self, slot: int, flags: int, gpa: int, size: int, userspace_addr: int
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION."""
-        self._ioctl(
+        self.ioctl(
             lib.KVM_SET_USER_MEMORY_REGION,
             ffi.new(
                 "struct kvm_userspace_memory_region *",
@@ -147,32 +148,22 @@ class VmFd(_Descriptor):
 
     def get_dirty_log(self, slot: int, bitmap: Any) -> None:
         """KVM_GET_DIRTY_LOG, into a bitmap with one bit a page."""
-        self._ioctl(
+        self.ioctl(
             lib.KVM_GET_DIRTY_LOG,
             ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}),
         )
 
     def get_tsc_khz(self) -> int:
         """KVM_GET_TSC_KHZ; Linux 5.18 or later for a VM."""
-        return self._ioctl(lib.KVM_GET_TSC_KHZ)
+        return self.ioctl(lib.KVM_GET_TSC_KHZ)
 
     def create_irqchip(self) -> None:
         """KVM_CREATE_IRQCHIP, before the first vCPU."""
-        self._ioctl(lib.KVM_CREATE_IRQCHIP)
-
-    def get_irqchip(self, number: int) -> Any:
-        """KVM_GET_IRQCHIP: a `struct kvm_irqchip`."""
-        chip = ffi.new("struct kvm_irqchip *", {"chip_id": number})
-        self._ioctl(lib.KVM_GET_IRQCHIP, chip)
-        return chip
-
-    def set_irqchip(self, chip: Any) -> None:
-        """KVM_SET_IRQCHIP."""
-        self._ioctl(lib.KVM_SET_IRQCHIP, chip)
+        self.ioctl(lib.KVM_CREATE_IRQCHIP)
 
     def create_vcpu(self, index: int) -> VcpuFd:
         """KVM_CREATE_VCPU."""
-        return VcpuFd(self._ioctl(lib.KVM_CREATE_VCPU, index))
+        return VcpuFd(self.ioctl(lib.KVM_CREATE_VCPU, index))
 
 
 class VcpuFd(_Descriptor):
@@ -189,151 +180,35 @@ class VcpuFd(_Descriptor):
 
     def set_cpuid2(self, cpuid: Any) -> None:
         """KVM_SET_CPUID2, with a result of `Kvm.get_supported_cpuid`."""
-        self._ioctl(lib.KVM_SET_CPUID2, cpuid)
+        self.ioctl(lib.KVM_SET_CPUID2, cpuid)
 
     def get_sregs(self) -> Any:
         """KVM_GET_SREGS: a `struct kvm_sregs`."""
-        return self._get(lib.KVM_GET_SREGS, "struct kvm_sregs")
+        sregs = ffi.new("struct kvm_sregs *")
+        self.ioctl(lib.KVM_GET_SREGS, sregs)
+        return sregs
 
     def set_sregs(self, sregs: Any) -> None:
         """KVM_SET_SREGS."""
-        self._ioctl(lib.KVM_SET_SREGS, sregs)
-
-    def get_vcpu_events(self) -> Any:
-        """KVM_GET_VCPU_EVENTS: a `struct kvm_vcpu_events`."""
-        events = ffi.new("struct kvm_vcpu_events *")
-        self._ioctl(lib.KVM_GET_VCPU_EVENTS, events)
-        return events
-
-    def set_vcpu_events(self, events: Any) -> None:
-        """KVM_SET_VCPU_EVENTS."""
-        self._ioctl(lib.KVM_SET_VCPU_EVENTS, events)
-
-    def get_regs(self) -> Any:
-        """KVM_GET_REGS: a `struct kvm_regs`."""
-        return self._get(lib.KVM_GET_REGS, "struct kvm_regs")
+        self.ioctl(lib.KVM_SET_SREGS, sregs)
 
     def set_regs(self, regs: Any) -> None:
         """KVM_SET_REGS."""
-        self._ioctl(lib.KVM_SET_REGS, regs)
-
-    def get_mp_state(self) -> Any:
-        """KVM_GET_MP_STATE: a `struct kvm_mp_state`."""
-        return self._get(lib.KVM_GET_MP_STATE, "struct kvm_mp_state")
-
-    def set_mp_state(self, state: Any) -> None:
-        """KVM_SET_MP_STATE."""
-        self._ioctl(lib.KVM_SET_MP_STATE, state)
-
-    def get_lapic(self) -> Any:
-        """KVM_GET_LAPIC: a `struct kvm_lapic_state`."""
-        return self._get(lib.KVM_GET_LAPIC, "struct kvm_lapic_state")
-
-    def set_lapic(self, state: Any) -> None:
-        """KVM_SET_LAPIC."""
-        self._ioctl(lib.KVM_SET_LAPIC, state)
-
-    def get_fpu(self) -> Any:
-        """KVM_GET_FPU: a `struct kvm_fpu`."""
-        return self._get(lib.KVM_GET_FPU, "struct kvm_fpu")
-
-    def set_fpu(self, fpu: Any) -> None:
-        """KVM_SET_FPU."""
-        self._ioctl(lib.KVM_SET_FPU, fpu)
-
-    def get_xcrs(self) -> Any:
-        """KVM_GET_XCRS: a `struct kvm_xcrs`."""
-        return self._get(lib.KVM_GET_XCRS, "struct kvm_xcrs")
-
-    def set_xcrs(self, xcrs: Any) -> None:
-        """KVM_SET_XCRS."""
-        self._ioctl(lib.KVM_SET_XCRS, xcrs)
-
-    def get_msr(self, index: int) -> int | None:
-        """KVM_GET_MSRS of one MSR; None if it cannot be read."""
-        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": [{"index": index}]})
-        return int(msrs.entries[0].data) if self._ioctl(lib.KVM_GET_MSRS, msrs) else None
-
-    def set_msr(self, index: int, value: int) -> bool:
-        """KVM_SET_MSRS of one MSR; return whether KVM accepted the value."""
-        entries = [{"index": index, "data": value}]
-        msrs = ffi.new("struct kvm_msrs *", {"nmsrs": 1, "entries": entries})
-        return bool(self._ioctl(lib.KVM_SET_MSRS, msrs))
-
-    def _get(self, request: int, type_: str) -> Any:
-        value = ffi.new(f"{type_} *")
-        self._ioctl(request, value)
-        return value
+        self.ioctl(lib.KVM_SET_REGS, regs)
 
 
-class FirstState(Protocol):
-    """The state of a vCPU at its start and after a reset of the machine."""
-
-    def set(self) -> None:
-        """Set the state of the vCPU, which must not be running."""
-
-
-class UserState:
-    """A start at `entry` in user mode, where the guest can change only registers."""
-
-    def __init__(self, vcpu: VcpuFd, entry: Entry) -> None:
-        self._vcpu = vcpu
-        self._events = vcpu.get_vcpu_events()  # none is pending
-        self._sregs, self._regs = _user_mode(vcpu, entry)
-        self.set()
-
-    def set(self) -> None:
-        """Set the state of the vCPU, which must not be running."""
-        self._vcpu.set_vcpu_events(self._events)
-        self._vcpu.set_sregs(self._sregs)
-        self._vcpu.set_regs(self._regs)
-
-
-class FirmwareState:
-    """A start in a processor's reset state, with all state that firmware can change.
-
-    Args:
-        vcpu: A new vCPU, whose state is saved.
-        msrs: The MSRs that belong to a vCPU's state.
-        has_xcrs: Whether the vCPU has XCR0.
-    """
-
-    def __init__(self, vcpu: VcpuFd, msrs: Iterable[int], *, has_xcrs: bool) -> None:
-        self._vcpu = vcpu
-        self._xcrs = vcpu.get_xcrs() if has_xcrs else None
-        self._fpu = vcpu.get_fpu()
-        self._events = vcpu.get_vcpu_events()  # none is pending
-        self._sregs, self._regs = vcpu.get_sregs(), vcpu.get_regs()
-        self._mp_state, self._lapic = vcpu.get_mp_state(), vcpu.get_lapic()
-        read = {index: vcpu.get_msr(index) for index in msrs}
-        self._msrs = {index: value for index, value in read.items() if value is not None}
-
-    def set(self) -> None:
-        """Set the state of the vCPU, which must not be running."""
-        self._vcpu.set_vcpu_events(self._events)
-        self._vcpu.set_sregs(self._sregs)
-        self._vcpu.set_regs(self._regs)
-        if self._xcrs is not None:
-            self._vcpu.set_xcrs(self._xcrs)
-        self._vcpu.set_fpu(self._fpu)
-        for index, value in self._msrs.items():
-            if self._vcpu.get_msr(index) != value:
-                self._vcpu.set_msr(index, value)  # some MSRs are read-only
-        self._vcpu.set_lapic(self._lapic)
-        self._vcpu.set_mp_state(self._mp_state)
-
-
-def _user_mode(vcpu: VcpuFd, entry: Entry) -> tuple[Any, Any]:
-    """Return the initial registers in 64-bit mode at CPL 3, which runs at full speed on any KVM."""
+def _enter_user_mode(vcpu: VcpuFd, entry: Entry) -> None:
+    """Set the registers to 64-bit mode at CPL 3, which runs at full speed on any KVM."""
     sregs = vcpu.get_sregs()
     sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80050033, entry.cr3, 0x20, 0x500
     code = {"limit": 0xFFFFFFFF, "selector": 0x33, "type": 11, "present": 1, "dpl": 3, "s": 1}
     sregs.cs = code | {"l": 1, "g": 1}
     data = code | {"selector": 0x2B, "type": 3, "db": 1, "g": 1}
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
+    vcpu.set_sregs(sregs)
     # IOPL 3: `out` exits with KVM_EXIT_IO instead of faulting
     regs = {"rip": entry.rip, "rdi": entry.rdi, "rflags": 0x3002}
-    return sregs, ffi.new("struct kvm_regs *", regs)
+    vcpu.set_regs(ffi.new("struct kvm_regs *", regs))
 
 
 def _set_apic_id(cpuid: Any, number: int) -> None:
@@ -344,6 +219,14 @@ def _set_apic_id(cpuid: Any, number: int) -> None:
             entry.ebx = entry.ebx & 0xFFFFFF | (number & 0xFF) << 24
         elif entry.function in APIC_ID_LEAVES:
             entry.edx = number
+
+
+def _hide_virtualization(cpuid: Any) -> None:
+    """Hide VMX and SVM: the state of nested guests is not saved."""
+    for i in range(cpuid.nent):
+        entry = cpuid.entries[i]
+        if entry.function in VIRTUALIZATION:
+            entry.ecx &= ~VIRTUALIZATION[entry.function]
 
 
 class KvmAccelerator:
@@ -359,8 +242,8 @@ class KvmAccelerator:
         self.dirty_ring_size = options.dirty_ring_size
         self._ram = ram
         self.statistics: Statistics | None = None
-        self._first: list[FirstState] = []  # of each vCPU
-        self._irqchips: list[Any] = []
+        self._state = State([], [])
+        self._first: dict[str, Any] = {}  # the initial state
         self._open: list[Any] = []  # closed by close(), last first
         self.engine: Engine
         try:
@@ -460,19 +343,15 @@ class KvmAccelerator:
             self._show_rom(guest.rom)
         run_size = self._kvm.get_vcpu_mmap_size()
         cpuid = self._kvm.get_supported_cpuid()
-        msrs = self._kvm.get_msr_index_list() if guest.rom else []
-        has_xcrs = bool(self._kvm.check_extension(lib.KVM_CAP_XCRS))
+        _hide_virtualization(cpuid)
         for index in range(count):
             vcpu = self._keep(self._vm.create_vcpu(index))
             self._vcpu_fds.append(vcpu)
             _set_apic_id(cpuid, index)
             vcpu.set_cpuid2(cpuid)
             entry = guest.entry(index)
-            self._first.append(
-                FirmwareState(vcpu, msrs, has_xcrs=has_xcrs)
-                if entry is None
-                else UserState(vcpu, entry)
-            )
+            if entry is not None:
+                _enter_user_mode(vcpu, entry)
             run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
             ring = (
                 self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
@@ -480,11 +359,22 @@ class KvmAccelerator:
                 else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
-        if guest.rom:
-            self._irqchips = [self._vm.get_irqchip(number) for number in IRQCHIPS]
+        self._state = self._make_state(cpuid, irqchip=bool(guest.rom))
+        self._first = self.save_state()
         if self.dirty_ring_size:
             self._add_canary(count)
         self._open_statistics()
+
+    def _make_state(self, cpuid: Any, *, irqchip: bool) -> State:
+        vm, vcpus = components(
+            self._vm.ioctl,
+            [vcpu.ioctl for vcpu in self._vcpu_fds],
+            cpuid,
+            self._kvm.get_msr_index_list(),
+            irqchip=irqchip,
+        )
+        threads = [Thread(self.engine, index) for index in range(len(vcpus))]
+        return State(vm, [[*vcpu, thread] for vcpu, thread in zip(vcpus, threads, strict=True)])
 
     def _add_canary(self, index: int) -> None:
         """Add the canary, whose ring shows whether a ring reset was complete (`native/dirtylog.c`).
@@ -550,13 +440,22 @@ class KvmAccelerator:
             "kvm", KvmStats(vm, KvmLayout(vm)), [KvmStats(fd, layout) for fd in vcpus]
         )
 
+    def save_state(self) -> dict[str, Any]:
+        """Return the state of the VM and its vCPUs; all must have stopped."""
+        return self._state.save()
+
+    def load_state(self, state: object) -> None:
+        """Load a result of `save_state`; all vCPUs must have stopped.
+
+        Raises:
+            ValueError: The state does not fit; nothing has changed.
+        """
+        self._state.load(state)
+
     def reset_vcpus(self) -> None:
         """Restore the initial state of every vCPU; all must have stopped."""
-        for chip in self._irqchips:
-            self._vm.set_irqchip(chip)
-        for first in self._first:
-            first.set()
-        self.engine.restart_vcpus()
+        self._first["vm"]["realtime"] = time.time_ns()  # their clocks begin anew
+        self.load_state(self._first)
 
     def _keep_pointer(self, mapping: mmap.mmap) -> Any:
         pointer = ffi.from_buffer(mapping)

@@ -32,6 +32,7 @@ class Ram:
     Attributes:
         size: Bytes of RAM.
         pages: Pages of RAM.
+        fd: The memory file.
         buffer: The mapping of all RAM in this process.
         address: A native pointer to `buffer`.
         slots: The guest-physical ranges, in the order of RAM.
@@ -40,12 +41,12 @@ class Ram:
     def __init__(self, size: int) -> None:
         self.size = size
         self.pages = size // PAGE_SIZE
-        self._fd = os.memfd_create("qmpserver-ram", os.MFD_CLOEXEC)
+        self.fd = os.memfd_create("qmpserver-ram", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(self._fd, size)
-            self.buffer = mmap.mmap(self._fd, size)
+            os.ftruncate(self.fd, size)
+            self.buffer = mmap.mmap(self.fd, size)
         except BaseException:
-            os.close(self._fd)
+            os.close(self.fd)
             raise
         self.address: Any = ffi.from_buffer("uint8_t[]", self.buffer)
         low = min(size, LOW_END) // PAGE_SIZE
@@ -53,8 +54,12 @@ class Ram:
         if self.pages > low:
             self.slots.append(Slot(HIGH_START, low, self.pages - low))
 
+    def clear(self) -> None:
+        """Make all of it zero and sparse. Blocks; any thread may call it."""
+        self.buffer.madvise(mmap.MADV_REMOVE)
+
     def close(self) -> None:
         """Free the memory; no thread and no VM may use it any more."""
         ffi.release(self.address)
         self.buffer.close()
-        os.close(self._fd)
+        os.close(self.fd)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+from qmpserver.migration.address import parse_address
+from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -13,6 +16,11 @@ if TYPE_CHECKING:
         DirtyLimitInfo,
         DirtyRateInfo,
         DirtyRateMeasureMode,
+        MigrationCapabilityStatus,
+        MigrationChannel,
+        MigrationInfo,
+        MigrationParameters,
+        MigrationStatus,
         TimeUnit,
     )
     from qmpserver.vm.machine.machine import Machine
@@ -30,7 +38,11 @@ def _targets(cpu_index: int | None) -> str:
 
 def register(registry: Registry, machine: Machine) -> None:
     """Bind the commands of this file."""
+    _register_dirty_memory(registry, machine)
+    _register_migration(registry, machine)
 
+
+def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
     @registry.command("set-vcpu-dirty-limit", client=True)
     def set_vcpu_dirty_limit(
         client: Client | None, *, dirty_rate: int, cpu_index: int | None = None
@@ -93,3 +105,74 @@ def register(registry: Registry, machine: Machine) -> None:
                     {"dirty-rate": rate, "id": index} for index, rate in enumerate(last.vcpu_rates)
                 ]
         return info
+
+
+def _take_fd(client: Client | None, name: str) -> int:
+    """Return the descriptor that the client's monitor has under `name`; the caller must close it.
+
+    Raises:
+        CommandError: There is none.
+    """
+    if client is None:
+        raise CommandError(f"File descriptor named '{name}' has not been found")
+    return client.server.fds.take(client.monitor, name)
+
+
+def _register_migration(registry: Registry, machine: Machine) -> None:
+    migration = machine.migration
+
+    @registry.command("migrate", client=True)
+    def migrate(
+        client: Client | None,
+        *,
+        uri: str | None = None,
+        channels: list[MigrationChannel] | None = None,
+        resume: bool = False,
+    ) -> None:
+        address = parse_address(uri, channels, "source")
+        migration.start(address, partial(_take_fd, client), resume=resume)
+
+    @registry.command("migrate-incoming", client=True)
+    async def migrate_incoming(
+        client: Client | None,
+        *,
+        uri: str | None = None,
+        channels: list[MigrationChannel] | None = None,
+        exit_on_error: bool = True,
+    ) -> None:
+        migration.check_awaited()
+        address = parse_address(uri, channels, "destination")
+        try:
+            await migration.incoming(
+                address, partial(_take_fd, client), exit_on_error=exit_on_error
+            )
+        except DeviceError as error:
+            raise CommandError(str(error)) from None
+
+    @registry.command("migrate_cancel")
+    def migrate_cancel() -> None:
+        migration.cancel()
+
+    @registry.command("migrate-continue")
+    def migrate_continue(*, state: MigrationStatus) -> None:
+        migration.continue_(state)
+
+    @registry.command("migrate-set-capabilities")
+    def migrate_set_capabilities(*, capabilities: list[MigrationCapabilityStatus]) -> None:
+        migration.set_capabilities({one["capability"]: one["state"] for one in capabilities})
+
+    @registry.command("query-migrate-capabilities")
+    def query_migrate_capabilities() -> list[MigrationCapabilityStatus]:
+        return cast("list[MigrationCapabilityStatus]", migration.capabilities.query())
+
+    @registry.command("migrate-set-parameters")
+    def migrate_set_parameters(**parameters: Any) -> None:
+        migration.set_parameters({name.replace("_", "-"): one for name, one in parameters.items()})
+
+    @registry.command("query-migrate-parameters")
+    def query_migrate_parameters() -> MigrationParameters:
+        return cast("MigrationParameters", migration.parameters.query())
+
+    @registry.command("query-migrate")
+    def query_migrate() -> MigrationInfo:
+        return cast("MigrationInfo", migration.info())

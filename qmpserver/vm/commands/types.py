@@ -13,6 +13,98 @@ _T = TypeVar("_T")
 # A handler may be a coroutine function.
 Answer: TypeAlias = _T | Awaitable[_T]
 
+StrOrNull: TypeAlias = str | None
+
+# The address of a TCP socket.
+InetSocketAddress = TypedDict(
+    "InetSocketAddress",
+    {
+        "host": str,
+        "port": str,
+        "numeric": NotRequired[bool],
+        "to": NotRequired[int],
+        "ipv4": NotRequired[bool],
+        "ipv6": NotRequired[bool],
+        "keep-alive": NotRequired[bool],
+        "keep-alive-count": NotRequired[int],
+        "keep-alive-idle": NotRequired[int],
+        "keep-alive-interval": NotRequired[int],
+        "mptcp": NotRequired[bool],
+    },
+)
+
+
+class UnixSocketAddress(TypedDict):
+    """The address of a Unix socket."""
+
+    path: str
+    abstract: NotRequired[bool]
+    tight: NotRequired[bool]
+
+
+class VsockSocketAddress(TypedDict):
+    """The address of a socket between a host and its guests."""
+
+    cid: str
+    port: str
+
+
+class FdSocketAddress(TypedDict):
+    """A socket that the server has already."""
+
+    str: str
+
+
+SocketAddressType = Literal["inet", "unix", "vsock", "fd"]
+
+# One kind of `SocketAddress`.
+SocketAddressInet = TypedDict(
+    "SocketAddressInet",
+    {
+        "type": Literal["inet"],
+        "host": str,
+        "port": str,
+        "numeric": NotRequired[bool],
+        "to": NotRequired[int],
+        "ipv4": NotRequired[bool],
+        "ipv6": NotRequired[bool],
+        "keep-alive": NotRequired[bool],
+        "keep-alive-count": NotRequired[int],
+        "keep-alive-idle": NotRequired[int],
+        "keep-alive-interval": NotRequired[int],
+        "mptcp": NotRequired[bool],
+    },
+)
+
+
+class SocketAddressUnix(TypedDict):
+    """One kind of `SocketAddress`."""
+
+    type: Literal["unix"]
+    path: str
+    abstract: NotRequired[bool]
+    tight: NotRequired[bool]
+
+
+class SocketAddressVsock(TypedDict):
+    """One kind of `SocketAddress`."""
+
+    type: Literal["vsock"]
+    cid: str
+    port: str
+
+
+class SocketAddressFd(TypedDict):
+    """One kind of `SocketAddress`."""
+
+    type: Literal["fd"]
+    str: str
+
+
+SocketAddress: TypeAlias = (
+    SocketAddressInet | SocketAddressUnix | SocketAddressVsock | SocketAddressFd
+)
+
 RunState = Literal[
     "debug",
     "inmigrate",
@@ -99,6 +191,320 @@ DirtyLimitInfo = TypedDict(
         "cpu-index": int,
         "limit-rate": int,
         "current-rate": int,
+    },
+)
+
+MigrationStatus = Literal[
+    "none",
+    "setup",
+    "cancelling",
+    "cancelled",
+    "active",
+    "postcopy-device",
+    "postcopy-active",
+    "postcopy-paused",
+    "postcopy-recover-setup",
+    "postcopy-recover",
+    "completed",
+    "failing",
+    "failed",
+    "colo",
+    "pre-switchover",
+    "device",
+    "wait-unplug",
+]
+
+# The progress of a migration's memory.
+MigrationStats = TypedDict(
+    "MigrationStats",
+    {
+        "transferred": int,
+        "remaining": int,
+        "total": int,
+        "duplicate": int,
+        "normal": int,
+        "normal-bytes": int,
+        "dirty-pages-rate": int,
+        "mbps": float,
+        "dirty-sync-count": int,
+        "postcopy-requests": int,
+        "page-size": int,
+        "multifd-bytes": int,
+        "pages-per-second": int,
+        "precopy-bytes": int,
+        "downtime-bytes": int,
+        "postcopy-bytes": int,
+        "dirty-sync-missed-zero-copy": int,
+    },
+)
+
+
+class VfioStats(TypedDict):
+    """The progress of VFIO devices, which this server does not have."""
+
+    transferred: int
+
+
+# The success of capability @xbzrle, which has no effect here.
+XBZRLECacheStats = TypedDict(
+    "XBZRLECacheStats",
+    {
+        "cache-size": int,
+        "bytes": int,
+        "pages": int,
+        "cache-miss": int,
+        "cache-miss-rate": float,
+        "encoding-rate": float,
+        "overflow": int,
+    },
+)
+
+# A migration, its progress and its result.
+MigrationInfo = TypedDict(
+    "MigrationInfo",
+    {
+        "status": NotRequired[MigrationStatus],
+        "ram": NotRequired[MigrationStats],
+        "remaining": NotRequired[int],
+        "vfio": NotRequired[VfioStats],
+        "xbzrle-cache": NotRequired[XBZRLECacheStats],
+        "total-time": NotRequired[int],
+        "expected-downtime": NotRequired[int],
+        "downtime": NotRequired[int],
+        "setup-time": NotRequired[int],
+        "cpu-throttle-percentage": NotRequired[int],
+        "error-desc": NotRequired[str],
+        "blocked-reasons": NotRequired[list[str]],
+        "postcopy-blocktime": NotRequired[int],
+        "postcopy-vcpu-blocktime": NotRequired[list[int]],
+        "postcopy-latency": NotRequired[int],
+        "postcopy-latency-dist": NotRequired[list[int]],
+        "postcopy-vcpu-latency": NotRequired[list[int]],
+        "postcopy-non-vcpu-latency": NotRequired[int],
+        "socket-address": NotRequired[list[SocketAddress]],
+        "dirty-limit-throttle-time-per-round": NotRequired[int],
+        "dirty-limit-ring-full-time": NotRequired[int],
+    },
+)
+
+MigrationCapability = Literal[
+    "xbzrle",
+    "rdma-pin-all",
+    "auto-converge",
+    "events",
+    "postcopy-ram",
+    "x-colo",
+    "release-ram",
+    "return-path",
+    "pause-before-switchover",
+    "multifd",
+    "dirty-bitmaps",
+    "postcopy-blocktime",
+    "late-block-activate",
+    "x-ignore-shared",
+    "validate-uuid",
+    "background-snapshot",
+    "zero-copy-send",
+    "postcopy-preempt",
+    "switchover-ack",
+    "dirty-limit",
+    "mapped-ram",
+]
+
+
+class MigrationCapabilityStatus(TypedDict):
+    """A capability, on or off."""
+
+    capability: MigrationCapability
+    state: bool
+
+
+MultiFDCompression = Literal["none", "zlib", "zstd"]
+
+MigMode = Literal["normal", "cpr-reboot", "cpr-transfer", "cpr-exec"]
+
+ZeroPageDetection = Literal["none", "legacy", "multifd"]
+
+
+class BitmapMigrationBitmapAliasTransform(TypedDict):
+    """A change of a bitmap."""
+
+    persistent: NotRequired[bool]
+
+
+class BitmapMigrationBitmapAlias(TypedDict):
+    """Another name of a bitmap."""
+
+    name: str
+    alias: str
+    transform: NotRequired[BitmapMigrationBitmapAliasTransform]
+
+
+# Another name of a block device.
+BitmapMigrationNodeAlias = TypedDict(
+    "BitmapMigrationNodeAlias",
+    {
+        "node-name": str,
+        "alias": str,
+        "bitmaps": list[BitmapMigrationBitmapAlias],
+    },
+)
+
+# The parameters of migrations.
+MigrationParameters = TypedDict(
+    "MigrationParameters",
+    {
+        "announce-initial": NotRequired[int],
+        "announce-max": NotRequired[int],
+        "announce-rounds": NotRequired[int],
+        "announce-step": NotRequired[int],
+        "throttle-trigger-threshold": NotRequired[int],
+        "cpu-throttle-initial": NotRequired[int],
+        "cpu-throttle-increment": NotRequired[int],
+        "cpu-throttle-tailslow": NotRequired[bool],
+        "tls-creds": NotRequired[StrOrNull],
+        "tls-hostname": NotRequired[StrOrNull],
+        "tls-authz": NotRequired[StrOrNull],
+        "max-bandwidth": NotRequired[int],
+        "avail-switchover-bandwidth": NotRequired[int],
+        "downtime-limit": NotRequired[int],
+        "x-checkpoint-delay": NotRequired[int],
+        "multifd-channels": NotRequired[int],
+        "xbzrle-cache-size": NotRequired[int],
+        "max-postcopy-bandwidth": NotRequired[int],
+        "max-cpu-throttle": NotRequired[int],
+        "multifd-compression": NotRequired[MultiFDCompression],
+        "multifd-zlib-level": NotRequired[int],
+        "multifd-qatzip-level": NotRequired[int],
+        "multifd-zstd-level": NotRequired[int],
+        "block-bitmap-mapping": NotRequired[list[BitmapMigrationNodeAlias]],
+        "x-vcpu-dirty-limit-period": NotRequired[int],
+        "vcpu-dirty-limit": NotRequired[int],
+        "mode": NotRequired[MigMode],
+        "zero-page-detection": NotRequired[ZeroPageDetection],
+        "direct-io": NotRequired[bool],
+        "x-rdma-chunk-size": NotRequired[int],
+        "cpr-exec-command": NotRequired[list[str]],
+    },
+)
+
+MigrationAddressType = Literal["socket", "exec", "rdma", "file"]
+
+
+class FileMigrationArgs(TypedDict):
+    """A file that holds a migration's stream."""
+
+    filename: str
+    offset: int
+
+
+class MigrationExecCommand(TypedDict):
+    """A command that takes or gives a migration's stream."""
+
+    args: list[str]
+
+
+# One kind of `MigrationAddress`.
+MigrationAddressSocketInet = TypedDict(
+    "MigrationAddressSocketInet",
+    {
+        "transport": Literal["socket"],
+        "type": Literal["inet"],
+        "host": str,
+        "port": str,
+        "numeric": NotRequired[bool],
+        "to": NotRequired[int],
+        "ipv4": NotRequired[bool],
+        "ipv6": NotRequired[bool],
+        "keep-alive": NotRequired[bool],
+        "keep-alive-count": NotRequired[int],
+        "keep-alive-idle": NotRequired[int],
+        "keep-alive-interval": NotRequired[int],
+        "mptcp": NotRequired[bool],
+    },
+)
+
+
+class MigrationAddressSocketUnix(TypedDict):
+    """One kind of `MigrationAddress`."""
+
+    transport: Literal["socket"]
+    type: Literal["unix"]
+    path: str
+    abstract: NotRequired[bool]
+    tight: NotRequired[bool]
+
+
+class MigrationAddressSocketVsock(TypedDict):
+    """One kind of `MigrationAddress`."""
+
+    transport: Literal["socket"]
+    type: Literal["vsock"]
+    cid: str
+    port: str
+
+
+class MigrationAddressSocketFd(TypedDict):
+    """One kind of `MigrationAddress`."""
+
+    transport: Literal["socket"]
+    type: Literal["fd"]
+    str: str
+
+
+class MigrationAddressExec(TypedDict):
+    """One kind of `MigrationAddress`."""
+
+    transport: Literal["exec"]
+    args: list[str]
+
+
+# One kind of `MigrationAddress`.
+MigrationAddressRdma = TypedDict(
+    "MigrationAddressRdma",
+    {
+        "transport": Literal["rdma"],
+        "host": str,
+        "port": str,
+        "numeric": NotRequired[bool],
+        "to": NotRequired[int],
+        "ipv4": NotRequired[bool],
+        "ipv6": NotRequired[bool],
+        "keep-alive": NotRequired[bool],
+        "keep-alive-count": NotRequired[int],
+        "keep-alive-idle": NotRequired[int],
+        "keep-alive-interval": NotRequired[int],
+        "mptcp": NotRequired[bool],
+    },
+)
+
+
+class MigrationAddressFile(TypedDict):
+    """One kind of `MigrationAddress`."""
+
+    transport: Literal["file"]
+    filename: str
+    offset: int
+
+
+MigrationAddress: TypeAlias = (
+    MigrationAddressSocketInet
+    | MigrationAddressSocketUnix
+    | MigrationAddressSocketVsock
+    | MigrationAddressSocketFd
+    | MigrationAddressExec
+    | MigrationAddressRdma
+    | MigrationAddressFile
+)
+
+MigrationChannelType = Literal["main", "cpr"]
+
+# A channel of a migration.
+MigrationChannel = TypedDict(
+    "MigrationChannel",
+    {
+        "channel-type": MigrationChannelType,
+        "addr": MigrationAddress,
     },
 )
 
@@ -791,6 +1197,21 @@ class ResetData(TypedDict):
     reason: ShutdownCause
 
 
+class MigrationData(TypedDict):
+    """The data of event `MIGRATION`."""
+
+    status: MigrationStatus
+
+
+# The data of event `MIGRATION_PASS`.
+MigrationPassData = TypedDict(
+    "MigrationPassData",
+    {
+        "pass": int,
+    },
+)
+
+
 class QueryStatusHandler(Protocol):
     """Handles `query-status`."""
 
@@ -868,6 +1289,114 @@ class QueryVcpuDirtyLimitHandler(Protocol):
     """Handles `query-vcpu-dirty-limit`."""
 
     def __call__(self) -> Answer[list[DirtyLimitInfo]]: ...
+
+
+class QueryMigrateHandler(Protocol):
+    """Handles `query-migrate`."""
+
+    def __call__(self) -> Answer[MigrationInfo]: ...
+
+
+class MigrateSetCapabilitiesHandler(Protocol):
+    """Handles `migrate-set-capabilities`."""
+
+    def __call__(
+        self,
+        *,
+        capabilities: list[MigrationCapabilityStatus],
+    ) -> Answer[None]: ...
+
+
+class QueryMigrateCapabilitiesHandler(Protocol):
+    """Handles `query-migrate-capabilities`."""
+
+    def __call__(self) -> Answer[list[MigrationCapabilityStatus]]: ...
+
+
+class MigrateSetParametersHandler(Protocol):
+    """Handles `migrate-set-parameters`."""
+
+    def __call__(
+        self,
+        *,
+        announce_initial: int = ...,
+        announce_max: int = ...,
+        announce_rounds: int = ...,
+        announce_step: int = ...,
+        throttle_trigger_threshold: int = ...,
+        cpu_throttle_initial: int = ...,
+        cpu_throttle_increment: int = ...,
+        cpu_throttle_tailslow: bool = ...,
+        tls_creds: StrOrNull = ...,
+        tls_hostname: StrOrNull = ...,
+        tls_authz: StrOrNull = ...,
+        max_bandwidth: int = ...,
+        avail_switchover_bandwidth: int = ...,
+        downtime_limit: int = ...,
+        x_checkpoint_delay: int = ...,
+        multifd_channels: int = ...,
+        xbzrle_cache_size: int = ...,
+        max_postcopy_bandwidth: int = ...,
+        max_cpu_throttle: int = ...,
+        multifd_compression: MultiFDCompression = ...,
+        multifd_zlib_level: int = ...,
+        multifd_qatzip_level: int = ...,
+        multifd_zstd_level: int = ...,
+        block_bitmap_mapping: list[BitmapMigrationNodeAlias] = ...,
+        x_vcpu_dirty_limit_period: int = ...,
+        vcpu_dirty_limit: int = ...,
+        mode: MigMode = ...,
+        zero_page_detection: ZeroPageDetection = ...,
+        direct_io: bool = ...,
+        x_rdma_chunk_size: int = ...,
+        cpr_exec_command: list[str] = ...,
+    ) -> Answer[None]: ...
+
+
+class QueryMigrateParametersHandler(Protocol):
+    """Handles `query-migrate-parameters`."""
+
+    def __call__(self) -> Answer[MigrationParameters]: ...
+
+
+class MigrateCancelHandler(Protocol):
+    """Handles `migrate_cancel`."""
+
+    def __call__(self) -> Answer[None]: ...
+
+
+class MigrateContinueHandler(Protocol):
+    """Handles `migrate-continue`."""
+
+    def __call__(
+        self,
+        *,
+        state: MigrationStatus,
+    ) -> Answer[None]: ...
+
+
+class MigrateHandler(Protocol):
+    """Handles `migrate`."""
+
+    def __call__(
+        self,
+        *,
+        uri: str = ...,
+        channels: list[MigrationChannel] = ...,
+        resume: bool = ...,
+    ) -> Answer[None]: ...
+
+
+class MigrateIncomingHandler(Protocol):
+    """Handles `migrate-incoming`."""
+
+    def __call__(
+        self,
+        *,
+        uri: str = ...,
+        channels: list[MigrationChannel] = ...,
+        exit_on_error: bool = ...,
+    ) -> Answer[None]: ...
 
 
 class QmpCapabilitiesHandler(Protocol):
@@ -1154,6 +1683,15 @@ Handlers = TypedDict(
         "set-vcpu-dirty-limit": SetVcpuDirtyLimitHandler,
         "cancel-vcpu-dirty-limit": CancelVcpuDirtyLimitHandler,
         "query-vcpu-dirty-limit": QueryVcpuDirtyLimitHandler,
+        "query-migrate": QueryMigrateHandler,
+        "migrate-set-capabilities": MigrateSetCapabilitiesHandler,
+        "query-migrate-capabilities": QueryMigrateCapabilitiesHandler,
+        "migrate-set-parameters": MigrateSetParametersHandler,
+        "query-migrate-parameters": QueryMigrateParametersHandler,
+        "migrate_cancel": MigrateCancelHandler,
+        "migrate-continue": MigrateContinueHandler,
+        "migrate": MigrateHandler,
+        "migrate-incoming": MigrateIncomingHandler,
         "qmp_capabilities": QmpCapabilitiesHandler,
         "query-version": QueryVersionHandler,
         "query-commands": QueryCommandsHandler,

@@ -68,6 +68,17 @@ class Tracking:
                 raise OSError("dirty page tracking could not be switched on")
             await asyncio.wait([self._task])
 
+    def take(self) -> list[bytearray]:
+        """Return and clear the bitmaps of dirty pages; a page is dirty if it is in any of them.
+
+        While logging is on, each page written before the call is in them or in earlier ones.
+        Blocks; any thread may call it.
+        """
+        bitmaps = [self._accel.engine.take_bitmap()]
+        if not self._accel.dirty_ring_size:
+            bitmaps.append(self._accel.get_dirty_log())  # the other has the host's writes only
+        return bitmaps
+
     def _end_grace(self) -> None:
         if self._grace is not None:
             self._grace.cancel()

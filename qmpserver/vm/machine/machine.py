@@ -15,6 +15,7 @@ from qmpserver.vm.dirty.tracking import Tracking
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.machine.options import NO_UUID
 from qmpserver.vm.machine.runstate import NEEDS_RESET, Actions, RunState
+from qmpserver.vm.migration.migration import Migration
 from qmpserver.vm.trace.tracer import Tracer
 from qmpserver.vm.trace.writers import LineWriter
 
@@ -39,7 +40,10 @@ class Machine:
     Attributes:
         emit: Called with each event's name and data; set it before `start`.
         finished: Set when the machine has been shut down and the program should end.
+        failure: The reason if the program should end with a failure.
         state: The run state.
+        changing: Held by each change of the run state; whoever holds it sees none.
+        autostart: Whether the guest runs as soon as an incoming migration has loaded it.
     """
 
     def __init__(
@@ -61,27 +65,38 @@ class Machine:
         self.guest = guest
         self.emit: Callable[[str, dict[str, Any] | None], None] = lambda _event, _data: None
         self.finished = asyncio.Event()
+        self.failure: str | None = None
         self.state: RunState = "prelaunch"
+        self.autostart = True
         self.tracer = Tracer(trace or LineWriter(sys.stderr))
         self._worker = Worker("accelerator")
         self.tracking = Tracking(accel, self._worker)
         self.dirty_limit = DirtyLimit(accel, self.tracking)
         self.dirty_rate = DirtyRate(ram, accel, self.tracking)
+        self.migration = Migration(self)
         self._moved = asyncio.Event()
         self._overflows = 0
         self._guest_reset: asyncio.Task[None] | None = None
-        self._changing = asyncio.Lock()  # one change of the run state at a time
+        self.changing = asyncio.Lock()
 
     @property
     def running(self) -> bool:
         """Whether the guest may execute."""
         return self.state == "running"
 
-    def start(self, *, stopped: bool = False) -> None:
-        """Start the vCPUs; `stopped` leaves the machine in prelaunch until `cont`."""
+    def start(self, *, stopped: bool = False, incoming: bool = False) -> None:
+        """Start the vCPUs.
+
+        Args:
+            stopped: Leave the machine in prelaunch until `cont`.
+            incoming: Leave it in inmigrate until a migration has loaded a guest.
+        """
         engine = self.accel.engine
         asyncio.get_running_loop().add_reader(engine.notify_fd, self._notified)
-        if not stopped:
+        self.autostart = not stopped
+        if incoming:
+            self.state = "inmigrate"
+        elif not stopped:
             self.state = "running"
         engine.start(stopped=not self.running)  # a client may have sent `cont` already
 
@@ -129,25 +144,74 @@ class Machine:
             self.emit("STOP", None)
 
     async def stop(self) -> None:
-        """Stop all vCPUs; returns when none executes guest code."""
-        async with self._changing:
+        """Stop all vCPUs; returns when none executes guest code.
+
+        In inmigrate the guest is left paused when it was loaded.
+        """
+        async with self.changing:
+            if self.state == "inmigrate":
+                self.autostart = False
             await self._stop("paused")
 
     async def cont(self) -> None:
         """Resume the vCPUs; waits for a stop in progress.
 
+        In inmigrate the guest runs when it was loaded.
+
         Raises:
-            RuntimeError: The machine must be reset first; the text is QEMU's.
+            RuntimeError: The machine must be reset first, or its guest is about to run elsewhere;
+                the text is QEMU's.
         """
-        async with self._changing:
+        self._check_migrated()  # who waits for the lock would find it finished, and run the guest
+        async with self.changing:
             if self.running:
                 return
             if self.state in NEEDS_RESET:
                 raise RuntimeError("Resetting the Virtual Machine is required")
-            self.state = "running"
-            self.emit("RESUME", None)
-            self.accel.engine.cont()
-            self._handle_failures()  # a vCPU may have failed while it was being stopped
+            self._check_migrated()
+            if self.state == "inmigrate":
+                self.autostart = True
+                return
+            self._run()
+
+    def _check_migrated(self) -> None:
+        if self.state == "finish-migrate":
+            raise RuntimeError("Migration is not finalized yet")
+
+    def _run(self) -> None:
+        self.state = "running"
+        self.emit("RESUME", None)
+        self.accel.engine.cont()
+        self._handle_failures()  # a vCPU may have failed while it was being stopped
+
+    async def stop_to_migrate(self) -> RunState:
+        """Stop all vCPUs for the end of a migration; return the run state from before.
+
+        The machine stays in finish-migrate until `leave_finish_migrate`.
+        """
+        async with self.changing:
+            before = self.state
+            await self._stop("finish-migrate")
+            self.state = "finish-migrate"
+            return before
+
+    def leave_finish_migrate(self, state: RunState) -> None:
+        """Enter `state`: postmigrate, or the state from before a migration that failed."""
+        if self.state != "finish-migrate":
+            return  # a client has reset the machine
+        if state == "running":
+            self._run()
+        else:
+            self.state = state
+
+    def leave_inmigrate(self, source: RunState) -> None:
+        """Run the guest that was loaded, unless it was stopped at the source or is to be here."""
+        if source != "running":
+            self.state = source
+        elif self.autostart:
+            self._run()
+        else:
+            self.state = "paused"
 
     async def reset(self) -> None:
         """Reset the machine at a client's request; RAM keeps the guest's data.
@@ -157,14 +221,17 @@ class Machine:
         await self._reset("host-qmp-system-reset", guest=False)
 
     async def _reset(self, reason: str, *, guest: bool) -> None:
-        async with self._changing:
+        async with self.changing:
             if guest and not self.accel.engine.shut_down:
                 return  # a client has reset the machine meanwhile
             if self.actions.reboot == "shutdown":
                 await self._shut_down(reason, guest=guest)
                 return
+            if self.state == "inmigrate":  # there is no guest yet; loading one would mix two
+                self.emit("RESET", {"guest": guest, "reason": reason})
+                return
             await self._wait_stopped()
-            if not self.running:
+            if not self.running and self.state != "finish-migrate":
                 self.state = "prelaunch"
             written = self.guest.load()
             self.accel.reset_vcpus()
@@ -192,12 +259,19 @@ class Machine:
         self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
         self.finished.set()
 
+    def fail(self, reason: str) -> None:
+        """Set `finished` and `failure`: no guest will ever run here."""
+        if not self.finished.is_set():
+            self.failure = reason
+            self.finished.set()
+
     async def close(self) -> None:
         """End all threads and free all resources."""
         self.accel.engine.stop()  # running vCPUs would slow down all that follows
         if self._guest_reset is not None:
             self._guest_reset.cancel()
             await asyncio.wait([self._guest_reset])
+        await self.migration.close()
         await self.dirty_rate.close()
         await self.tracking.close()
         asyncio.get_running_loop().remove_reader(self.accel.engine.notify_fd)

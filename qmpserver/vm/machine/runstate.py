@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-RunState = Literal["prelaunch", "running", "paused", "shutdown", "internal-error"]
+RunState = Literal[
+    "prelaunch",
+    "running",
+    "paused",
+    "shutdown",
+    "internal-error",
+    "inmigrate",
+    "finish-migrate",
+    "postmigrate",
+]
 RebootAction = Literal["reset", "shutdown"]
 ShutdownAction = Literal["poweroff", "pause"]
 PanicAction = Literal["pause", "shutdown", "exit-failure", "none"]

@@ -6,9 +6,9 @@ To add a trace event:
    may be at most 32 events (the enabled ones are a 32-bit mask), with at most `TRACE_ARGS` (3)
    arguments each.
 2. Add a row to `_ALL` here; the name is that of the constant, in lower case.
-3. Call `trace_now(TRACE_NAME, arg0, arg1, arg2)` where it happens; for an event with a span call
-   `trace_start` at its start and `trace_since` at its end. The native thread does not wait:
-   records go to a ring.
+3. In C call `trace_now(TRACE_NAME, arg0, arg1, arg2)` where it happens; for an event with a span
+   call `trace_start` at its start and `trace_since` at its end. The native thread does not wait:
+   records go to a ring. In Python call `record(EVENTS["name"], arg0)`.
 4. Rebuild the extension. `tests/vm/trace/test_trace.py` compares both lists.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qmpserver.migration.status import STATUSES
 from qmpserver.vm.accel.native._native import lib
 
 if TYPE_CHECKING:
@@ -71,7 +72,14 @@ _ALL = (
     ),
     _event("dirtylimit_set_vcpu", "CPU[%d] set dirty page rate limit %d"),
     _event("dirtylimit_vcpu_execute", "CPU[%d] sleep %d us", span="throttle"),
+    _event("migrate_set_state", "new state %s", words=STATUSES),
+    _event("migration_bitmap_sync_end", "dirty_pages %d"),
 )
 
 EVENTS: Mapping[str, TraceEvent] = {event.name: event for event in _ALL}
 BY_NUMBER: Mapping[int, TraceEvent] = {event.number: event for event in _ALL}
+
+
+def record(event: TraceEvent, argument: int) -> None:
+    """Record an event of one argument that happens now, if it is enabled. Any thread."""
+    lib.trace_python(event.number, argument)

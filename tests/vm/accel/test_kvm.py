@@ -1,21 +1,24 @@
 """kvm.py: what the kernel may refuse or interrupt, and the state that a reset restores."""
 
+import struct
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from qmpserver.bench.firmware import firmware_image
-from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
+from qmpserver.vm.accel import AcceleratorError, AccelOptions, kvm, open_accelerator
 from qmpserver.vm.accel.kvm import Kvm, KvmAccelerator, VmFd
+from qmpserver.vm.accel.kvm_state import MsrList, Msrs
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.firmware import Firmware
+from tests.vm.accel.test_state import edit, msrs, still
 
 RAM = 64 << 20
-MSR_SYSENTER_CS, MSR_WALL_CLOCK = 0x174, 0x4B564D00
-PIC, IOAPIC = 0, 2
+MSR_SYSENTER_CS, MSR_WALL_CLOCK, NO_MSR = 0x174, 0x4B564D00, 0xDEAD
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -41,9 +44,9 @@ def firmware(directory: Path, ram: Ram, vcpus: int = 1) -> Firmware:
 
 
 def test_creating_a_vm_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    kvm = Kvm()
+    device = Kvm()
     calls = 0
-    real = Kvm._ioctl
+    real = Kvm.ioctl
 
     def interrupted(self: Kvm, request: int, arg: Any = 0) -> int:
         nonlocal calls
@@ -52,9 +55,9 @@ def test_creating_a_vm_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> No
             raise InterruptedError
         return real(self, request, arg)
 
-    monkeypatch.setattr(Kvm, "_ioctl", interrupted)
-    kvm.create_vm().close()
-    kvm.close()
+    monkeypatch.setattr(Kvm, "ioctl", interrupted)
+    device.create_vm().close()
+    device.close()
     assert calls == 3
 
 
@@ -69,27 +72,52 @@ def test_a_reset_under_firmware_restores_everything(
     tmp_path: Path, ram: Ram, accelerator: KvmAccelerator
 ) -> None:
     accelerator.add_vcpus(firmware(tmp_path, ram), 1)
-    [vcpu] = accelerator._vcpu_fds
-    chips = [bytes(_buffer(accelerator._vm.get_irqchip(number))) for number in (PIC, IOAPIC)]
-    fpu = vcpu.get_fpu()
-    control = fpu.fcw
-    fpu.fcw ^= 0x300
-    vcpu.set_fpu(fpu)
-    first = vcpu.get_msr(MSR_SYSENTER_CS)
-    assert vcpu.set_msr(MSR_SYSENTER_CS, 0x1230)
-    for number in (PIC, IOAPIC):
-        chip = accelerator._vm.get_irqchip(number)
-        _buffer(chip)[40 if number == IOAPIC else 10] = b"\x01"
-        accelerator._vm.set_irqchip(chip)
-        assert bytes(_buffer(accelerator._vm.get_irqchip(number))) not in chips
+    first = accelerator.save_state()
+    spoilt = deepcopy(first)
+    [vcpu] = spoilt["vcpus"]
+    edit(vcpu, "regs", 0, b"\x77")
+    edit(vcpu, "xsave2", 1, b"\0")  # the x87 control word; its component is in use
+    edit(vcpu, "xsave2", 512, b"\x01")
+    edit(vcpu, "xcrs", 16, b"\x03")
+    edit(vcpu, "debugregs", 0, b"\x77")
+    edit(vcpu, "lapic", 0x80, b"\x10")  # the task priority
+    edit(vcpu, "msrs", 8, b"\x77")
+    edit(spoilt["vm"], "pic_master", 10, b"\1")
+    edit(spoilt["vm"], "ioapic", 40, b"\1")
+    accelerator.load_state(spoilt)
+    changed = accelerator.save_state()
+    for name in ("regs", "xsave2", "xcrs", "debugregs", "lapic", "msrs"):
+        assert changed["vcpus"][0][name] != first["vcpus"][0][name]
+    for name in ("pic_master", "ioapic"):
+        assert changed["vm"][name] != first["vm"][name]
     accelerator.reset_vcpus()
-    assert vcpu.get_fpu().fcw == control
-    assert vcpu.get_msr(MSR_SYSENTER_CS) == first
-    assert [bytes(_buffer(accelerator._vm.get_irqchip(n))) for n in (PIC, IOAPIC)] == chips
+    assert still(accelerator.save_state()) == still(first)
 
 
-def _buffer(value: Any) -> Any:
-    return ffi.buffer(value)
+def test_more_msrs_than_kvm_takes_at_once(
+    tmp_path: Path, ram: Ram, accelerator: KvmAccelerator
+) -> None:
+    accelerator.add_vcpus(firmware(tmp_path, ram), 1)
+    [vcpu] = accelerator._vcpu_fds
+    entries = b"".join(struct.pack("=I4xQ", MSR_SYSENTER_CS, value) for value in range(600))
+    Msrs(vcpu.ioctl, [MSR_SYSENTER_CS]).load(entries)
+    assert MsrList(vcpu.ioctl).get(entries) == entries[-16:] * 600
+    unreadable = struct.pack("=I4xQ", NO_MSR, 0)
+    assert MsrList(vcpu.ioctl).get(entries[:4800] + unreadable + entries) == entries[-16:] * 300
+
+
+def test_guests_see_no_virtualization(
+    tmp_path: Path, ram: Ram, accelerator: KvmAccelerator
+) -> None:
+    """The state of a guest's own guests could not be saved."""
+    entries = [{"function": leaf, "ecx": 0xFFFFFFFF} for leaf in (1, 7, 0x80000001)]
+    cpuid = ffi.new("struct kvm_cpuid2 *", {"nent": 3, "entries": entries})
+    kvm._hide_virtualization(cpuid)
+    assert [cpuid.entries[i].ecx for i in range(3)] == [0xFFFFFFDF, 0xFFFFFFFF, 0xFFFFFFFB]
+    accelerator.add_vcpus(firmware(tmp_path, ram), 1)
+    seen = accelerator.save_state()["vm"]["cpuid"]
+    assert not seen["0x1.0.ecx"] & 0x20
+    assert not seen["0x80000001.0.ecx"] & 4
 
 
 def test_the_canary_is_not_seen(tmp_path: Path, ram: Ram, accelerator: KvmAccelerator) -> None:
@@ -102,7 +130,8 @@ def test_the_canary_is_not_seen(tmp_path: Path, ram: Ram, accelerator: KvmAccele
     canary = accelerator.engine._ptr.log.canary
     assert canary.pushed > 100
     # The address that makes KVM write belongs to the VM; the guest finds none.
-    assert [vcpu.get_msr(MSR_WALL_CLOCK) for vcpu in accelerator._vcpu_fds] == [0, 0]
+    for vcpu in accelerator.save_state()["vcpus"]:
+        assert msrs(vcpu)[MSR_WALL_CLOCK] == 0
 
 
 def test_a_kernel_that_pushes_no_canaries_is_reported(

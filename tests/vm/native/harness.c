@@ -149,6 +149,21 @@ static void steer(struct engine *engine, int round)
 	usleep(1000);
 }
 
+/* What saving, and loading a state on parked vCPUs, does. */
+static void reload(struct engine *engine)
+{
+	for (uint32_t i = 0; i < VCPUS; i++) {
+		struct soft_vcpu_state state;
+
+		soft_get_state(engine, i, &state);
+		engine_set_vcpu_state(engine, i, VCPU_HALTED, 1);
+		soft_set_state(engine, i, &state);
+		check(engine_count(engine, VCPU_HALTED) == 1, "a halted vCPU");
+		engine_set_vcpu_state(engine, i, VCPU_PARKED, 0);
+	}
+	check(engine_count(engine, VCPU_PARKED) == VCPUS, "parked again");
+}
+
 int main(int argc, char **argv)
 {
 	int rounds = argc > 1 ? atoi(argv[1]) : 50;
@@ -194,6 +209,7 @@ int main(int argc, char **argv)
 			pthread_join(tracer, NULL);
 			engine_stop(engine);
 			wait_parked(engine);
+			reload(engine);
 			copy_marked(m);
 			for (uint64_t page = 0; page < PAGES; page++)
 				missing += m->copy[page] != content(ram, page);

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The C part without Python: strict warnings, and the harness under each sanitizer that works here, with gcc
-# and, where there is one, clang. --warnings leaves out the sanitizers.
+# The C part without Python: strict warnings, and the harnesses under each sanitizer that works here, with gcc
+# and, where there is one, clang. --warnings leaves out the sanitizers. FUZZ_STREAMS is the number of broken streams
+# for the receiver, from FUZZ_SEED on.
 set -eu
 cd "$(dirname "$0")/../../.."
 native=qmpserver/vm/accel/native
@@ -9,10 +10,17 @@ flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -I $native"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT INT TERM
 failed=
+streams=${FUZZ_STREAMS-1000}
 
 # Older thread sanitizers do not cope with addresses as random as today's kernels make them.
 calmly() {
 	if setarch -R true 2>/dev/null; then setarch -R "$@"; else "$@"; fi
+}
+
+# Build a harness and run it with its arguments.
+run() {
+	$build $flags "tests/vm/native/$1.c" $sources -o "$dir/$1" -pthread &&
+		calmly timeout $((120 + streams / 50)) "$dir/$@" || failed=yes
 }
 
 for cc in gcc clang; do
@@ -29,8 +37,9 @@ for cc in gcc clang; do
 			continue
 		fi
 		echo "$cc: $sanitizer"
-		$build $flags tests/vm/native/harness.c $sources -o "$dir/harness" -pthread &&
-			calmly timeout 120 "$dir/harness" 30 || failed=yes
+		run harness 30
+		run stream 30
+		run stream_fuzz "$streams" "${FUZZ_SEED-1}"
 	done
 done
 [ -z "$failed" ]

@@ -67,7 +67,7 @@ async def test_a_limit_from_beginning_to_end(make_rig: "MakeRig", until: "Until"
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 
-async def test_every_event_there_is(make_rig: "MakeRig", until: "Until") -> None:
+async def test_every_event_of_the_engine(make_rig: "MakeRig", until: "Until") -> None:
     kept = Kept()
     tracer = Tracer(kept)
     try:
@@ -86,7 +86,8 @@ async def test_every_event_there_is(make_rig: "MakeRig", until: "Until") -> None
         tracer.close()
     assert kept.dropped == 0
     told = {name: [r for r in kept.records if r.event.name == name] for name in EVENTS}
-    assert not [name for name, records in told.items() if not records]
+    silent = {name for name, records in told.items() if not records}
+    assert silent == {name for name in EVENTS if name.startswith("migrat")}
 
     reaper = [record.arguments[0] for record in told["kvm_dirty_ring_reaper"]]
     assert reaper[:3] == [0, 1, 2]

@@ -28,11 +28,9 @@ struct accel_ops {
 
 	/* On any thread. */
 	void (*interrupt)(struct vcpu *vcpu); /* have enter() return, if it was called; cannot fail */
-	/* The vCPU is parked and its registers were set: begin the guest anew. */
-	void (*restart)(struct vcpu *vcpu);
 
 	/* Under the lock of the dirty log. */
-	int64_t (*reset_rings)(struct engine *engine); /* the entries reset, or -1 and errno */
+	void (*reset_rings)(struct engine *engine); /* the rings tell how far it came */
 	/* Switch the log of all RAM; switching on protects all pages unless it was on. 0, or -1 and errno. */
 	int (*log_dirty_pages)(struct engine *engine, bool on);
 	/* Push up to `count` entries into the canary's ring; they count when their flags say dirty. */

@@ -1,10 +1,36 @@
 /*
  * The dirty log: harvest, reset, the bitmap, and what to do when a reset was cut short or a ring was overrun.
  *
- * The order: set the page's bit, release the entry's flag, and when all rings are harvested reset them; bits are
- * taken only after that, because the guest's stores before the reset are covered by the bit and those after it
- * push a new entry. The lock is taken before any of the accelerator's locks, and held from the harvest to the end
- * of its reset: whoever holds it finds no entry that was harvested and not reset. Nothing waits for a vCPU under it.
+ * The order: set the page's bit, release the entry's flag, reset the rings, and only then hand the bit over: the
+ * guest's stores before the reset are covered by the bit, and those after it push a new entry.
+ *
+ * Locks. Each ring has one, for its harvest: rings are harvested at the same time, and while others are reset.
+ * log.lock is for resets, for the switch, and for all that is rare. It is taken before any ring's and before any of
+ * the accelerator's. Whoever must find no entry that is released and not reset holds it and then all rings' locks
+ * (lock_rings). Nothing waits for a vCPU under any of them.
+ *
+ * Resets are numbered, and one serves all who harvested before it began. It visits all rings and has every running
+ * vCPU flush its TLB, so the fewer the better:
+ *
+ *     whoever harvests, under the ring's lock    whoever resets, under log.lock
+ *     ---------------------------------------    ------------------------------
+ *     (1) release the entries                    (a) resets_begun += 1
+ *     (2) reset_due = resets_begun + 0, plus 1   (b) the accelerator resets all rings
+ *                                                (c) resets_ended = resets_begun
+ *
+ * (2) and (a) are read-modify-writes of one word: the later of two sees the earlier, and all that its thread wrote
+ * before. Either (2) comes before the (a) that makes the number reset_due, and that reset finds the entries released;
+ * or (2) comes after it, and asks for the next one. So when resets_ended has come to reset_due, the entries are
+ * reset: of the threads that queue up for log.lock after their harvests, the first makes a reset for all.
+ * A vCPU whose ring is full also harvests those that are at least half full, and rings of vCPUs that write
+ * alike fall into step. Not the emptier ones: each harvest costs the guest its write faults again, and a small working
+ * set beside a heavy writer would have them at each of the writer's resets. Not those of vCPUs that are
+ * limited either: they pay for these faults.
+ *
+ * The bitmap has two sides, because a bit must not be taken between its page's harvest and the reset: the guest could
+ * store to the page after the taker has read it, and push nothing. A taker turns each ring to the other side, under
+ * the ring's lock; all that is on the side left behind was harvested by then. It makes a reset, which begins after
+ * that, and moves the words of that side without any lock but the one among takers.
  *
  * The canary. Since Linux 6.16 a pending signal makes KVM_RESET_DIRTY_RINGS end early. The pages that it was
  * gathering at that moment, up to 64, stay writable and are not logged again. It looks for signals at the top of its
@@ -59,59 +85,100 @@ static size_t bitmap_words(const struct engine *engine)
 	return (engine->memory.pages + 63) / 64;
 }
 
+/* The holder of a lock that the reaper waits for runs at least at the priority of the reaper. */
+static void init_lock(pthread_mutex_t *lock)
+{
+	pthread_mutexattr_t inherit;
+
+	pthread_mutexattr_init(&inherit);
+	pthread_mutexattr_setprotocol(&inherit, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(lock, &inherit);
+	pthread_mutexattr_destroy(&inherit);
+}
+
 int dirtylog_init(struct engine *engine)
 {
 	struct dirty_log *log = &engine->log;
-	pthread_mutexattr_t inherit;
 
-	/* The holder of a lock that the reaper waits for runs at least at the priority of the reaper. */
-	pthread_mutexattr_init(&inherit);
-	pthread_mutexattr_setprotocol(&inherit, PTHREAD_PRIO_INHERIT);
-	pthread_mutex_init(&log->lock, &inherit);
-	pthread_mutexattr_destroy(&inherit);
-	log->bitmap = calloc(bitmap_words(engine), sizeof(uint64_t));
-	return log->bitmap ? 0 : -1;
+	init_lock(&log->lock);
+	init_lock(&log->take_lock);
+	for (int side = 0; side < 2; side++) {
+		log->bitmaps[side] = calloc(bitmap_words(engine), sizeof(uint64_t));
+		if (!log->bitmaps[side])
+			return -1;
+	}
+	return 0;
 }
 
 void dirtylog_free(struct engine *engine)
 {
-	pthread_mutex_destroy(&engine->log.lock);
-	free(engine->log.bitmap);
+	struct dirty_log *log = &engine->log;
+
+	pthread_mutex_destroy(&log->lock);
+	pthread_mutex_destroy(&log->take_lock);
+	free(log->bitmaps[0]);
+	free(log->bitmaps[1]);
 }
 
-/* Atomic, because the host marks pages without the lock; one that is set already costs no write. */
-static void mark_page(struct dirty_log *log, uint64_t page)
+void dirtylog_init_vcpu(struct vcpu *vcpu)
+{
+	init_lock(&vcpu->ring_lock);
+	vcpu->full_fetch = UINT64_MAX; /* never */
+}
+
+void dirtylog_free_vcpu(struct vcpu *vcpu)
+{
+	pthread_mutex_destroy(&vcpu->ring_lock);
+}
+
+static void lock_rings(struct engine *engine)
+{
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		pthread_mutex_lock(&engine->vcpus[i]->ring_lock);
+}
+
+static void unlock_rings(struct engine *engine)
+{
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		pthread_mutex_unlock(&engine->vcpus[i]->ring_lock);
+}
+
+/* Atomic: several harvests and the host mark at the same time. A bit that is set already costs no write. */
+static void mark_page(uint64_t *bitmap, uint64_t page)
 {
 	uint64_t bit = 1ull << (page % 64);
 
-	if (!(load_relaxed(&log->bitmap[page / 64]) & bit))
-		__atomic_fetch_or(&log->bitmap[page / 64], bit, __ATOMIC_RELEASE);
+	if (!(load_relaxed(&bitmap[page / 64]) & bit))
+		__atomic_fetch_or(&bitmap[page / 64], bit, __ATOMIC_RELEASE);
 }
 
-static void mark_entry(struct engine *engine, uint32_t slot, uint64_t offset)
+static void mark_entry(const struct memory *memory, uint64_t *bitmap, uint32_t slot, uint64_t offset)
 {
-	const struct memory *memory = &engine->memory;
-
 	/* slot is address space << 16 | slot; x86 without SMM has one address space */
 	if (slot < memory->nslots && offset < memory->slots[slot].pages)
-		mark_page(&engine->log, memory->slots[slot].ram_page + offset);
+		mark_page(bitmap, memory->slots[slot].ram_page + offset);
 }
 
 void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages)
 {
+	struct dirty_log *log = &engine->log;
+
 	/*
 	 * A read-modify-write, as in switch_on(): the later of the two sees the earlier. So tracking is seen to be on
 	 * here, or whoever switched it on sees the pages that were written before.
 	 */
-	if (__atomic_fetch_or(&engine->log.tracking, 0, __ATOMIC_ACQ_REL))
-		for (uint64_t page = ram_page; page < ram_page + pages; page++)
-			__atomic_fetch_or(&engine->log.bitmap[page / 64], 1ull << (page % 64),
+	if (!__atomic_fetch_or(&log->tracking, 0, __ATOMIC_ACQ_REL))
+		return;
+	/* Which side is taken next is not known without a lock. On both, a page may be reported twice. */
+	for (uint64_t page = ram_page; page < ram_page + pages; page++)
+		for (int side = 0; side < 2; side++)
+			__atomic_fetch_or(&log->bitmaps[side][page / 64], 1ull << (page % 64),
 					  __ATOMIC_RELEASE);
 }
 
-static void mark_all(struct engine *engine)
+static void mark_all(const struct engine *engine, uint64_t *bitmap)
 {
-	uint64_t pages = engine->memory.pages, *bitmap = engine->log.bitmap;
+	uint64_t pages = engine->memory.pages;
 
 	for (uint64_t i = 0; i < pages / 64; i++)
 		store_release(&bitmap[i], ~0ull);
@@ -127,20 +194,26 @@ static int set_logging(struct engine *engine, bool on)
 	return ret;
 }
 
+static void distrust(struct dirty_log *log)
+{
+	store_release(&log->distrusted, 1);
+}
+
 /*
  * Pages may be writable and not logged. Switching the log off and on protects all of them; what was stored before, or
- * while it was off, is covered by marking everything after that. Should it fail, every bitmap is full until it
- * succeeds.
+ * while it was off, is covered by marking everything after that, on the side that is taken next. Should it fail,
+ * every bitmap is full until it succeeds. The flag is cleared first, because harvests go on: for an overflow that is
+ * found from then on it must be done again.
  */
-static void trust_again(struct engine *engine)
+static void trust_again(struct engine *engine, uint64_t *bitmap)
 {
 	struct dirty_log *log = &engine->log;
 
-	if (!log->distrusted)
+	if (!__atomic_exchange_n(&log->distrusted, 0, __ATOMIC_ACQ_REL))
 		return;
-	if ((!log->logging || !set_logging(engine, false)) && (!log->tracking || !set_logging(engine, true)))
-		log->distrusted = false;
-	mark_all(engine);
+	if ((log->logging && set_logging(engine, false) < 0) || (log->tracking && set_logging(engine, true) < 0))
+		distrust(log);
+	mark_all(engine, bitmap);
 }
 
 /* Push canaries ahead, until the next ones would have no room. Off the path of a vCPU whose ring is full. */
@@ -189,117 +262,164 @@ static bool offer_canary(struct engine *engine)
 	return true;
 }
 
-/* Find out how many canaries were reset since the last call. */
-static uint64_t count_canaries(struct canary *canary)
+/* Whether all canaries that were offered are reset. */
+static bool canary_is_reset(struct canary *canary)
 {
-	uint64_t before = canary->reset;
-
 	while (canary->reset < canary->ring.fetch && !ring_is_released(&canary->ring, canary->reset))
 		canary->reset++;
-	return canary->reset - before;
+	return canary->reset == canary->ring.fetch;
 }
 
 /*
- * Have the accelerator reset all released entries, and again if that was cut short; `expected` of them are known.
- * Returns how many were reset, without canaries, and in `whole` whether the last attempt ran to its end.
+ * Whether the ring has an entry that was released when the last reset began, and is not reset. A reset that was cut
+ * short leaves the last one, and one that began elsewhere than our harvest the first. In a ring that is astray they
+ * tell nothing.
  */
-static uint64_t reset_rings(struct engine *engine, uint64_t expected, bool *whole)
+static bool has_unreset(const struct vcpu *vcpu)
+{
+	return vcpu->reset_from != vcpu->reset_to && !load_acquire(&vcpu->astray) &&
+	       (ring_is_released(&vcpu->ring, vcpu->reset_from) ||
+		ring_is_released(&vcpu->ring, vcpu->reset_to - 1));
+}
+
+static bool any_has_unreset(const struct engine *engine)
+{
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (has_unreset(engine->vcpus[i]))
+			return true;
+	return false;
+}
+
+/* The next reset is to reset what was released until now. */
+static void begin_reset(struct vcpu *vcpu)
+{
+	if (!has_unreset(vcpu))
+		vcpu->reset_from = vcpu->reset_to;
+	vcpu->reset_to = load_acquire(&vcpu->ring.fetch);
+}
+
+/*
+ * Have the accelerator reset all released entries, and again if that was cut short. Returns false if it still was in
+ * the end: the entries that are left then are left to the next reset.
+ */
+static bool reset_rings(struct engine *engine)
 {
 	struct dirty_log *log = &engine->log;
 	bool has_canary = log->canary.ring.size;
 	bool offered = has_canary && offer_canary(engine);
-	uint64_t freed = 0;
 
-	*whole = false;
-	for (int attempt = 0; attempt < RESET_TRIES && !*whole; attempt++) {
-		int64_t ret = engine->ops->reset_rings(engine);
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		begin_reset(engine->vcpus[i]);
+	for (int attempt = 0; attempt < RESET_TRIES; attempt++) {
+		uint64_t number = __atomic_fetch_add(&log->resets_begun, 1, __ATOMIC_ACQ_REL) + 1;
+		bool unreset;
 
-		uint64_t canaries = count_canaries(&log->canary);
-
-		if (ret > 0 && (uint64_t)ret > canaries)
-			freed += (uint64_t)ret - canaries;
-		/* Without a canary the numbers are all there is. */
-		*whole = has_canary ? offered && log->canary.reset == log->canary.ring.fetch
-				    : freed >= expected;
-		if (!*whole) {
-			log->distrusted = true;
-			if (!attempt) {
-				store_release(&log->cut_resets, log->cut_resets + 1);
-				if (freed >= expected)
-					store_release(&log->hidden_cuts, log->hidden_cuts + 1);
-			}
+		engine->ops->reset_rings(engine);
+		unreset = any_has_unreset(engine);
+		/* Without a canary the entries that are left are all there is to tell. */
+		if (has_canary ? canary_is_reset(&log->canary) && offered : !unreset) {
+			store_release(&log->resets_ended, number);
+			return true;
+		}
+		distrust(log);
+		if (!attempt) {
+			count_up(&log->cut_resets, 1);
+			if (!unreset)
+				count_up(&log->hidden_cuts, 1);
 		}
 	}
-	return freed;
+	return !has_canary;
 }
 
 /*
  * Have the kernel's reset index move on over ghosts, to the next multiple of `every` from `stop` on, or to the first
  * entry that is dirty. We do not know where it is; so all entries that are not dirty offer themselves for the reset
  * but those where it shall stop, and afterwards none does. A vCPU may push meanwhile: its flag goes before ours.
- * With no entry harvested and not reset. Returns how far it went.
+ * With all rings locked and no entry harvested and not reset. Returns whether the index moved.
  */
-static uint64_t pass_ghosts(struct vcpu *vcpu, uint64_t stop, uint32_t every)
+static bool pass_ghosts(struct vcpu *vcpu, uint64_t stop, uint32_t every)
 {
 	struct ring *ring = &vcpu->ring;
-	uint64_t passed;
-	bool whole;
+	uint64_t offered = 0;
 
 	for (uint64_t i = 0; i < ring->size; i++) {
 		uint32_t expected = 0;
 
 		if (i % every)
-			__atomic_compare_exchange_n(&ring_entry(ring, stop + i)->flags, &expected,
-						    KVM_DIRTY_GFN_F_RESET, false, __ATOMIC_ACQ_REL,
-						    __ATOMIC_RELAXED);
+			offered += __atomic_compare_exchange_n(&ring_entry(ring, stop + i)->flags, &expected,
+							       KVM_DIRTY_GFN_F_RESET, false,
+							       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	}
-	passed = reset_rings(vcpu->engine, 0, &whole);
+	reset_rings(vcpu->engine);
 	for (uint64_t i = 0; i < ring->size; i++) {
 		uint32_t expected = KVM_DIRTY_GFN_F_RESET;
 
-		__atomic_compare_exchange_n(&ring_entry(ring, i)->flags, &expected, 0, false,
-					    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+		offered -= __atomic_compare_exchange_n(&ring_entry(ring, i)->flags, &expected, 0, false,
+						       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	}
-	return passed;
+	return offered;
 }
 
-/* Reset what was harvested. What a reset that was cut short again and again leaves, is left to the next one. */
-static void reset_harvested(struct engine *engine)
+/* With all rings locked: reset them, and have each reset index come to where we harvest. */
+static void reset_in_step(struct engine *engine)
 {
 	struct dirty_log *log = &engine->log;
-	uint64_t freed;
-	bool whole;
 
-	if (!log->harvested)
+	if (!reset_rings(engine) || !any_has_unreset(engine))
 		return;
-	freed = reset_rings(engine, log->harvested, &whole);
-	log->harvested -= freed < log->harvested ? freed : log->harvested;
-	if (!log->harvested || (!whole && log->canary.ring.size))
-		return;
-	/* The reset index does not come to where we harvest. */
-	log->distrusted = true;
-	if (whole)
-		store_release(&log->cut_resets, log->cut_resets + 1);
-	log->harvested = 0;
+	count_up(&log->cut_resets, 1);
+	distrust(log);
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		struct vcpu *vcpu = engine->vcpus[i];
 
-		if (vcpu->ring.size && !vcpu->astray)
+		if (has_unreset(vcpu))
 			pass_ghosts(vcpu, vcpu->ring.fetch, vcpu->ring.size);
 	}
+}
+
+/* Reset the rings while they are harvested. If entries are left, look again when they are not. */
+static void reset_harvested(struct engine *engine)
+{
+	if (!reset_rings(engine) || !any_has_unreset(engine))
+		return;
+	lock_rings(engine);
+	reset_in_step(engine);
+	unlock_rings(engine);
+}
+
+static bool reset_is_due(const struct engine *engine)
+{
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (load_acquire(&engine->vcpus[i]->reset_due) > engine->log.resets_ended)
+			return true;
+	return false;
+}
+
+/* Return when the reset of that number, or a later one, has ended, unless it was cut short again and again. */
+static void wait_for_reset(struct engine *engine, uint64_t due)
+{
+	struct dirty_log *log = &engine->log;
+
+	if (load_acquire(&log->resets_ended) >= due)
+		return;
+	pthread_mutex_lock(&log->lock);
+	if (log->resets_ended < due)
+		reset_harvested(engine);
+	pthread_mutex_unlock(&log->lock);
 }
 
 static void overflowed(struct vcpu *vcpu)
 {
 	store_release(&vcpu->overflows, vcpu->overflows + 1);
 	notify(vcpu->engine->notify_fd);
-	vcpu->astray = true;
-	vcpu->engine->log.distrusted = true;
+	store_release(&vcpu->astray, 1);
+	distrust(&vcpu->engine->log);
 }
 
 /*
  * After an overflow: go to where the pushed entries begin, if any were pushed since, and have the reset index follow.
  * Forward to any dirty entry, and then back to the first of its run, which a vCPU lengthens at its end only.
+ * With all rings locked.
  */
 static bool find_place(struct vcpu *vcpu)
 {
@@ -312,12 +432,12 @@ static bool find_place(struct vcpu *vcpu)
 		return false;
 	while (back < size - 1 && ring_is_dirty(ring, ring->fetch + ahead + size - 1 - back))
 		back++;
-	reset_harvested(vcpu->engine); /* other rings' */
+	reset_in_step(vcpu->engine);
 	store_release(&ring->fetch, ring->fetch + (ahead + size - back) % size);
 	pass_ghosts(vcpu, ring->fetch, ring->size);
 	/* A push where the reset passes at that moment is forgotten. */
-	vcpu->engine->log.distrusted = true;
-	vcpu->astray = false;
+	distrust(&vcpu->engine->log);
+	store_release(&vcpu->astray, 0);
 	return true;
 }
 
@@ -328,27 +448,31 @@ static bool out_of_step(const struct ring *ring)
 	       !ring_is_dirty(ring, ring->fetch);
 }
 
+/* Under the ring's lock. */
 static uint64_t harvest(struct vcpu *vcpu)
 {
+	struct dirty_log *log = &vcpu->engine->log;
 	struct ring *ring = &vcpu->ring;
 	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP_VCPU);
-	uint64_t from, index;
+	uint64_t from = ring->fetch, index;
 
-	if (vcpu->astray && !find_place(vcpu))
+	if (!ring->size || vcpu->astray)
 		return 0;
-	from = ring->fetch;
 	for (index = from; index - from < ring->size && ring_is_dirty(ring, index); index++) {
 		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
 
 		/* Atomic, for a ring that is being overrun. */
-		mark_entry(vcpu->engine, load_relaxed(&entry->slot), load_relaxed(&entry->offset));
+		mark_entry(&vcpu->engine->memory, log->bitmaps[vcpu->side], load_relaxed(&entry->slot),
+			   load_relaxed(&entry->offset));
 		store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
 		store_release(&ring->fetch, index + 1);
 	}
 	/* Nobody stops a ring before its last entry is used but an overflow. */
 	if (index - from == ring->size || out_of_step(ring))
 		overflowed(vcpu);
-	vcpu->engine->log.harvested += index - from;
+	if (index != from)
+		store_release(&vcpu->reset_due,
+			      __atomic_fetch_add(&log->resets_begun, 0, __ATOMIC_ACQ_REL) + 1);
 	trace_since(TRACE_KVM_DIRTY_RING_REAP_VCPU, started, vcpu->index, 0);
 	return index - from;
 }
@@ -359,67 +483,177 @@ static void trace_reap(uint64_t started, uint64_t pages)
 		trace_since(TRACE_KVM_DIRTY_RING_REAP, started, pages, (now_ns() - started) / 1000);
 }
 
-void reap_full_ring(struct vcpu *vcpu)
+/* Harvest the rings of others that the coming reset is worth it for: the head of this file says which. */
+static uint64_t harvest_fuller_half(const struct vcpu *self)
 {
-	struct dirty_log *log = &vcpu->engine->log;
-	struct ring *ring = &vcpu->ring;
-	uint64_t started, pages;
+	const struct engine *engine = self->engine;
+	uint64_t pages = 0;
 
-	pthread_mutex_lock(&log->lock);
-	started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+		const struct ring *ring = &vcpu->ring;
+
+		if (vcpu == self || !ring->size || limit_of(vcpu) ||
+		    !ring_is_dirty(ring, load_acquire(&ring->fetch) + ring->size / 2))
+			continue;
+		if (pthread_mutex_trylock(&vcpu->ring_lock)) /* it is being harvested */
+			continue;
+		pages += harvest(vcpu);
+		pthread_mutex_unlock(&vcpu->ring_lock);
+	}
+	return pages;
+}
+
+/*
+ * The ring is full and had no entry to harvest. After an overflow: look for its entries. And if it was so the last
+ * time already, at `before`, and no harvest came since, the kernel counts ghosts: at least as many as make a ring full;
+ * a quarter is less than that with any reserve that it keeps. The second try is for an index that was at a stop.
+ */
+static uint64_t free_full_ring(struct vcpu *vcpu, uint64_t before)
+{
+	struct engine *engine = vcpu->engine;
+	struct ring *ring = &vcpu->ring;
+	uint64_t pages;
+
+	pthread_mutex_lock(&engine->log.lock);
+	lock_rings(engine);
+	if (vcpu->astray)
+		find_place(vcpu);
 	pages = harvest(vcpu);
-	if (!pages && !log->harvested && ring->fetch == vcpu->full_fetch) {
-		/*
-		 * Full, without an entry in it, and no harvest came since the last time that this was so: the kernel
-		 * counts ghosts. At least as many as make a ring full; a quarter is less than that with any
-		 * reserve that it keeps. The second try is for an index that was at a stop.
-		 */
+	if (!pages && ring->fetch == before && vcpu->reset_due <= engine->log.resets_ended) {
 		overflowed(vcpu);
 		if (!pass_ghosts(vcpu, 0, ring->size / 4))
 			pass_ghosts(vcpu, 1, ring->size / 4);
 	}
-	reset_harvested(vcpu->engine);
+	reset_in_step(engine);
 	vcpu->full_fetch = ring->fetch;
-	trace_reap(started, pages);
-	pthread_mutex_unlock(&log->lock);
+	unlock_rings(engine);
+	pthread_mutex_unlock(&engine->log.lock);
+	return pages;
 }
 
-static uint64_t reap_locked(struct engine *engine)
+void reap_full_ring(struct vcpu *vcpu)
 {
-	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP), pages = 0;
+	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
+	uint64_t before = vcpu->full_fetch, due, pages;
+	bool without_entry;
+
+	pthread_mutex_lock(&vcpu->ring_lock);
+	pages = harvest(vcpu);
+	due = vcpu->reset_due;
+	vcpu->full_fetch = vcpu->ring.fetch;
+	without_entry = !pages && (vcpu->astray || vcpu->full_fetch == before);
+	pthread_mutex_unlock(&vcpu->ring_lock);
+	if (without_entry) {
+		pages = free_full_ring(vcpu, before);
+	} else {
+		pages += harvest_fuller_half(vcpu);
+		wait_for_reset(vcpu->engine, due);
+	}
+	trace_reap(started, pages);
+}
+
+/* Harvest all rings, before log->lock is taken: vCPUs whose rings are full need that. */
+static uint64_t harvest_all(struct engine *engine)
+{
+	uint64_t pages = 0;
+
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+
+		pthread_mutex_lock(&vcpu->ring_lock);
+		pages += harvest(vcpu);
+		pthread_mutex_unlock(&vcpu->ring_lock);
+	}
+	return pages;
+}
+
+/* Find the place in rings that were overrun, and harvest them. */
+static uint64_t harvest_astray(struct engine *engine)
+{
+	uint64_t pages = 0;
+	bool any = false;
 
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
-		if (engine->vcpus[i]->ring.size)
-			pages += harvest(engine->vcpus[i]);
-	reset_harvested(engine);
-	trust_again(engine);
+		any |= load_acquire(&engine->vcpus[i]->astray);
+	if (!any)
+		return 0;
+	lock_rings(engine);
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+
+		if (vcpu->astray && find_place(vcpu))
+			pages += harvest(vcpu);
+	}
+	unlock_rings(engine);
+	return pages;
+}
+
+/*
+ * Under log->lock, after a harvest: make sure that each page on a side of the bitmap, this one, is logged when it is
+ * stored to again, and that it has each page that was stored to before. Returns the pages found late.
+ */
+static uint64_t make_good(struct engine *engine, uint64_t *bitmap)
+{
+	uint64_t pages = harvest_astray(engine);
+
+	if (reset_is_due(engine))
+		reset_harvested(engine);
+	trust_again(engine, bitmap);
 	stock_canaries(engine);
-	trace_reap(started, pages);
 	return pages;
 }
 
 uint64_t engine_reap(struct engine *engine)
 {
-	uint64_t pages;
+	struct dirty_log *log = &engine->log;
+	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
+	uint64_t pages = harvest_all(engine);
 
-	pthread_mutex_lock(&engine->log.lock);
-	pages = reap_locked(engine);
-	pthread_mutex_unlock(&engine->log.lock);
+	pthread_mutex_lock(&log->lock);
+	pages += make_good(engine, log->bitmaps[log->side]);
+	pthread_mutex_unlock(&log->lock);
+	trace_reap(started, pages);
+	return pages;
+}
+
+/* Have all rings marked on the other side from now on. Returns the pages harvested to the side left. */
+static uint64_t turn_over(struct engine *engine)
+{
+	struct dirty_log *log = &engine->log;
+	uint64_t pages = 0;
+
+	log->side = !log->side;
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+
+		pthread_mutex_lock(&vcpu->ring_lock);
+		pages += harvest(vcpu);
+		vcpu->side = log->side;
+		pthread_mutex_unlock(&vcpu->ring_lock);
+	}
 	return pages;
 }
 
 void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 {
 	struct dirty_log *log = &engine->log;
+	uint64_t started, pages, *taken;
 
 	trace_now(TRACE_KVM_DIRTY_RING_FLUSH, 0, 0, 0);
+	pthread_mutex_lock(&log->take_lock);
 	wait_for_exits(engine);
+	started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
+	pages = harvest_all(engine);
 	pthread_mutex_lock(&log->lock);
-	reap_locked(engine);
-	for (size_t i = 0; i < bitmap_words(engine); i++)
-		bitmap[i] = load_relaxed(&log->bitmap[i]) ?
-				    __atomic_exchange_n(&log->bitmap[i], 0, __ATOMIC_ACQ_REL) : 0;
+	taken = log->bitmaps[log->side];
+	pages += turn_over(engine);
+	pages += make_good(engine, taken);
 	pthread_mutex_unlock(&log->lock);
+	trace_reap(started, pages);
+	for (size_t i = 0; i < bitmap_words(engine); i++)
+		bitmap[i] = load_relaxed(&taken[i]) ? __atomic_exchange_n(&taken[i], 0, __ATOMIC_ACQ_REL) : 0;
+	pthread_mutex_unlock(&log->take_lock);
 	trace_now(TRACE_KVM_DIRTY_RING_FLUSH, 1, 0, 0);
 }
 
@@ -435,18 +669,20 @@ static int switch_on(struct engine *engine)
 		return -1;
 	}
 	__atomic_exchange_n(&log->tracking, 1, __ATOMIC_ACQ_REL); /* see engine_mark_dirty() */
-	trust_again(engine);
+	trust_again(engine, log->bitmaps[log->side]);
 	return 0;
 }
 
 static int switch_off(struct engine *engine)
 {
+	struct dirty_log *log = &engine->log;
 	int ret, error;
 
-	store_release(&engine->log.tracking, 0); /* first: limited vCPUs hold, because their pages go uncounted now */
+	store_release(&log->tracking, 0); /* first: limited vCPUs hold, because their pages go uncounted now */
 	ret = set_logging(engine, false);
 	error = errno;
-	reap_locked(engine); /* the entries left in the rings */
+	harvest_all(engine); /* the entries left in the rings */
+	make_good(engine, log->bitmaps[log->side]);
 	errno = error;
 	return ret;
 }

@@ -22,17 +22,23 @@ struct canary {
 struct dirty_log {
 	uint32_t tracking; /* the accelerator logs dirty pages */
 
-	/* A bit per page of RAM: set at any time, before its entry is released; taken only after a reset. */
-	uint64_t *bitmap;
+	uint32_t distrusted; /* some pages may be writable and not logged */
+
+	/* Two sides, a bit per page of RAM: set at any time, before its entry is released; taken only after a reset. */
+	uint64_t *bitmaps[2];
+
+	uint64_t resets_begun; /* resets asked of the accelerator; the number of the last one */
+	uint64_t resets_ended; /* the number of the last one that ran to its end */
 
 	/* under the lock */
+	uint32_t side;        /* of the bitmap: where harvests mark */
 	uint32_t logging;     /* some RAM may be logged, also after a switch that failed */
-	uint32_t distrusted;  /* some pages may be writable and not logged */
-	uint64_t harvested;   /* entries released and not reset */
 	uint64_t cut_resets;  /* resets that ended early */
-	uint64_t hidden_cuts; /* of those, resets that returned the full count */
+	uint64_t hidden_cuts; /* of those, resets that left no entry */
 	struct canary canary;
 	pthread_mutex_t lock;
+
+	pthread_mutex_t take_lock; /* whoever takes the bitmap; before the lock */
 };
 
 /* Harvest all rings and reset them, as the reaper does in a turn. Any thread. Return the pages harvested. */
@@ -58,11 +64,16 @@ void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages)
 
 int dirtylog_init(struct engine *engine);
 void dirtylog_free(struct engine *engine);
+void dirtylog_init_vcpu(struct vcpu *vcpu);
+void dirtylog_free_vcpu(struct vcpu *vcpu);
 
 /* Push the first canaries into a ring that the accelerator has made. 0, or -1 and errno. */
 int dirtylog_start_canary(struct engine *engine, struct ring ring);
 
-/* Harvest and reset one vCPU's ring, on its own thread, because the accelerator says that it is full. */
+/*
+ * Harvest a vCPU's ring, on its own thread, because the accelerator says that it is full, and others that are worth
+ * it; return when it is reset.
+ */
 void reap_full_ring(struct vcpu *vcpu);
 
 #endif

@@ -30,9 +30,15 @@ static struct vcpu *vcpu_new(struct engine *engine, uint32_t ring_size)
 	vcpu->index = engine->nvcpus;
 	vcpu->fd = -1;
 	controller_init(&vcpu->controller, engine->controller_kind, ring_size);
-	vcpu->full_fetch = UINT64_MAX; /* never */
+	dirtylog_init_vcpu(vcpu);
 	engine->vcpus[engine->nvcpus] = vcpu;
 	return vcpu;
+}
+
+static void vcpu_free(struct vcpu *vcpu)
+{
+	dirtylog_free_vcpu(vcpu);
+	free(vcpu);
 }
 
 struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reaper_mode mode,
@@ -102,7 +108,7 @@ int engine_add_soft_vcpu(struct engine *engine, uint64_t control_gpa, uint32_t r
 		int error = errno;
 
 		engine->vcpus[engine->nvcpus] = NULL;
-		free(vcpu);
+		vcpu_free(vcpu);
 		errno = error;
 		return -1;
 	}
@@ -196,20 +202,21 @@ void engine_stop(struct engine *engine)
 
 void engine_cont(struct engine *engine)
 {
+	/* Not left to their threads: after a stop that follows, one that is found parked has parked since. */
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		if (load_acquire(&engine->vcpus[i]->state) == VCPU_PARKED)
+			store_release(&engine->vcpus[i]->state, VCPU_RUNNING);
 	store_release(&engine->stopped, 0);
 	kick_all(engine);
 }
 
-void engine_restart_vcpus(struct engine *engine)
+void engine_set_vcpu_state(struct engine *engine, uint32_t index, enum vcpu_state state, uint32_t exit_reason)
 {
-	for (uint32_t i = 0; i < engine->nvcpus; i++) {
-		struct vcpu *vcpu = engine->vcpus[i];
+	struct vcpu *vcpu = engine->vcpus[index];
 
-		engine->ops->restart(vcpu);
-		store_release(&vcpu->exit_reason, 0);
-		store_release(&vcpu->state, VCPU_PARKED); /* its thread waits, and only reads it */
-	}
-	kick_all(engine);
+	store_release(&vcpu->exit_reason, exit_reason);
+	store_release(&vcpu->state, state); /* its thread waits, and only reads it */
+	vcpu_kick(vcpu);
 }
 
 uint32_t engine_count(struct engine *engine, enum vcpu_state state)
@@ -233,7 +240,7 @@ void engine_free(struct engine *engine)
 		join(engine, engine->nvcpus);
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		engine->ops->free_vcpu(engine->vcpus[i]);
-		free(engine->vcpus[i]);
+		vcpu_free(engine->vcpus[i]);
 	}
 	engine->ops->free_vm(engine);
 	dirtylog_free(engine);

@@ -95,10 +95,10 @@ void engine_cont(struct engine *engine);
 uint32_t engine_count(struct engine *engine, enum vcpu_state state);
 
 /*
- * Restart the vCPUs after their registers were set: those that had halted or failed are parked again, and the
- * software accelerator's begin their guest anew. All vCPUs must be parked, halted or failed.
+ * Set the state of a vCPU's thread after its registers were set: PARKED, HALTED or FAILED, and the reason of the
+ * latter two. All vCPUs must be stopped, and in one of these states.
  */
-void engine_restart_vcpus(struct engine *engine);
+void engine_set_vcpu_state(struct engine *engine, uint32_t index, enum vcpu_state state, uint32_t exit_reason);
 
 /* Write the result of vcpu_pages() for each vCPU to `pages`. One thread at a time: Python's. */
 void engine_pages(struct engine *engine, uint64_t *pages);
@@ -106,5 +106,11 @@ void engine_pages(struct engine *engine, uint64_t *pages);
 /* End all threads and free everything. Blocks until they have ended. */
 void engine_free(struct engine *engine);
 /* cdef end */
+
+/* The limit that a vCPU is held to now, in MB/s; 0: none. */
+static inline uint64_t limit_of(const struct vcpu *vcpu)
+{
+	return limit_in_force(&vcpu->engine->limit) ? load_acquire(&vcpu->limit) : 0;
+}
 
 #endif

@@ -155,17 +155,15 @@ static enum vcpu_exit kvm_enter(struct vcpu *vcpu, uint32_t seen, uint64_t until
 	return why;
 }
 
-static int64_t kvm_reset_rings(struct engine *engine)
+static void kvm_reset_rings(struct engine *engine)
 {
 	sigset_t all, old;
-	int64_t ret;
 
 	/* A pending signal would cut it short; dirtylog.c has what becomes of those that cannot be blocked. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = ioctl(engine->kvm.fd, KVM_RESET_DIRTY_RINGS, 0);
+	ioctl(engine->kvm.fd, KVM_RESET_DIRTY_RINGS, 0);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return ret;
 }
 
 static int kvm_log_dirty_pages(struct engine *engine, bool on)
@@ -205,12 +203,6 @@ static void kvm_push_canaries(struct engine *engine, uint32_t count)
 	ioctl(engine->kvm.canary_fd, KVM_SET_MSRS, msrs); /* the ring tells whether it succeeded */
 }
 
-/* Python has set the vCPU's registers. */
-static void kvm_restart(struct vcpu *vcpu)
-{
-	(void)vcpu;
-}
-
 static void kvm_free_vcpu(struct vcpu *vcpu)
 {
 	(void)vcpu; /* the mappings are Python's */
@@ -228,7 +220,6 @@ const struct accel_ops kvm_ops = {
 	.enter = kvm_enter,
 	.complete_exit = kvm_complete_exit,
 	.interrupt = kvm_interrupt,
-	.restart = kvm_restart,
 	.reset_rings = kvm_reset_rings,
 	.log_dirty_pages = kvm_log_dirty_pages,
 	.push_canaries = kvm_push_canaries,

@@ -11,6 +11,14 @@
 #define KVM_CAP_BINARY_STATS_FD 203
 #define KVM_GET_STATS_FD _IO(KVMIO, 0xce)
 #endif
+#ifndef KVM_CAP_XSAVE2
+#define KVM_CAP_XSAVE2 208
+#define KVM_GET_XSAVE2 _IOR(KVMIO, 0xcf, struct kvm_xsave)
+#endif
+#ifndef KVM_VCPU_TSC_CTRL
+#define KVM_VCPU_TSC_CTRL 0
+#define KVM_VCPU_TSC_OFFSET 0
+#endif
 #ifndef KVM_CAP_X86_TRIPLE_FAULT_EVENT
 #define KVM_CAP_X86_TRIPLE_FAULT_EVENT 218
 #endif

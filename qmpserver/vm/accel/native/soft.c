@@ -30,10 +30,9 @@ struct soft_vcpu {
 	struct dirty_guest *control;
 	uint64_t control_page;
 	const struct memslot *control_slot;
-	struct guest_dirty_state state;
-	uint64_t deadline;    /* of the next store, if the guest keeps a pace of its own */
+	struct soft_vcpu_state state;
 	uint32_t dirty_index; /* next entry to push */
-	uint32_t reset_index; /* next entry to reset; under slots_lock */
+	uint32_t reset_index; /* next entry to reset; written under slots_lock */
 	uint32_t batch;       /* odd while storing */
 	uint32_t buffered;    /* pages that wait in the buffer */
 	struct kvm_dirty_gfn buffer[BUFFER];
@@ -124,15 +123,9 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size)
 	soft->control_slot = &engine->memory.slots[slot];
 	soft->control_page = soft->control_slot->ram_page + (control_gpa - soft->control_slot->gpa) / 4096;
 	soft->control = (struct dirty_guest *)(engine->memory.ram + soft->control_page * 4096);
-	guest_dirty_start(&soft->state, soft->control);
+	guest_dirty_start(&soft->state.guest, soft->control);
 	vcpu->soft = soft;
 	return 0;
-}
-
-static void soft_restart(struct vcpu *vcpu)
-{
-	guest_dirty_start(&vcpu->soft->state, vcpu->soft->control);
-	vcpu->soft->deadline = 0;
 }
 
 static void push(struct vcpu *vcpu, uint32_t slot, uint64_t offset)
@@ -234,15 +227,15 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 		if (params.interval) {
 			uint64_t now = now_ns();
 
-			if (now < soft->deadline) {
+			if (now < soft->state.deadline) {
 				kick_wait(vcpu, seen,
-					  until && until < soft->deadline ? until : soft->deadline);
+					  until && until < soft->state.deadline ? until : soft->state.deadline);
 				continue;
 			}
 			/* Late by a few stores: catch up. By more, as after a pause: go on from here. */
-			if (now - soft->deadline > GUEST_MAX_LATE * params.interval)
-				soft->deadline = now;
-			soft->deadline += params.interval;
+			if (now - soft->state.deadline > GUEST_MAX_LATE * params.interval)
+				soft->state.deadline = now;
+			soft->state.deadline += params.interval;
 		}
 
 		/* All sequentially consistent: either quiesce() sees this batch, or the batch sees the pages
@@ -257,7 +250,7 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 			make_writable(vcpu, soft->control_slot, soft->control_page);
 		for (uint32_t i = 0; i < stores; i++) {
 			uint64_t page = slot->ram_page + (params.base - slot->gpa) / 4096 +
-					guest_dirty_next(&soft->state, &params);
+					guest_dirty_next(&soft->state.guest, &params);
 
 			if (logging)
 				make_writable(vcpu, slot, page);
@@ -348,18 +341,34 @@ static struct vcpu *last_released(const struct engine *engine)
 	return NULL;
 }
 
-static int64_t soft_reset_rings(struct engine *engine)
+/* Whether more entries are released than are gathered at a time. */
+static bool many_released(const struct engine *engine)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		const struct vcpu *vcpu = engine->vcpus[i];
+		uint32_t index = vcpu->soft->reset_index;
+
+		while (count <= GATHERED && vcpu->ring.size && ring_is_released(&vcpu->ring, index)) {
+			index++;
+			count++;
+		}
+	}
+	return count > GATHERED;
+}
+
+static void soft_reset_rings(struct engine *engine)
 {
 	struct soft_vm *vm = engine->soft;
 	const struct ring canaries = { .entries = vm->canaries, .size = CANARIES };
 	const struct vcpu *cut = NULL;
-	int64_t freed = 0;
 	uint32_t most;
 	bool ended = false;
 
 	pthread_mutex_lock(&vm->slots_lock);
-	/* With no more entries than it gathers, the number returned would not tell. */
-	most = engine->log.harvested > GATHERED && __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
+	/* With no more entries than it gathers, none would be left. */
+	most = many_released(engine) && __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
 		       GATHERED : UINT32_MAX;
 	if (most == UINT32_MAX && load_acquire(&vm->cut)) {
 		cut = last_released(engine);
@@ -368,17 +377,14 @@ static int64_t soft_reset_rings(struct engine *engine)
 	}
 	for (uint32_t i = 0; i < engine->nvcpus && !ended; i++) {
 		bool ends = most != UINT32_MAX || engine->vcpus[i] == cut;
+		bool freed = reset_ring(engine->vcpus[i], most, ends);
 
-		freed += reset_ring(engine->vcpus[i], most, ends);
 		ended = ends && freed;
 	}
-	while (!ended && take_released(&canaries, vm->canary_reset_index)) {
+	while (!ended && take_released(&canaries, vm->canary_reset_index))
 		vm->canary_reset_index++;
-		freed++;
-	}
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
-	return freed;
 }
 
 static void soft_push_canaries(struct engine *engine, uint32_t count)
@@ -438,6 +444,16 @@ void soft_buffer_log(struct engine *engine)
 	engine->soft->buffering = 1;
 }
 
+void soft_get_state(const struct engine *engine, uint32_t index, struct soft_vcpu_state *state)
+{
+	*state = engine->vcpus[index]->soft->state;
+}
+
+void soft_set_state(struct engine *engine, uint32_t index, const struct soft_vcpu_state *state)
+{
+	engine->vcpus[index]->soft->state = *state;
+}
+
 static int soft_thread_init(struct vcpu *vcpu)
 {
 	(void)vcpu;
@@ -466,7 +482,6 @@ const struct accel_ops soft_ops = {
 	.enter = soft_enter,
 	.complete_exit = soft_complete_exit,
 	.interrupt = soft_interrupt,
-	.restart = soft_restart,
 	.reset_rings = soft_reset_rings,
 	.log_dirty_pages = soft_log_dirty_pages,
 	.push_canaries = soft_push_canaries,

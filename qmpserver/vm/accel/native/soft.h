@@ -4,10 +4,22 @@
 
 #include <stdint.h>
 
+#include "guest.h"
+
 struct engine;
 struct vcpu;
 
 /* cdef begin */
+/* The state of a vCPU, apart from the guest's memory. */
+struct soft_vcpu_state {
+	struct guest_dirty_state guest;
+	uint64_t deadline; /* of the next store, on CLOCK_MONOTONIC, if the guest keeps a pace of its own */
+};
+
+/* Get or set a vCPU's state; it must have stopped, or not yet started. */
+void soft_get_state(const struct engine *engine, uint32_t index, struct soft_vcpu_state *state);
+void soft_set_state(struct engine *engine, uint32_t index, const struct soft_vcpu_state *state);
+
 /* Move the log to `bitmap`, where vCPUs have no rings: what KVM_GET_DIRTY_LOG does, for all RAM. */
 void soft_take_log(struct engine *engine, uint64_t *bitmap);
 

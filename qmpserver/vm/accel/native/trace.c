@@ -61,6 +61,11 @@ void trace_write(enum trace_event event, uint64_t start_ns, uint64_t duration_ns
 	store_release(&record->lap, place / TRACE_RECORDS * 2 + 1);
 }
 
+void trace_python(enum trace_event event, uint64_t arg0)
+{
+	trace_now(event, arg0, 0, 0);
+}
+
 uint32_t trace_take(struct trace_record *records, uint32_t count)
 {
 	uint32_t taken = 0;

@@ -25,6 +25,8 @@ enum trace_event {
 	TRACE_DIRTYLIMIT_THROTTLE_PCT,
 	TRACE_DIRTYLIMIT_SET_VCPU,
 	TRACE_DIRTYLIMIT_VCPU_EXECUTE,
+	TRACE_MIGRATE_SET_STATE,
+	TRACE_MIGRATION_BITMAP_SYNC_END,
 	TRACE_EVENTS /* their number */
 };
 
@@ -42,6 +44,9 @@ struct trace_record {
 
 /* Record the events that have their bit set, and no others. Any thread. */
 void trace_enable(uint32_t events);
+
+/* Record an event that happens now in Python, if it is enabled. */
+void trace_python(enum trace_event event, uint64_t arg0);
 
 /* Take up to `count` records out of the queue, oldest first. One thread at a time. Return their number. */
 uint32_t trace_take(struct trace_record *records, uint32_t count);

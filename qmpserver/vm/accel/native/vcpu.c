@@ -147,23 +147,27 @@ static void execute(struct vcpu *vcpu)
 
 	for (;;) {
 		uint32_t seen = kick_look(vcpu);
+		uint32_t state = load_acquire(&vcpu->state);
 		uint64_t limit, now, wait_until;
 
 		if (load_acquire(&engine->quit))
 			return;
-		if (load_acquire(&vcpu->state) == VCPU_FAILED || load_acquire(&vcpu->state) == VCPU_HALTED) {
+		if (state == VCPU_FAILED || state == VCPU_HALTED) {
 			idle(&account);
 			kick_wait(vcpu, seen, 0);
 			continue;
 		}
 		if (load_acquire(&engine->stopped)) {
-			engine->ops->complete_exit(vcpu);
-			set_state(vcpu, VCPU_PARKED);
+			/* Once it is parked, its registers and its state may be set from outside at any time. */
+			if (state != VCPU_PARKED) {
+				engine->ops->complete_exit(vcpu);
+				set_state(vcpu, VCPU_PARKED);
+			}
 			idle(&account);
 			kick_wait(vcpu, seen, 0);
 			continue;
 		}
-		limit = limit_in_force(&engine->limit) ? load_acquire(&vcpu->limit) : 0;
+		limit = limit_of(vcpu);
 		if (!limit) {
 			account = (struct account){ .charged = account.charged };
 			run(vcpu, &account, seen, 0);

@@ -38,8 +38,13 @@ struct vcpu {
 
 	uint64_t overflows; /* how often entries were found to be overwritten before their harvest */
 
-	/* under the lock of the dirty log */
+	/* the dirty log's: dirtylog.c has the meaning */
+	pthread_mutex_t ring_lock;
+	uint32_t side;       /* of the bitmap, which its pages are marked on */
 	uint32_t astray;     /* after an overflow: the place of the next push is not known */
+	uint64_t reset_due;  /* the number of the reset that its released entries wait for */
+	uint64_t reset_from; /* the entries from this index ... */
+	uint64_t reset_to;   /* ... to this one were released when the last reset began */
 	uint64_t full_fetch; /* ring.fetch when this vCPU last had its full ring reaped */
 
 	/* private to the engine */

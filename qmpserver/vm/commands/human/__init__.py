@@ -2,11 +2,12 @@
 
 To add an HMP command:
 
-1. Write `async def _NAME(monitor: HumanMonitor, ...) -> str`, in `info.py` for a subcommand of
-   `info` and in `table.py` otherwise. It calls `monitor.qmp("qmp-command", ...)` and returns the
-   text to show. Its parameters are the keys of the command's arguments.
-2. Add a row to `INFO` or to `COMMANDS`, with the arguments, parameters and help of QEMU's
-   `hmp-commands.hx` (`HumanCommand` in `qmpserver.monitor.hmp` explains the notation).
+1. Write `async def _NAME(monitor: HumanMonitor, ...) -> str`, in `migration.py` for a migration, in
+   `info.py` for another subcommand of `info`, and in `table.py` otherwise. It calls
+   `monitor.qmp("qmp-command", ...)` and returns the text to show. Its parameters are the keys of
+   the command's arguments.
+2. Add a row to the table at the end of the module, with the arguments, parameters and help of
+   QEMU's `hmp-commands.hx` (`HumanCommand` in `qmpserver.monitor.hmp` explains the notation).
 3. `tests/qemu/test_hmp.py` compares the row's help and behaviour with an installed QEMU.
 """
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.monitor.hmp import HumanCommand, table
 from qmpserver.qmp import CommandError
+from qmpserver.vm.commands.human.migration import MIGRATION_INFO
 
 if TYPE_CHECKING:
     from qmpserver.vm.commands import types
@@ -134,6 +135,7 @@ INFO = table(
     HumanCommand("dirty_ring", "", "", "show dirty ring and reaper information", _info_dirty_ring),
     HumanCommand("history", "", "", "show the command line history", _info_history),
     HumanCommand("kvm", "", "", "show KVM information", _info_kvm),
+    *MIGRATION_INFO,
     HumanCommand("name", "", "", "show the current VM name", _info_name),
     HumanCommand("status", "", "", "show the current VM status (running|paused)", _info_status),
     HumanCommand(

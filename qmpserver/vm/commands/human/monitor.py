@@ -21,15 +21,24 @@ class HumanMonitor:
 
     Belongs to the event loop's thread.
 
-    Attributes:
+    Args:
+        registry: The QMP commands.
         commands: The table of its commands.
+        terminal: Whether commands may wait, as somebody who enters lines would.
+
+    Attributes:
+        commands: As above.
+        terminal: As above.
         cpu_index: The default vCPU, which the command `cpu` selects.
         history: The lines entered before; empty where no history is kept.
     """
 
-    def __init__(self, registry: Registry, commands: tuple[HumanCommand, ...]) -> None:
+    def __init__(
+        self, registry: Registry, commands: tuple[HumanCommand, ...], *, terminal: bool = False
+    ) -> None:
         self._registry = registry
         self.commands = commands
+        self.terminal = terminal
         self.cpu_index = 0
         self.history: Sequence[str] = ()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qmpserver.monitor.hmp import HumanCommand, help_text, table
 from qmpserver.qmp import CommandError
 from qmpserver.vm.commands.human.info import INFO
+from qmpserver.vm.commands.human.migration import MIGRATION_COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -117,6 +118,7 @@ COMMANDS = table(
         _info,
         INFO,
     ),
+    *MIGRATION_COMMANDS,
     HumanCommand("quit|q", "", "", "quit the emulator", _quit),
     HumanCommand(
         "set_vcpu_dirty_limit",

@@ -12,6 +12,7 @@ import { Handles } from "./handles.js";
 import { History } from "./history.js";
 import { bindKeys } from "./keys.js";
 import { Limits } from "./limits.js";
+import { Migration } from "./migration.js";
 import { Qmp } from "./qmp.js";
 import { ReaperPanel } from "./reaper.js";
 import { RunState } from "./runstate.js";
@@ -29,6 +30,7 @@ const report = (command, error) => log.bad(`${command}: ${error.message}`);
 const changes = new Changes(log);
 const limits = new Limits(qmp, report);
 const runState = new RunState(qmp, report);
+const migration = new Migration(qmp, report);
 const tracking = new Tracking(qmp, log);
 const line = new Console(qmp);
 
@@ -67,6 +69,7 @@ function show(frame) {
   table.update(frame, visible);
   if (!visible) return;
   runState.update(frame);
+  migration.update(frame);
   tracking.update(frame);
   reaper.update(frame);
 }

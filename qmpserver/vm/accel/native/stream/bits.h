@@ -1,0 +1,37 @@
+/* Bitmaps of pages: a bit each, 64 to a word, lowest first. */
+#ifndef QMPSERVER_STREAM_BITS_H
+#define QMPSERVER_STREAM_BITS_H
+
+#include <stdint.h>
+
+#define WORD_PAGES 64ull
+
+/* Adjacent bits of a word. */
+struct run {
+	uint64_t from;
+	uint64_t count;
+};
+
+static inline uint64_t bits_words(uint64_t pages)
+{
+	return (pages + WORD_PAGES - 1) / WORD_PAGES;
+}
+
+/* The bits of the pages from `page` on, `count` of them (at least 1), that are in the word of `page`. */
+static inline uint64_t bits_of(uint64_t page, uint64_t count)
+{
+	uint64_t from = page % WORD_PAGES, room = WORD_PAGES - from;
+
+	return ~0ull >> (WORD_PAGES - (count < room ? count : room)) << from;
+}
+
+/* The first run of set bits; there must be one. */
+static inline struct run bits_first_run(uint64_t bits)
+{
+	uint64_t from = (uint64_t)__builtin_ctzll(bits), others = ~(bits >> from);
+
+	/* The shift has let in zeros, unless it was by none. */
+	return (struct run){ from, others ? (uint64_t)__builtin_ctzll(others) : WORD_PAGES };
+}
+
+#endif

@@ -1,0 +1,491 @@
+/*
+ * A pass takes each page that is to be sent once: a thread exchanges a word of the bitmap for 0 and only then looks
+ * at the pages. So a page that is stored to later is reported again and sent again, in this pass or the next.
+ *
+ * A memory file's hole stays one: reading it through the mapping would fill it. mincore() tells which pages of a word
+ * are in memory; only for the others, SEEK_DATA tells holes from pages that are swapped out.
+ */
+#define _GNU_SOURCE
+#include "stream/sender.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "atomics.h"
+#include "clock.h"
+#include "memory.h"
+#include "stream/bits.h"
+#include "stream/rate.h"
+#include "stream/sparse.h"
+#include "stream/wire.h"
+#include "stream/zero.h"
+
+#define BLOCK_WORDS (STREAM_BLOCK / WORD_PAGES)
+#define BATCH_FRAMES 64
+#define BATCH_PAGES 64
+
+/* Frames that are written with one call, payloads straight from RAM. */
+struct batch {
+	struct stream_frame frames[BATCH_FRAMES];
+	struct iovec iov[2 * BATCH_FRAMES];
+	uint32_t nframes;
+	int niov;
+	uint64_t pages;
+	uint64_t zero_pages;
+};
+
+struct outgoing {
+	struct channel channel;
+	struct sender *sender;
+	uint32_t index;
+	uint32_t passes; /* begun */
+	uint64_t pages;
+	uint64_t zero_pages;
+	uint64_t bytes;
+	struct batch batch;
+};
+
+struct sender {
+	const uint8_t *ram;
+	uint64_t pages;
+	int ram_fd;
+	int notify_fd;
+	uint64_t *pending;
+	uint64_t added; /* bits that were set and were not before */
+	uint32_t passes;
+	uint32_t sync; /* the pass ends with SYNC */
+	uint32_t busy;
+	pthread_mutex_t rate_lock;
+	struct rate rate;
+	uint64_t rate_limit; /* rate.limit, for a look without the lock */
+	bool mapped;
+	struct sparse file; /* if mapped */
+	uint32_t channels;
+	struct outgoing outgoing[];
+};
+
+static void add_word(struct sender *sender, uint64_t word, uint64_t bits)
+{
+	uint64_t before;
+
+	bits &= bits_of(0, sender->pages - word * WORD_PAGES);
+	if (!bits)
+		return;
+	before = __atomic_fetch_or(&sender->pending[word], bits, __ATOMIC_RELEASE);
+	add_relaxed(&sender->added, (uint64_t)__builtin_popcountll(bits & ~before));
+}
+
+void sender_add(struct sender *sender, const uint64_t *bitmap)
+{
+	for (uint64_t word = 0; word < bits_words(sender->pages); word++)
+		add_word(sender, word, bitmap[word]);
+}
+
+int sender_add_data(struct sender *sender)
+{
+	struct sparse ram = { .fd = sender->ram_fd, .pages = sender->pages };
+	uint64_t page = 0, last = 0;
+	int found;
+
+	while ((found = sparse_find_data(&ram, last, sender->pages, &page, &last)) > 0)
+		for (; page < last; page += WORD_PAGES - page % WORD_PAGES)
+			add_word(sender, page / WORD_PAGES, bits_of(page, last - page));
+	return found;
+}
+
+/* Wait until `bytes` may be sent. False: the thread is to stop. */
+static bool claim(struct outgoing *out, uint64_t bytes)
+{
+	struct sender *sender = out->sender;
+
+	for (;;) {
+		uint64_t until;
+
+		if (channel_stopping(&out->channel))
+			return false;
+		pthread_mutex_lock(&sender->rate_lock);
+		until = rate_claim(&sender->rate, bytes, now_ns());
+		pthread_mutex_unlock(&sender->rate_lock);
+		if (!until)
+			return true;
+		channel_wait(&out->channel, 0, until);
+	}
+}
+
+/* Keep the error in errno. Return false. */
+static bool failed(struct outgoing *out, const char *what)
+{
+	channel_set_state(&out->channel, channel_fail(&out->channel, errno, "%s", what));
+	return false;
+}
+
+static bool write_stream(struct outgoing *out, struct iovec *iov, int count)
+{
+	struct channel *channel = &out->channel;
+
+	while (count) {
+		struct msghdr message = { .msg_iov = iov, .msg_iovlen = (size_t)count };
+		ssize_t done;
+
+		if (channel_stopping(channel))
+			return false;
+		done = channel->socket ? sendmsg(channel->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+				       : writev(channel->fd, iov, count);
+		if (done >= 0) {
+			count_up(&out->bytes, (uint64_t)done);
+			iov = channel_advance(iov, &count, (size_t)done);
+		} else if (errno == EAGAIN) {
+			channel_wait(channel, POLLOUT, 0);
+		} else if (errno != EINTR) {
+			return failed(out, "cannot send RAM");
+		}
+	}
+	return true;
+}
+
+/* Make holes of pages in the file, a block at a time, to look whether the thread is to stop. */
+static bool clear_mapped(struct outgoing *out, uint64_t page, uint64_t count)
+{
+	while (count) {
+		uint64_t now = count < STREAM_BLOCK ? count : STREAM_BLOCK;
+
+		if (channel_stopping(&out->channel))
+			return false;
+		if (sparse_clear(&out->sender->file, page, now) < 0)
+			return failed(out, "cannot free the file's pages");
+		page += now;
+		count -= now;
+	}
+	return true;
+}
+
+/* Write the batch to the file that has all of RAM. */
+static bool write_mapped(struct outgoing *out)
+{
+	struct sender *sender = out->sender;
+	const struct batch *batch = &out->batch;
+
+	for (uint32_t i = 0; i < batch->nframes; i++) {
+		const struct stream_frame *frame = &batch->frames[i];
+
+		if (frame->type == STREAM_ZERO) {
+			if (!clear_mapped(out, frame->a, frame->count))
+				return false;
+		} else {
+			if (channel_stopping(&out->channel))
+				return false;
+			if (sparse_write(&sender->file, frame->a, frame->count,
+					 sender->ram + frame->a * PAGE_BYTES) < 0)
+				return failed(out, "cannot save RAM");
+			count_up(&out->bytes, frame->count * PAGE_BYTES);
+		}
+	}
+	return true;
+}
+
+/* Send the batch and begin a new one. False: the thread is to end. */
+static bool flush(struct outgoing *out)
+{
+	struct batch *batch = &out->batch;
+
+	if (!batch->nframes)
+		return true;
+	if (!claim(out, batch->nframes * sizeof(batch->frames[0]) + batch->pages * PAGE_BYTES) ||
+	    !(out->sender->mapped ? write_mapped(out) : write_stream(out, batch->iov, batch->niov)))
+		return false;
+	count_up(&out->pages, batch->pages);
+	count_up(&out->zero_pages, batch->zero_pages);
+	batch->nframes = 0;
+	batch->niov = 0;
+	batch->pages = batch->zero_pages = 0;
+	return true;
+}
+
+static void add_frame(struct batch *batch, uint32_t type, uint32_t count, uint64_t a, uint64_t b)
+{
+	struct stream_frame *frame = &batch->frames[batch->nframes++];
+
+	*frame = (struct stream_frame){ .type = type, .count = count, .a = a, .b = b };
+	batch->iov[batch->niov++] = (struct iovec){ .iov_base = frame, .iov_len = sizeof(*frame) };
+}
+
+/* As many pages as are worth a claim of the rate, so that a slow stream is smooth. */
+static uint64_t batch_pages(const struct sender *sender)
+{
+	uint64_t bytes = rate_slice(load_relaxed(&sender->rate_limit), BATCH_PAGES * PAGE_BYTES) / sender->channels;
+
+	return bytes > PAGE_BYTES ? bytes / PAGE_BYTES : 1;
+}
+
+static bool send_pages(struct outgoing *out, uint64_t page, uint64_t count)
+{
+	struct batch *batch = &out->batch;
+
+	while (count) {
+		uint64_t limit = batch_pages(out->sender), now;
+
+		if (batch->nframes == BATCH_FRAMES || batch->pages >= limit) {
+			if (!flush(out))
+				return false;
+			continue;
+		}
+		now = limit - batch->pages < count ? limit - batch->pages : count;
+		add_frame(batch, STREAM_PAGES, (uint32_t)now, page, 0);
+		batch->iov[batch->niov++] =
+			(struct iovec){ .iov_base = (void *)(uintptr_t)(out->sender->ram + page * PAGE_BYTES),
+					.iov_len = now * PAGE_BYTES };
+		batch->pages += now;
+		page += now;
+		count -= now;
+	}
+	return true;
+}
+
+static bool send_zero(struct outgoing *out, uint64_t page, uint64_t count)
+{
+	struct batch *batch = &out->batch;
+	struct stream_frame *last = batch->nframes ? &batch->frames[batch->nframes - 1] : NULL;
+
+	if (last && last->type == STREAM_ZERO && last->a + last->count == page && last->count <= UINT32_MAX - count) {
+		last->count += (uint32_t)count;
+	} else {
+		if (batch->nframes == BATCH_FRAMES && !flush(out))
+			return false;
+		add_frame(batch, STREAM_ZERO, (uint32_t)count, page, 0);
+	}
+	batch->zero_pages += count;
+	return true;
+}
+
+/* Return which of the pages are holes of the memory file, without filling any. */
+static uint64_t find_holes(const struct sender *sender, uint64_t word, uint64_t bits)
+{
+	uint64_t first = word * WORD_PAGES, left = sender->pages - first, data = first, absent = bits, holes = 0;
+	unsigned char resident[WORD_PAGES];
+	size_t count = left < WORD_PAGES ? left : WORD_PAGES;
+
+	if (!mincore((void *)(uintptr_t)(sender->ram + first * PAGE_BYTES), count * PAGE_BYTES, resident))
+		for (size_t i = 0; i < count; i++)
+			absent &= ~((uint64_t)(resident[i] & 1) << i);
+	for (; absent; absent &= absent - 1) {
+		uint64_t page = first + (uint64_t)__builtin_ctzll(absent);
+
+		if (data <= page) {
+			off_t found = lseek(sender->ram_fd, (off_t)(page * PAGE_BYTES), SEEK_DATA);
+
+			/* When it cannot be told, the page is read. */
+			data = found >= 0 ? (uint64_t)found / PAGE_BYTES : errno == ENXIO ? sender->pages : page;
+		}
+		if (data > page)
+			holes |= 1ull << (page - first);
+	}
+	return holes;
+}
+
+static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
+{
+	const struct sender *sender = out->sender;
+	uint64_t first = word * WORD_PAGES, zero = find_holes(sender, word, bits);
+
+	for (uint64_t left = bits & ~zero; left; left &= left - 1) {
+		int page = __builtin_ctzll(left);
+
+		if (page_is_zero(sender->ram + (first + (uint64_t)page) * PAGE_BYTES))
+			zero |= 1ull << page;
+	}
+	while (bits) {
+		bool is_zero = zero >> __builtin_ctzll(bits) & 1;
+		struct run run = bits_first_run(is_zero ? bits & zero : bits & ~zero);
+
+		if (!(is_zero ? send_zero : send_pages)(out, first + run.from, run.count))
+			return false;
+		bits &= ~bits_of(run.from, run.count);
+	}
+	return true;
+}
+
+/* False: the thread is to end. */
+static bool run_pass(struct outgoing *out)
+{
+	struct sender *sender = out->sender;
+	uint64_t words = bits_words(sender->pages);
+
+	for (uint64_t first = out->index * BLOCK_WORDS; first < words; first += sender->channels * BLOCK_WORDS)
+		for (uint64_t word = first; word < first + BLOCK_WORDS && word < words; word++) {
+			uint64_t *bits = &sender->pending[word];
+
+			if (!load_relaxed(bits))
+				continue;
+			if (channel_stopping(&out->channel) ||
+			    !send_word(out, word, __atomic_exchange_n(bits, 0, __ATOMIC_ACQUIRE)))
+				return false;
+		}
+	if (!flush(out))
+		return false;
+	if (!load_relaxed(&sender->sync) || sender->mapped)
+		return true;
+	add_frame(&out->batch, STREAM_SYNC, 0, out->pages, out->zero_pages);
+	return flush(out);
+}
+
+static void *send_thread(void *opaque)
+{
+	struct outgoing *out = opaque;
+	struct sender *sender = out->sender;
+	struct channel *channel = &out->channel;
+
+	while (!channel_stopping(channel)) {
+		if (load_acquire(&sender->passes) == out->passes) {
+			channel_wait(channel, 0, 0);
+			continue;
+		}
+		out->passes++;
+		store_release(&channel->state, CHANNEL_BUSY);
+		if (!run_pass(out))
+			break;
+		store_release(&channel->state, CHANNEL_IDLE);
+		if (__atomic_sub_fetch(&sender->busy, 1, __ATOMIC_ACQ_REL) == 0)
+			channel_notify(channel);
+	}
+	if (channel->state != CHANNEL_FAILED)
+		channel_set_state(channel, CHANNEL_STOPPED);
+	return NULL;
+}
+
+/* Make the file as large as it will be, since it may end in a hole. 0, or -1 and errno. */
+static int map_file(struct sender *sender, int fd, uint64_t base)
+{
+	uint64_t size = base + sender->pages * PAGE_BYTES;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || ((uint64_t)st.st_size < size && ftruncate(fd, (off_t)size) < 0))
+		return -1;
+	return sparse_init(&sender->file, fd, base, sender->pages);
+}
+
+struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
+			  int64_t base)
+{
+	struct sender *sender = calloc(1, sizeof(*sender) + channels * sizeof(sender->outgoing[0]));
+	int error;
+
+	if (!sender)
+		return NULL;
+	sender->ram = ram;
+	sender->pages = pages;
+	sender->ram_fd = ram_fd;
+	sender->channels = channels;
+	pthread_mutex_init(&sender->rate_lock, NULL);
+	for (uint32_t i = 0; i < channels; i++)
+		sender->outgoing[i].channel.wake_fd = -1;
+	sender->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	sender->pending = calloc(bits_words(sender->pages), sizeof(uint64_t));
+	if (sender->notify_fd < 0 || !sender->pending)
+		goto fail;
+	sender->mapped = base >= 0;
+	if (sender->mapped && map_file(sender, fds[0], (uint64_t)base) < 0)
+		goto fail;
+	for (uint32_t i = 0; i < channels; i++) {
+		struct outgoing *out = &sender->outgoing[i];
+
+		out->sender = sender;
+		out->index = i;
+		if (channel_init(&out->channel, fds[i], sender->notify_fd) < 0 ||
+		    channel_start(&out->channel, "ram-send", send_thread, out) < 0)
+			goto fail;
+	}
+	return sender;
+fail:
+	error = errno;
+	sender_free(sender);
+	errno = error;
+	return NULL;
+}
+
+void sender_free(struct sender *sender)
+{
+	sender_stop(sender); /* all at once, before the first is waited for */
+	for (uint32_t i = 0; i < sender->channels; i++)
+		channel_close(&sender->outgoing[i].channel);
+	if (sender->notify_fd >= 0)
+		close(sender->notify_fd);
+	pthread_mutex_destroy(&sender->rate_lock);
+	sparse_free(&sender->file);
+	free(sender->pending);
+	free(sender);
+}
+
+int sender_notify_fd(const struct sender *sender)
+{
+	return sender->notify_fd;
+}
+
+int sender_begin_pass(struct sender *sender, bool sync)
+{
+	for (uint32_t i = 0; i < sender->channels; i++)
+		if (sender_state(sender, i) >= CHANNEL_FAILED || channel_stopping(&sender->outgoing[i].channel)) {
+			errno = EPIPE;
+			return -1;
+		}
+	if (load_acquire(&sender->busy)) {
+		errno = EBUSY;
+		return -1;
+	}
+	pthread_mutex_lock(&sender->rate_lock);
+	rate_begin(&sender->rate, now_ns());
+	pthread_mutex_unlock(&sender->rate_lock);
+	store_relaxed(&sender->busy, sender->channels);
+	store_relaxed(&sender->sync, sync);
+	store_release(&sender->passes, sender->passes + 1);
+	for (uint32_t i = 0; i < sender->channels; i++)
+		channel_wake(&sender->outgoing[i].channel);
+	return 0;
+}
+
+void sender_set_rate(struct sender *sender, uint64_t limit)
+{
+	pthread_mutex_lock(&sender->rate_lock);
+	rate_set(&sender->rate, limit, now_ns());
+	store_relaxed(&sender->rate_limit, limit);
+	pthread_mutex_unlock(&sender->rate_lock);
+	for (uint32_t i = 0; i < sender->channels; i++)
+		channel_wake(&sender->outgoing[i].channel);
+}
+
+void sender_stop(struct sender *sender)
+{
+	for (uint32_t i = 0; i < sender->channels; i++)
+		channel_stop(&sender->outgoing[i].channel);
+}
+
+void sender_read_counters(const struct sender *sender, struct sender_counters *counters)
+{
+	uint64_t added, done;
+
+	*counters = (struct sender_counters){ .busy = load_acquire(&sender->busy) };
+	for (uint32_t i = 0; i < sender->channels; i++) {
+		counters->pages += load_acquire(&sender->outgoing[i].pages);
+		counters->zero_pages += load_acquire(&sender->outgoing[i].zero_pages);
+		counters->bytes += load_acquire(&sender->outgoing[i].bytes);
+	}
+	/* A page can be sent in the moment before add_word() counts it. */
+	added = load_acquire(&sender->added);
+	done = counters->pages + counters->zero_pages;
+	counters->pending = added > done ? added - done : 0;
+}
+
+enum channel_state sender_state(const struct sender *sender, uint32_t channel)
+{
+	return load_acquire(&sender->outgoing[channel].channel.state);
+}
+
+const char *sender_error(const struct sender *sender, uint32_t channel)
+{
+	return sender->outgoing[channel].channel.error;
+}

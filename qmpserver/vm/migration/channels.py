@@ -1,0 +1,248 @@
+"""Descriptors that carry a migration: opened for an address, written to and read from.
+
+Control frames go through here; the native stream uses the same descriptors, at other times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.migration.address import (
+    ExecAddress,
+    FdAddress,
+    FileAddress,
+    TcpAddress,
+    UnixAddress,
+)
+from qmpserver.monitor.background import call_in_thread
+from qmpserver.monitor.chardev import InetAddress
+from qmpserver.monitor.chardev import UnixAddress as UnixSocket
+from qmpserver.monitor.opening import listen_on
+from qmpserver.monitor.sockets import connect, remove, socket_file
+from qmpserver.vm.migration import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qmpserver.migration.address import Address
+
+BACKLOG = 256  # the most data channels, and the main one
+
+
+class Channel:
+    """A descriptor that is a migration's, non-blocking where it can be.
+
+    Args:
+        fd: The descriptor, which `close` closes.
+        process: The process at the other end, if this program has started it.
+
+    Attributes:
+        fd: As above.
+        two_way: Whether the peer can answer.
+    """
+
+    def __init__(self, fd: int, process: asyncio.subprocess.Process | None = None) -> None:
+        self.fd = fd
+        self.two_way = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        self._process = process
+        os.set_blocking(fd, False)
+        if self.two_way:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # it may be no TCP
+
+    async def send(self, kind: str, **members: Any) -> None:
+        """Write a control frame.
+
+        Raises:
+            OSError: The descriptor failed.
+            StreamError: The peer is gone.
+        """
+        left = memoryview(wire.encode(kind, **members))
+        while left:
+            try:
+                left = left[os.write(self.fd, left) :]
+            except BlockingIOError:
+                await self._ready(writing=True)
+            except ConnectionError:
+                raise wire.StreamError(wire.GONE) from None
+
+    async def receive(self, size: int | None = None) -> dict[str, Any]:
+        """Read a control frame, or only its payload of `size` bytes.
+
+        Raises:
+            OSError: The descriptor failed.
+            StreamError: The peer is gone, or does not keep to the format.
+        """
+        if size is None:
+            size = wire.payload_size(await self._read(wire.HEADER.size))
+        return wire.decode(await self._read(size))
+
+    async def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                chunk = os.read(self.fd, min(size - len(data), 1 << 20))
+            except BlockingIOError:
+                await self._ready(writing=False)
+                continue
+            except ConnectionError:
+                chunk = b""
+            if not chunk:
+                raise wire.StreamError(wire.GONE)
+            data += chunk
+        return bytes(data)
+
+    async def _ready(self, *, writing: bool) -> None:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        (loop.add_writer if writing else loop.add_reader)(self.fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            (loop.remove_writer if writing else loop.remove_reader)(self.fd)
+
+    @property
+    def position(self) -> int:
+        """The position in a file, in bytes."""
+        return os.lseek(self.fd, 0, os.SEEK_CUR)
+
+    def seek(self, position: int) -> None:
+        """Go to a position in a file.
+
+        Raises:
+            OSError: It is no file, or too short.
+        """
+        os.lseek(self.fd, position, os.SEEK_SET)
+
+    def close(self) -> None:
+        """Close the descriptor; end a process that is still there."""
+        os.close(self.fd)
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    async def finish(self) -> None:
+        """Wait until a process at the other end has read everything.
+
+        Raises:
+            StreamError: It failed.
+        """
+        if self._process is None:
+            return
+        os.close(self.fd)
+        self.fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        status = await self._process.wait()
+        if status:
+            raise wire.StreamError(f"the command of exec: ended with status {status}")
+
+
+async def open_channel(address: Address, take_fd: Callable[[str], int]) -> Channel:
+    """Open the outgoing side of `address`.
+
+    Args:
+        address: The destination.
+        take_fd: Gives the descriptor that a client has passed under a name.
+
+    Raises:
+        DeviceError, OSError: It cannot be opened.
+        CommandError: No client has passed such a descriptor.
+    """
+    match address:
+        case UnixAddress() | TcpAddress():
+            target = _socket_address(address)
+            connecting = partial(connect, target)
+            sock = await call_in_thread("migrate-connect", connecting, socket.socket.close)
+            return Channel(sock.detach())
+        case FdAddress(name):
+            return Channel(take_fd(name))
+        case ExecAddress(argv):
+            return await _run_command(argv, writing=True)
+        case FileAddress(path, offset):
+            channel = await _open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, offset)
+            if stat.S_ISREG(os.fstat(channel.fd).st_mode):
+                os.ftruncate(channel.fd, offset)
+            return channel
+
+
+async def accept_one(address: Address, take_fd: Callable[[str], int]) -> Channel:
+    """Open the incoming side of an `address` that is not listened on; see `open_channel`."""
+    match address:
+        case FdAddress(name):
+            return Channel(take_fd(name))
+        case ExecAddress(argv):
+            return await _run_command(argv, writing=False)
+        case FileAddress(path, offset):
+            return await _open_file(path, os.O_RDONLY | os.O_CLOEXEC, offset)
+        case _:
+            raise AssertionError("a socket address has a listener")
+
+
+class Listener:
+    """A socket that waits for the source's connections."""
+
+    def __init__(self, sock: socket.socket, address: UnixAddress | TcpAddress) -> None:
+        self._sock = sock
+        self._file = socket_file(_socket_address(address))
+
+    @classmethod
+    async def listen(cls, address: UnixAddress | TcpAddress) -> Listener:
+        """Listen on `address`.
+
+        Raises:
+            DeviceError: It is not possible.
+        """
+        return cls(await listen_on(_socket_address(address), BACKLOG), address)
+
+    def addresses(self) -> list[dict[str, Any]]:
+        """Return its addresses as `query-migrate` shows them."""
+        name = self._sock.getsockname()
+        if self._sock.family == socket.AF_UNIX:
+            return [{"type": "unix", "path": os.fsdecode(name)}]
+        return [{"type": "inet", "host": name[0], "port": str(name[1])}]
+
+    async def accept(self) -> Channel:
+        """Wait for a connection."""
+        sock, _ = await asyncio.get_running_loop().sock_accept(self._sock)
+        return Channel(sock.detach())
+
+    def close(self) -> None:
+        """Close the socket and remove its file."""
+        remove(self._sock, self._file)
+
+
+def _socket_address(address: UnixAddress | TcpAddress) -> UnixSocket | InetAddress:
+    if isinstance(address, UnixAddress):
+        abstract = address.path.startswith("\0")
+        return UnixSocket(address.path.removeprefix("\0"), abstract)
+    return InetAddress(address.host, address.port, address.to, address.ipv4, address.ipv6)
+
+
+async def _run_command(argv: tuple[str, ...], *, writing: bool) -> Channel:
+    """Start a command; `writing` to its standard input, or reading its standard output."""
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = (sink, source) if writing else (source, sink)
+    try:
+        null = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=theirs if writing else null, stdout=None if writing else theirs
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return Channel(ours, process)
+
+
+async def _open_file(path: str, flags: int, offset: int) -> Channel:
+    """Open a file in a thread: a FIFO or a network's disk may take long."""
+    opening = partial(os.open, path, flags, 0o660)
+    fd = await call_in_thread("migrate-open", opening, os.close)
+    if offset:
+        os.lseek(fd, offset, os.SEEK_SET)
+    return Channel(fd)

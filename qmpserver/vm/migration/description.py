@@ -1,0 +1,46 @@
+"""The description of a machine that both sides of a migration must share."""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.vm.migration.wire import VERSION, StreamError
+
+if TYPE_CHECKING:
+    from qmpserver.vm.migration.movable import Movable
+
+_NAMES = {
+    "version": "version of the stream",
+    "accel": "accelerator",
+    "ram": "bytes of RAM",
+    "page": "bytes of a page",
+    "vcpus": "number of vCPUs",
+}
+
+
+def describe(machine: Movable) -> dict[str, Any]:
+    """Return the members of a hello that both sides must have alike."""
+    return {
+        "version": VERSION,
+        "accel": machine.accel.name,
+        "ram": machine.ram.size,
+        "page": mmap.PAGESIZE,
+        "vcpus": machine.accel.engine.vcpus,
+    }
+
+
+def check(hello: dict[str, Any], machine: Movable) -> None:
+    """Compare the source's hello with this machine.
+
+    Raises:
+        StreamError: They differ; the text names each difference.
+    """
+    own = describe(machine)
+    differences = [
+        f"{_NAMES[key]}: {hello.get(key)!r} at the source, {own[key]!r} here"
+        for key in own
+        if hello.get(key) != own[key]
+    ]
+    if differences:
+        raise StreamError("the machines differ: " + "; ".join(differences))

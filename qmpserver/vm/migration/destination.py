@@ -1,0 +1,246 @@
+"""The incoming side: receives RAM and state into a machine whose guest has not run yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
+
+from qmpserver.migration.address import TcpAddress, UnixAddress
+from qmpserver.vm.accel.stream import ChannelState, Receiver
+from qmpserver.vm.machine.runstate import RunState
+from qmpserver.vm.migration.channels import Channel, Listener, accept_one
+from qmpserver.vm.migration.description import check
+from qmpserver.vm.migration.wire import GONE, StreamError, expect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from qmpserver.migration.address import Address
+    from qmpserver.migration.status import Status
+    from qmpserver.vm.dirty.worker import Worker
+    from qmpserver.vm.migration.movable import Movable
+
+MAX_CHANNELS = 255
+
+
+class Destination:
+    """One incoming migration. Belongs to the event loop's thread.
+
+    Args:
+        machine: A machine in inmigrate.
+        worker: Calls that block run there.
+        enter: Called with each new status.
+    """
+
+    def __init__(
+        self,
+        machine: Movable,
+        worker: Worker,
+        enter: Callable[[Status], None],
+    ) -> None:
+        self._machine = machine
+        self._worker = worker
+        self._enter = enter
+        self._address: Address | None = None
+        self._listener: Listener | None = None
+        self._channels: list[Channel] = []  # the main one first
+        self._receiver: Receiver | None = None
+
+    async def listen(self, address: Address) -> None:
+        """Listen on `address`, if it is one of a socket; afterwards a source can connect.
+
+        Raises:
+            DeviceError: It is not possible.
+        """
+        self._address = address
+        if isinstance(address, UnixAddress | TcpAddress):
+            self._listener = await Listener.listen(address)
+
+    def addresses(self) -> list[dict[str, Any]]:
+        """Return the addresses that it listens on, as `query-migrate` shows them."""
+        return [] if self._listener is None else self._listener.addresses()
+
+    async def run(self, take_fd: Callable[[str], int]) -> None:
+        """Receive a guest and have it run. If it raises, the guest does not run here.
+
+        Raises:
+            OSError, StreamError, DeviceError, CommandError: It failed; the text says why.
+        """
+        try:
+            main = await self._accept(take_fd)
+            self._channels.append(main)
+            try:
+                await self._receive(main)
+            except (OSError, StreamError, ValueError) as error:
+                await self._refuse(main, str(error))
+                raise
+        finally:
+            await asyncio.shield(self._release())
+
+    async def _accept(self, take_fd: Callable[[str], int]) -> Channel:
+        if self._listener is not None:
+            return await self._listener.accept()
+        assert self._address is not None
+        return await accept_one(self._address, take_fd)
+
+    async def _receive(self, main: Channel) -> None:
+        hello = expect(await main.receive(), "hello")
+        check(hello, self._machine)
+        self._enter("active")
+        await self._worker.run(self._machine.ram.clear)  # pages that are not sent are zero
+        if main.two_way:
+            await main.send("welcome")
+        if "mapped" in hello:
+            await self._load_ram(main, hello["mapped"])
+            state = expect(await main.receive(), "state")
+        else:
+            await self._accept_others(hello)
+            state = expect(await self._receive_ram(main), "state")
+        await self._load(state)
+        if main.two_way:
+            await main.send("ready")
+        expect(await main.receive(), "go")
+        self._machine.leave_inmigrate(state["run_state"])
+        if main.two_way:
+            with contextlib.suppress(OSError, StreamError):  # the guest runs, whoever listens
+                await main.send("running")
+
+    async def _accept_others(self, hello: dict[str, Any]) -> None:
+        """Accept the data channels; strangers are sent away."""
+        count, cookie = hello.get("channels"), hello.get("cookie")
+        if not isinstance(count, int) or not 0 <= count <= MAX_CHANNELS:
+            raise StreamError(f"{count!r} data channels; 0 to {MAX_CHANNELS} are allowed")
+        if count and self._listener is None:
+            raise StreamError("data channels need a socket that listens: use unix: or tcp:")
+        found: dict[int, Channel] = {}
+        try:
+            while len(found) < count:
+                assert self._listener is not None
+                channel = await self._listener.accept()
+                try:
+                    own = expect(await channel.receive(), "hello")
+                except (OSError, StreamError):
+                    channel.close()
+                    continue
+                number = own.get("channel")
+                if (
+                    isinstance(number, int)
+                    and 0 <= number < count
+                    and number not in found
+                    and own.get("cookie") == cookie
+                ):
+                    found[number] = channel
+                else:
+                    channel.close()
+        finally:
+            self._channels += [found[number] for number in sorted(found)]
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def _load_ram(self, main: Channel, base: object) -> None:
+        """Load RAM that has its place in a file, from byte `base` on."""
+        ram = self._machine.ram
+        if not isinstance(base, int) or base < 0:
+            raise StreamError(f"RAM begins at byte {base!r} of the file")
+        receiver = partial(Receiver, ram, [main.fd], mapped=base)
+        await self._receive_pages(await self._worker.run(receiver), 1)
+        main.seek(base + ram.size)
+
+    async def _receive_ram(self, main: Channel) -> dict[str, Any]:
+        """Receive RAM on all channels; return the message that follows it on the main one."""
+        carriers = self._channels[1:]
+        fds = [channel.fd for channel in carriers or [main]]
+        receiver = await self._worker.run(Receiver, self._machine.ram, fds)
+        if not carriers:
+            await self._receive_pages(receiver, 1)
+            return await main.receive()
+        message = asyncio.ensure_future(main.receive())  # it may come before the last page
+        try:
+            await self._receive_pages(receiver, len(fds), message)
+            return await message
+        finally:
+            message.cancel()
+            await asyncio.wait([message])
+
+    async def _receive_pages(
+        self, receiver: Receiver, channels: int, message: asyncio.Task[Any] | None = None
+    ) -> None:
+        """Receive until all channels are at the end of RAM; `message` is of the main channel."""
+        self._receiver = receiver
+        loop, moved = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(receiver.fileno(), moved.set)
+        try:
+            for number in range(channels):
+                receiver.start(number)
+            while not _all_pages_came(receiver):
+                await _wait(moved.wait(), message)
+                moved.clear()
+                receiver.acknowledge()
+        finally:
+            loop.remove_reader(receiver.fileno())
+
+    async def _load(self, message: dict[str, Any]) -> None:
+        """Check and load the state of the machine."""
+        limits, run_state = message.get("limits"), message.get("run_state")
+        if run_state not in get_args(RunState):
+            raise StreamError(f"the source's run state is {run_state!r}")
+        if not isinstance(limits, list) or len(limits) != self._machine.accel.engine.vcpus:
+            raise StreamError("the dirty limits are not one for each vCPU")
+        if any(not isinstance(limit, int) or limit < 0 for limit in limits):
+            raise StreamError(f"the dirty limits are {limits!r}")
+        await self._worker.run(self._machine.accel.load_state, message.get("state"))
+        for index, limit in enumerate(limits):
+            if limit:
+                self._machine.dirty_limit.set(limit, index)
+
+    async def _refuse(self, main: Channel, reason: str) -> None:
+        """Tell the source why, if it still listens."""
+        if main.two_way:
+            with contextlib.suppress(OSError, StreamError):
+                await main.send("error", desc=reason)
+
+    async def _release(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._receiver is not None:
+            self._receiver.stop()
+            await self._worker.run(self._receiver.close)
+        for channel in self._channels:
+            channel.close()
+
+
+def _all_pages_came(receiver: Receiver) -> bool:
+    """Return whether each channel has ended with SYNC.
+
+    Raises:
+        StreamError: A channel has ended otherwise.
+    """
+    states = receiver.states()
+    for number, state in enumerate(states):
+        if state == ChannelState.FAILED:
+            raise StreamError(receiver.error() or f"channel {number} failed")
+        if state == ChannelState.EOF:
+            raise StreamError(GONE)
+        if state == ChannelState.CONTROL:
+            raise StreamError("a control frame among the pages")
+    return all(state == ChannelState.SYNC for state in states)
+
+
+async def _wait(event: Coroutine[Any, Any, Any], message: asyncio.Task[Any] | None) -> None:
+    """Wait for an event, but not when the source is gone.
+
+    Raises:
+        OSError, StreamError: It is.
+    """
+    waiting = asyncio.ensure_future(event)
+    try:
+        pending = [] if message is None or message.done() else [message]
+        await asyncio.wait([waiting, *pending], return_when=asyncio.FIRST_COMPLETED)
+        if message is not None and message.done():
+            message.result()
+    finally:
+        waiting.cancel()

@@ -1,0 +1,251 @@
+"""A machine's migrations as commands use them: one at a time, out or in.
+
+The steps of a migration are in `source.py` and `destination.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.migration.address import check_transport
+from qmpserver.migration.capabilities import IN_PROGRESS, Capabilities
+from qmpserver.migration.info import Figures, destination_info, source_info
+from qmpserver.migration.parameters import Parameters
+from qmpserver.migration.status import STATUSES, UNDER_WAY, Status
+from qmpserver.monitor import DeviceError
+from qmpserver.qmp import CommandError
+from qmpserver.vm.dirty.worker import Worker
+from qmpserver.vm.migration.destination import Destination
+from qmpserver.vm.migration.source import Source
+from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.trace.events import EVENTS, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from qmpserver.migration.address import Address
+    from qmpserver.vm.migration.movable import Movable
+
+log = logging.getLogger(__name__)
+
+FAILURES = (OSError, StreamError, DeviceError, CommandError, ValueError)
+
+
+class Migration:
+    """The migration of a machine's guest. Belongs to the event loop's thread.
+
+    Args:
+        machine: The machine.
+
+    Attributes:
+        capabilities: The capabilities; `set_capabilities` changes them.
+        parameters: The parameters; `set_parameters` changes them.
+        status: The status of the last migration.
+    """
+
+    def __init__(self, machine: Movable) -> None:
+        self.capabilities = Capabilities()
+        self.parameters = Parameters()
+        self.status: Status = "none"
+        self._machine = machine
+        self._figures = Figures()
+        self._error = ""
+        self._source: Source | None = None
+        self._destination: Destination | None = None  # the incoming migration, also one that ended
+        self._task: asyncio.Task[None] | None = None
+        self._started = self._ended = 0.0
+        self._worker = Worker("migration")
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a migration is going on."""
+        return self.status in UNDER_WAY
+
+    def set_capabilities(self, values: dict[str, bool]) -> None:
+        """Change capabilities.
+
+        Raises:
+            CommandError: A change is refused, and none is made; the text is QEMU's.
+        """
+        ring = bool(self._machine.accel.dirty_ring_size)
+        self.capabilities.set(
+            values,
+            ring=ring,
+            under_way=self._source is not None,
+            awaited=self._destination is not None and self._machine.state == "inmigrate",
+            plain=self.parameters.plain,
+        )
+
+    def set_parameters(self, values: dict[str, Any]) -> None:
+        """Change parameters; bandwidth and downtime act on a migration under way.
+
+        Raises:
+            CommandError: A value is out of range, and none is changed; the text is QEMU's.
+        """
+        self.parameters.set(values, capabilities=self.capabilities)
+        if self._source is not None:
+            self._source.set_bandwidth()
+
+    def start(
+        self, address: Address, take_fd: Callable[[str], int], *, resume: bool = False
+    ) -> None:
+        """Begin to move the guest to `address`, and return; `status` tells how it goes.
+
+        Args:
+            address: Where to move it.
+            take_fd: Gives the descriptor that was passed under a name.
+            resume: Continue a paused migration, which there never is.
+
+        Raises:
+            CommandError: It is refused; the text is QEMU's.
+        """
+        check_transport(address, self.capabilities)
+        if resume:
+            raise CommandError("Cannot resume if there is no paused migration")
+        if self.under_way:
+            raise CommandError(IN_PROGRESS)
+        if self._machine.state == "inmigrate":
+            raise CommandError("Guest is waiting for an incoming migration")
+        if self._machine.state == "postmigrate":
+            raise CommandError("Can't migrate the vm that was paused due to previous migration")
+        self._destination = None
+        figures = self._begin()
+        source = self._source = Source(
+            self._machine,
+            self.capabilities,
+            self.parameters,
+            figures,
+            self._worker,
+            self._enter,
+            self._emit_pass,
+        )
+        self._spawn(self._move_out(source, source.run(address, take_fd)))
+
+    def check_awaited(self) -> None:
+        """Check that an incoming migration can be awaited.
+
+        Raises:
+            CommandError: It cannot; the text is QEMU's.
+        """
+        if self._machine.state != "inmigrate" and self._destination is None:
+            raise CommandError("'-incoming' was not specified on the command line")
+        if self._destination is not None:
+            raise CommandError("The incoming migration has already been started")
+
+    async def incoming(
+        self, address: Address, take_fd: Callable[[str], int], *, exit_on_error: bool = True
+    ) -> None:
+        """Wait for a guest at `address`; return when a source can connect.
+
+        Args:
+            address: Where to wait.
+            take_fd: Gives the descriptor that was passed under a name.
+            exit_on_error: Have the machine fail if the migration does.
+
+        Raises:
+            CommandError: It is refused; the text is QEMU's.
+            DeviceError: Nothing can listen there.
+        """
+        self.check_awaited()
+        check_transport(address, self.capabilities)
+        destination = Destination(self._machine, self._worker, self._enter)
+        self._destination = destination
+        try:
+            await destination.listen(address)
+        except BaseException:
+            self._destination = None
+            raise
+        self._begin()
+        self._spawn(self._move_in(destination.run(take_fd), exit_on_error))
+
+    def cancel(self) -> None:
+        """Cancel the outgoing migration, if there is one and the destination has not taken over."""
+        if self._source is None or self._source.committed or self.status == "cancelling":
+            return
+        self._enter("cancelling")
+        assert self._task is not None
+        self._task.cancel()
+
+    def continue_(self, state: Status) -> None:
+        """Go on after the pause before the switchover.
+
+        Raises:
+            CommandError: The status is not `state`; the text is QEMU's.
+        """
+        if self.status != state:
+            raise CommandError(f"Migration not in expected state: {self.status}")
+        if self._source is not None and state == "pre-switchover":
+            self._source.continue_()
+
+    def info(self) -> dict[str, Any]:
+        """Return the result of `query-migrate`."""
+        if self._source is not None:
+            self._source.count()
+        if self._destination is not None:
+            addresses = self._destination.addresses()
+            return destination_info(self.status, addresses=addresses, error=self._error)
+        end = time.monotonic() if self.under_way else self._ended
+        self._figures.total_time = round((end - self._started) * 1000)
+        return source_info(self._figures, self.status, error=self._error)
+
+    def _begin(self) -> Figures:
+        self._figures = Figures(total=self._machine.ram.size)
+        self._error = ""
+        self._started = time.monotonic()
+        self._enter("setup")
+        return self._figures
+
+    def _enter(self, status: Status) -> None:
+        log.info("migration: %s%s", status, self._error and f": {self._error}")
+        self.status = status
+        record(EVENTS["migrate_set_state"], STATUSES.index(status))
+        if not self.under_way:
+            self._ended = time.monotonic()
+        if self.capabilities["events"]:
+            self._machine.emit("MIGRATION", {"status": status})
+
+    def _emit_pass(self, number: int) -> None:
+        if self.capabilities["events"]:
+            self._machine.emit("MIGRATION_PASS", {"pass": number})
+
+    def _spawn(self, steps: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(steps)
+
+    async def _move_out(self, source: Source, steps: Coroutine[Any, Any, None]) -> None:
+        try:
+            await steps
+        except asyncio.CancelledError:
+            self._enter("cancelled")
+        except FAILURES as error:
+            self._error = _reason(error)
+            self._enter("failing")
+            self._enter("failed")
+        else:
+            self._enter("completed")
+        finally:
+            self._source = None
+
+    async def _move_in(self, steps: Coroutine[Any, Any, None], exit_on_error: bool) -> None:
+        try:
+            await steps
+        except FAILURES as error:
+            self._error = _reason(error)
+            self._enter("failed")
+            if exit_on_error:
+                self._machine.fail(f"load of migration failed: {self._error}")
+        else:
+            self._enter("completed")
+
+    async def close(self) -> None:
+        """End a migration that is going on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._worker.close()
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,174 @@
+"""Migrations that fail or are cancelled: the source's guest runs on, and nothing is left behind."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from qmpserver.migration.address import parse_uri
+from qmpserver.qmp import CommandError
+from qmpserver.vm.migration import wire
+from tests.conftest import Until
+from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
+
+SLOW = {"max-bandwidth": 4 << 20}
+
+
+async def assert_runs_on(source: Side) -> None:
+    assert source.machine.state == "running"
+    await source.advance(1000)
+    assert not source.machine.accel.engine.limit_in_service
+
+
+async def begin(source: Side, destination: Side, uri: str) -> None:
+    """Start a migration that takes minutes; return when pages are being sent."""
+    source.migration.set_parameters(SLOW)
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    source.migration.start(parse_uri(uri), no_fd)
+    await source.wait(lambda: source.migration.status == "active")
+
+
+async def test_cancel(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    await begin(source, destination, uri)
+    source.migration.cancel()
+    assert source.migration.status == "cancelling"
+    assert await source.ended() == "cancelled"
+    await assert_runs_on(source)
+    assert await destination.ended() == "failed"
+    assert destination.error == "the peer has closed the connection"
+
+
+async def test_cancel_in_the_pause(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    source.migration.set_capabilities({"pause-before-switchover": True})
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    source.migration.start(parse_uri(uri), no_fd)
+    await source.wait(lambda: source.migration.status == "pre-switchover")
+    source.migration.cancel()
+    assert await source.ended() == "cancelled"
+    await assert_runs_on(source)
+    assert destination.machine.state == "inmigrate"
+
+
+async def test_a_destination_that_dies(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    await begin(source, destination, uri)
+    await destination.close()
+    assert await source.ended() == "failed"
+    assert source.error == "the peer has closed the connection"
+    await assert_runs_on(source)
+
+
+async def test_a_source_that_dies_fails_the_destination(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    await begin(source, destination, uri)
+    await source.close()
+    assert await destination.ended() == "failed"
+    assert destination.machine.state == "inmigrate"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ram": 32 << 20}, "bytes of RAM: 67108864 at the source, 33554432 here"),
+        ({"vcpus": 1}, "number of vCPUs: 2 at the source, 1 here"),
+    ],
+)
+async def test_machines_that_differ(
+    side: MakeSide, uri: str, options: dict[str, int], words: str
+) -> None:
+    source, destination = side(), side(incoming=True, **options)
+    assert await migrate(source, destination, uri) == ("failed", "failed")
+    assert source.error == destination.error == f"the machines differ: {words}"
+    await assert_runs_on(source)
+    assert destination.machine.failure == f"load of migration failed: {source.error}"
+
+
+async def test_nobody_listens(side: MakeSide, tmp_path: Path) -> None:
+    source = side()
+    source.migration.start(parse_uri(f"unix:{tmp_path}/nobody"), no_fd)
+    assert await source.ended() == "failed"
+    assert source.error == f"Failed to connect to '{tmp_path}/nobody': No such file or directory"
+    await assert_runs_on(source)
+
+
+@pytest.mark.parametrize(
+    ("junk", "words"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "expected a control frame, got the bytes"),
+        (wire.HEADER.pack(wire.CONTROL, 0, 1 << 40, 0), "a control frame of 1099511627776 bytes"),
+        (wire.HEADER.pack(wire.CONTROL, 0, 4, 0) + b"{{{{", "a control frame that is not JSON"),
+        (wire.HEADER.pack(wire.CONTROL, 0, 2, 0) + b"[]", 'a control frame without a "type"'),
+        (wire.encode("go"), "expected the message 'hello', got 'go'"),
+        (wire.encode("hello"), "the machines differ: version of the stream: None at the source"),
+        (b"", "the peer has closed the connection"),
+    ],
+)
+async def test_junk(side: MakeSide, tmp_path: Path, uri: str, junk: bytes, words: str) -> None:
+    destination = side(incoming=True)
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/m.sock")
+        client.sendall(junk)
+        client.shutdown(socket.SHUT_WR)
+        assert await destination.ended() == "failed"
+    assert words in destination.error
+    assert destination.machine.state == "inmigrate"
+
+
+async def test_a_source_refuses_answers_of_another_kind(side: MakeSide, tmp_path: Path) -> None:
+    source = side()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{tmp_path}/m")
+        server.listen()
+        source.migration.start(parse_uri(f"unix:{tmp_path}/m"), no_fd)
+        connection, _ = await asyncio.to_thread(server.accept)
+        with connection:
+            connection.sendall(wire.encode("welcome") + wire.encode("ready"))
+            assert await source.ended() == "failed"
+    assert "expected the message" in source.error
+    await assert_runs_on(source)
+
+
+async def test_refusals(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    with pytest.raises(CommandError, match="'-incoming' was not specified on the command line"):
+        await source.migration.incoming(parse_uri(uri), no_fd)
+    with pytest.raises(CommandError, match="Guest is waiting for an incoming migration"):
+        destination.migration.start(parse_uri(uri), no_fd)
+    await begin(source, destination, uri)
+    with pytest.raises(CommandError, match="There's a migration process in progress"):
+        source.migration.start(parse_uri(uri), no_fd)
+    with pytest.raises(CommandError, match="The incoming migration has already been started"):
+        await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.set_parameters({"max-bandwidth": 0})
+    assert await source.ended() == "completed"
+    with pytest.raises(CommandError, match="paused due to previous migration"):
+        source.migration.start(parse_uri(uri), no_fd)
+
+
+async def test_failures_leave_nothing(side: MakeSide, tmp_path: Path, until: Until) -> None:
+    source = side()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{tmp_path}/m")
+        server.listen()
+        server.setblocking(False)
+        open_files = len(os.listdir("/proc/self/fd"))
+        threads = len(os.listdir("/proc/self/task"))
+        for number in range(30):
+            source.migration.start(parse_uri(f"unix:{tmp_path}/m"), no_fd)
+            connection, _ = await asyncio.get_running_loop().sock_accept(server)
+            with connection:
+                if number % 3:
+                    connection.sendall(wire.encode("welcome"))
+                if number % 3 == 2:
+                    await source.wait(lambda: source.migration.status == "active")
+            await source.ended()
+            assert source.migration.status == "failed"
+        assert len(os.listdir("/proc/self/fd")) == open_files
+        # A thread that has connected may be about to end.
+        await asyncio.to_thread(until, lambda: len(os.listdir("/proc/self/task")) <= threads + 1)
+    await assert_runs_on(source)

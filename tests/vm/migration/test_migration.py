@@ -1,0 +1,160 @@
+"""Whole migrations: the guest goes on at the destination, and nothing of it is lost."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qmpserver.migration.address import parse_uri
+from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
+
+SOURCE = ["setup", "active", "device", "completed"]
+DESTINATION = ["setup", "active", "completed"]
+
+
+def statuses(side: Side) -> list[str]:
+    return [event for event in side.events if event.islower()]
+
+
+async def test_a_running_guest_goes_on(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    await source.advance(20_000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    left = source.progress()
+    assert [now >= then for now, then in zip(destination.progress(), left, strict=True)] == [
+        True,
+        True,
+    ]
+    await destination.advance(20_000)
+    await destination.machine.stop()
+    destination.assert_whole()
+    assert (source.machine.state, destination.machine.state) == ("postmigrate", "paused")
+    assert statuses(source) == SOURCE
+    assert statuses(destination) == DESTINATION
+    assert source.events.index("STOP") < source.events.index("device")
+    assert destination.events.index("RESUME") < destination.events.index("completed")
+
+
+async def test_all_of_ram_is_the_same(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True, stopped=True)
+    await source.advance(50_000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert destination.machine.state == "paused"
+    assert_same_ram(source, destination)
+    destination.assert_whole()
+    await destination.machine.cont()
+    await destination.advance(1000)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+async def test_multifd(side: MakeSide, uri: str, channels: int) -> None:
+    source, destination = side(), side(incoming=True, stopped=True)
+    for one in (source, destination):
+        one.migration.set_capabilities({"multifd": True})
+        one.migration.set_parameters({"multifd-channels": channels})
+    await source.advance(20_000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert_same_ram(source, destination)
+
+
+async def test_a_paused_guest_stays_paused(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    await source.advance(1000)
+    await source.machine.stop()
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert destination.machine.state == "paused"
+    assert "RESUME" not in destination.events
+    assert source.progress() == destination.progress()
+
+
+async def test_there_and_back(side: MakeSide, uri: str) -> None:
+    """The pages, registers and limits survive each move; a limit goes on at the other side."""
+    here = side()
+    here.machine.dirty_limit.set(50, 1)
+    for _ in range(4):
+        there = side(incoming=True)
+        await here.advance(2000)
+        assert await migrate(here, there, uri) == ("completed", "completed")
+        assert [limit.limit_rate for limit in there.machine.dirty_limit.query()] == [50]
+        await here.close()
+        here = there
+    await here.advance(2000)
+    await here.machine.stop()
+    here.assert_whole()
+
+
+async def test_without_a_ring(side: MakeSide, uri: str) -> None:
+    source, destination = side(ring=0), side(ring=0, incoming=True, stopped=True)
+    await source.advance(20_000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert_same_ram(source, destination)
+
+
+async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
+    address = parse_uri(f"file:{tmp_path}/saved")
+    source, destination = side(), side(incoming=True)
+    await source.advance(20_000)
+    source.migration.start(address, no_fd)
+    assert await source.ended() == "completed"
+    await destination.migration.incoming(address, no_fd)
+    assert await destination.ended() == "completed"
+    await destination.advance(1000)
+    await destination.machine.stop()
+    destination.assert_whole()
+
+
+@pytest.mark.parametrize("offset", [0, 4096])
+async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
+    """RAM has its place in the file, which stays sparse."""
+    options = {"ram": 128 << 20, "size": "1M"}
+    (tmp_path / "saved").write_bytes(b"\xff" * (4 << 20))
+    address = parse_uri(f"file:{tmp_path}/saved,offset={offset}")
+    source, destination = side(**options), side(**options, incoming=True, stopped=True)
+    for one in (source, destination):
+        one.migration.set_capabilities({"mapped-ram": True})
+    await source.advance(1000)
+    source.migration.start(address, no_fd)
+    assert await source.ended() == "completed"
+    saved = os.stat(tmp_path / "saved")
+    assert saved.st_size > 128 << 20
+    assert saved.st_blocks * 512 < 32 << 20
+    assert (tmp_path / "saved").read_bytes()[:offset] == b"\xff" * offset
+    await destination.migration.incoming(address, no_fd)
+    assert await destination.ended() == "completed"
+    assert_same_ram(source, destination)
+    await destination.machine.cont()
+    await destination.advance(1000)
+
+
+async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
+    source, destination = side(rate="20"), side(incoming=True)
+    await source.advance(2000)
+    source.migration.start(parse_uri(f"exec:gzip -1 > {tmp_path}/saved.gz"), no_fd)
+    assert await source.ended() == "completed"
+    await destination.migration.incoming(parse_uri(f"exec:gunzip < {tmp_path}/saved.gz"), no_fd)
+    assert await destination.ended() == "completed"
+    await destination.advance(1000)
+
+
+async def test_pause_before_switchover(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    source.migration.set_capabilities({"pause-before-switchover": True})
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), no_fd)
+    await source.wait(lambda: source.migration.status == "pre-switchover")
+    assert source.machine.state == "finish-migrate"
+    with pytest.raises(RuntimeError, match="Migration is not finalized yet"):
+        await source.machine.cont()
+    source.migration.continue_("pre-switchover")
+    assert await source.ended() == "completed"
+    assert statuses(source) == ["setup", "active", "pre-switchover", "device", "completed"]
+
+
+async def test_zero_pages_stay_sparse(side: MakeSide, uri: str) -> None:
+    """Pages without data are neither sent nor allocated."""
+    options = {"ram": 1 << 30, "size": "1M", "vcpus": 1}
+    source, destination = side(**options), side(**options, incoming=True)
+    await source.advance(1000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert source.migration.info()["ram"]["transferred"] < 16 << 20
+    assert os.fstat(destination.machine.ram.fd).st_blocks * 512 < 16 << 20
