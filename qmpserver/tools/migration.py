@@ -16,9 +16,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration.status import OVER
 from qmpserver.tools.errors import QmpctlError, RefusedError, ServerError, UsageError, sensible
 from qmpserver.tools.figures import LIMITED, Figures, read_figures
-from qmpserver.tools.side import ENDED, Side
+from qmpserver.tools.side import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ class Outcome:
     """The end of a migration.
 
     Attributes:
-        status: One of `ENDED`; "failed" if either side failed.
+        status: "completed", "cancelled", or "failed" if either side failed.
         source: The source's last answer to `query-migrate`.
         destination: The destination's; empty if it has gone.
         pause: The milliseconds from STOP on the source to RESUME on the destination, by their
@@ -222,7 +223,7 @@ class Migration:
             limits = self.source.execute("query-vcpu-dirty-limit") if LIMITED in info else ()
             with sensible(self.source, "query-migrate"):
                 figures = read_figures(info, limits)
-            if figures.status in ENDED:
+            if figures.status in OVER:
                 return figures.status, info
             look(figures)
             if time.monotonic() > deadline:
@@ -242,7 +243,7 @@ class Migration:
         while self.destination.gone is None:
             try:
                 info = self.destination.info()
-                if info.get("status") in ENDED or time.monotonic() > deadline:
+                if info.get("status") in OVER or time.monotonic() > deadline:
                     return info
                 self._wait(self.destination)
             except ServerError:
@@ -280,7 +281,7 @@ class Migration:
             why = self._why(info, there)
             self._useless = self._told and status == "failed"  # one that hangs may have the guest
             return Outcome("failed", info, there, None, self.source.run_state(), why)
-        if status not in ENDED:
+        if status not in OVER:
             raise QmpctlError(
                 f"{self.destination}: its migration has not ended {PATIENCE_S:.0f} s after the "
                 f"source's, its status is '{status}'"

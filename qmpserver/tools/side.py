@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration.status import OVER
 from qmpserver.tools.errors import QmpctlError, RefusedError, ServerError, not_qmp, sensible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.tools.client import Client
-
-ENDED = ("completed", "failed", "cancelled")
-"""The statuses that a migration ends with."""
 
 
 class Side:
@@ -43,7 +41,7 @@ class Side:
     def _event(self, event: Mapping[str, Any]) -> None:
         try:
             if event["event"] == "MIGRATION":
-                self.ended |= event["data"]["status"] in ENDED
+                self.ended |= event["data"]["status"] in OVER
             elif event["event"] in ("STOP", "RESUME"):
                 stamp = event["timestamp"]
                 seconds = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6

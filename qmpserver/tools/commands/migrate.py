@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _say(json.dumps(asdict(outcome)))
     if outcome.status == "failed":
-        raise QmpctlError(f"the migration failed: {outcome.error}")
+        guest = f"the source's guest is '{outcome.guest}'"
+        raise QmpctlError(f"the migration failed: {outcome.error}; {guest}")
     if not args.json:
         _say(_told(outcome))
     if outcome.status == "completed":
