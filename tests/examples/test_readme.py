@@ -15,7 +15,7 @@ from tests.examples.conftest import ENVIRONMENT, EXAMPLES, PATIENCE, ROOT, run
 
 README = (EXAMPLES / "README.md").read_text()
 COMMANDS = re.findall(r"`([^`\n]+)` \|$", README, re.MULTILINE)
-TESTED_BY_CI = "sh examples/quickstart.sh"
+TESTED_BY_CI = ("sh examples/quickstart.sh", "sh examples/migrate.sh")
 
 
 def test_everything_is_listed() -> None:
@@ -28,9 +28,10 @@ def test_everything_is_listed() -> None:
     assert here - pictures - {"README.md"} == listed
 
 
-def test_quickstart_is_run_by_ci() -> None:
-    assert TESTED_BY_CI in COMMANDS
-    assert TESTED_BY_CI in (ROOT / ".ci" / "run").read_text()
+@pytest.mark.parametrize("command", TESTED_BY_CI)
+def test_ci_runs_what_sets_up_a_clone(command: str) -> None:
+    assert command in COMMANDS
+    assert command in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def words(request: pytest.FixtureRequest, tmp_path: Path, until: Until) -> Itera
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [command for command in COMMANDS if command != TESTED_BY_CI], indirect=True
+    "words", [command for command in COMMANDS if command not in TESTED_BY_CI], indirect=True
 )
 def test_command(
     words: list[str], tmp_path: Path, until: Until, request: pytest.FixtureRequest

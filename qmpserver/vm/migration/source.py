@@ -72,10 +72,11 @@ class Source:
         self._sender: Sender | None = None
         self._mapped: int | None = None  # where RAM begins in a file with `mapped-ram`
         self._answer: asyncio.Task[dict[str, Any]] | None = None
-        self._bandwidth = 0.0  # bytes/s, of the last round
+        self._bandwidth = 0.0  # bytes/s, in this round
+        self._round = 0, 0.0  # the bytes sent and the time when it began
         self._continued = asyncio.Event()
         self._before: RunState | None = None  # the run state before the switchover
-        self._harvested_at = self._stopped_at = 0.0
+        self._started = self._harvested_at = self._stopped_at = 0.0
 
     def continue_(self) -> None:
         """Go on after the pause before the switchover."""
@@ -95,10 +96,10 @@ class Source:
         """
         tracking = self._machine.tracking
         try:
-            started = time.monotonic()
+            self._started = time.monotonic()
             sender = self._sender = await self._set_up(address, take_fd)
             sender.set_rate(self._parameters["max-bandwidth"])
-            self._figures.setup_time = round((time.monotonic() - started) * 1000)
+            self._figures.setup_time = round((time.monotonic() - self._started) * 1000)
             tracking.acquire(self)
             await tracking.wait()
             self._harvested_at = time.monotonic()
@@ -178,10 +179,11 @@ class Source:
             await main.finish()
             self._figures.downtime = round((time.monotonic() - self._stopped_at) * 1000)
             self._machine.leave_finish_migrate("postmigrate")
+            self._bandwidth = sender.counters().bytes / (time.monotonic() - self._started)
 
     async def _send_round(self, sender: Sender, *, last: bool = False) -> None:
         """Send all pages that are pending; measure the bandwidth."""
-        before, started = sender.counters().bytes, time.monotonic()
+        self._round = sender.counters().bytes, time.monotonic()
         loop, moved = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(sender.fileno(), moved.set)
         try:
@@ -196,8 +198,13 @@ class Source:
                     raise StreamError(error)
         finally:
             loop.remove_reader(sender.fileno())
+        self._measure(sender)
+
+    def _measure(self, sender: Sender) -> None:
+        """Measure the bandwidth of this round; not of the last one, which has no limit."""
+        before, started = self._round
         sent, seconds = sender.counters().bytes - before, time.monotonic() - started
-        if sent and seconds:
+        if sent and seconds and self._before is None:
             self._bandwidth = sent / seconds
 
     async def _unless_answered(self, event: Coroutine[Any, Any, Any]) -> None:
@@ -244,6 +251,7 @@ class Source:
         """Bring the figures up to date."""
         if self._sender is None:
             return
+        self._measure(self._sender)
         counters, figures = self._sender.counters(), self._figures
         figures.transferred = counters.bytes
         figures.remaining = counters.pending * PAGE

@@ -1,0 +1,147 @@
+"""A total and a pause, both kept: limits follow from what remains, the link and the time left.
+
+README.md derives the law; this module is its feedback form.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from qmpserver.migration.policies.arithmetic import live_seconds, water_level
+from qmpserver.migration.policies.policy import MB, Decision
+from qmpserver.migration.policies.precopy import Precopy
+
+if TYPE_CHECKING:
+    from qmpserver.migration.policies.policy import Look
+
+PAUSE = 0.96  # of the allowed pause: the rest may take so much of it
+OVERDUE = 0.9  # of that rest: the aim when the time is up
+SETTLE = 0.1  # s: the shortest time in which the law corrects an error
+BURST = 0.03  # s: a limited vCPU runs in bursts of so much of its limit
+OBSERVE = 0.15  # s at the start without limits: little is sent yet, so dirty pages cost little
+GROWTH = 0.05  # s over which the growth of the dirty set is measured
+HARVEST = 0.2  # s between harvests while cold pages are left
+HARVEST_HOT = 0.5  # s between harvests later: each makes a working set count again
+CHANGE = 0.04  # smaller changes of the level are left out
+HOLD = 0.15  # s between two changes of the level, except for a fall below `AT_LIMIT` of it
+AT_LIMIT = 0.7  # of its limit: a vCPU that is as fast would be faster without it
+RELEASE = 1.0  # s below that, and the vCPU needs no limit
+BROKEN = 1.02  # of the promised total
+
+
+class Promise:
+    """Keeps `total_time` and `downtime_limit`, and slows the guest no more than that takes."""
+
+    def __init__(self) -> None:
+        self._precopy = Precopy()
+        self._data = 0  # the most that was pending
+        self._asked: Look | None = None  # the look that asked for a harvest
+        self._harvested_at = 0.0
+        self._novelty = 1.0  # share of harvested pages that were not pending
+        self._sent_cold = False
+        self._measured = (0.0, 0)  # time and size of the dirty set, when its growth was measured
+        self._working_set = math.inf  # the dirty set when all of `pending` will have been sent
+        self._busy_at: dict[int, float] = {}  # when each vCPU last was as fast as it may be
+        self._is_tight: bool | None = None  # there is no time to observe the guest
+        self._level = math.inf  # MB/s
+        self._changed_at = -math.inf
+        self._broken = False
+
+    def decide(self, look: Look) -> Decision:
+        """Return the answer to a look."""
+        if not look.total_time:
+            return self._precopy.decide(look)
+        if not look.bandwidth and not look.sent:
+            return Decision()
+        self._learn(look)
+        rest = look.sendable(PAUSE * look.downtime_limit)
+        sends_cold = look.cold > look.bandwidth * HARVEST  # also until after the next harvest
+        novelty = self._novelty if sends_cold else 1.0
+        remaining = look.pending + min(novelty * look.unharvested, self._data - look.pending)
+        demands = self._demands(look)
+        fits = look.remaining <= rest
+        harvest = not fits and self._is_harvest_due(look, sends_cold)
+        self._asked = look if harvest else None
+        if not harvest:  # the look after it knows more
+            self._level = self._law(look, remaining, rest, novelty, demands)
+        level = self._level
+
+        held = live_seconds(look.pending, rest, look.bandwidth, len(demands) * MB)
+        soonest = look.time + held + look.pause(min(look.pending, rest))
+        free = live_seconds(remaining, rest, look.bandwidth, novelty * sum(demands))
+        unlimited = look.time + free + look.pause(min(remaining, rest))
+        kept = soonest <= BROKEN * look.total_time
+        newly_broken = not kept and not self._broken
+        self._broken |= newly_broken
+        return Decision(
+            limits=tuple(max(1, round(level)) if rate > level * MB else 0 for rate in demands),
+            harvest=harvest,
+            switch_over=fits,
+            expected_total=max(soonest, min(unlimited, look.total_time)),
+            expected_downtime=look.pause(min(remaining, rest)),
+            kept=kept,
+            newly_broken=newly_broken,
+        )
+
+    def _learn(self, look: Look) -> None:
+        """Take up the result of a harvest, and the growth of the dirty set since then."""
+        self._data = max(self._data, look.pending)
+        if self._asked is not None:
+            novel = look.added - self._asked.added
+            self._novelty = min(1.0, novel / self._asked.unharvested)
+            self._harvested_at = look.time
+            self._measured = (look.time, look.unharvested)
+        since, size = self._measured
+        if look.time - since >= GROWTH:
+            growth = (look.unharvested - size) / (look.time - since)
+            dirty = look.unharvested + growth * look.pending / max(look.bandwidth, 1.0)
+            # A known working set that is merely dirty again, after a harvest, stays known.
+            if dirty < self._working_set or look.unharvested > 1.1 * self._working_set:
+                self._working_set = dirty
+            self._measured = (look.time, look.unharvested)
+
+    def _is_harvest_due(self, look: Look, sends_cold: bool) -> bool:
+        is_dry = look.pending <= look.bandwidth * 0.02
+        is_first_of_hot = self._sent_cold and not sends_cold
+        self._sent_cold = sends_cold
+        longest = HARVEST if sends_cold else HARVEST_HOT
+        # Early harvests merge dirty pages into what is pending anyway.
+        is_old = look.time - self._harvested_at >= min(longest, max(2 * GROWTH, look.time / 3))
+        return look.unharvested > 0 and (is_dry or is_first_of_hot or is_old)
+
+    def _demands(self, look: Look) -> list[float]:
+        """Return how fast each vCPU would dirty memory without a limit; infinite: unknown."""
+        demands = []
+        for index, (rate, limit) in enumerate(zip(look.rates, look.limits, strict=True)):
+            if not limit or rate >= AT_LIMIT * limit * MB:
+                self._busy_at[index] = look.time
+            slowed = limit and look.time - self._busy_at[index] < RELEASE
+            demands.append(math.inf if slowed else rate)
+        if look.time < OBSERVE:  # the rates mean nothing yet
+            return [math.inf] * len(demands)
+        return demands
+
+    def _law(
+        self, look: Look, remaining: float, rest: float, novelty: float, demands: list[float]
+    ) -> float:
+        """Return the level, in MB/s, that no vCPU may exceed; infinite for none."""
+        left = look.total_time - PAUSE * look.downtime_limit - look.time
+        if left > SETTLE:  # between two bursts less remains than on average
+            aim = rest + BURST / 2 * MB * sum(look.limits)
+        else:  # the later it is, the harder it presses
+            aim = OVERDUE * rest + look.bandwidth * min(0.0, left)
+        novel = look.bandwidth - (remaining - aim) / max(left, SETTLE)
+        level = water_level(demands, novel / max(novelty, 0.02)) / MB
+        if self._is_tight is None:
+            self._is_tight = novel * left < 1.5 * look.bandwidth * OBSERVE
+        if look.time < OBSERVE:
+            return level if self._is_tight else math.inf
+        if self._working_set <= rest and math.inf not in demands:
+            level = math.inf
+        is_other = not math.isclose(level, self._level, rel_tol=CHANGE)
+        has_held = look.time - self._changed_at >= HOLD
+        if not is_other or not (has_held or level < AT_LIMIT * self._level):
+            return self._level
+        self._changed_at = look.time
+        return level

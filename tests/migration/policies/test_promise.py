@@ -1,0 +1,206 @@
+"""The promised total and the pause, kept in simulated time."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from qmpserver.migration.policies.policy import MB, Decision, Look
+from qmpserver.migration.policies.promise import Promise
+from tests.migration.policies.simulator import Migration, Outcome, Vcpu
+
+RAM, LINK = 512.0, 128.0
+GREEDY = 1500.0
+"""MB/s of a vCPU at full speed."""
+
+
+def constant(value: float) -> Callable[[float], float]:
+    return lambda _time: value
+
+
+def step(at: float, before: float, after: float) -> Callable[[float], float]:
+    return lambda time: before if time < at else after
+
+
+def greedy(size: float = 256, first: float = 0, *, forgiving: bool = False) -> Vcpu:
+    return Vcpu(size, constant(GREEDY), first, forgiving=forgiving)
+
+
+def bound(total: float, downtime: float, ram: float = RAM) -> float:
+    """Return the rate at which the guest may write if each page that it writes to is sent again."""
+    return LINK - (ram - LINK * downtime) / total
+
+
+def _first_look(*, total: float, bandwidth: float = LINK * MB) -> Decision:
+    return Promise().decide(
+        Look(
+            time=0,
+            pending=int(RAM * MB),
+            unharvested=0,
+            added=0,
+            sent=0,
+            rounds=1,
+            bandwidth=bandwidth,
+            rates=(0, 0),
+            limits=(0, 0),
+            downtime_limit=0.3,
+            total_time=total,
+        )
+    )
+
+
+def assert_kept(outcome: Outcome, total: float, downtime: float) -> None:
+    assert outcome.total == pytest.approx(total, rel=0.02)
+    assert outcome.pause <= downtime + 0.005
+    assert outcome.broken_at == math.inf
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+@pytest.mark.parametrize(
+    ("total", "downtime", "vcpus"),
+    [
+        (5, 0.3, 1),
+        (5, 0.1, 2),
+        (5, 0.05, 1),
+        (5, 0.02, 2),
+        (10, 0.1, 1),
+        (10, 0.02, 2),
+        (20, 0.3, 2),
+        (20, 0.05, 1),
+    ],
+)
+def test_total_and_pause_are_kept(
+    total: float, downtime: float, vcpus: int, cold_first: bool
+) -> None:
+    size = 256 / vcpus
+    guest = [greedy(size, index * size) for index in range(vcpus)]
+    migration = Migration(RAM, constant(LINK), guest, downtime, total, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert_kept(outcome, total, downtime)
+    assert outcome.dirtied >= 0.95 * bound(total, downtime)
+
+
+def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -> None:
+    rates = {}
+    for cold_first in (True, False):
+        migration = Migration(RAM, constant(LINK), [greedy()], 0.3, 5, cold_first=cold_first)
+        rates[cold_first] = migration.run(Promise()).dirtied
+    assert rates[True] > 3 * rates[False]
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+@pytest.mark.parametrize(("total", "tolerance"), [(2.6, 0.02), (2.1, 0.05)])
+def test_close_to_the_minimum_the_guest_is_held_in_time(
+    total: float, tolerance: float, cold_first: bool
+) -> None:
+    migration = Migration(256, constant(LINK), [greedy()], 0.1, total, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert outcome.total == pytest.approx(total, rel=tolerance)
+    assert outcome.pause <= 0.105
+
+
+def test_at_the_minimum_the_guest_is_held_from_the_first_look() -> None:
+    assert _first_look(total=RAM / LINK * 1.02).limits == (1, 1)
+
+
+def test_with_time_to_spare_the_guest_is_free_at_the_first_look() -> None:
+    assert not any(_first_look(total=5).limits)
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_a_light_vcpu_keeps_its_speed(cold_first: bool) -> None:
+    light = Vcpu(64, constant(30), 300, paced=True)
+    guest = [greedy(), light]
+    migration = Migration(RAM, constant(LINK), guest, 0.3, 10, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert_kept(outcome, 10, 0.3)
+    assert light.touched >= 0.98 * light.possible
+    assert guest[0].limited_for > 5
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+@pytest.mark.parametrize("total", [4.3, 5, 20])
+def test_a_working_set_that_fits_the_pause_is_never_limited(total: float, cold_first: bool) -> None:
+    guest = greedy(20, 100)
+    migration = Migration(RAM, constant(LINK), [guest], 0.3, total, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert guest.set_limits == 0
+    assert outcome.total == pytest.approx(RAM / LINK, rel=0.05)
+    assert outcome.pause <= 0.305
+
+
+def test_an_idle_guest_takes_no_longer_than_its_memory() -> None:
+    migration = Migration(RAM, constant(LINK), [Vcpu(256, constant(0))], 0.3, 20)
+    outcome = migration.run(Promise())
+    assert outcome.total == pytest.approx(RAM / LINK, rel=0.01)
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_a_link_that_gets_slower_is_made_up_for(cold_first: bool) -> None:
+    link = step(5, LINK, LINK / 2)
+    migration = Migration(RAM, link, [greedy()], 0.3, 10, cold_first=cold_first)
+    assert_kept(migration.run(Promise()), 10, 0.3)
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_a_guest_that_gets_faster_is_limited(cold_first: bool) -> None:
+    guest = Vcpu(256, step(2.5, 30, 60))
+    migration = Migration(RAM, constant(LINK), [guest], 0.1, 5, cold_first=cold_first)
+    assert_kept(migration.run(Promise()), 5, 0.1)
+    assert guest.set_limits
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_a_promise_that_cannot_be_kept_is_told_at_once(cold_first: bool) -> None:
+    link = step(2.5, LINK, LINK / 2)
+    migration = Migration(RAM, link, [greedy()], 0.3, 5, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert 2.5 <= outcome.broken_at <= 2.7
+    assert outcome.pause <= 0.305, "the pause is kept all the same"
+    told = [decision for now, decision, _ in outcome.trace if now >= 2.7]
+    assert not any(decision.kept for decision in told)
+    assert all(
+        one.limits == (1,)
+        for now, one, look in outcome.trace
+        if now > 2.7 and look.pending > 100 * MB
+    )
+    assert told[0].expected_total == pytest.approx(outcome.total, rel=0.1)
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_the_expected_total_is_honest(cold_first: bool) -> None:
+    migration = Migration(RAM, constant(LINK), [greedy()], 0.3, 5, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    for now, decision, _ in outcome.trace:
+        if now >= 0.5:
+            assert decision.expected_total == pytest.approx(outcome.total, rel=0.05)
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_noise_slow_looks_and_a_limiter_that_forgets_debts_are_survived(cold_first: bool) -> None:
+    migration = Migration(
+        RAM,
+        constant(LINK),
+        [greedy(forgiving=True)],
+        0.1,
+        5,
+        cold_first=cold_first,
+        look=0.03,
+        noise=0.05,
+    )
+    assert_kept(migration.run(Promise()), 5, 0.1)
+
+
+def test_without_a_promise_it_is_precopy() -> None:
+    guest = Vcpu(256, constant(20))
+    outcome = Migration(RAM, constant(LINK), [guest], 0.3).run(Promise())
+    assert outcome.total == pytest.approx(RAM / (LINK - 20), rel=0.02)
+    assert outcome.pause <= 0.3
+    assert guest.set_limits == 0
+
+
+def test_an_unknown_bandwidth_breaks_no_promise() -> None:
+    decision = _first_look(total=5, bandwidth=0)
+    assert decision.kept
+    assert not decision.switch_over
+    assert decision.expected_total == math.inf
