@@ -771,6 +771,7 @@ DirtyRing = TypedDict(
         "tracking": bool,
         "in-service": bool,
         "reaper": Reaper,
+        "resets": int,
         "reset-shortfalls": int,
         "vcpus": list[VcpuDirtyRing],
     },

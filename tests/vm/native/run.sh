@@ -30,7 +30,7 @@ for cc in gcc clang; do
 		fi
 		echo "$cc: $sanitizer"
 		$build $flags tests/vm/native/harness.c $sources -o "$dir/harness" -pthread &&
-			calmly timeout 120 "$dir/harness" 30 || failed=yes
+			calmly timeout 240 "$dir/harness" 12 || failed=yes
 	done
 done
 [ -z "$failed" ]
