@@ -254,6 +254,11 @@ class Engine:
         return sum(int(self._ptr.vcpus[i].overflows) for i in range(self.vcpus))
 
     @property
+    def resets(self) -> int:
+        """The number of resets of the rings that were asked of the accelerator."""
+        return int(self._ptr.log.resets_begun)
+
+    @property
     def reset_shortfalls(self) -> int:
         """The number of ring resets that ended early, including those that reported success."""
         return int(self._ptr.log.cut_resets)
