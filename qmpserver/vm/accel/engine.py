@@ -275,6 +275,11 @@ class Engine:
         """Wake the vCPUs whose limit has changed, and the reaper if no limit is left."""
         lib.limit_kick(self._ptr, -1 if cpu_index is None else cpu_index)
 
+    def set_cpu_throttle(self, percentage: int) -> None:
+        """Hold all vCPUs that have no dirty limit for 0 to 99 % of their time; 0 ends it."""
+        self._ptr.cpu_throttle = percentage
+        lib.kick_all(self._ptr)
+
     def limits(self) -> list[int]:
         """Return each vCPU's limit in MB/s, 0 for none."""
         return [int(self._ptr.vcpus[i].limit) for i in range(self.vcpus)]

@@ -98,6 +98,7 @@ class Rounds:
             if decision.switch_over:
                 return
             self._limit(decision.limits)
+            self._throttle(decision.throttle)
             if decision.harvest:
                 await self.harvest()
                 self._count_round()
@@ -114,8 +115,14 @@ class Rounds:
         return self._limiting
 
     def lift_limits(self) -> None:
-        """Have the vCPUs no other limits than those that clients have set."""
+        """End the throttle, and leave the vCPUs no other limits than those of clients."""
         self._limit(())
+        self._throttle(0)
+
+    def _throttle(self, percentage: int) -> None:
+        if percentage != (self._figures.cpu_throttle or 0):
+            self._machine.accel.engine.set_cpu_throttle(percentage)
+            self._figures.cpu_throttle = percentage or None
 
     def _limit(self, limits: Sequence[int]) -> None:
         """Limit each vCPU, in MB/s, beside the limits that clients have set; 0: not."""
@@ -210,6 +217,7 @@ class Rounds:
             bandwidth=self._bandwidth or parameters["max-bandwidth"],
             rates=tuple(self._machine.tracking.rates.bytes_per_second()),
             limits=tuple(engine.limits()),
+            throttle=self._figures.cpu_throttle or 0,
             downtime_limit=parameters["downtime-limit"] / 1000,
             switchover_bandwidth=parameters["avail-switchover-bandwidth"],
             overhead=OVERHEAD_S,

@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from qmpserver.migration.policies.auto_converge import AutoConverge
 from qmpserver.migration.policies.dirty_limit import DirtyLimit
 from qmpserver.migration.policies.precopy import Precopy
 from qmpserver.vm.accel.stream import Sender
@@ -131,9 +132,18 @@ class Source:
             await asyncio.shield(self._release())
 
     def _policy(self) -> Policy:
+        parameters = self._parameters
+        threshold = parameters["throttle-trigger-threshold"]
         if self._capabilities["dirty-limit"]:
-            threshold = self._parameters["throttle-trigger-threshold"]
-            return DirtyLimit(self._parameters["vcpu-dirty-limit"], trigger_threshold=threshold)
+            return DirtyLimit(parameters["vcpu-dirty-limit"], trigger_threshold=threshold)
+        if self._capabilities["auto-converge"]:
+            return AutoConverge(
+                trigger_threshold=threshold,
+                initial=parameters["cpu-throttle-initial"],
+                increment=parameters["cpu-throttle-increment"],
+                tailslow=parameters["cpu-throttle-tailslow"],
+                maximum=parameters["max-cpu-throttle"],
+            )
         return Precopy()
 
     @property

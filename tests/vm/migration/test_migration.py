@@ -182,3 +182,19 @@ async def test_dirty_limit_converges(side: MakeSide, uri: str, until: Until) -> 
     assert source.machine.accel.engine.limits() == [0, 500]
     assert [limit.limit_rate for limit in destination.machine.dirty_limit.query()] == [500]
     assert source.migration.info()["downtime"] < 1000
+
+
+async def test_auto_converge(side: MakeSide, uri: str, until: Until) -> None:
+    """A guest that is faster than the link is held for more and more of its time."""
+    source, destination = side(), side(incoming=True)
+    source.migration.set_capabilities({"auto-converge": True})
+    source.migration.set_parameters(
+        {"max-bandwidth": 60 << 20, "cpu-throttle-initial": 95, "cpu-throttle-increment": 4}
+    )
+    await source.advance(20_000)
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), no_fd)
+    await asyncio.to_thread(until, lambda: "cpu-throttle-percentage" in source.migration.info())
+    assert source.migration.info()["cpu-throttle-percentage"] >= 95
+    assert (await source.ended(), await destination.ended()) == ("completed", "completed")
+    assert "cpu-throttle-percentage" not in source.migration.info()
