@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         DirtyRateMeasureMode,
         MigrationCapabilityStatus,
         MigrationChannel,
+        MigrationForecast,
         MigrationInfo,
         MigrationParameters,
         MigrationStatus,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_OWN = "__org.qmpserver_"
 _WHILE_RUNNING = "dirty page rate limit while migration is running"
 
 
@@ -113,6 +116,12 @@ def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
         return info
 
 
+def _member(keyword: str) -> str:
+    """Return the name of the member that a handler gets as a keyword."""
+    prefix = _OWN if keyword.startswith(_OWN) else ""
+    return prefix + keyword.removeprefix(prefix).replace("_", "-")
+
+
 def _take_fd(client: Client | None, name: str) -> int:
     """Return the descriptor that the client's monitor has under `name`; the caller must close it.
 
@@ -173,11 +182,29 @@ def _register_migration(registry: Registry, machine: Machine) -> None:
 
     @registry.command("migrate-set-parameters")
     def migrate_set_parameters(**parameters: Any) -> None:
-        migration.set_parameters({name.replace("_", "-"): one for name, one in parameters.items()})
+        migration.set_parameters({_member(keyword): one for keyword, one in parameters.items()})
 
     @registry.command("query-migrate-parameters")
     def query_migrate_parameters() -> MigrationParameters:
         return cast("MigrationParameters", migration.parameters.query())
+
+    @registry.command("__org.qmpserver_query-migration-forecast")
+    async def query_migration_forecast(*, bandwidth: int | None = None) -> MigrationForecast:
+        try:
+            told = await migration.forecast(bandwidth)
+        except OSError as error:
+            raise CommandError(str(error)) from None
+        result: MigrationForecast = {
+            "possible": told.possible,
+            "shortest-total-time": round(told.shortest_total * 1000),
+            "expected-downtime": round(told.expected_downtime * 1000),
+            "kept": [round(part * 100) for part in told.kept],
+        }
+        if told.unlimited_total < math.inf:
+            result["unlimited-total-time"] = round(told.unlimited_total * 1000)
+        if told.expected_total < math.inf:
+            result["expected-total-time"] = round(told.expected_total * 1000)
+        return result
 
     @registry.command("query-migrate")
     def query_migrate() -> MigrationInfo:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qmpserver.vm.migration.answers import Answers
     from qmpserver.vm.migration.movable import Movable
 
+TOTAL_TIME = "__org.qmpserver_total-time"
 LOOK_S = 0.02  # between two looks of the policy
 BANDWIDTH_S = 0.1  # the time over which the bandwidth is measured
 OVERHEAD_S = 0.005  # of the pause: stopping the guest, its state, the destination's answers
@@ -42,6 +43,7 @@ class Rounds:
         parameters: Read all the time.
         figures: Updated as it goes.
         emit_pass: Called with the number of each round.
+        emit_late: Called with the expected total in ms when the promise cannot be kept any more.
         started: The time when the migration began, on `time.monotonic`.
 
     Attributes:
@@ -57,6 +59,7 @@ class Rounds:
         parameters: Parameters,
         figures: Figures,
         emit_pass: Callable[[int], None],
+        emit_late: Callable[[int], None],
         started: float,
     ) -> None:
         self._machine = machine
@@ -66,6 +69,7 @@ class Rounds:
         self._parameters = parameters
         self._figures = figures
         self._emit_pass = emit_pass
+        self._emit_late = emit_late
         self._started = started
         self._moved = asyncio.Event()  # the sender has come to the end of a pass, or failed
         self._added = 0  # bytes that harvests have added to the pending ones
@@ -97,6 +101,8 @@ class Rounds:
             self._figures.expected_downtime = round(min(expected, UNKNOWN_DOWNTIME))
             if decision.switch_over:
                 return
+            if decision.newly_broken:
+                self._emit_late(round(decision.expected_total * 1000))
             self._limit(decision.limits)
             self._throttle(decision.throttle)
             if decision.harvest:
@@ -219,6 +225,7 @@ class Rounds:
             limits=tuple(engine.limits()),
             throttle=self._figures.cpu_throttle or 0,
             downtime_limit=parameters["downtime-limit"] / 1000,
+            total_time=parameters[TOTAL_TIME] / 1000,
             switchover_bandwidth=parameters["avail-switchover-bandwidth"],
             overhead=OVERHEAD_S,
         )

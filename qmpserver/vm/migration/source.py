@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.migration.policies.auto_converge import AutoConverge
 from qmpserver.migration.policies.dirty_limit import DirtyLimit
-from qmpserver.migration.policies.precopy import Precopy
+from qmpserver.migration.policies.promise import Promise
 from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.answers import Answers
@@ -48,6 +48,7 @@ class Source:
         worker: Calls that block run there.
         enter: Called with each new status.
         emit_pass: Called with the number of each round.
+        emit_late: Called with the expected total in ms when the promise cannot be kept any more.
 
     Attributes:
         committed: The destination was told to run the guest: it must not run here again.
@@ -62,6 +63,7 @@ class Source:
         worker: Worker,
         enter: Callable[[Status], None],
         emit_pass: Callable[[int], None],
+        emit_late: Callable[[int], None],
     ) -> None:
         self.committed = False
         self._machine = machine
@@ -71,6 +73,7 @@ class Source:
         self._worker = worker
         self._enter = enter
         self._emit_pass = emit_pass
+        self._emit_late = emit_late
         self._channels: list[Channel] = []  # the main one first
         self._sender: Sender | None = None
         self._mapped: int | None = None  # where RAM begins in a file with `mapped-ram`
@@ -114,6 +117,7 @@ class Source:
                 self._parameters,
                 self._figures,
                 self._emit_pass,
+                self._emit_late,
                 started,
             )
             await rounds.begin()
@@ -144,7 +148,7 @@ class Source:
                 tailslow=parameters["cpu-throttle-tailslow"],
                 maximum=parameters["max-cpu-throttle"],
             )
-        return Precopy()
+        return Promise()  # without a promise it only waits until the rest fits
 
     @property
     def limits_vcpus(self) -> bool:

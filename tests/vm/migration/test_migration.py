@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qmpserver.migration.address import parse_uri
+from qmpserver.vm.migration.rounds import TOTAL_TIME
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
 
@@ -198,3 +199,31 @@ async def test_auto_converge(side: MakeSide, uri: str, until: Until) -> None:
     assert source.migration.info()["cpu-throttle-percentage"] >= 95
     assert (await source.ended(), await destination.ended()) == ("completed", "completed")
     assert "cpu-throttle-percentage" not in source.migration.info()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("total_ms", "downtime_ms"), [(3000, 100), (2500, 30)])
+async def test_a_promise_is_kept(side: MakeSide, uri: str, total_ms: int, downtime_ms: int) -> None:
+    """A guest at full speed, over a link of 40 MB/s, in the promised time."""
+    source, destination = side(vcpus=1), side(vcpus=1, incoming=True)
+    source.migration.set_parameters(
+        {"max-bandwidth": 40 << 20, "downtime-limit": downtime_ms, TOTAL_TIME: total_ms}
+    )
+    await source.advance(20_000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    info = source.migration.info()
+    assert 0.8 * total_ms < info["total-time"] < 1.5 * total_ms
+    assert info["downtime"] < downtime_ms + 200
+    assert not source.machine.accel.engine.limit_in_service
+    assert not destination.machine.accel.engine.limit_in_service
+
+
+async def test_a_promise_that_cannot_be_kept_is_told(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    source.migration.set_parameters({"max-bandwidth": 30 << 20, TOTAL_TIME: 1000})
+    await source.advance(20_000)
+    forecast = await source.migration.forecast()
+    assert not forecast.possible
+    assert forecast.shortest_total > 1.0
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert source.events.count("__org.qmpserver_MIGRATION_LATE") == 1
