@@ -84,7 +84,7 @@ _NEW_PARAMETERS = (
     "+.avail-switchover-bandwidth +.cpr-exec-command +.direct-io +.mode +.multifd-qatzip-level "
     "+.vcpu-dirty-limit +.x-rdma-chunk-size +.x-vcpu-dirty-limit-period +.zero-page-detection "
     "-.block-incremental -.compress-level -.compress-threads -.compress-wait-thread "
-    "-.decompress-threads"
+    "-.decompress-threads +.__org.qmpserver_total-time"
 )
 _NEW_TYPES = "+.tls-{0} +.tls-{0}|null +.tls-{0}|string -.tls-{0}"
 MIGRATION_SINCE_7_2 = {
