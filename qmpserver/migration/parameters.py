@@ -85,12 +85,15 @@ class Parameters(Mapping[str, Any]):
     """The parameters of one machine's migrations.
 
     `max-bandwidth` and `downtime-limit` also act on a migration that is under way.
+
+    Args:
+        own: Parameters that QEMU does not have, and their defaults.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Any] | None = None) -> None:
         self._values: dict[str, Any] = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in DEFAULTS.items()
+            for name, value in {**DEFAULTS, **(own or {})}.items()
         }
 
     def __getitem__(self, name: str) -> Any:

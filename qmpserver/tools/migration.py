@@ -16,8 +16,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration.status import OVER
 from qmpserver.tools.errors import QmpctlError, RefusedError, ServerError, UsageError, sensible
 from qmpserver.tools.figures import LIMITED, Figures, read_figures
+from qmpserver.tools.side import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.1  # between two looks
 PATIENCE_S = 10.0  # for a cancel, and for the destination once the source has completed
 LAST_WORDS_S = 1.0  # for a destination to say why it failed
-ENDED = ("completed", "failed", "cancelled")
 PAUSED = "pre-switchover"
 SOURCE_ONLY = ("auto-converge", "dirty-limit", "pause-before-switchover")
 """Capabilities without an effect on a destination, which may refuse them."""
@@ -38,85 +39,12 @@ SOURCE_ONLY = ("auto-converge", "dirty-limit", "pause-before-switchover")
 _WILDCARDS = ("", "0.0.0.0", "::")
 
 
-class Side:
-    """One server of a migration, and the facts that its events have told.
-
-    Attributes:
-        role: "source" or "destination".
-        client: Its connection.
-        gone: The error that ended the connection; None as long as it lasts.
-        ended: Whether an event has told the end of the migration; `Migration` clears it again.
-        stopped: When its guest was stopped last, in seconds of its clock.
-        resumed: When its guest was resumed last, in seconds of its clock.
-    """
-
-    def __init__(self, role: str, client: Client) -> None:
-        self.role = role
-        self.client = client
-        self.gone: ServerError | None = None
-        self.ended = False
-        self.stopped: float | None = None
-        self.resumed: float | None = None
-        client.on_event = self._event
-
-    def __str__(self) -> str:
-        return str(self.client.address)
-
-    def _event(self, event: Mapping[str, Any]) -> None:
-        with sensible(self, "a command, an event,"):
-            if event["event"] == "MIGRATION":
-                self.ended |= event["data"]["status"] in ENDED
-            elif event["event"] in ("STOP", "RESUME"):
-                stamp = event["timestamp"]
-                seconds = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6
-                if event["event"] == "STOP":
-                    self.stopped = seconds
-                else:
-                    self.resumed = seconds
-
-    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Execute a command and return its result.
-
-        Raises:
-            QmpctlError: The server refuses; the text names the server and the command.
-            ServerError: The server has gone, or does not answer.
-        """
-        try:
-            return self.client.execute(command, arguments)
-        except RefusedError as error:
-            raise self.refusal(command, error) from None
-        except ServerError as error:
-            self.gone = error
-            raise
-
-    def refusal(self, command: str, error: RefusedError) -> QmpctlError:
-        """Return the error that names the server, the command and its refusal."""
-        return QmpctlError(f"{self}: {command} is refused: {error.desc}")
-
-    def read_events(self) -> None:
-        """Read the events that have arrived, or note that the server has gone."""
-        try:
-            self.client.read_events()
-        except ServerError as error:
-            self.gone = error
-
-    def info(self) -> dict[str, Any]:
-        """Return the answer to `query-migrate`; raise as `execute`."""
-        with sensible(self, "query-migrate"):
-            return dict(self.execute("query-migrate"))
-
-    def run_state(self) -> str:
-        """Return the run state; raise as `execute`."""
-        with sensible(self, "query-status"):
-            return str(self.execute("query-status")["status"])
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of a migration.
 
     Attributes:
-        status: One of `ENDED`; "failed" if either side failed.
+        status: "completed", "cancelled", or "failed" if either side failed.
         source: The source's last answer to `query-migrate`.
         destination: The destination's; empty if it has gone.
         pause: The milliseconds from STOP on the source to RESUME on the destination, by their
@@ -146,7 +74,8 @@ class Migration:
         self.destination = Side("destination", destination)
         self._socket = contextlib.ExitStack()
         self._under_way = False
-        self._useless = False  # the destination
+        self._told = False  # the destination, to listen
+        self._useless = False  # the destination, which has been told to listen
 
     def __enter__(self) -> Migration:
         return self
@@ -213,8 +142,13 @@ class Migration:
         else:
             uri = uri or self._private_socket()
             self._listen(uri)
-        self.source.execute("migrate", {"uri": uri})
         self._under_way = True
+        try:
+            self.source.execute("migrate", {"uri": uri})
+        except QmpctlError as error:
+            self._under_way = isinstance(error, ServerError)  # without an answer it may be
+            self._useless = self._told
+            raise
 
     def _seen_from_source(self, listening: Mapping[str, Any]) -> str:
         """Return the URI of a socket that the destination listens on."""
@@ -251,7 +185,7 @@ class Migration:
             if "'exit-on-error'" not in error.desc:  # an argument that QEMU has since 9.1
                 raise self.destination.refusal("migrate-incoming", error) from None
             self.destination.execute("migrate-incoming", arguments)
-        self._useless = True
+        self._told = True
 
     def follow(self, look: Look, interrupt: int = -1) -> Outcome:
         """Follow the migration to its end.
@@ -269,13 +203,16 @@ class Migration:
         except ServerError as error:
             if self.source.gone is None:
                 raise
-            self._under_way = self._useless = False  # the destination may have the guest
+            self._under_way = False
             raise ServerError(f"{error}; {self._without_source()}") from None
         self._under_way = False
         if status == "completed":
             return self._completed(info)
         there = self._until_destination_ends(LAST_WORDS_S)
         why = self._why(info, there) if status == "failed" else ""
+        self._useless = self._told and there.get("status") != "completed"
+        if there.get("status") == "completed":
+            status, why = "failed", f"{why or status}; the destination has the guest too"
         return Outcome(status, info, there, None, self.source.run_state(), why)
 
     def _until_source_ends(self, look: Look, interrupt: int) -> tuple[str, dict[str, Any]]:
@@ -286,7 +223,7 @@ class Migration:
             limits = self.source.execute("query-vcpu-dirty-limit") if LIMITED in info else ()
             with sensible(self.source, "query-migrate"):
                 figures = read_figures(info, limits)
-            if figures.status in ENDED:
+            if figures.status in OVER:
                 return figures.status, info
             look(figures)
             if time.monotonic() > deadline:
@@ -304,11 +241,14 @@ class Migration:
         """Return the destination's last answer; an empty one once it has gone."""
         deadline = time.monotonic() + patience
         while self.destination.gone is None:
-            with contextlib.suppress(ServerError):
+            try:
                 info = self.destination.info()
-                if info.get("status") in ENDED or time.monotonic() > deadline:
+                if info.get("status") in OVER or time.monotonic() > deadline:
                     return info
                 self._wait(self.destination)
+            except ServerError:
+                if self.destination.gone is None:
+                    raise
         return {}
 
     def _wait(self, side: Side, interrupt: int = -1) -> bool:
@@ -339,13 +279,13 @@ class Migration:
             status = there.get("status", "none")
         if self.destination.gone is not None or status == "failed":
             why = self._why(info, there)
+            self._useless = self._told and status == "failed"  # one that hangs may have the guest
             return Outcome("failed", info, there, None, self.source.run_state(), why)
-        if status not in ENDED:
+        if status not in OVER:
             raise QmpctlError(
                 f"{self.destination}: its migration has not ended {PATIENCE_S:.0f} s after the "
                 f"source's, its status is '{status}'"
             )
-        self._useless = False
         guest = self.destination.run_state()
         pause = None
         if self.source.stopped is not None and self.destination.resumed is not None:

@@ -14,7 +14,7 @@ import pytest
 from qemu.qmp import QMPClient
 
 from tests.cli.conftest import PATIENCE, Program, answer, execute, hang_up
-from tests.conftest import listens, terminate
+from tests.conftest import Until, listens, terminate
 
 ENDED = ("completed", "failed", "cancelled")
 Launch = Callable[..., AbstractAsyncContextManager[Program]]
@@ -50,9 +50,10 @@ async def ended(client: QMPClient) -> Any:
     return await answer(client, "query-migrate", lambda info: info.get("status") in ENDED)
 
 
-async def test_incoming_uri(launch: Launch, tmp_path: Path) -> None:
+async def test_incoming_uri(launch: Launch, tmp_path: Path, until: Until) -> None:
     uri = f"unix:{tmp_path}/m"
     async with launch("a") as a, launch("b", "-incoming", uri) as b:
+        await asyncio.to_thread(until, lambda: listens(tmp_path / "m"))
         source, destination = await a.connect(), await b.connect()
         status = await execute(destination, "query-status")
         assert status == {"running": False, "status": "inmigrate"}
@@ -98,8 +99,11 @@ async def test_passed_descriptors(launch: Launch) -> None:
             await hang_up(client)
 
 
-async def test_a_failure_ends_the_destination(launch: Launch, tmp_path: Path) -> None:
+async def test_a_failure_ends_the_destination(
+    launch: Launch, tmp_path: Path, until: Until
+) -> None:
     async with launch("b", "-incoming", f"unix:{tmp_path}/m") as b:
+        await asyncio.to_thread(until, lambda: listens(tmp_path / "m"))
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"{tmp_path}/m")
         assert await b.wait() == 1

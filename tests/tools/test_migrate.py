@@ -204,6 +204,15 @@ def test_a_signal_cancels(endless: Pair, number: signal.Signals, status: int) ->
     destination.wait_received("quit")
 
 
+def test_somebody_else_cancels(endless: Pair) -> None:
+    source, _destination = endless
+    with migrating(endless) as process:
+        scripted(source, {"status": "cancelled"})
+        shown, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (1, b"")
+    assert shown.endswith(b"cancelled; the source's guest is 'running'\n")
+
+
 def test_a_second_signal_does_not_wait(endless: Pair) -> None:
     source, _destination = endless
 
@@ -245,13 +254,15 @@ def test_a_cancel_without_effect(endless: Pair) -> None:
     assert destination.running
 
 
-def test_both_sides_tell_why_it_failed(qmpctl: Run, pair: Pair) -> None:
-    scripted(pair[0], ACTIVE, {"status": "failed", "error-desc": "Broken pipe"})
-    scripted(pair[1], {}, {"status": "failed", "error-desc": "Wrong name"})
-    ran = qmpctl(*migrate(pair))
-    text = "qmpctl: the migration failed: source: Broken pipe; destination: Wrong name\n"
+def test_both_sides_tell_why_it_failed(qmpctl: Run, endless: Pair) -> None:
+    source, destination = endless
+    scripted(source, ACTIVE, {"status": "failed", "error-desc": "Broken pipe"})
+    scripted(destination, {}, {"status": "failed", "error-desc": "Wrong name"})
+    ran = qmpctl(*migrate(endless))
+    text = "qmpctl: the migration failed: source: Broken pipe; destination: Wrong name; "
+    text += "the source's guest is 'running'\n"
     assert (ran.returncode, ran.stderr) == (1, text)
-    pair[1].wait_received("quit")
+    destination.wait_received("quit")
 
 
 def test_a_failure_as_json(qmpctl: Run, pair: Pair) -> None:
@@ -268,8 +279,8 @@ def test_only_the_destination_fails(qmpctl: Run, pair: Pair) -> None:
     scripted(pair[0], DONE)
     scripted(pair[1], {}, {"status": "failed", "error-desc": "Wrong name"})
     ran = qmpctl(*migrate(pair))
-    text = "qmpctl: the migration failed: destination: Wrong name\n"
-    assert (ran.returncode, ran.stderr) == (1, text)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert ran.stderr.startswith("qmpctl: the migration failed: destination: Wrong name; ")
 
 
 def test_the_destination_goes(endless: Pair) -> None:
@@ -280,8 +291,8 @@ def test_the_destination_goes(endless: Pair) -> None:
         scripted(source, {"status": "failed", "error-desc": "Broken pipe"})
         _, said = process.communicate(timeout=PATIENCE)
     text = "qmpctl: the migration failed: source: Broken pipe; destination: "
-    assert process.returncode == 1
-    assert said.decode() == f"{text}unix:{destination.path}: the server has hung up\n"
+    text += f"unix:{destination.path}: the server has hung up; the source's guest is 'running'\n"
+    assert (process.returncode, said.decode()) == (1, text)
 
 
 def test_the_source_goes(endless: Pair) -> None:

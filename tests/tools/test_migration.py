@@ -118,6 +118,47 @@ def test_an_older_destination_is_told_to_listen_as_it_understands(make: Make) ->
     assert destination.executed.count("migrate-incoming") == 2
 
 
+def test_a_source_that_does_not_answer_may_migrate_all_the_same(make: Make) -> None:
+    """It is told to cancel; the destination, which may get the guest, is not ended."""
+    source = make("/a", migrate=[ServerError("no answer")])
+    destination = make("/b", query_status=[INMIGRATE])
+    with pytest.raises(ServerError, match=r"^no answer$"):
+        followed(source, destination)
+    assert source.executed[-1] == "migrate_cancel"
+    assert "quit" not in destination.executed
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ({"status": "cancelled"}, "cancelled"),
+        ({"status": "failed", "error-desc": "hung up"}, "source: hung up"),
+    ],
+)
+def test_a_destination_with_the_guest_is_not_ended(
+    make: Make, status: dict[str, str], why: str
+) -> None:
+    destination = make("/b", query_migrate=[{}, DONE], query_status=[INMIGRATE])
+    source = make("/a", query_migrate=[status], query_status=[RUNNING])
+    outcome = followed(source, destination)
+    assert outcome.status == "failed"
+    assert outcome.error == f"{why}; the destination has the guest too"
+    assert "quit" not in destination.executed
+
+
+def test_a_destination_that_makes_no_sense_at_the_end(make: Make) -> None:
+    destination = make("/b", query_migrate=[{}, 7], query_status=[INMIGRATE])
+    with pytest.raises(ServerError, match=r"^unix:/b: its answer to query-migrate makes no sense"):
+        followed(make("/a", query_migrate=[DONE]), destination)
+    assert "quit" not in destination.executed
+
+
+def test_an_event_that_makes_no_sense(make: Make) -> None:
+    source = make("/a", query_migrate=[("STOP", "soon"), ACTIVE])
+    with pytest.raises(ServerError, match=r"^unix:/a: it sent text that is not QMP: '{\"event\""):
+        followed(source, make("/b", query_status=[INMIGRATE]))
+
+
 def test_the_private_socket_of_another_user(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its directory is given to the destination's user, by a root that may do so."""
     given: list[tuple[object, ...]] = []

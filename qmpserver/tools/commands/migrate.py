@@ -14,7 +14,7 @@ listen and does not get the guest is ended. The pause is the time from the event
 RESUME of DESTINATION, by their clocks.
 
 Exit status: 0 completed; 1 failed or refused; 2 the command line makes no sense; 3 a server cannot
-be reached, hangs, or does not speak QMP; 130 cancelled.
+be reached, hangs, or does not speak QMP; 130 cancelled by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -107,10 +107,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _say(json.dumps(asdict(outcome)))
     if outcome.status == "failed":
-        raise QmpctlError(f"the migration failed: {outcome.error}")
+        guest = f"the source's guest is '{outcome.guest}'"
+        raise QmpctlError(f"the migration failed: {outcome.error}; {guest}")
     if not args.json:
         _say(_told(outcome))
-    return 128 + interrupt.number if outcome.status == "cancelled" and interrupt.number else 0
+    if outcome.status == "completed":
+        return 0
+    return 128 + interrupt.number if interrupt.number else QmpctlError.status
 
 
 def _parameters(args: argparse.Namespace, client: Client) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Ram:
         if self.pages > low:
             self.slots.append(Slot(HIGH_START, low, self.pages - low))
 
+    @property
+    def used(self) -> int:
+        """The bytes that the guest or the host has touched."""
+        return os.fstat(self.fd).st_blocks * 512
+
     def clear(self) -> None:
         """Make all of it zero and sparse. Blocks; any thread may call it."""
         self.buffer.madvise(mmap.MADV_REMOVE)

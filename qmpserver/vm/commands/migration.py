@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         DirtyRateMeasureMode,
         MigrationCapabilityStatus,
         MigrationChannel,
+        MigrationForecast,
         MigrationInfo,
         MigrationParameters,
         MigrationStatus,
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from qmpserver.vm.machine.machine import Machine
 
 log = logging.getLogger(__name__)
+
+_OWN = "__org.qmpserver_"
+_WHILE_RUNNING = "dirty page rate limit while migration is running"
 
 
 def _sender(client: Client | None) -> str:
@@ -47,6 +52,8 @@ def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
     def set_vcpu_dirty_limit(
         client: Client | None, *, dirty_rate: int, cpu_index: int | None = None
     ) -> None:
+        if machine.migration.limits_vcpus:
+            raise CommandError(f"can't set {_WHILE_RUNNING}")
         try:
             machine.dirty_limit.set(dirty_rate, cpu_index)
         except ValueError as error:
@@ -55,6 +62,8 @@ def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
 
     @registry.command("cancel-vcpu-dirty-limit", client=True)
     def cancel_vcpu_dirty_limit(client: Client | None, *, cpu_index: int | None = None) -> None:
+        if machine.migration.limits_vcpus:
+            raise CommandError(f"can't cancel {_WHILE_RUNNING}")
         try:
             machine.dirty_limit.cancel(cpu_index)
         except ValueError as error:
@@ -105,6 +114,12 @@ def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
                     {"dirty-rate": rate, "id": index} for index, rate in enumerate(last.vcpu_rates)
                 ]
         return info
+
+
+def _member(keyword: str) -> str:
+    """Return the name of the member that a handler gets as a keyword."""
+    prefix = _OWN if keyword.startswith(_OWN) else ""
+    return prefix + keyword.removeprefix(prefix).replace("_", "-")
 
 
 def _take_fd(client: Client | None, name: str) -> int:
@@ -167,11 +182,29 @@ def _register_migration(registry: Registry, machine: Machine) -> None:
 
     @registry.command("migrate-set-parameters")
     def migrate_set_parameters(**parameters: Any) -> None:
-        migration.set_parameters({name.replace("_", "-"): one for name, one in parameters.items()})
+        migration.set_parameters({_member(keyword): one for keyword, one in parameters.items()})
 
     @registry.command("query-migrate-parameters")
     def query_migrate_parameters() -> MigrationParameters:
         return cast("MigrationParameters", migration.parameters.query())
+
+    @registry.command("__org.qmpserver_query-migration-forecast")
+    async def query_migration_forecast(*, bandwidth: int | None = None) -> MigrationForecast:
+        try:
+            told = await migration.forecast(bandwidth)
+        except OSError as error:
+            raise CommandError(str(error)) from None
+        result: MigrationForecast = {
+            "possible": told.possible,
+            "shortest-total-time": round(told.shortest_total * 1000),
+            "expected-downtime": round(told.expected_downtime * 1000),
+            "kept": [round(part * 100) for part in told.kept],
+        }
+        if told.unlimited_total < math.inf:
+            result["unlimited-total-time"] = round(told.unlimited_total * 1000)
+        if told.expected_total < math.inf:
+            result["expected-total-time"] = round(told.expected_total * 1000)
+        return result
 
     @registry.command("query-migrate")
     def query_migrate() -> MigrationInfo:

@@ -385,6 +385,7 @@ MigrationParameters = TypedDict(
         "direct-io": NotRequired[bool],
         "x-rdma-chunk-size": NotRequired[int],
         "cpr-exec-command": NotRequired[list[str]],
+        "__org.qmpserver_total-time": NotRequired[int],
     },
 )
 
@@ -505,6 +506,19 @@ MigrationChannel = TypedDict(
     {
         "channel-type": MigrationChannelType,
         "addr": MigrationAddress,
+    },
+)
+
+# The expected course of a migration that has not started.
+MigrationForecast = TypedDict(
+    "MigrationForecast",
+    {
+        "possible": bool,
+        "shortest-total-time": int,
+        "unlimited-total-time": NotRequired[int],
+        "expected-total-time": NotRequired[int],
+        "expected-downtime": int,
+        "kept": list[int],
     },
 )
 
@@ -1177,6 +1191,7 @@ DirtyRing = TypedDict(
         "tracking": bool,
         "in-service": bool,
         "reaper": Reaper,
+        "resets": int,
         "reset-shortfalls": int,
         "vcpus": list[VcpuDirtyRing],
     },
@@ -1210,6 +1225,13 @@ MigrationPassData = TypedDict(
         "pass": int,
     },
 )
+
+
+class MIGRATIONLATEData(TypedDict):
+    """The data of event `__org.qmpserver_MIGRATION_LATE`."""
+
+    promised: int
+    expected: int
 
 
 class QueryStatusHandler(Protocol):
@@ -1316,41 +1338,7 @@ class QueryMigrateCapabilitiesHandler(Protocol):
 class MigrateSetParametersHandler(Protocol):
     """Handles `migrate-set-parameters`."""
 
-    def __call__(
-        self,
-        *,
-        announce_initial: int = ...,
-        announce_max: int = ...,
-        announce_rounds: int = ...,
-        announce_step: int = ...,
-        throttle_trigger_threshold: int = ...,
-        cpu_throttle_initial: int = ...,
-        cpu_throttle_increment: int = ...,
-        cpu_throttle_tailslow: bool = ...,
-        tls_creds: StrOrNull = ...,
-        tls_hostname: StrOrNull = ...,
-        tls_authz: StrOrNull = ...,
-        max_bandwidth: int = ...,
-        avail_switchover_bandwidth: int = ...,
-        downtime_limit: int = ...,
-        x_checkpoint_delay: int = ...,
-        multifd_channels: int = ...,
-        xbzrle_cache_size: int = ...,
-        max_postcopy_bandwidth: int = ...,
-        max_cpu_throttle: int = ...,
-        multifd_compression: MultiFDCompression = ...,
-        multifd_zlib_level: int = ...,
-        multifd_qatzip_level: int = ...,
-        multifd_zstd_level: int = ...,
-        block_bitmap_mapping: list[BitmapMigrationNodeAlias] = ...,
-        x_vcpu_dirty_limit_period: int = ...,
-        vcpu_dirty_limit: int = ...,
-        mode: MigMode = ...,
-        zero_page_detection: ZeroPageDetection = ...,
-        direct_io: bool = ...,
-        x_rdma_chunk_size: int = ...,
-        cpr_exec_command: list[str] = ...,
-    ) -> Answer[None]: ...
+    def __call__(self, **arguments: object) -> Answer[None]: ...
 
 
 class QueryMigrateParametersHandler(Protocol):
@@ -1397,6 +1385,16 @@ class MigrateIncomingHandler(Protocol):
         channels: list[MigrationChannel] = ...,
         exit_on_error: bool = ...,
     ) -> Answer[None]: ...
+
+
+class QueryMigrationForecastHandler(Protocol):
+    """Handles `__org.qmpserver_query-migration-forecast`."""
+
+    def __call__(
+        self,
+        *,
+        bandwidth: int = ...,
+    ) -> Answer[MigrationForecast]: ...
 
 
 class QmpCapabilitiesHandler(Protocol):
@@ -1692,6 +1690,7 @@ Handlers = TypedDict(
         "migrate-continue": MigrateContinueHandler,
         "migrate": MigrateHandler,
         "migrate-incoming": MigrateIncomingHandler,
+        "__org.qmpserver_query-migration-forecast": QueryMigrationForecastHandler,
         "qmp_capabilities": QmpCapabilitiesHandler,
         "query-version": QueryVersionHandler,
         "query-commands": QueryCommandsHandler,

@@ -14,11 +14,13 @@ from qmpserver.migration.address import check_transport
 from qmpserver.migration.capabilities import IN_PROGRESS, Capabilities
 from qmpserver.migration.info import Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
+from qmpserver.migration.policies.forecast import Forecast, forecast
 from qmpserver.migration.status import STATUSES, UNDER_WAY, Status
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.migration.destination import Destination
+from qmpserver.vm.migration.rounds import OVERHEAD_S, TOTAL_TIME
 from qmpserver.vm.migration.source import Source
 from qmpserver.vm.migration.wire import StreamError
 from qmpserver.vm.trace.events import EVENTS, record
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FORECAST_S = 0.5  # of measuring
 FAILURES = (OSError, StreamError, DeviceError, CommandError, ValueError)
 
 
@@ -48,7 +51,7 @@ class Migration:
 
     def __init__(self, machine: Movable) -> None:
         self.capabilities = Capabilities()
-        self.parameters = Parameters()
+        self.parameters = Parameters({TOTAL_TIME: 0})
         self.status: Status = "none"
         self._machine = machine
         self._figures = Figures()
@@ -121,6 +124,7 @@ class Migration:
             self._worker,
             self._enter,
             self._emit_pass,
+            self._emit_late,
         )
         self._spawn(self._move_out(source, source.run(address, take_fd)))
 
@@ -180,6 +184,11 @@ class Migration:
         if self._source is not None and state == "pre-switchover":
             self._source.continue_()
 
+    @property
+    def limits_vcpus(self) -> bool:
+        """Whether a migration limits the guest's vCPUs now."""
+        return self._source is not None and self._source.limits_vcpus
+
     def info(self) -> dict[str, Any]:
         """Return the result of `query-migrate`."""
         if self._source is not None:
@@ -211,6 +220,42 @@ class Migration:
         if self.capabilities["events"]:
             self._machine.emit("MIGRATION_PASS", {"pass": number})
 
+    def _emit_late(self, expected: int) -> None:
+        promised = self.parameters[TOTAL_TIME]
+        log.warning("migration: %d ms were promised, %d are expected", promised, expected)
+        data = {"promised": promised, "expected": expected}
+        self._machine.emit("__org.qmpserver_MIGRATION_LATE", data)
+
+    async def forecast(self, bandwidth: int | None = None) -> Forecast:
+        """Return how a migration with these parameters would go; it takes half a second.
+
+        Args:
+            bandwidth: Of the link, in bytes/s; by default `max-bandwidth`.
+
+        Raises:
+            CommandError: The bandwidth is not known.
+            OSError: Dirty pages cannot be logged.
+        """
+        bandwidth = bandwidth or self.parameters["max-bandwidth"]
+        if not bandwidth:
+            raise CommandError("Parameter 'bandwidth' is missing, and max-bandwidth is unlimited")
+        tracking, user = self._machine.tracking, object()
+        tracking.acquire(user)
+        try:
+            await tracking.wait()
+            await asyncio.sleep(FORECAST_S)
+            rates = tracking.rates.bytes_per_second()
+        finally:
+            tracking.release(user)
+        return forecast(
+            data=self._machine.ram.used,
+            bandwidth=bandwidth,
+            rates=rates,
+            downtime_limit=self.parameters["downtime-limit"] / 1000,
+            total_time=self.parameters[TOTAL_TIME] / 1000,
+            overhead=OVERHEAD_S,
+        )
+
     def _spawn(self, steps: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(steps)
 
@@ -224,6 +269,8 @@ class Migration:
             self._enter("failing")
             self._enter("failed")
         else:
+            seconds = time.monotonic() - self._started
+            self._figures.mbps = self._figures.transferred * 8 / 1e6 / seconds  # of all of it
             self._enter("completed")
         finally:
             self._source = None

@@ -1,11 +1,14 @@
 """Whole migrations: the guest goes on at the destination, and nothing of it is lost."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from qmpserver.migration.address import parse_uri
+from qmpserver.vm.migration.rounds import TOTAL_TIME
+from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
 
 SOURCE = ["setup", "active", "device", "completed"]
@@ -158,3 +161,69 @@ async def test_zero_pages_stay_sparse(side: MakeSide, uri: str) -> None:
     assert await migrate(source, destination, uri) == ("completed", "completed")
     assert source.migration.info()["ram"]["transferred"] < 16 << 20
     assert os.fstat(destination.machine.ram.fd).st_blocks * 512 < 16 << 20
+
+
+async def test_dirty_limit_converges(side: MakeSide, uri: str, until: Until) -> None:
+    """A guest that is faster than the link is limited, and its own limit is back at the end."""
+    source, destination = side(), side(incoming=True)
+    source.machine.dirty_limit.set(500, 1)
+    source.migration.set_capabilities({"dirty-limit": True})
+    source.migration.set_parameters({"max-bandwidth": 60 << 20, "vcpu-dirty-limit": 10})
+    source.migration.set_parameters({"downtime-limit": 200})
+    await source.advance(20_000)
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), no_fd)
+    await asyncio.to_thread(until, lambda: source.migration.limits_vcpus)
+    assert source.machine.accel.engine.limits() == [10, 10]
+    await asyncio.to_thread(
+        until, lambda: source.migration.info()["dirty-limit-throttle-time-per-round"] > 0
+    )
+    assert source.migration.info()["dirty-limit-ring-full-time"] > 0
+    assert (await source.ended(), await destination.ended()) == ("completed", "completed")
+    assert source.machine.accel.engine.limits() == [0, 500]
+    assert [limit.limit_rate for limit in destination.machine.dirty_limit.query()] == [500]
+    assert source.migration.info()["downtime"] < 1000
+
+
+async def test_auto_converge(side: MakeSide, uri: str, until: Until) -> None:
+    """A guest that is faster than the link is held for more and more of its time."""
+    source, destination = side(), side(incoming=True)
+    source.migration.set_capabilities({"auto-converge": True})
+    source.migration.set_parameters(
+        {"max-bandwidth": 60 << 20, "cpu-throttle-initial": 95, "cpu-throttle-increment": 4}
+    )
+    await source.advance(20_000)
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), no_fd)
+    await asyncio.to_thread(until, lambda: "cpu-throttle-percentage" in source.migration.info())
+    assert source.migration.info()["cpu-throttle-percentage"] >= 95
+    assert (await source.ended(), await destination.ended()) == ("completed", "completed")
+    assert "cpu-throttle-percentage" not in source.migration.info()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("total_ms", "downtime_ms"), [(3000, 100), (2500, 30)])
+async def test_a_promise_is_kept(side: MakeSide, uri: str, total_ms: int, downtime_ms: int) -> None:
+    """A guest at full speed, over a link of 40 MB/s, in the promised time."""
+    source, destination = side(vcpus=1), side(vcpus=1, incoming=True)
+    source.migration.set_parameters(
+        {"max-bandwidth": 40 << 20, "downtime-limit": downtime_ms, TOTAL_TIME: total_ms}
+    )
+    await source.advance(20_000)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    info = source.migration.info()
+    assert 0.8 * total_ms < info["total-time"] < 1.5 * total_ms
+    assert info["downtime"] < downtime_ms + 200
+    assert not source.machine.accel.engine.limit_in_service
+    assert not destination.machine.accel.engine.limit_in_service
+
+
+async def test_a_promise_that_cannot_be_kept_is_told(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    source.migration.set_parameters({"max-bandwidth": 30 << 20, TOTAL_TIME: 1000})
+    await source.advance(20_000)
+    forecast = await source.migration.forecast()
+    assert not forecast.possible
+    assert forecast.shortest_total > 1.0
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert source.events.count("__org.qmpserver_MIGRATION_LATE") == 1
