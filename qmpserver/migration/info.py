@@ -105,7 +105,8 @@ def destination_info(
 
     Args:
         status: The migration's status.
-        addresses: The sockets that listen for it: objects of the schema's type `SocketAddress`.
+        addresses: The sockets that listen for it, shown until it is over: objects of the schema's
+            type `SocketAddress`.
         error: Why it failed; "" if it did not.
     """
     if status == "none":
@@ -113,7 +114,7 @@ def destination_info(
     info: dict[str, Any] = {"status": status}
     if error:
         info["error-desc"] = error
-    if addresses and status != "completed":
+    if addresses and status in ("setup", "active"):
         info["socket-address"] = list(addresses)
     return info
 

@@ -101,6 +101,7 @@ def test_members_on_the_destination() -> None:
     assert shown["setup"] == {"status": "setup", "socket-address": [SOCKET]}
     assert shown["active"] == {"status": "active", "socket-address": [SOCKET]}
     assert shown["completed"] == {"status": "completed"}
+    assert shown["failed"] == {"status": "failed"}
     assert destination_info("setup") == {"status": "setup"}
 
 

@@ -203,7 +203,8 @@ class Listener:
         name = self._sock.getsockname()
         if self._sock.family == socket.AF_UNIX:
             return [{"type": "unix", "path": os.fsdecode(name)}]
-        return [{"type": "inet", "host": name[0], "port": str(name[1])}]
+        family = "ipv6" if self._sock.family == socket.AF_INET6 else "ipv4"
+        return [{"type": "inet", "host": name[0], "port": str(name[1]), family: True}]
 
     async def accept(self) -> Channel:
         """Wait for a connection."""

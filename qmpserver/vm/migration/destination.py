@@ -45,6 +45,7 @@ class Destination:
         self._enter = enter
         self._address: Address | None = None
         self._listener: Listener | None = None
+        self._addresses: list[dict[str, Any]] = []
         self._channels: list[Channel] = []  # the main one first
         self._receiver: Receiver | None = None
 
@@ -57,10 +58,11 @@ class Destination:
         self._address = address
         if isinstance(address, UnixAddress | TcpAddress):
             self._listener = await Listener.listen(address)
+            self._addresses = self._listener.addresses()
 
     def addresses(self) -> list[dict[str, Any]]:
-        """Return the addresses that it listens on, as `query-migrate` shows them."""
-        return [] if self._listener is None else self._listener.addresses()
+        """Return the addresses that it has listened on, as `query-migrate` shows them."""
+        return self._addresses
 
     async def run(self, take_fd: Callable[[str], int]) -> None:
         """Receive a guest and have it run. If it raises, the guest does not run here.

@@ -108,7 +108,7 @@ class Migration:
         check_transport(address, self.capabilities)
         if resume:
             raise CommandError("Cannot resume if there is no paused migration")
-        if self.under_way:
+        if self._source is not None:
             raise CommandError(IN_PROGRESS)
         if self._machine.state == "inmigrate":
             raise CommandError("Guest is waiting for an incoming migration")

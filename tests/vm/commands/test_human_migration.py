@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from qmpserver.monitor import Registry
+from qmpserver.qapi import Schema
+from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
 from qmpserver.vm.commands.human.migration import shown
 
+SCHEMA = Schema.load(Path(__file__).parents[3] / "schema" / "qapi-schema.json")
 RECORDED = json.loads(Path(__file__).with_name("info_migrate.json").read_text())
 
 
@@ -30,3 +34,32 @@ def test_as_recorded(recorded: dict[str, Any]) -> None:
 )
 def test_sizes(size: int, text: str) -> None:
     assert f"Remaining: \t\t{text}\n" in shown({"status": "active", "remaining": size})
+
+
+class Migrating:
+    """Commands of a migration that completes when it has been looked at three times."""
+
+    def __init__(self) -> None:
+        self.registry = Registry(SCHEMA)
+        self.begun: list[tuple[str, bool]] = []
+        self.looks = ["setup", "active", "completed"]
+        self.registry.command("migrate")(self._migrate)
+        self.registry.command("query-migrate")(self._query)
+
+    def _migrate(self, uri: str, resume: bool) -> None:
+        self.begun.append((uri, resume))
+
+    def _query(self) -> dict[str, Any]:
+        return {"status": self.looks.pop(0)}
+
+
+@pytest.mark.parametrize(
+    ("line", "terminal", "left"),
+    [("migrate unix:/x", True, 0), ("migrate -d unix:/x", True, 3), ("migrate unix:/x", False, 3)],
+)
+async def test_a_terminal_waits_unless_detached(line: str, terminal: bool, left: int) -> None:
+    migrating = Migrating()
+    monitor = HumanMonitor(migrating.registry, COMMANDS, terminal=terminal)
+    assert await monitor.execute(line) == ""
+    assert migrating.begun == [("unix:/x", False)]
+    assert len(migrating.looks) == left

@@ -1,0 +1,140 @@
+"""The stand-in's migration answers as QEMU 11.1 did, and goes through the same statuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmpserver.transcript import Transcript, read_all
+from tests.qemu.pairs import RECORDED
+from tests.qemu.transcript import exchanges
+from tests.standin.conftest import Raw, Serve
+
+TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "11.1"
+EVENTS = [{"capability": "events", "state": True}]
+PAUSE = [*EVENTS, {"capability": "pause-before-switchover", "state": True}]
+
+# A stand-in always has a dirty ring, and no human monitor.
+ANSWERED = {
+    f"{path.stem}:{transcript.line}": transcript
+    for path in sorted(TRANSCRIPTS.glob("migration-*.txt"))
+    if path.stem != "migration-human"
+    for transcript in read_all(path.read_text())
+    if not (path.stem == "migration-capabilities" and "ring" not in (transcript.options or ""))
+}
+
+
+@pytest.mark.parametrize("transcript", ANSWERED.values(), ids=ANSWERED)
+async def test_answers_are_qemus(serve: Serve, transcript: Transcript) -> None:
+    status = "inmigrate" if "-incoming" in (transcript.options or "") else "prelaunch"
+    async with serve({"schema": "qmpserver", "machine": {"status": status}}) as served:
+        client = await served.connect()
+        await client.receive()
+        for said, heard in exchanges(transcript):
+            client.writer.write(said[-1].data + b"\n")
+            assert await client.reply() == heard[-1].value, said[-1].text
+
+
+async def course(client: Raw, *, until: str) -> list[str]:
+    """Return the events up to a status, as recorded courses have them."""
+    events: list[str] = []
+    while not events or events[-1] != f'MIGRATION {{"status": "{until}"}}':
+        message = await client.receive()
+        if "event" in message:
+            data = str(message.get("data", "")).replace("'", '"')
+            events.append(f"{message['event']} {data}".strip())
+    return events
+
+
+def recorded(name: str, side: str) -> list[str]:
+    """Return the events of one side of a recorded course."""
+    text = (RECORDED / f"{name}.txt").read_text()
+    part = text.split(f"[{side}]\n")[1].split("\n\n")[1]
+    return part.splitlines()
+
+
+async def test_source(serve: Serve) -> None:
+    async with serve({"schema": "qmpserver", "machine": {"migration-time": 0.01}}) as served:
+        client = await served.client()
+        await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
+        client.send("migrate", {"uri": "unix:/x"})
+        assert await course(client, until="completed") == recorded("moved", "source")
+        again = await client.execute("migrate", {"uri": "unix:/x"})
+        assert again["desc"] == "Can't migrate the vm that was paused due to previous migration"
+
+
+async def test_destination(serve: Serve) -> None:
+    scenario = {"machine": {"migration-time": 0.01, "status": "inmigrate"}, "schema": "qmpserver"}
+    async with serve(scenario) as served:
+        client = await served.client()
+        await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
+        client.send("migrate-incoming", {"uri": "unix:/x"})
+        assert await course(client, until="completed") == recorded("moved", "destination")
+        again = await client.execute("migrate-incoming", {"uri": "unix:/x"})
+        assert again["desc"] == "The incoming migration has already been started"
+
+
+async def test_the_destination_shows_where_it_listens(serve: Serve) -> None:
+    scenario = {"machine": {"migration-time": 60, "status": "inmigrate"}, "schema": "qmpserver"}
+    async with serve(scenario) as served:
+        client = await served.client()
+        await client.execute("migrate-incoming", {"uri": "tcp:localhost:7"})
+        assert await client.execute("query-migrate") == {
+            "status": "setup",
+            "socket-address": [{"type": "inet", "host": "localhost", "port": "7"}],
+        }
+        refused = await client.execute("migrate", {"uri": "unix:/x"})
+        assert refused["desc"] == "Guest is waiting for an incoming migration"
+        await client.execute("migrate_cancel")
+        assert (await client.execute("query-migrate"))["status"] == "setup"
+
+
+async def test_a_pause_that_is_cancelled(serve: Serve) -> None:
+    async with serve({"schema": "qmpserver", "machine": {"migration-time": 0.01}}) as served:
+        client = await served.client()
+        await client.execute("migrate-set-capabilities", {"capabilities": PAUSE})
+        client.send("migrate", {"uri": "unix:/x"})
+        events = await course(client, until="pre-switchover")
+        client.send("migrate_cancel")
+        events += await course(client, until="cancelled")
+        assert events == recorded("cancelled_when_paused", "source")
+        assert await client.execute("query-migrate") == {"status": "cancelled"}
+
+
+async def test_a_guest_that_was_stopped_stays_stopped(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 0.01, "status": "paused"}}) as served:
+        client = await served.client()
+        await client.execute("migrate-set-capabilities", {"capabilities": PAUSE})
+        client.send("migrate", {"uri": "unix:/x"})
+        await course(client, until="pre-switchover")
+        client.send("migrate_cancel")
+        events = await course(client, until="cancelled")
+        assert not any("RESUME" in event for event in events)
+        assert (await client.execute("query-status"))["status"] == "paused"
+
+
+async def test_it_refuses_changes_under_way(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 60}}) as served:
+        client = await served.client()
+        await client.execute("migrate", {"uri": "unix:/x"})
+        changes: dict[str, Any] = {"capabilities": EVENTS}
+        refused = await client.execute("migrate-set-capabilities", changes)
+        assert refused["desc"] == "There's a migration process in progress"
+        assert await client.execute("migrate-set-parameters", {"downtime-limit": 7}) == {}
+        assert (await client.execute("query-migrate"))["expected-downtime"] == 7
+
+
+async def test_the_names_of_another_release(serve: Serve) -> None:
+    async with serve({"schema": "qemu-7.2"}) as served:
+        client = await served.client()
+        shown = await client.execute("query-migrate-capabilities")
+        names = [one["capability"] for one in shown]
+        assert "zero-blocks" in names
+        assert "mapped-ram" not in names
+        on = [{"capability": "zero-blocks", "state": True}]
+        assert await client.execute("migrate-set-capabilities", {"capabilities": on}) == {}
+        assert on[0] in await client.execute("query-migrate-capabilities")
+        assert await client.execute("migrate-set-parameters", {"compress-level": 3}) == {}
+        parameters = await client.execute("query-migrate-parameters")
+        assert parameters["compress-level"] == 3
+        assert "vcpu-dirty-limit" not in parameters
