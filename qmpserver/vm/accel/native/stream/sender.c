@@ -397,7 +397,7 @@ struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const 
 		out->sender = sender;
 		out->index = i;
 		if (channel_init(&out->channel, fds[i], sender->notify_fd) < 0 ||
-		    channel_start(&out->channel, "ram-send", send_thread, out) < 0)
+		    channel_start(&out->channel, "mig/src/send_", i, send_thread, out) < 0)
 			goto fail;
 	}
 	return sender;
