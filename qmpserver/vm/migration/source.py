@@ -279,8 +279,8 @@ class Source:
             self._answer.cancel()
             await asyncio.wait([self._answer])
         if self._sender is not None:
-            self._sender.stop()
-            await self._worker.run(self._sender.close)
-            self._sender = None
+            sender, self._sender = self._sender, None  # commands come while it is being closed
+            sender.stop()
+            await self._worker.run(sender.close)
         for channel in self._channels:
             channel.close()
