@@ -218,8 +218,8 @@ class Source:
         if self._answers is not None:
             await self._answers.close()
         if self._sender is not None:
-            self._sender.stop()
-            await self._worker.run(self._sender.close)
-            self._sender = None
+            sender, self._sender = self._sender, None  # commands come while it is being closed
+            sender.stop()
+            await self._worker.run(sender.close)
         for channel in self._channels:
             channel.close()
