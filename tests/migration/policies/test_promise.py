@@ -144,6 +144,10 @@ def test_a_working_set_that_fits_the_pause_is_never_limited(total: float, cold_f
     assert guest.set_limits == 0
     assert outcome.total == pytest.approx(RAM / LINK, rel=0.05)
     assert outcome.pause <= 0.305
+    for now, decision, _ in outcome.trace:
+        if now >= 0.5:
+            assert decision.expected_total == pytest.approx(outcome.total, rel=0.1)
+            assert decision.expected_downtime == pytest.approx(outcome.pause, rel=0.1)
 
 
 def test_an_idle_guest_takes_no_longer_than_its_memory() -> None:
@@ -210,6 +214,7 @@ def test_the_expected_total_is_honest(cold_first: bool) -> None:
     for now, decision, _ in outcome.trace:
         if now >= 0.5:
             assert decision.expected_total == pytest.approx(outcome.total, rel=0.05)
+            assert decision.expected_downtime == pytest.approx(outcome.pause, rel=0.1)
 
 
 @pytest.mark.parametrize("cold_first", [True, False])
@@ -240,3 +245,24 @@ def test_an_unknown_bandwidth_breaks_no_promise() -> None:
     assert decision.kept
     assert not decision.switch_over
     assert decision.expected_total == math.inf
+
+
+@pytest.mark.parametrize(
+    ("time", "factor", "changes"),
+    [
+        (0.25, 1.2, False),  # too soon
+        (0.25, 0.9, False),
+        (0.25, 0.8, True),  # but not for a fall
+        (0.4, 1.02, False),  # too little
+        (0.4, 1.2, True),
+    ],
+)
+def test_the_limit_is_not_changed_at_every_look(time: float, factor: float, changes: bool) -> None:
+    policy = Promise()
+    busy = replace(_look(total=10), rates=(1500 * MB, 1500 * MB))
+    policy.decide(busy)
+    first = policy.decide(replace(busy, time=0.2)).limits
+    assert first[0] > 0
+    limited = replace(busy, limits=first, rates=tuple(limit * MB for limit in first))
+    later = policy.decide(replace(limited, time=time, bandwidth=factor * busy.bandwidth)).limits
+    assert (later != first) == changes
