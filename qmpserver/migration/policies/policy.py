@@ -82,8 +82,8 @@ class Decision:
             sight.
         expected_downtime: Seconds of pause.
         kept: The promise can still be kept, as far as the figures tell; true if there is none.
-        newly_broken: At this look the policy has found that the promise cannot be kept any more; told
-            once for each `total_time`.
+        newly_broken: At this look the policy has found that the promise cannot be kept any more;
+            true once for each `total_time`.
     """
 
     limits: tuple[int, ...] = ()

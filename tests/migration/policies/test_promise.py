@@ -80,11 +80,13 @@ def test_total_and_pause_are_kept(
 
 
 def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -> None:
-    rates = {}
+    outcomes = {}
     for cold_first in (True, False):
         migration = Migration(RAM, constant(LINK), [greedy()], 0.3, 5, cold_first=cold_first)
-        rates[cold_first] = migration.run(Promise()).dirtied
-    assert rates[True] > 3 * rates[False]
+        outcomes[cold_first] = migration.run(Promise())
+    assert outcomes[True].dirtied > 3 * outcomes[False].dirtied
+    limits = [one.limits[0] for now, one, _ in outcomes[True].trace if 0.5 < now < 4.5]
+    assert all(limit == 0 or limit > 20 for limit in limits), "never held"
 
 
 @pytest.mark.parametrize("cold_first", [True, False])
@@ -261,7 +263,9 @@ def test_the_limit_is_not_changed_at_every_look(time: float, factor: float, chan
     policy = Promise()
     busy = replace(_look(total=10), rates=(1500 * MB, 1500 * MB))
     policy.decide(busy)
-    first = policy.decide(replace(busy, time=0.2)).limits
+    dirty = replace(busy, time=0.2, unharvested=100 * MB)
+    assert policy.decide(dirty).harvest
+    first = policy.decide(replace(dirty, unharvested=0, added=0)).limits
     assert first[0] > 0
     limited = replace(busy, limits=first, rates=tuple(limit * MB for limit in first))
     later = policy.decide(replace(limited, time=time, bandwidth=factor * busy.bandwidth)).limits
