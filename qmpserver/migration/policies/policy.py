@@ -83,11 +83,7 @@ class Decision:
         expected_downtime: Seconds of pause.
         kept: The promise can still be kept, as far as the figures tell; true if there is none.
         newly_broken: At this look the policy has found that the promise cannot be kept any more;
-    <<<<<<< HEAD
             told once for each `total_time`.
-    =======
-            true once for each `total_time`.
-    >>>>>>> policies
     """
 
     limits: tuple[int, ...] = ()
