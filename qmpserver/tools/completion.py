@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qapi.model import (
@@ -13,7 +14,7 @@ from qmpserver.qapi.model import (
     ObjectType,
     QType,
 )
-from qmpserver.tools.address import server
+from qmpserver.tools.address import address, server
 from qmpserver.tools.arguments import as_tree
 from qmpserver.tools.client import Client
 from qmpserver.tools.errors import UsageError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from qmpserver.qapi import Command, Event, Schema
     from qmpserver.qapi.model import Type
+    from qmpserver.tools.address import ServerAddress
 
 PATIENCE_S = 1.0  # a person waits for the answer
 DEPTH = 4
@@ -69,20 +71,27 @@ def complete_arguments(prefix: str, parsed_args: argparse.Namespace, **_: object
     return found
 
 
-def complete_capabilities(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+def complete_capabilities(prefix: str, **_: object) -> list[str]:
     """Return the migration capabilities of the source that begin with `prefix`."""
-    with Client(parsed_args.source, greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
+    with Client(_first_address(), greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
         found = [one["capability"] for one in client.execute("query-migrate-capabilities")]
     return [name for name in found if name.startswith(prefix)]
 
 
-def complete_parameters(
-    prefix: str, parsed_args: argparse.Namespace, **_: object
-) -> dict[str, str]:
+def complete_parameters(prefix: str, **_: object) -> dict[str, str]:
     """Return the migration parameters of the source, or values of one, that begin with `prefix`."""
-    with Client(parsed_args.source, greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
+    with Client(_first_address(), greeting_s=PATIENCE_S, reply_s=PATIENCE_S) as client:
         command = fetch_schema(client).commands["migrate-set-parameters"]
     return _completions(command.arguments, prefix, ())
+
+
+def _first_address() -> ServerAddress:
+    """Return the first server on the line: the source of a migration.
+
+    The line is not parsed yet: argcomplete keeps no arguments before an option without its value.
+    """
+    words = os.environ["COMP_LINE"].split()
+    return next(address(word) for word in words if word.startswith(("unix:", "tcp:")))
 
 
 def _completions(type_: Type, prefix: str, words: Sequence[str]) -> dict[str, str]:

@@ -99,9 +99,7 @@ async def test_passed_descriptors(launch: Launch) -> None:
             await hang_up(client)
 
 
-async def test_a_failure_ends_the_destination(
-    launch: Launch, tmp_path: Path, until: Until
-) -> None:
+async def test_a_failure_ends_the_destination(launch: Launch, tmp_path: Path, until: Until) -> None:
     async with launch("b", "-incoming", f"unix:{tmp_path}/m") as b:
         await asyncio.to_thread(until, lambda: listens(tmp_path / "m"))
         with socket.socket(socket.AF_UNIX) as client:

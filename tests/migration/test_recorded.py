@@ -107,3 +107,16 @@ def test_there_are_enough() -> None:
         if isinstance(one.value, dict) and "error" in one.value
     }
     assert len(refusals) > 150
+
+
+def test_capabilities_of_another_release() -> None:
+    """No rule is about those that it does not have, and none fails without them."""
+    capabilities = Capabilities(["block", "events", "multifd", "xbzrle"])
+    capabilities.set({"block": True, "multifd": True}, ring=False, under_way=False)
+    assert [one["capability"] for one in capabilities.query() if one["state"]] == [
+        "block",
+        "multifd",
+    ]
+    with pytest.raises(CommandError, match="Multifd is not compatible with xbzrle"):
+        capabilities.set({"xbzrle": True}, ring=False, under_way=False)
+    assert not capabilities["xbzrle"]

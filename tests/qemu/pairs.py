@@ -62,9 +62,9 @@ class Side:
             self._keep(message)
 
     def _keep(self, event: dict[str, Any]) -> None:
-        """Keep an event; how many passes there are depends on the guest and on the clock."""
+        """Keep an event; how many passes follow the first depends on the guest and on the clock."""
         data = event.get("data", {})
-        if data.get("pass", 2) == 2:
+        if data.get("pass", 1) == 1:
             self.events.append(f"{event['event']} {json.dumps(data)}" if data else event["event"])
 
     def do(self, name: str, *fds: int, **arguments: Any) -> dict[str, Any]:

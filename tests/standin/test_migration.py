@@ -46,6 +46,12 @@ async def course(client: Raw, *, until: str) -> list[str]:
     return events
 
 
+def without_pass(events: list[str]) -> list[str]:
+    """Return events without the second pass, of which a recorded course says nothing."""
+    events.remove('MIGRATION_PASS {"pass": 2}')
+    return events
+
+
 def recorded(name: str, side: str) -> list[str]:
     """Return the events of one side of a recorded course."""
     text = (RECORDED / f"{name}.txt").read_text()
@@ -58,7 +64,8 @@ async def test_source(serve: Serve) -> None:
         client = await served.client()
         await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
         client.send("migrate", {"uri": "unix:/x"})
-        assert await course(client, until="completed") == recorded("moved", "source")
+        events = await course(client, until="completed")
+        assert without_pass(events) == recorded("moved", "source")
         again = await client.execute("migrate", {"uri": "unix:/x"})
         assert again["desc"] == "Can't migrate the vm that was paused due to previous migration"
 
@@ -97,7 +104,7 @@ async def test_a_pause_that_is_cancelled(serve: Serve) -> None:
         events = await course(client, until="pre-switchover")
         client.send("migrate_cancel")
         events += await course(client, until="cancelled")
-        assert events == recorded("cancelled_when_paused", "source")
+        assert without_pass(events) == recorded("cancelled_when_paused", "source")
         assert await client.execute("query-migrate") == {"status": "cancelled"}
 
 

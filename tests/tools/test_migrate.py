@@ -1,9 +1,9 @@
 """qmpctl migrate between stand-ins, which say what a test tells them to."""
 
-import argparse
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ import pytest
 
 from qmpserver import CommandError
 from qmpserver.testing import ServerThread
-from qmpserver.tools.address import address
 from qmpserver.tools.completion import complete_capabilities, complete_parameters
 from tests.conftest import readable
 from tests.tools.conftest import BIN, PATIENCE, Run
+from tests.tools.test_exec import in_bash
 
 RAM = {"total": 64 << 20, "remaining": 32 << 20, "transferred": 32 << 20, "page-size": 4096}
 ACTIVE = {"status": "active", "total-time": 1000, "ram": RAM}
@@ -380,11 +380,19 @@ def test_a_bar_on_a_terminal(endless: Pair) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_names_are_completed(pair: Pair) -> None:
-    args = argparse.Namespace(source=address(f"unix:{pair[0].path}"))
-    assert complete_capabilities("auto", args) == ["auto-converge"]
-    assert "multifd-channels=" in complete_parameters("multifd-c", args)
-    assert set(complete_parameters("cpu-throttle-tailslow=", args)) == {
+def test_names_are_completed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", shlex.join(["qmpctl", *migrate(pair, "--parameter")]))
+    assert complete_capabilities("auto") == ["auto-converge"]
+    assert "multifd-channels=" in complete_parameters("multifd-c")
+    assert set(complete_parameters("cpu-throttle-tailslow=")) == {
         "cpu-throttle-tailslow=true",
         "cpu-throttle-tailslow=false",
     }
+
+
+@pytest.mark.slow
+def test_a_shell_completes_the_names_of_the_source(pair: Pair) -> None:
+    line = shlex.join(["qmpctl", *migrate(pair)])
+    assert in_bash(f"{line} --capability auto") == {"auto-converge"}
+    assert in_bash(f"{line} --parameter multifd-ch") == {"multifd-channels="}
+    assert pair[0].path in in_bash(f"qmpctl migrate unix:{pair[0].path[:-2]}")

@@ -69,7 +69,11 @@ class Promise:
 
         held = live_seconds(look.pending, rest, look.bandwidth, len(demands) * MB)
         soonest = look.time + held + look.pause(min(look.pending, rest))
-        free = live_seconds(remaining, rest, look.bandwidth, novelty * sum(demands))
+        if self._working_set <= rest:
+            remaining, added = look.pending + self._working_set, 0.0
+        else:
+            added = novelty * sum(demands)
+        free = live_seconds(remaining, rest, look.bandwidth, added)
         unlimited = look.time + free + look.pause(min(remaining, rest))
         kept = soonest <= BROKEN * look.total_time
         newly_broken = not kept and self._told != look.total_time
@@ -80,7 +84,7 @@ class Promise:
             harvest=harvest,
             switch_over=fits,
             expected_total=max(soonest, min(unlimited, look.total_time)),
-            expected_downtime=look.pause(min(remaining, rest)),
+            expected_downtime=look.pause(min(remaining, rest, self._working_set)),
             kept=kept,
             newly_broken=newly_broken,
         )
@@ -94,7 +98,7 @@ class Promise:
             self._harvested_at = look.time
             self._measured = (look.time, look.unharvested)
         since, size = self._measured
-        if look.time - since >= GROWTH:
+        if look.time - since >= GROWTH and not any(look.limits):
             growth = (look.unharvested - size) / (look.time - since)
             dirty = look.unharvested + growth * look.pending / max(look.bandwidth, 1.0)
             # A known working set that is merely dirty again, after a harvest, stays known.
@@ -136,8 +140,8 @@ class Promise:
         level = water_level(demands, novel / max(novelty, 0.02)) / MB
         if self._is_tight is None:
             self._is_tight = novel * left < 1.5 * look.bandwidth * OBSERVE
-        if look.time < OBSERVE:
-            return level if self._is_tight else math.inf
+        if look.time < OBSERVE and not self._is_tight:
+            return math.inf
         if self._working_set <= rest and math.inf not in demands:
             level = math.inf
         is_other = not math.isclose(level, self._level, rel_tol=CHANGE)

@@ -217,8 +217,8 @@ class Source:
             self._rounds = None
         if self._answers is not None:
             await self._answers.close()
-        sender, self._sender = self._sender, None  # a client may ask while it is being freed
-        if sender is not None:
+        if self._sender is not None:
+            sender, self._sender = self._sender, None  # commands come while it is being closed
             sender.stop()
             await self._worker.run(sender.close)
         for channel in self._channels:

@@ -55,7 +55,7 @@ def compared(name: str, policy: Policy, rate: float, downtime: float, total: flo
     guest = [Vcpu(256, lambda _time: rate)]
     migration = Migration(262, lambda _time: LINK, guest, downtime, total, look=0.02)
     outcome = migration.run(policy)
-    end = "given up" if outcome.aborted else "never"
+    end = "given up" if outcome.aborted else "never (120 s)"
     if outcome.total < math.inf:
         end = f"{outcome.total:.1f} s | {outcome.pause * 1000:.0f} ms"
     else:

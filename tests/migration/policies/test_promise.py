@@ -80,11 +80,13 @@ def test_total_and_pause_are_kept(
 
 
 def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -> None:
-    rates = {}
+    outcomes = {}
     for cold_first in (True, False):
         migration = Migration(RAM, constant(LINK), [greedy()], 0.3, 5, cold_first=cold_first)
-        rates[cold_first] = migration.run(Promise()).dirtied
-    assert rates[True] > 3 * rates[False]
+        outcomes[cold_first] = migration.run(Promise())
+    assert outcomes[True].dirtied > 3 * outcomes[False].dirtied
+    limits = [one.limits[0] for now, one, _ in outcomes[True].trace if 0.5 < now < 4.5]
+    assert all(limit == 0 or limit > 20 for limit in limits), "never held"
 
 
 @pytest.mark.parametrize("cold_first", [True, False])
@@ -144,6 +146,10 @@ def test_a_working_set_that_fits_the_pause_is_never_limited(total: float, cold_f
     assert guest.set_limits == 0
     assert outcome.total == pytest.approx(RAM / LINK, rel=0.05)
     assert outcome.pause <= 0.305
+    for now, decision, _ in outcome.trace:
+        if now >= 0.5:
+            assert decision.expected_total == pytest.approx(outcome.total, rel=0.1)
+            assert decision.expected_downtime == pytest.approx(outcome.pause, rel=0.1)
 
 
 def test_an_idle_guest_takes_no_longer_than_its_memory() -> None:
@@ -210,6 +216,7 @@ def test_the_expected_total_is_honest(cold_first: bool) -> None:
     for now, decision, _ in outcome.trace:
         if now >= 0.5:
             assert decision.expected_total == pytest.approx(outcome.total, rel=0.05)
+            assert decision.expected_downtime == pytest.approx(outcome.pause, rel=0.1)
 
 
 @pytest.mark.parametrize("cold_first", [True, False])
@@ -240,3 +247,26 @@ def test_an_unknown_bandwidth_breaks_no_promise() -> None:
     assert decision.kept
     assert not decision.switch_over
     assert decision.expected_total == math.inf
+
+
+@pytest.mark.parametrize(
+    ("time", "factor", "changes"),
+    [
+        (0.25, 1.2, False),  # too soon
+        (0.25, 0.9, False),
+        (0.25, 0.8, True),  # but not for a fall
+        (0.4, 1.02, False),  # too little
+        (0.4, 1.2, True),
+    ],
+)
+def test_the_limit_is_not_changed_at_every_look(time: float, factor: float, changes: bool) -> None:
+    policy = Promise()
+    busy = replace(_look(total=10), rates=(1500 * MB, 1500 * MB))
+    policy.decide(busy)
+    dirty = replace(busy, time=0.2, unharvested=100 * MB)
+    assert policy.decide(dirty).harvest
+    first = policy.decide(replace(dirty, unharvested=0, added=0)).limits
+    assert first[0] > 0
+    limited = replace(busy, limits=first, rates=tuple(limit * MB for limit in first))
+    later = policy.decide(replace(limited, time=time, bandwidth=factor * busy.bandwidth)).limits
+    assert (later != first) == changes

@@ -690,6 +690,14 @@ def test_a_file_that_cannot_be_written(rig: Rig, tmp_path: Path) -> None:
         )
 
 
+def test_threads_have_qemu_s_names(rig: Rig) -> None:
+    ram, ends = rig.ram(ODD), rig.sockets(12)
+    rig.sender(ram, ends[0])
+    rig.receiver(ram, ends[1])
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    assert {"mig/src/send_0\n", "mig/src/send_11\n", "mig/dst/recv_11\n"} <= set(names)
+
+
 def test_nothing_is_left_behind(rig: Rig) -> None:
     source, target = rig.filled(ODD), rig.ram(ODD)
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from qmpserver.migration.address import parse_uri
+from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration.rounds import TOTAL_TIME
-from tests.conftest import Until
+from tests.conftest import PATIENCE, Until
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
 
 SOURCE = ["setup", "active", "device", "completed"]
@@ -47,6 +49,28 @@ async def test_all_of_ram_is_the_same(side: MakeSide, uri: str) -> None:
     destination.assert_whole()
     await destination.machine.cont()
     await destination.advance(1000)
+
+
+async def test_a_query_while_the_sender_is_closed(
+    side: MakeSide, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, queried = threading.Event(), threading.Event()
+    close = Sender.close
+
+    def slowly(sender: Sender) -> None:
+        close(sender)
+        closed.set()
+        assert queried.wait(PATIENCE)
+
+    monkeypatch.setattr(Sender, "close", slowly)
+    source, destination = side(), side(incoming=True)
+    migrating = asyncio.ensure_future(migrate(source, destination, uri))
+    assert await asyncio.to_thread(closed.wait, PATIENCE)
+    try:
+        assert source.migration.info()["ram"]["transferred"] > 0
+    finally:
+        queried.set()
+        assert await migrating == ("completed", "completed")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -270,6 +270,12 @@ static bool canary_is_reset(struct canary *canary)
 	return canary->reset == canary->ring.fetch;
 }
 
+/* Whether the entry `index` waits for its reset. One ring further, a harvest that goes on may have released it anew. */
+static bool is_unreset(const struct ring *ring, uint64_t index)
+{
+	return ring_is_released(ring, index) && load_acquire(&ring->fetch) <= index + ring->size;
+}
+
 /*
  * Whether the ring has an entry that was released when the last reset began, and is not reset. A reset that was cut
  * short leaves the last one, and one that began elsewhere than our harvest the first. In a ring that is astray they
@@ -278,8 +284,7 @@ static bool canary_is_reset(struct canary *canary)
 static bool has_unreset(const struct vcpu *vcpu)
 {
 	return vcpu->reset_from != vcpu->reset_to && !load_acquire(&vcpu->astray) &&
-	       (ring_is_released(&vcpu->ring, vcpu->reset_from) ||
-		ring_is_released(&vcpu->ring, vcpu->reset_to - 1));
+	       (is_unreset(&vcpu->ring, vcpu->reset_from) || is_unreset(&vcpu->ring, vcpu->reset_to - 1));
 }
 
 static bool any_has_unreset(const struct engine *engine)
@@ -331,6 +336,15 @@ static bool reset_rings(struct engine *engine)
 	return !has_canary;
 }
 
+static uint32_t count_released(const struct ring *ring)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < ring->size; i++)
+		count += ring_is_released(ring, i);
+	return count;
+}
+
 /*
  * Have the kernel's reset index move on over ghosts, to the next multiple of `every` from `stop` on, or to the first
  * entry that is dirty. We do not know where it is; so all entries that are not dirty offer themselves for the reset
@@ -340,24 +354,27 @@ static bool reset_rings(struct engine *engine)
 static bool pass_ghosts(struct vcpu *vcpu, uint64_t stop, uint32_t every)
 {
 	struct ring *ring = &vcpu->ring;
-	uint64_t offered = 0;
+	uint32_t offered;
+	bool moved;
 
 	for (uint64_t i = 0; i < ring->size; i++) {
 		uint32_t expected = 0;
 
 		if (i % every)
-			offered += __atomic_compare_exchange_n(&ring_entry(ring, stop + i)->flags, &expected,
-							       KVM_DIRTY_GFN_F_RESET, false,
-							       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+			__atomic_compare_exchange_n(&ring_entry(ring, stop + i)->flags, &expected,
+						    KVM_DIRTY_GFN_F_RESET, false, __ATOMIC_ACQ_REL,
+						    __ATOMIC_RELAXED);
 	}
+	offered = count_released(ring);
 	reset_rings(vcpu->engine);
+	moved = count_released(ring) < offered;
 	for (uint64_t i = 0; i < ring->size; i++) {
 		uint32_t expected = KVM_DIRTY_GFN_F_RESET;
 
-		offered -= __atomic_compare_exchange_n(&ring_entry(ring, i)->flags, &expected, 0, false,
-						       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+		__atomic_compare_exchange_n(&ring_entry(ring, i)->flags, &expected, 0, false,
+					    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	}
-	return offered;
+	return moved;
 }
 
 /* With all rings locked: reset them, and have each reset index come to where we harvest. */

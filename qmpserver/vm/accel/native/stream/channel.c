@@ -39,8 +39,9 @@ int channel_init(struct channel *channel, int fd, int notify_fd)
 	return 0;
 }
 
-int channel_start(struct channel *channel, const char *name, void *(*run)(void *), void *opaque)
+int channel_start(struct channel *channel, const char *name, uint32_t number, void *(*run)(void *), void *opaque)
 {
+	char full_name[16]; /* as long as the kernel allows */
 	sigset_t all, before;
 	int error;
 
@@ -53,7 +54,8 @@ int channel_start(struct channel *channel, const char *name, void *(*run)(void *
 		return -1;
 	}
 	channel->started = true;
-	pthread_setname_np(channel->thread, name);
+	snprintf(full_name, sizeof(full_name), "%s%u", name, number);
+	pthread_setname_np(channel->thread, full_name);
 	return 0;
 }
 

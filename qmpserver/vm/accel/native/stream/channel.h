@@ -36,8 +36,8 @@ struct channel {
 /* Prepare a channel for `fd`. 0, or -1 and errno; in either case channel_close() follows. */
 int channel_init(struct channel *channel, int fd, int notify_fd);
 
-/* Start the thread, with all signals blocked. 0, or -1 and errno. */
-int channel_start(struct channel *channel, const char *name, void *(*run)(void *), void *opaque);
+/* Start the thread, with all signals blocked; its name is `name` with the number. 0, or -1 and errno. */
+int channel_start(struct channel *channel, const char *name, uint32_t number, void *(*run)(void *), void *opaque);
 
 /* Have the thread look again. Any thread. */
 void channel_wake(struct channel *channel);

@@ -371,7 +371,7 @@ struct receiver *receiver_new(uint8_t *ram, uint64_t pages, int ram_fd, const in
 		in->index = i;
 		in->buffer = malloc(STREAM_RUN * PAGE_BYTES);
 		if (!in->buffer || channel_init(&in->channel, fds[i], receiver->notify_fd) < 0 ||
-		    channel_start(&in->channel, "ram-receive", receive_thread, in) < 0)
+		    channel_start(&in->channel, "mig/dst/recv_", i, receive_thread, in) < 0)
 			goto fail;
 	}
 	return receiver;

@@ -263,25 +263,34 @@ static bool send_zero(struct outgoing *out, uint64_t page, uint64_t count)
 	return true;
 }
 
+/* Return the first page from `page` on that is no hole; that page if it cannot be told. */
+static uint64_t next_data(const struct sender *sender, uint64_t page)
+{
+	off_t found = lseek(sender->ram_fd, (off_t)(page * PAGE_BYTES), SEEK_DATA);
+
+	if (found >= 0)
+		return (uint64_t)found / PAGE_BYTES;
+	return errno == ENXIO ? sender->pages : page;
+}
+
 /* Return which of the pages are holes of the memory file, without filling any. */
 static uint64_t find_holes(const struct sender *sender, uint64_t word, uint64_t bits)
 {
-	uint64_t first = word * WORD_PAGES, left = sender->pages - first, data = first, absent = bits, holes = 0;
+	uint64_t first = word * WORD_PAGES, left = sender->pages - first, absent = bits, holes = 0;
+	uint64_t data = next_data(sender, first + (uint64_t)__builtin_ctzll(bits));
 	unsigned char resident[WORD_PAGES];
 	size_t count = left < WORD_PAGES ? left : WORD_PAGES;
 
+	if (data >= first + WORD_PAGES)
+		return bits;
 	if (!mincore((void *)(uintptr_t)(sender->ram + first * PAGE_BYTES), count * PAGE_BYTES, resident))
 		for (size_t i = 0; i < count; i++)
 			absent &= ~((uint64_t)(resident[i] & 1) << i);
 	for (; absent; absent &= absent - 1) {
 		uint64_t page = first + (uint64_t)__builtin_ctzll(absent);
 
-		if (data <= page) {
-			off_t found = lseek(sender->ram_fd, (off_t)(page * PAGE_BYTES), SEEK_DATA);
-
-			/* When it cannot be told, the page is read. */
-			data = found >= 0 ? (uint64_t)found / PAGE_BYTES : errno == ENXIO ? sender->pages : page;
-		}
+		if (data <= page)
+			data = next_data(sender, page);
 		if (data > page)
 			holes |= 1ull << (page - first);
 	}
@@ -397,7 +406,7 @@ struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const 
 		out->sender = sender;
 		out->index = i;
 		if (channel_init(&out->channel, fds[i], sender->notify_fd) < 0 ||
-		    channel_start(&out->channel, "ram-send", send_thread, out) < 0)
+		    channel_start(&out->channel, "mig/src/send_", i, send_thread, out) < 0)
 			goto fail;
 	}
 	return sender;
