@@ -21,7 +21,8 @@
  * (2) and (a) are read-modify-writes of one word: the later of two sees the earlier, and all that its thread wrote
  * before. Either (2) comes before the (a) that makes the number reset_due, and that reset finds the entries released;
  * or (2) comes after it, and asks for the next one. So when resets_ended has come to reset_due, the entries are
- * reset: of the threads that queue up for log.lock after their harvests, the first makes a reset for all.
+ * reset: of the threads that queue up for log.lock after their harvests, the first makes a reset for all. A ring
+ * that waits for its reset is not harvested again.
  * A vCPU whose ring is full also harvests those that are at least half full, and rings of vCPUs that write
  * alike fall into step. Not the emptier ones: each harvest costs the guest its write faults again, and a small working
  * set beside a heavy writer would have them at each of the writer's resets. Not those of vCPUs that are
@@ -270,12 +271,6 @@ static bool canary_is_reset(struct canary *canary)
 	return canary->reset == canary->ring.fetch;
 }
 
-/* Whether the entry `index` waits for its reset. One ring further, a harvest that goes on may have released it anew. */
-static bool is_unreset(const struct ring *ring, uint64_t index)
-{
-	return ring_is_released(ring, index) && load_acquire(&ring->fetch) <= index + ring->size;
-}
-
 /*
  * Whether the ring has an entry that was released when the last reset began, and is not reset. A reset that was cut
  * short leaves the last one, and one that began elsewhere than our harvest the first. In a ring that is astray they
@@ -284,7 +279,8 @@ static bool is_unreset(const struct ring *ring, uint64_t index)
 static bool has_unreset(const struct vcpu *vcpu)
 {
 	return vcpu->reset_from != vcpu->reset_to && !load_acquire(&vcpu->astray) &&
-	       (is_unreset(&vcpu->ring, vcpu->reset_from) || is_unreset(&vcpu->ring, vcpu->reset_to - 1));
+	       (ring_is_released(&vcpu->ring, vcpu->reset_from) ||
+		ring_is_released(&vcpu->ring, vcpu->reset_to - 1));
 }
 
 static bool any_has_unreset(const struct engine *engine)
@@ -374,6 +370,7 @@ static bool pass_ghosts(struct vcpu *vcpu, uint64_t stop, uint32_t every)
 		__atomic_compare_exchange_n(&ring_entry(ring, i)->flags, &expected, 0, false,
 					    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 	}
+	vcpu->reset_from = vcpu->reset_to = ring->fetch; /* no entry is released */
 	return moved;
 }
 
@@ -404,12 +401,20 @@ static void reset_harvested(struct engine *engine)
 	unlock_rings(engine);
 }
 
-static bool reset_is_due(const struct engine *engine)
+/* Whether the ring was harvested, and the reset for it has not ended. */
+static bool waits_for_reset(const struct vcpu *vcpu)
+{
+	return load_acquire(&vcpu->reset_due) > load_acquire(&vcpu->engine->log.resets_ended);
+}
+
+/* Under log->lock: reset the rings if one waits for it. */
+static void reset_if_due(struct engine *engine)
 {
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
-		if (load_acquire(&engine->vcpus[i]->reset_due) > engine->log.resets_ended)
-			return true;
-	return false;
+		if (waits_for_reset(engine->vcpus[i])) {
+			reset_harvested(engine);
+			return;
+		}
 }
 
 /* Return when the reset of that number, or a later one, has ended, unless it was cut short again and again. */
@@ -465,17 +470,21 @@ static bool out_of_step(const struct ring *ring)
 	       !ring_is_dirty(ring, ring->fetch);
 }
 
-/* Under the ring's lock. */
+/*
+ * Under the ring's lock; a no-op while the ring waits for a reset. So the reset index is where the harvest begins, and it
+ * ends where entries end now: with a reset under way it could go on for ever.
+ */
 static uint64_t harvest(struct vcpu *vcpu)
 {
 	struct dirty_log *log = &vcpu->engine->log;
 	struct ring *ring = &vcpu->ring;
 	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP_VCPU);
-	uint64_t from = ring->fetch, index;
+	uint64_t from = ring->fetch, end, index;
 
-	if (!ring->size || vcpu->astray)
+	if (!ring->size || vcpu->astray || waits_for_reset(vcpu))
 		return 0;
-	for (index = from; index - from < ring->size && ring_is_dirty(ring, index); index++) {
+	end = ring_pushed(ring, from);
+	for (index = from; index < end && ring_is_dirty(ring, index); index++) {
 		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
 
 		/* Atomic, for a ring that is being overrun. */
@@ -485,7 +494,7 @@ static uint64_t harvest(struct vcpu *vcpu)
 		store_release(&ring->fetch, index + 1);
 	}
 	/* Nobody stops a ring before its last entry is used but an overflow. */
-	if (index - from == ring->size || out_of_step(ring))
+	if (end - from == ring->size || out_of_step(ring))
 		overflowed(vcpu);
 	if (index != from)
 		store_release(&vcpu->reset_due,
@@ -570,7 +579,7 @@ void reap_full_ring(struct vcpu *vcpu)
 	trace_reap(started, pages);
 }
 
-/* Harvest all rings, before log->lock is taken: vCPUs whose rings are full need that. */
+/* Harvest all rings but those that wait for a reset. */
 static uint64_t harvest_all(struct engine *engine)
 {
 	uint64_t pages = 0;
@@ -614,8 +623,7 @@ static uint64_t make_good(struct engine *engine, uint64_t *bitmap)
 {
 	uint64_t pages = harvest_astray(engine);
 
-	if (reset_is_due(engine))
-		reset_harvested(engine);
+	reset_if_due(engine);
 	trust_again(engine, bitmap);
 	stock_canaries(engine);
 	return pages;
@@ -660,8 +668,10 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 	pthread_mutex_lock(&log->take_lock);
 	wait_for_exits(engine);
 	started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
-	pages = harvest_all(engine);
 	pthread_mutex_lock(&log->lock);
+	/* A ring that waits for a reset could not be harvested. One that waits again by then was harvested just now. */
+	reset_if_due(engine);
+	pages = harvest_all(engine);
 	taken = turn_over(engine);
 	pages += make_good(engine, taken);
 	pthread_mutex_unlock(&log->lock);
@@ -696,6 +706,7 @@ static int switch_off(struct engine *engine)
 	store_release(&log->tracking, 0); /* first: limited vCPUs hold, because their pages go uncounted now */
 	ret = set_logging(engine, false);
 	error = errno;
+	reset_if_due(engine);
 	harvest_all(engine); /* the entries left in the rings */
 	make_good(engine, log->bitmaps[log->side]);
 	errno = error;
