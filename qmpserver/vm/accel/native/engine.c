@@ -215,8 +215,7 @@ void engine_set_vcpu_state(struct engine *engine, uint32_t index, enum vcpu_stat
 	struct vcpu *vcpu = engine->vcpus[index];
 
 	store_release(&vcpu->exit_reason, exit_reason);
-	store_release(&vcpu->state, state); /* its thread waits, and only reads it */
-	vcpu_kick(vcpu);
+	store_release(&vcpu->state, state); /* its thread waits, and reads it when the machine continues */
 }
 
 uint32_t engine_count(struct engine *engine, enum vcpu_state state)
