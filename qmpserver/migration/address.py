@@ -160,10 +160,10 @@ def check_transport(address: Address, capabilities: Mapping[str, bool]) -> None:
     Raises:
         CommandError: It does.
     """
-    if capabilities["mapped-ram"] and not isinstance(address, FileAddress):
+    mapped, multifd = capabilities.get("mapped-ram"), capabilities.get("multifd")
+    if mapped and not isinstance(address, FileAddress):
         raise CommandError("Migration requires seekable transport (e.g. file)")
-    several = isinstance(address, UnixAddress | TcpAddress) or capabilities["mapped-ram"]
-    if capabilities["multifd"] and not several:
+    if multifd and not (mapped or isinstance(address, UnixAddress | TcpAddress)):
         raise CommandError("Migration requires multi-channel URIs (e.g. tcp)")
 
 

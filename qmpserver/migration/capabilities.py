@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Capability = Literal[
     "xbzrle",
@@ -61,10 +61,14 @@ _NOT_WITH_SNAPSHOT = (
 
 
 class Capabilities(Mapping[str, bool]):
-    """The capabilities of one machine's migrations; all are off at first."""
+    """The capabilities of one machine's migrations; all are off at first.
 
-    def __init__(self) -> None:
-        self._states: dict[str, bool] = dict.fromkeys(CAPABILITIES, False)
+    Args:
+        names: Their names; another release of QEMU has other ones, which no rule is about.
+    """
+
+    def __init__(self, names: Iterable[str] = CAPABILITIES) -> None:
+        self._states: dict[str, bool] = dict.fromkeys(names, False)
 
     def __getitem__(self, name: str) -> bool:
         return self._states[name]
@@ -104,7 +108,8 @@ class Capabilities(Mapping[str, bool]):
             raise CommandError(IN_PROGRESS)
         new = {**self._states, **states}
         added = {name for name in new if new[name] and not self._states[name]}
-        if message := _refusal(new, added if awaited else set(), ring, plain):
+        known: dict[str, bool] = {**dict.fromkeys(CAPABILITIES, False), **new}
+        if message := _refusal(known, added if awaited else set(), ring, plain):
             raise CommandError(message)
         self._states = new
 

@@ -101,6 +101,11 @@ class Metrics:
             accel.engine.tracking,
         )
         yield CounterMetricFamily(
+            "qmpserver_dirty_ring_resets",
+            "Resets of all dirty rings",
+            accel.engine.resets,
+        )
+        yield CounterMetricFamily(
             "qmpserver_dirty_ring_reset_shortfalls",
             "Resets of dirty rings that freed fewer entries than were harvested",
             accel.engine.reset_shortfalls,

@@ -24,10 +24,10 @@ class Look:
         cold: Bytes of `pending` that no harvest has found dirty, if the sender sends those first; 0
             if it does not.
         added: Bytes that all harvests together have added to `pending`.
-        sent: Bytes that were sent.
+        sent: Bytes of pages that were sent; zero pages do not count.
         rounds: QEMU's `dirty-sync-count`: 1 in the first round.
-        bandwidth: Measured over the last 100 ms or so; before the first measurement the configured
-            one; 0 if it is unknown.
+        bandwidth: That of `sent`, over the last 100 ms or so in which there was something to send;
+            before the first measurement the configured one; 0 if it is unknown.
         rates: How fast each vCPU dirties memory, over the last 100 to 1000 ms.
         limits: The limit in force of each vCPU, in MB/s; 0: none.
         throttle: The percentage of time that is taken from all vCPUs.
@@ -82,7 +82,8 @@ class Decision:
             sight.
         expected_downtime: Seconds of pause.
         kept: The promise can still be kept, as far as the figures tell; true if there is none.
-        newly_broken: At this look the policy has found that the promise cannot be kept any more.
+        newly_broken: At this look the policy has found that the promise cannot be kept any more;
+            told once for each `total_time`.
     """
 
     limits: tuple[int, ...] = ()

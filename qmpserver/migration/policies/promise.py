@@ -46,7 +46,7 @@ class Promise:
         self._is_tight: bool | None = None  # there is no time to observe the guest
         self._level = math.inf  # MB/s
         self._changed_at = -math.inf
-        self._broken = False
+        self._told = 0.0  # the promise that was told to be broken
 
     def decide(self, look: Look) -> Decision:
         """Return the answer to a look."""
@@ -72,8 +72,9 @@ class Promise:
         free = live_seconds(remaining, rest, look.bandwidth, novelty * sum(demands))
         unlimited = look.time + free + look.pause(min(remaining, rest))
         kept = soonest <= BROKEN * look.total_time
-        newly_broken = not kept and not self._broken
-        self._broken |= newly_broken
+        newly_broken = not kept and self._told != look.total_time
+        if newly_broken:
+            self._told = look.total_time
         return Decision(
             limits=tuple(max(1, round(level)) if rate > level * MB else 0 for rate in demands),
             harvest=harvest,

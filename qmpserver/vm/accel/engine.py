@@ -254,6 +254,11 @@ class Engine:
         return sum(int(self._ptr.vcpus[i].overflows) for i in range(self.vcpus))
 
     @property
+    def resets(self) -> int:
+        """The number of resets of the rings that were asked of the accelerator."""
+        return int(self._ptr.log.resets_begun)
+
+    @property
     def reset_shortfalls(self) -> int:
         """The number of ring resets that ended early, including those that reported success."""
         return int(self._ptr.log.cut_resets)
@@ -269,6 +274,11 @@ class Engine:
     def limit_kick(self, cpu_index: int | None) -> None:
         """Wake the vCPUs whose limit has changed, and the reaper if no limit is left."""
         lib.limit_kick(self._ptr, -1 if cpu_index is None else cpu_index)
+
+    def set_cpu_throttle(self, percentage: int) -> None:
+        """Hold all vCPUs that have no dirty limit for 0 to 99 % of their time; 0 ends it."""
+        self._ptr.cpu_throttle = percentage
+        lib.kick_all(self._ptr)
 
     def limits(self) -> list[int]:
         """Return each vCPU's limit in MB/s, 0 for none."""

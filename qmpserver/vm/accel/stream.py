@@ -203,10 +203,12 @@ class Receiver:
         Raises:
             OSError: Memory, a thread or a file descriptor is not available.
         """
-        self._ram = ram  # keeps the memory file open, which the threads use
+        self._ram = ram  # keeps the mapping alive, which the threads use
         self._channels = len(fds)
         _unblock(fds)
-        self._ptr = lib.receiver_new(ram.pages, ram.fd, list(fds), len(fds), _base(mapped))
+        self._ptr = lib.receiver_new(
+            ram.address, ram.pages, ram.fd, list(fds), len(fds), _base(mapped)
+        )
         if not self._ptr:
             raise OSError(ffi.errno, f"cannot receive RAM: {os.strerror(ffi.errno)}")
 

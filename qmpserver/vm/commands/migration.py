@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WHILE_RUNNING = "dirty page rate limit while migration is running"
+
 
 def _sender(client: Client | None) -> str:
     return f"monitor {client.monitor}" if client is not None else "human monitor"
@@ -47,6 +49,8 @@ def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
     def set_vcpu_dirty_limit(
         client: Client | None, *, dirty_rate: int, cpu_index: int | None = None
     ) -> None:
+        if machine.migration.limits_vcpus:
+            raise CommandError(f"can't set {_WHILE_RUNNING}")
         try:
             machine.dirty_limit.set(dirty_rate, cpu_index)
         except ValueError as error:
@@ -55,6 +59,8 @@ def _register_dirty_memory(registry: Registry, machine: Machine) -> None:
 
     @registry.command("cancel-vcpu-dirty-limit", client=True)
     def cancel_vcpu_dirty_limit(client: Client | None, *, cpu_index: int | None = None) -> None:
+        if machine.migration.limits_vcpus:
+            raise CommandError(f"can't cancel {_WHILE_RUNNING}")
         try:
             machine.dirty_limit.cancel(cpu_index)
         except ValueError as error:

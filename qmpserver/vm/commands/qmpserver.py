@@ -62,6 +62,7 @@ def register(registry: Registry, machine: Machine) -> None:
             "tracking": engine.tracking,
             "in-service": engine.limit_in_service,
             "reaper": _reaper(engine),
+            "resets": engine.resets,
             "reset-shortfalls": engine.reset_shortfalls,
             "vcpus": vcpus,
         }

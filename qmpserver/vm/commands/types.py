@@ -1177,6 +1177,7 @@ DirtyRing = TypedDict(
         "tracking": bool,
         "in-service": bool,
         "reaper": Reaper,
+        "resets": int,
         "reset-shortfalls": int,
         "vcpus": list[VcpuDirtyRing],
     },

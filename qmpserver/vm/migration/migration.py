@@ -180,6 +180,11 @@ class Migration:
         if self._source is not None and state == "pre-switchover":
             self._source.continue_()
 
+    @property
+    def limits_vcpus(self) -> bool:
+        """Whether a migration limits the guest's vCPUs now."""
+        return self._source is not None and self._source.limits_vcpus
+
     def info(self) -> dict[str, Any]:
         """Return the result of `query-migrate`."""
         if self._source is not None:
@@ -224,6 +229,8 @@ class Migration:
             self._enter("failing")
             self._enter("failed")
         else:
+            seconds = time.monotonic() - self._started
+            self._figures.mbps = self._figures.transferred * 8 / 1e6 / seconds  # of all of it
             self._enter("completed")
         finally:
             self._source = None

@@ -8,28 +8,31 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME, Figures
+from qmpserver.migration.policies.auto_converge import AutoConverge
+from qmpserver.migration.policies.dirty_limit import DirtyLimit
+from qmpserver.migration.policies.precopy import Precopy
 from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration import wire
+from qmpserver.vm.migration.answers import Answers
 from qmpserver.vm.migration.channels import Channel, open_channel
 from qmpserver.vm.migration.description import describe
-from qmpserver.vm.migration.wire import StreamError
-from qmpserver.vm.trace.events import EVENTS, record
+from qmpserver.vm.migration.rounds import Rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.capabilities import Capabilities
+    from qmpserver.migration.info import Figures
     from qmpserver.migration.parameters import Parameters
+    from qmpserver.migration.policies.policy import Policy
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
     from qmpserver.vm.machine.runstate import RunState
     from qmpserver.vm.migration.movable import Movable
 
-LAST_WORDS_S = 1.0
 MAX_HELLO = 4096  # bytes
 ALIGNMENT = 2 << 20  # of RAM in a file
 
@@ -71,12 +74,10 @@ class Source:
         self._channels: list[Channel] = []  # the main one first
         self._sender: Sender | None = None
         self._mapped: int | None = None  # where RAM begins in a file with `mapped-ram`
-        self._answer: asyncio.Task[dict[str, Any]] | None = None
-        self._bandwidth = 0.0  # bytes/s, in this round
-        self._round = 0, 0.0  # the bytes sent and the time when it began
+        self._answers: Answers | None = None
+        self._rounds: Rounds | None = None
         self._continued = asyncio.Event()
         self._before: RunState | None = None  # the run state before the switchover
-        self._started = self._harvested_at = self._stopped_at = 0.0
 
     def continue_(self) -> None:
         """Go on after the pause before the switchover."""
@@ -95,19 +96,30 @@ class Source:
             CancelledError: It was cancelled.
         """
         tracking = self._machine.tracking
+        started = time.monotonic()
         try:
-            self._started = time.monotonic()
-            sender = self._sender = await self._set_up(address, take_fd)
+            main = await open_channel(address, take_fd)
+            self._channels.append(main)
+            sender = self._sender = await self._set_up(main, address, take_fd)
+            answers = self._answers = Answers(main)
             sender.set_rate(self._parameters["max-bandwidth"])
-            self._figures.setup_time = round((time.monotonic() - self._started) * 1000)
+            self._figures.setup_time = round((time.monotonic() - started) * 1000)
             tracking.acquire(self)
             await tracking.wait()
-            self._harvested_at = time.monotonic()
-            await self._worker.run(sender.add_data)
+            rounds = self._rounds = Rounds(
+                self._machine,
+                sender,
+                answers,
+                self._worker,
+                self._parameters,
+                self._figures,
+                self._emit_pass,
+                started,
+            )
+            await rounds.begin()
             self._enter("active")
-            self._count_round()
-            await self._copy(sender)
-            await self._switch_over(sender)
+            await rounds.converge(self._policy())
+            await self._switch_over(main, answers, rounds)
         except BaseException:
             if self._before is not None:
                 self._machine.leave_finish_migrate(
@@ -115,13 +127,34 @@ class Source:
                 )
             raise
         finally:
+            self.count()
             tracking.release(self)
             await asyncio.shield(self._release())
 
-    async def _set_up(self, address: Address, take_fd: Callable[[str], int]) -> Sender:
-        """Open the channels and agree with the destination."""
-        main = await open_channel(address, take_fd)
-        self._channels.append(main)
+    def _policy(self) -> Policy:
+        parameters = self._parameters
+        threshold = parameters["throttle-trigger-threshold"]
+        if self._capabilities["dirty-limit"]:
+            return DirtyLimit(parameters["vcpu-dirty-limit"], trigger_threshold=threshold)
+        if self._capabilities["auto-converge"]:
+            return AutoConverge(
+                trigger_threshold=threshold,
+                initial=parameters["cpu-throttle-initial"],
+                increment=parameters["cpu-throttle-increment"],
+                tailslow=parameters["cpu-throttle-tailslow"],
+                maximum=parameters["max-cpu-throttle"],
+            )
+        return Precopy()
+
+    @property
+    def limits_vcpus(self) -> bool:
+        """Whether it limits the guest's vCPUs now; clients must not change limits then."""
+        return self._rounds is not None and self._rounds.limits_vcpus
+
+    async def _set_up(
+        self, main: Channel, address: Address, take_fd: Callable[[str], int]
+    ) -> Sender:
+        """Agree with the destination and open the data channels."""
         ram = self._machine.ram
         extra = self._parameters["multifd-channels"] if self._capabilities["multifd"] else 0
         if self._capabilities["mapped-ram"]:
@@ -132,7 +165,6 @@ class Source:
         await main.send("hello", **describe(self._machine), channels=extra, cookie=cookie)
         if main.two_way:
             wire.expect(await main.receive(), "welcome")
-            self._answer = asyncio.ensure_future(main.receive())
         for number in range(extra):
             channel = await open_channel(address, take_fd)
             self._channels.append(channel)
@@ -140,18 +172,8 @@ class Source:
         carriers = self._channels[1:] or self._channels
         return Sender(ram, [carrier.fd for carrier in carriers])
 
-    async def _copy(self, sender: Sender) -> None:
-        """Send rounds until the rest can be sent within the downtime limit."""
-        while True:
-            await self._send_round(sender)
-            await self._harvest(sender)
-            self._count_round()
-            if self._expected_downtime_ms(sender) <= self._parameters["downtime-limit"]:
-                return
-
-    async def _switch_over(self, sender: Sender) -> None:
-        main = self._channels[0]
-        self._stopped_at = time.monotonic()
+    async def _switch_over(self, main: Channel, answers: Answers, rounds: Rounds) -> None:
+        stopped_at = time.monotonic()
         stopping = asyncio.ensure_future(self._machine.stop_to_migrate())
         try:
             await asyncio.shield(stopping)
@@ -159,125 +181,38 @@ class Source:
             self._before = await stopping  # also if it was cancelled: the guest is to run again
         if self._capabilities["pause-before-switchover"]:
             self._enter("pre-switchover")
-            await self._unless_answered(self._continued.wait())
+            await answers.unless(self._continued.wait())
         self._enter("device")
         async with self._machine.changing:  # no reset between the state and the last pages
             state = await self._worker.run(self._machine.accel.save_state)
-            await self._harvest(sender)  # after the state: reading it can write to RAM
-            sender.set_rate(0)
-            await self._send_round(sender, last=True)
+            await rounds.harvest()  # after the state: reading it can write to RAM
+            await rounds.send_rest()
             if self._mapped is not None:
                 main.seek(self._mapped + self._machine.ram.size)
-            limits = self._machine.accel.engine.limits()
+            limits = rounds.own_limits
             await main.send("state", state=state, limits=limits, run_state=self._before)
-            if main.two_way:
-                wire.expect(await self._next_answer(), "ready")
+            await answers.expect("ready")
             self.committed = True
             await main.send("go")
-            if main.two_way:
-                wire.expect(await self._next_answer(), "running")
+            await answers.expect("running")
             await main.finish()
-            self._figures.downtime = round((time.monotonic() - self._stopped_at) * 1000)
+            self._figures.downtime = round((time.monotonic() - stopped_at) * 1000)
             self._machine.leave_finish_migrate("postmigrate")
-            self._bandwidth = sender.counters().bytes / (time.monotonic() - self._started)
-
-    async def _send_round(self, sender: Sender, *, last: bool = False) -> None:
-        """Send all pages that are pending; measure the bandwidth."""
-        self._round = sender.counters().bytes, time.monotonic()
-        loop, moved = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(sender.fileno(), moved.set)
-        try:
-            sender.begin_pass(sync=last)
-            while sender.busy:
-                await self._unless_answered(moved.wait())
-                moved.clear()
-                sender.acknowledge()
-                error = sender.error()
-                if error is not None:
-                    await self._raise_answer()
-                    raise StreamError(error)
-        finally:
-            loop.remove_reader(sender.fileno())
-        self._measure(sender)
-
-    def _measure(self, sender: Sender) -> None:
-        """Measure the bandwidth of this round; not of the last one, which has no limit."""
-        before, started = self._round
-        sent, seconds = sender.counters().bytes - before, time.monotonic() - started
-        if sent and seconds and self._before is None:
-            self._bandwidth = sent / seconds
-
-    async def _unless_answered(self, event: Coroutine[Any, Any, Any]) -> None:
-        """Wait for an event, but not when the destination reports an error or is gone."""
-        waiting = asyncio.ensure_future(event)
-        try:
-            answers = [] if self._answer is None else [self._answer]
-            await asyncio.wait([waiting, *answers], return_when=asyncio.FIRST_COMPLETED)
-            if self._answer is not None and self._answer.done():
-                wire.expect(self._answer.result(), "nothing yet")
-        finally:
-            waiting.cancel()
-
-    async def _raise_answer(self) -> None:
-        """Raise the destination's own error, if it sends one: it tells more than a broken pipe."""
-        if self._answer is not None:
-            await asyncio.wait([self._answer], timeout=LAST_WORDS_S)
-            if self._answer.done():
-                wire.expect(self._answer.result(), "nothing yet")
-
-    async def _next_answer(self) -> dict[str, Any]:
-        assert self._answer is not None
-        answer = await self._answer
-        self._answer = asyncio.ensure_future(self._channels[0].receive())
-        return answer
-
-    async def _harvest(self, sender: Sender) -> None:
-        """Add the pages that the guest has dirtied to the pending ones."""
-        before, since = sender.counters().pending, self._harvested_at
-        for bitmap in await self._worker.run(self._machine.tracking.take):
-            sender.add(bitmap)
-        self._harvested_at = time.monotonic()
-        dirtied = sender.counters().pending - before
-        record(EVENTS["migration_bitmap_sync_end"], dirtied)
-        self._figures.dirty_pages_rate = round(dirtied / max(self._harvested_at - since, 0.001))
-
-    def _count_round(self) -> None:
-        """Count a new set of dirty pages, and tell clients."""
-        self._figures.dirty_sync_count += 1
-        self._emit_pass(self._figures.dirty_sync_count)
-        self.count()
 
     def count(self) -> None:
         """Bring the figures up to date."""
-        if self._sender is None:
-            return
-        self._measure(self._sender)
-        counters, figures = self._sender.counters(), self._figures
-        figures.transferred = counters.bytes
-        figures.remaining = counters.pending * PAGE
-        figures.normal = counters.pages
-        figures.duplicate = counters.zero_pages
-        figures.mbps = self._bandwidth * 8 / 1e6
-        figures.pages_per_second = round(self._bandwidth / PAGE)
-        if len(self._channels) > 1:
-            figures.multifd_bytes = counters.bytes
-        if self._before is None:
-            figures.precopy_bytes = counters.bytes
-            figures.expected_downtime = self._expected_downtime_ms(self._sender)
-        else:
-            figures.downtime_bytes = counters.bytes - figures.precopy_bytes
-
-    def _expected_downtime_ms(self, sender: Sender) -> int:
-        """Return how long it takes to send what is pending."""
-        bandwidth = self._parameters["avail-switchover-bandwidth"] or self._bandwidth
-        pending = sender.counters().pending * PAGE
-        return round(pending / bandwidth * 1000) if bandwidth else UNKNOWN_DOWNTIME
+        if self._rounds is not None:
+            self._rounds.count()
+            if len(self._channels) > 1:
+                self._figures.multifd_bytes = self._figures.transferred
 
     async def _release(self) -> None:
-        self.count()
-        if self._answer is not None:
-            self._answer.cancel()
-            await asyncio.wait([self._answer])
+        if self._rounds is not None:
+            self._rounds.lift_limits()
+            self._rounds.close()
+            self._rounds = None
+        if self._answers is not None:
+            await self._answers.close()
         if self._sender is not None:
             sender, self._sender = self._sender, None  # commands come while it is being closed
             sender.stop()

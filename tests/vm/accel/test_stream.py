@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from qmpserver.vm.accel.memory import PAGE_SIZE, Ram
+from qmpserver.vm.accel.native._native import ffi
 from qmpserver.vm.accel.stream import ChannelState, Receiver, Sender, SenderCounters
+from tests.conftest import Until
 
 PATIENCE = 20.0
 PAGES, ZERO, SYNC, CONTROL = 1, 2, 3, 16
@@ -268,6 +270,20 @@ def test_holes_are_sent_as_zero_and_stay_holes(rig: Rig) -> None:
     assert held(ram) == 0
 
 
+def test_pages_that_arrive_are_mapped(rig: Rig) -> None:
+    """So that the guest does not have to wait for a page fault at its first use of each."""
+    source, target = rig.filled(ODD), rig.ram(ODD)
+    ends = rig.sockets(2)
+    sender, receiver = rig.sender(source, ends[0]), rig.receiver(target, ends[1])
+    sender.add_data()
+    move(sender, receiver)
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(int(ffi.cast("uintptr_t", target.address)) // PAGE_SIZE * 8)
+        entries = struct.unpack(f"{target.pages}Q", file.read(target.pages * 8))
+    data = [any(page) for page in pages_of(content(source))]
+    assert [bool(entry >> 63) for entry in entries] == data
+
+
 def test_zero_pages_become_holes(rig: Rig) -> None:
     source, target = rig.filled(ODD), rig.filled(ODD, seed=2)
     ends = rig.sockets(2)
@@ -492,20 +508,23 @@ def test_no_memory_for_ram(rig: Rig) -> None:
         assert receiver.error() == "cannot write to RAM at page 3: File too large"
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_stop_does_not_wait_for_the_peer(rig: Rig, channels: int) -> None:
-    """Neither for one that does not read nor for one that does not write."""
-    source, ends = rig.filled(ODD), rig.sockets(channels)
-    sender, receiver = rig.sender(source, ends[0]), rig.receiver(rig.ram(ODD), rig.sockets(1)[0])
+@pytest.mark.parametrize("channels", [0, 1, 4])
+def test_stop_does_not_wait_for_the_peer(rig: Rig, until: Until, channels: int) -> None:
+    """Neither for one that does not read nor for one that does not write; 0 channels: a pipe."""
+    source = rig.ram(16 * MIB)
+    full, empty = [rig.sockets(channels) if channels else rig.pipe() for _ in range(2)]
+    sender, receiver = rig.sender(source, full[0]), rig.receiver(rig.ram(ODD), empty[1])
     sender.add(everything(source))
-    source.buffer[:] = b"x" * ODD
+    source.buffer[:] = b"x" * source.size
     sender.begin_pass()
+    for fd in full[0]:
+        until(lambda fd=fd: not select.select([], [fd], [], 0)[1])
     sender.stop()
     with pytest.raises(BrokenPipeError):
         sender.begin_pass()
     receiver.stop()
     wait(sender, lambda: set(sender.states()) == {ChannelState.STOPPED})
-    wait(receiver, lambda: receiver.states() == [ChannelState.STOPPED])
+    wait(receiver, lambda: set(receiver.states()) == {ChannelState.STOPPED})
     assert (sender.error(), receiver.error()) == (None, None)
     with pytest.raises(BrokenPipeError):
         receiver.start(0)
@@ -620,7 +639,7 @@ def test_a_file_with_all_of_ram(rig: Rig, tmp_path: Path, channels: int) -> None
         stat = os.fstat(file.fileno())
         assert stat.st_size == base + ODD
         assert os.pread(file.fileno(), ODD, base) == content(source)
-        data = sum(any(page) for page in batched_pages(content(source)))
+        data = sum(any(page) for page in pages_of(content(source)))
         assert stat.st_blocks * 512 == pytest.approx(data * PAGE_SIZE, abs=64 * 1024)
         receiver = rig.receiver(target, fds, mapped=base)
         wait_ended(receiver)
@@ -630,7 +649,7 @@ def test_a_file_with_all_of_ram(rig: Rig, tmp_path: Path, channels: int) -> None
     assert held(target) == data * PAGE_SIZE
 
 
-def batched_pages(ram: bytes) -> list[bytes]:
+def pages_of(ram: bytes) -> list[bytes]:
     return [ram[at : at + PAGE_SIZE] for at in range(0, len(ram), PAGE_SIZE)]
 
 

@@ -129,6 +129,20 @@ def test_limits_lose_nothing(make_rig: "MakeRig") -> None:
 
 
 @pytest.mark.slow
+def test_one_reset_serves_many_full_rings(make_rig: "MakeRig") -> None:
+    """At most one for four rings of pages; beside them a turn of the reaper makes one a second."""
+    rig = make_rig(vcpus=16, ring=1024, ram=256 << 20, pages="2000")
+    pages, resets, turns = sum(rig.engine.pages()), rig.engine.resets, rig.engine.reaper().turns
+    rig.engine.cont()
+    rig.advance(10_000)
+    rig.park()
+    pages = sum(rig.engine.pages()) - pages
+    resets = rig.engine.resets - resets - (rig.engine.reaper().turns - turns)
+    assert pages > 16 * 1024
+    assert resets <= pages / 960 / 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("accel", ["kvm"], indirect=True)
 @pytest.mark.parametrize("ring", [1024, 4096])
 def test_a_storm_of_signals_loses_nothing(make_rig: "MakeRig", ring: int) -> None:

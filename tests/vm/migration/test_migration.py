@@ -9,7 +9,7 @@ import pytest
 
 from qmpserver.migration.address import parse_uri
 from qmpserver.vm.accel.stream import Sender
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, Until
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
 
 SOURCE = ["setup", "active", "device", "completed"]
@@ -184,3 +184,41 @@ async def test_zero_pages_stay_sparse(side: MakeSide, uri: str) -> None:
     assert await migrate(source, destination, uri) == ("completed", "completed")
     assert source.migration.info()["ram"]["transferred"] < 16 << 20
     assert os.fstat(destination.machine.ram.fd).st_blocks * 512 < 16 << 20
+
+
+async def test_dirty_limit_converges(side: MakeSide, uri: str, until: Until) -> None:
+    """A guest that is faster than the link is limited, and its own limit is back at the end."""
+    source, destination = side(), side(incoming=True)
+    source.machine.dirty_limit.set(500, 1)
+    source.migration.set_capabilities({"dirty-limit": True})
+    source.migration.set_parameters({"max-bandwidth": 60 << 20, "vcpu-dirty-limit": 10})
+    source.migration.set_parameters({"downtime-limit": 200})
+    await source.advance(20_000)
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), no_fd)
+    await asyncio.to_thread(until, lambda: source.migration.limits_vcpus)
+    assert source.machine.accel.engine.limits() == [10, 10]
+    await asyncio.to_thread(
+        until, lambda: source.migration.info()["dirty-limit-throttle-time-per-round"] > 0
+    )
+    assert source.migration.info()["dirty-limit-ring-full-time"] > 0
+    assert (await source.ended(), await destination.ended()) == ("completed", "completed")
+    assert source.machine.accel.engine.limits() == [0, 500]
+    assert [limit.limit_rate for limit in destination.machine.dirty_limit.query()] == [500]
+    assert source.migration.info()["downtime"] < 1000
+
+
+async def test_auto_converge(side: MakeSide, uri: str, until: Until) -> None:
+    """A guest that is faster than the link is held for more and more of its time."""
+    source, destination = side(), side(incoming=True)
+    source.migration.set_capabilities({"auto-converge": True})
+    source.migration.set_parameters(
+        {"max-bandwidth": 60 << 20, "cpu-throttle-initial": 95, "cpu-throttle-increment": 4}
+    )
+    await source.advance(20_000)
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), no_fd)
+    await asyncio.to_thread(until, lambda: "cpu-throttle-percentage" in source.migration.info())
+    assert source.migration.info()["cpu-throttle-percentage"] >= 95
+    assert (await source.ended(), await destination.ended()) == ("completed", "completed")
+    assert "cpu-throttle-percentage" not in source.migration.info()

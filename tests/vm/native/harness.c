@@ -5,8 +5,8 @@
  *     cc -g -fsanitize=thread -I qmpserver/vm/accel/native tests/vm/native/harness.c qmpserver/vm/accel/native/[a-z]*.c
  *
  * While limits come and go, vCPUs are stopped and continued, the log is switched, rings are overrun and resets
- * interrupted and events traced, another thread copies what is marked, as a migration does. Prints one line, and exits with 0 only if
- * no page was lost: at each pause the copy must equal the memory.
+ * interrupted and events traced, other threads reap, and copy what is marked, as a migration does. Prints one line,
+ * and exits with 0 only if no page was lost: at each pause the copy must equal the memory.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -19,10 +19,11 @@
 #include "engine.h"
 #include "guest.h"
 
-#define PAGES 4099ull
-#define VCPUS 2
+#define VCPUS 16
 #define RING 1024
-#define SET_PAGES 1500ull
+#define SET_PAGES 1500ull /* more than a ring holds */
+#define PAGES (512 + VCPUS * SET_PAGES + 3)
+#define TAKERS 3
 
 static void check(bool ok, const char *what)
 {
@@ -38,7 +39,7 @@ static void wait_parked(struct engine *engine)
 		usleep(100);
 }
 
-/* A page's content: all that its vCPU writes there. */
+/* A page's content: all that its vCPU writes there. It only grows. */
 static uint64_t content(const uint8_t *ram, uint64_t page)
 {
 	const uint64_t *words = (const uint64_t *)(ram + page * 4096);
@@ -51,10 +52,21 @@ struct migration {
 	struct engine *engine;
 	const uint8_t *ram;
 	uint64_t copy[PAGES];
-	uint64_t copied;
+	uint64_t copied; /* pages */
+	uint64_t reaped; /* turns */
 	uint64_t traced;
 	uint32_t done;
 };
+
+/* Of two takers that copy a page, the one that has read it first may write last. */
+static void raise_to(uint64_t *copy, uint64_t value)
+{
+	uint64_t old = load_relaxed(copy);
+
+	while (old < value &&
+	       !__atomic_compare_exchange_n(copy, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
 
 static void copy_marked(struct migration *m)
 {
@@ -63,8 +75,8 @@ static void copy_marked(struct migration *m)
 	engine_take_bitmap(m->engine, bitmap);
 	for (uint64_t page = 0; page < PAGES; page++)
 		if (bitmap[page / 64] >> (page % 64) & 1) {
-			m->copy[page] = content(m->ram, page);
-			m->copied++;
+			raise_to(&m->copy[page], content(m->ram, page));
+			add_relaxed(&m->copied, 1);
 		}
 	check(!(bitmap[PAGES / 64] >> (PAGES % 64)), "bits of RAM alone");
 }
@@ -76,6 +88,18 @@ static void *migrate(void *opaque)
 	while (!load_acquire(&m->done)) {
 		copy_marked(m);
 		usleep(700);
+	}
+	return NULL;
+}
+
+static void *reap(void *opaque)
+{
+	struct migration *m = opaque;
+
+	while (!load_acquire(&m->done)) {
+		engine_reap(m->engine);
+		m->reaped++;
+		usleep(300);
 	}
 	return NULL;
 }
@@ -121,8 +145,10 @@ static void steer(struct engine *engine, int round)
 	uint64_t pages[VCPUS], seen[VCPUS] = { 0 };
 
 	for (int i = 0; i < 6; i++) {
-		limit_set(engine, i % 3 - 1, 1 + (uint64_t)(round * 37 % 800));
-		limit_kick(engine, i % 3 - 1);
+		int64_t limited = i % 3 ? (i * 7 + round) % VCPUS : -1;
+
+		limit_set(engine, limited, 1 + (uint64_t)(round * 37 % 800));
+		limit_kick(engine, limited);
 		if (round % 3 == 1)
 			soft_overrun(engine, 64 + (uint32_t)(round * 97 % 2000));
 		if (round % 4 == 2)
@@ -141,12 +167,35 @@ static void steer(struct engine *engine, int round)
 			engine_cont(engine);
 		}
 		usleep(500);
-		limit_cancel(engine, i % 2 ? -1 : i % 3 - 1);
-		limit_kick(engine, i % 2 ? -1 : i % 3 - 1);
+		limit_cancel(engine, i % 2 ? -1 : limited);
+		limit_kick(engine, i % 2 ? -1 : limited);
 	}
 	limit_cancel(engine, -1);
 	limit_kick(engine, -1);
-	usleep(1000);
+	usleep(5000); /* at full speed */
+}
+
+/* What the next bitmap alone must make good: nobody else takes one, or reaps but once. */
+static void fail_late(struct engine *engine, int round)
+{
+	if (round % 3 == 1)
+		soft_overrun(engine, 6000);
+	if (round % 3 == 2)
+		soft_cut_reset(engine);
+	usleep(10000);
+	if (round % 2)
+		engine_reap(engine);
+	usleep(5000);
+}
+
+static void check_all_reset(const struct engine *engine)
+{
+	for (int i = 0; i < VCPUS; i++) {
+		const struct ring *ring = &engine->vcpus[i]->ring;
+
+		for (uint64_t index = 0; !engine->vcpus[i]->astray && index < RING; index++)
+			check(!ring_is_released(ring, index), "resetting what was harvested");
+	}
 }
 
 /* What saving, and loading a state on parked vCPUs, does. */
@@ -169,7 +218,7 @@ int main(int argc, char **argv)
 	int rounds = argc > 1 ? atoi(argv[1]) : 50;
 	uint8_t *ram = mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct migration *m = calloc(1, sizeof(*m));
-	uint64_t missing = 0, overflows = 0, shortfalls = 0, hidden = 0;
+	uint64_t missing = 0, overflows = 0, shortfalls = 0, hidden = 0, full = 0, resets = 0;
 
 	check(m && ram != MAP_FAILED, "memory");
 	m->ram = ram;
@@ -185,13 +234,15 @@ int main(int argc, char **argv)
 
 			*control = (struct dirty_guest){ .base = (512 + i * SET_PAGES) * 4096,
 							 .pages = SET_PAGES,
-							 .pattern = i,
+							 .pattern = i % 3,
 							 .seed = 88172645463325252ull + i };
 			check(!engine_add_soft_vcpu(engine, i * 4096, RING), "engine_add_soft_vcpu");
 		}
 		check(!engine_start(engine, true), "engine_start");
 		for (int round = 0; round < rounds; round++) {
-			pthread_t copier, switcher, tracer;
+			static void *(*const work[])(void *) = { switch_log, trace, reap };
+			enum { WORKERS = sizeof(work) / sizeof(*work) + TAKERS };
+			pthread_t workers[WORKERS];
 
 			check(!engine_set_tracking(engine, true), "tracking on");
 			copy_marked(m);
@@ -199,32 +250,39 @@ int main(int argc, char **argv)
 			engine_cont(engine);
 			for (uint64_t page = 0; page < PAGES; page++)
 				m->copy[page] = content(ram, page);
-			check(!pthread_create(&copier, NULL, migrate, m), "pthread_create");
-			check(!pthread_create(&switcher, NULL, switch_log, m), "pthread_create");
-			check(!pthread_create(&tracer, NULL, trace, m), "pthread_create");
+			for (int i = 0; i < WORKERS; i++)
+				check(!pthread_create(&workers[i], NULL, i < TAKERS ? migrate : work[i - TAKERS], m),
+				      "pthread_create");
 			steer(engine, round);
 			store_release(&m->done, 1);
-			pthread_join(copier, NULL);
-			pthread_join(switcher, NULL);
-			pthread_join(tracer, NULL);
+			for (int i = 0; i < WORKERS; i++)
+				pthread_join(workers[i], NULL);
+			fail_late(engine, round);
 			engine_stop(engine);
 			wait_parked(engine);
 			reload(engine);
 			copy_marked(m);
+			check_all_reset(engine);
 			for (uint64_t page = 0; page < PAGES; page++)
 				missing += m->copy[page] != content(ram, page);
 			check(!engine_set_tracking(engine, false), "tracking off");
 		}
-		for (int i = 0; i < VCPUS; i++)
+		for (int i = 0; i < VCPUS; i++) {
 			overflows += engine->vcpus[i]->overflows;
+			full += engine->vcpus[i]->full_exits;
+		}
+		resets += engine->log.resets_begun;
 		shortfalls += engine->log.cut_resets;
 		hidden += engine->log.hidden_cuts;
 		engine_free(engine);
 	}
-	printf("harness: %d rounds, %llu pages copied, %llu overflows, %llu cut resets (%llu with the full count), %llu traced, %llu lost\n",
-	       2 * rounds,
-	       (unsigned long long)m->copied, (unsigned long long)overflows, (unsigned long long)shortfalls, (unsigned long long)hidden,
-	       (unsigned long long)m->traced, (unsigned long long)missing);
+	printf("harness: %d rounds, %llu pages copied, %llu full rings, %llu turns, %llu resets, %llu overflows, "
+	       "%llu cut resets (%llu with the full count), %llu traced, %llu lost\n",
+	       2 * rounds, (unsigned long long)m->copied, (unsigned long long)full, (unsigned long long)m->reaped,
+	       (unsigned long long)resets, (unsigned long long)overflows, (unsigned long long)shortfalls,
+	       (unsigned long long)hidden, (unsigned long long)m->traced, (unsigned long long)missing);
+	/* Were one let go without a reset, it would come back full and without an entry. */
+	check(full > 2 * overflows, "emptying full rings");
 	check(m->traced, "tracing");
 	free(m);
 	munmap(ram, PAGES * 4096);

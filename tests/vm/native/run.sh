@@ -20,7 +20,7 @@ calmly() {
 # Build a harness and run it with its arguments.
 run() {
 	$build $flags "tests/vm/native/$1.c" $sources -o "$dir/$1" -pthread &&
-		calmly timeout $((120 + streams / 50)) "$dir/$@" || failed=yes
+		calmly timeout $((240 + streams / 50)) "$dir/$@" || failed=yes
 }
 
 for cc in gcc clang; do
@@ -37,7 +37,7 @@ for cc in gcc clang; do
 			continue
 		fi
 		echo "$cc: $sanitizer"
-		run harness 30
+		run harness 12
 		run stream 30
 		run stream_fuzz "$streams" "${FUZZ_SEED-1}"
 	done

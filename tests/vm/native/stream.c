@@ -178,7 +178,7 @@ int main(int argc, char **argv)
 			received[any(&random, PAGES / 10) * PAGE] = 0;
 		}
 		sender = sender_new(seen, PAGES, source, send_fds, channels, base);
-		receiver = receiver_new(PAGES, target, receive_fds, channels, base);
+		receiver = receiver_new(received, PAGES, target, receive_fds, channels, base);
 		check(sender && receiver && !sender_add_data(sender), "sender_new, receiver_new");
 		guest.sender = sender;
 		check(!pthread_create(&thread, NULL, run_guest, &guest), "pthread_create");

@@ -322,7 +322,7 @@ static void run(int ram_fd, uint8_t *view, uint64_t *errors)
 		check(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pairs[i]), "socketpair");
 		fds[i] = pairs[i][1];
 	}
-	receiver = receiver_new(RAM_PAGES, ram_fd, fds, channels, -1);
+	receiver = receiver_new(view, RAM_PAGES, ram_fd, fds, channels, -1);
 	check(receiver, "receiver_new");
 	for (uint32_t i = 0; i < channels; i++)
 		check(!receiver_start(receiver, i), "receiver_start");

@@ -617,22 +617,21 @@ uint64_t engine_reap(struct engine *engine)
 	return pages;
 }
 
-/* Have all rings marked on the other side from now on. Returns the pages harvested to the side left. */
-static uint64_t turn_over(struct engine *engine)
+/* Have all harvests mark on the other side from now on. Returns the side left. */
+static uint64_t *turn_over(struct engine *engine)
 {
 	struct dirty_log *log = &engine->log;
-	uint64_t pages = 0;
+	uint64_t *left = log->bitmaps[log->side];
 
 	log->side = !log->side;
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		struct vcpu *vcpu = engine->vcpus[i];
 
 		pthread_mutex_lock(&vcpu->ring_lock);
-		pages += harvest(vcpu);
 		vcpu->side = log->side;
 		pthread_mutex_unlock(&vcpu->ring_lock);
 	}
-	return pages;
+	return left;
 }
 
 void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
@@ -646,8 +645,7 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 	started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
 	pages = harvest_all(engine);
 	pthread_mutex_lock(&log->lock);
-	taken = log->bitmaps[log->side];
-	pages += turn_over(engine);
+	taken = turn_over(engine);
 	pages += make_good(engine, taken);
 	pthread_mutex_unlock(&log->lock);
 	trace_reap(started, pages);

@@ -43,6 +43,7 @@ struct engine {
 	/* requests */
 	uint32_t stopped;
 	uint32_t quit;
+	uint32_t cpu_throttle; /* the percentage of their time for which vCPUs without a limit are held, 0 to 99 */
 	struct limit_service limit;
 
 	uint32_t nvcpus;

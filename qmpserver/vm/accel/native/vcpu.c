@@ -17,6 +17,9 @@
 /* Switching the log takes milliseconds, with much RAM up to a second. A guest is not held that long. */
 #define LONGEST_HOLD_NS 100000000ull
 
+/* The time in the guest between two pauses of the CPU throttle; QEMU's is as long. */
+#define THROTTLE_SLICE_NS 10000000ull
+
 /* The state of a vCPU's limit, its thread's own. */
 struct account {
 	bool limited;       /* there was a limit in the last round */
@@ -24,6 +27,7 @@ struct account {
 	uint64_t charged;   /* entries pushed, as of the last charge */
 	uint64_t ran_ns;    /* in the guest since then */
 	uint64_t idle_from; /* parked, or waiting for tracking, since; 0: not */
+	uint64_t slice_end;  /* of the CPU throttle; 0: the next stay begins a slice */
 	uint64_t hold_until; /* the end of the wait for tracking; 0: none has begun */
 };
 
@@ -122,6 +126,27 @@ static void run(struct vcpu *vcpu, struct account *account, uint32_t seen, uint6
 	}
 }
 
+/* Run without a dirty limit, but for a part of the time if the CPU throttle says so. */
+static void run_unlimited(struct vcpu *vcpu, struct account *account, uint32_t seen)
+{
+	uint64_t percent = load_acquire(&vcpu->engine->cpu_throttle), now;
+
+	if (!percent) {
+		account->slice_end = 0;
+		run(vcpu, account, seen, 0);
+		return;
+	}
+	now = now_ns();
+	if (!account->slice_end)
+		account->slice_end = now + THROTTLE_SLICE_NS;
+	if (now < account->slice_end) {
+		run(vcpu, account, seen, account->slice_end);
+	} else {
+		account->slice_end = 0;
+		throttle(vcpu, seen, now + THROTTLE_SLICE_NS * percent / (100 - percent));
+	}
+}
+
 /*
  * Tracking is being switched on, and pages that the vCPU dirties now go uncounted: wait for it, but not for long. After
  * that the vCPU runs free until it is kicked because tracking is on; charging begins then.
@@ -169,8 +194,8 @@ static void execute(struct vcpu *vcpu)
 		}
 		limit = limit_of(vcpu);
 		if (!limit) {
-			account = (struct account){ .charged = account.charged };
-			run(vcpu, &account, seen, 0);
+			account = (struct account){ .charged = account.charged, .slice_end = account.slice_end };
+			run_unlimited(vcpu, &account, seen);
 			continue;
 		}
 		now = now_ns();

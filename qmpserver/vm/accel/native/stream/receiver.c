@@ -1,7 +1,8 @@
 /*
  * Pages go through a buffer that stays in the processor's cache and are written to the memory file with pwrite().
  * Reading them straight into a mapping of fresh memory is slower, although it copies less: it takes a page fault for
- * each page, and the kernel clears a page that is then overwritten.
+ * each page, and the kernel clears a page that is then overwritten. Then they are mapped, many with one call: else the
+ * guest would take a page fault for each when it first uses it.
  *
  * One call reads the rest of a payload and the header that follows it, and never more: a descriptor whose CONTROL
  * header was read is at the first byte of the payload.
@@ -15,6 +16,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,6 +27,10 @@
 #include "stream/sparse.h"
 #include "stream/wire.h"
 #include "stream/zero.h"
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#endif
 
 struct incoming {
 	struct channel channel;
@@ -42,6 +48,7 @@ struct incoming {
 
 struct receiver {
 	struct sparse ram;
+	uint8_t *mapping; /* of RAM */
 	int notify_fd;
 	bool mapped;
 	struct sparse file; /* if mapped */
@@ -109,8 +116,14 @@ static enum channel_state read_payload(struct incoming *in, size_t bytes)
 
 static enum channel_state write_pages(struct incoming *in, uint64_t page, uint64_t count, const uint8_t *content)
 {
-	if (sparse_write(&in->receiver->ram, page, count, content) < 0)
+	struct receiver *receiver = in->receiver;
+	bool fresh = bits_of(page, count) & ~receiver->ram.filled[page / WORD_PAGES];
+
+	if (sparse_write(&receiver->ram, page, count, content) < 0)
 		return channel_fail(&in->channel, errno, "cannot write to RAM at page %" PRIu64, page);
+	/* Older kernels refuse, and leave it to the guest. */
+	if (fresh)
+		madvise(receiver->mapping + page * PAGE_BYTES, count * PAGE_BYTES, MADV_POPULATE_READ);
 	return CHANNEL_BUSY;
 }
 
@@ -333,13 +346,15 @@ static void *receive_thread(void *opaque)
 	return NULL;
 }
 
-struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels, int64_t base)
+struct receiver *receiver_new(uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
+			      int64_t base)
 {
 	struct receiver *receiver = calloc(1, sizeof(*receiver) + channels * sizeof(receiver->incoming[0]));
 	int error;
 
 	if (!receiver)
 		return NULL;
+	receiver->mapping = ram;
 	receiver->channels = channels;
 	receiver->mapped = base >= 0;
 	if (receiver->mapped)

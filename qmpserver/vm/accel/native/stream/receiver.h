@@ -16,12 +16,13 @@ struct receiver_counters {
 };
 
 /*
- * Create a receiver of RAM, the first `pages` pages of the memory file `ram_fd`, with a thread for each of the
- * descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more they are
- * all of one file that a sender with this `base` has written. Blocks for tens of milliseconds for each GiB of data that
- * RAM has already. NULL and errno on failure.
+ * Create a receiver of RAM, the first `pages` pages of the memory file `ram_fd`, mapped at `ram`, with a thread for each
+ * of the descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more they
+ * are all of one file that a sender with this `base` has written. Blocks for tens of milliseconds for each GiB of data
+ * that RAM has already. NULL and errno on failure.
  */
-struct receiver *receiver_new(uint64_t pages, int ram_fd, const int *fds, uint32_t channels, int64_t base);
+struct receiver *receiver_new(uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
+			      int64_t base);
 
 /* End the threads and free the receiver. Blocks until they have ended, which takes less than a millisecond. */
 void receiver_free(struct receiver *receiver);

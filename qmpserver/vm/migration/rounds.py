@@ -1,0 +1,268 @@
+"""The rounds of an outgoing migration: RAM is sent while a policy watches the guest and the link.
+
+What a round costs and when the guest is stopped is decided in `qmpserver/migration/policies/`; the
+pages themselves are moved by native threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME
+from qmpserver.migration.policies.policy import Look
+from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.trace.events import EVENTS, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qmpserver.migration.info import Figures
+    from qmpserver.migration.parameters import Parameters
+    from qmpserver.migration.policies.policy import Policy
+    from qmpserver.vm.accel.stream import Sender
+    from qmpserver.vm.dirty.worker import Worker
+    from qmpserver.vm.migration.answers import Answers
+    from qmpserver.vm.migration.movable import Movable
+
+LOOK_S = 0.02  # between two looks of the policy
+BANDWIDTH_S = 0.1  # the time over which the bandwidth is measured
+OVERHEAD_S = 0.005  # of the pause: stopping the guest, its state, the destination's answers
+
+
+class Rounds:
+    """The live phase and the last round. Belongs to the event loop's thread.
+
+    Args:
+        machine: The machine whose guest moves.
+        sender: Sends RAM.
+        answers: Interrupts every wait if the destination fails.
+        worker: Calls that block run there.
+        parameters: Read all the time.
+        figures: Updated as it goes.
+        emit_pass: Called with the number of each round.
+        started: The time when the migration began, on `time.monotonic`.
+
+    Attributes:
+        own_limits: The dirty limits that clients have set, in MB/s; 0 for none.
+    """
+
+    def __init__(
+        self,
+        machine: Movable,
+        sender: Sender,
+        answers: Answers,
+        worker: Worker,
+        parameters: Parameters,
+        figures: Figures,
+        emit_pass: Callable[[int], None],
+        started: float,
+    ) -> None:
+        self._machine = machine
+        self._sender = sender
+        self._answers = answers
+        self._worker = worker
+        self._parameters = parameters
+        self._figures = figures
+        self._emit_pass = emit_pass
+        self._started = started
+        self._moved = asyncio.Event()  # the sender has come to the end of a pass, or failed
+        self._added = 0  # bytes that harvests have added to the pending ones
+        self._pushed = 0  # pages that all vCPUs had dirtied at the last harvest
+        self._harvested_at = 0.0
+        self._measured = 0, time.monotonic()  # bytes sent, and when, as the bandwidth was measured
+        self._bandwidth = 0.0
+        self._last = False
+        self._limiting = False
+        self._throttled: list[tuple[int, int]] = []  # ns and pages of each vCPU before its limit
+        self.own_limits = machine.accel.engine.limits()
+        asyncio.get_running_loop().add_reader(sender.fileno(), self._moved.set)
+
+    async def begin(self) -> None:
+        """Make all pages that hold data pending. Dirty pages must be logged."""
+        self._pushed, self._harvested_at = self._pages(), time.monotonic()
+        await self._worker.run(self._sender.add_data)
+        self._count_round()
+
+    async def converge(self, policy: Policy) -> None:
+        """Send rounds until the policy has the guest stopped.
+
+        Raises:
+            OSError, StreamError: A channel failed, or the destination did.
+        """
+        while True:
+            decision = policy.decide(self._look())
+            expected = decision.expected_downtime * 1000
+            self._figures.expected_downtime = round(min(expected, UNKNOWN_DOWNTIME))
+            if decision.switch_over:
+                return
+            self._limit(decision.limits)
+            self._throttle(decision.throttle)
+            if decision.harvest:
+                await self.harvest()
+                self._count_round()
+                continue
+            if not self._sender.busy:
+                self._measure(ended=True)
+                self._measured = self._sender.counters().bytes, time.monotonic()
+                self._sender.begin_pass()
+            await self._wait(LOOK_S)
+
+    @property
+    def limits_vcpus(self) -> bool:
+        """Whether the policy limits a vCPU now."""
+        return self._limiting
+
+    def lift_limits(self) -> None:
+        """End the throttle, and leave the vCPUs no other limits than those of clients."""
+        self._limit(())
+        self._throttle(0)
+
+    def _throttle(self, percentage: int) -> None:
+        if percentage != (self._figures.cpu_throttle or 0):
+            self._machine.accel.engine.set_cpu_throttle(percentage)
+            self._figures.cpu_throttle = percentage or None
+
+    def _limit(self, limits: Sequence[int]) -> None:
+        """Limit each vCPU, in MB/s, beside the limits that clients have set; 0: not."""
+        if not (self._limiting or any(limits)):
+            return
+        engine = self._machine.accel.engine
+        if not self._limiting:
+            vcpus = (engine.vcpu(index) for index in range(engine.vcpus))
+            self._throttled = [(one.throttle_time, one.harvested + one.waiting) for one in vcpus]
+        self._limiting = any(limits)
+        in_force = engine.limits()
+        for index, own in enumerate(self.own_limits):
+            limit = limits[index] if limits else 0
+            wanted = min(limit, own) if limit and own else limit or own
+            if wanted != in_force[index]:
+                self._machine.dirty_limit.set(wanted, index)
+
+    async def send_rest(self) -> None:
+        """Send everything that is pending, without a bandwidth limit, and end the stream of RAM.
+
+        Raises:
+            OSError, StreamError: A channel failed, or the destination did.
+        """
+        self._last = True
+        self._sender.set_rate(0)
+        while self._sender.busy:
+            await self._wait()
+        self._sender.begin_pass(sync=True)
+        while self._sender.busy:
+            await self._wait()
+        self.count()
+
+    async def harvest(self) -> None:
+        """Add the pages that the guest has dirtied to the pending ones."""
+        before, since = self._sender.counters().pending, self._harvested_at
+        self._pushed = self._pages()
+        for bitmap in await self._worker.run(self._machine.tracking.take):
+            self._sender.add(bitmap)
+        self._harvested_at = time.monotonic()
+        # Pages that are sent meanwhile make it a little less than it was.
+        dirtied = max(0, self._sender.counters().pending - before)
+        self._added += dirtied * PAGE
+        self._figures.dirty_pages_rate = round(dirtied / max(self._harvested_at - since, 0.001))
+        record(EVENTS["migration_bitmap_sync_end"], dirtied)
+
+    def count(self) -> None:
+        """Bring the figures up to date."""
+        self._measure()
+        counters, figures = self._sender.counters(), self._figures
+        figures.transferred = counters.bytes
+        figures.remaining = counters.pending * PAGE
+        figures.normal = counters.pages
+        figures.duplicate = counters.zero_pages
+        figures.mbps = self._bandwidth * 8 / 1e6
+        figures.pages_per_second = round(self._bandwidth / PAGE)
+        self._count_throttling()
+        if self._last:
+            figures.downtime_bytes = counters.bytes - figures.precopy_bytes
+        else:
+            figures.precopy_bytes = counters.bytes
+
+    def _count_throttling(self) -> None:
+        """Count the time that limited vCPUs are held, for each ring that they fill."""
+        engine, figures = self._machine.accel.engine, self._figures
+        if not self._limiting:
+            figures.limit_round = figures.limit_ring_full = None
+            return
+        held = []
+        for index, (throttled, pages) in enumerate(self._throttled):
+            vcpu = engine.vcpu(index)
+            rings = max((vcpu.harvested + vcpu.waiting - pages) / vcpu.ring_size, 1.0)
+            held.append((vcpu.throttle_time - throttled) / 1000 / rings)
+        rate = sum(self._machine.tracking.rates.bytes_per_second()) / engine.vcpus
+        figures.limit_round = round(max(held))
+        figures.limit_ring_full = round(engine.vcpu(0).ring_size * PAGE / max(rate, PAGE) * 1e6)
+
+    def close(self) -> None:
+        """Stop watching the sender."""
+        asyncio.get_running_loop().remove_reader(self._sender.fileno())
+
+    def _look(self) -> Look:
+        self.count()
+        engine, parameters = self._machine.accel.engine, self._parameters
+        pending = self._figures.remaining
+        return Look(
+            time=time.monotonic() - self._started,
+            pending=pending,
+            unharvested=self._unharvested(),
+            added=self._added,
+            sent=self._figures.transferred,
+            rounds=self._figures.dirty_sync_count,
+            bandwidth=self._bandwidth or parameters["max-bandwidth"],
+            rates=tuple(self._machine.tracking.rates.bytes_per_second()),
+            limits=tuple(engine.limits()),
+            throttle=self._figures.cpu_throttle or 0,
+            downtime_limit=parameters["downtime-limit"] / 1000,
+            switchover_bandwidth=parameters["avail-switchover-bandwidth"],
+            overhead=OVERHEAD_S,
+        )
+
+    def _unharvested(self) -> int:
+        """Return the bytes dirtied since the last harvest; at most all of RAM."""
+        if self._machine.accel.dirty_ring_size:
+            return min((self._pages() - self._pushed) * PAGE, self._machine.ram.size)
+        # Nothing tells without a ring: as many as before, and some if the guest runs.
+        pages = self._figures.dirty_pages_rate * (time.monotonic() - self._harvested_at)
+        return min(max(round(pages), 1) * PAGE, self._machine.ram.size)
+
+    def _pages(self) -> int:
+        return sum(self._machine.accel.engine.pages())
+
+    def _count_round(self) -> None:
+        """Count a new set of dirty pages, and tell clients."""
+        self._figures.dirty_sync_count += 1
+        self._emit_pass(self._figures.dirty_sync_count)
+
+    def _measure(self, *, ended: bool = False) -> None:
+        """Measure the bandwidth during passes, and when one has `ended`.
+
+        The last round, which has no limit, does not count.
+        """
+        if self._last or not (self._sender.busy or ended):
+            return
+        before, since = self._measured
+        sent, now = self._sender.counters().bytes, time.monotonic()
+        is_short = now - since < (BANDWIDTH_S if not ended else LOOK_S if self._bandwidth else 0)
+        if not is_short and sent > before:
+            self._bandwidth = (sent - before) / max(now - since, 1e-6)
+            self._measured = sent, now
+
+    async def _wait(self, seconds: float | None = None) -> None:
+        """Wait for the end of a pass, or for so many seconds.
+
+        Raises:
+            StreamError: A channel failed; the text is the destination's, if it said why.
+        """
+        await self._answers.unless(self._moved.wait(), seconds)
+        self._moved.clear()
+        self._sender.acknowledge()
+        error = self._sender.error()
+        if error is not None:
+            await self._answers.last_words()
+            raise StreamError(error)
