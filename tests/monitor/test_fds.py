@@ -35,6 +35,20 @@ def test_names() -> None:
     assert closed(other)
 
 
+def test_a_taken_descriptor_stays_open() -> None:
+    store = FileDescriptors()
+    fd = opened()
+    store.keep("m", "name", fd)
+    with pytest.raises(CommandError, match="File descriptor named 'name' has not been found"):
+        store.take("other", "name")
+    assert store.take("m", "name") == fd
+    with pytest.raises(CommandError, match="has not been found"):
+        store.take("m", "name")
+    store.close()
+    assert not closed(fd)
+    os.close(fd)
+
+
 def test_refused_descriptors_are_closed() -> None:
     store = FileDescriptors()
     named, numbered = opened(), opened()
