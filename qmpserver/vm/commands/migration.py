@@ -196,10 +196,11 @@ def _register_migration(registry: Registry, machine: Machine) -> None:
             raise CommandError(str(error)) from None
         result: MigrationForecast = {
             "possible": told.possible,
-            "shortest-total-time": round(told.shortest_total * 1000),
             "expected-downtime": round(told.expected_downtime * 1000),
             "kept": [round(part * 100) for part in told.kept],
         }
+        if told.shortest_total < math.inf:
+            result["shortest-total-time"] = round(told.shortest_total * 1000)
         if told.unlimited_total < math.inf:
             result["unlimited-total-time"] = round(told.unlimited_total * 1000)
         if told.expected_total < math.inf:

@@ -514,7 +514,7 @@ MigrationForecast = TypedDict(
     "MigrationForecast",
     {
         "possible": bool,
-        "shortest-total-time": int,
+        "shortest-total-time": NotRequired[int],
         "unlimited-total-time": NotRequired[int],
         "expected-total-time": NotRequired[int],
         "expected-downtime": int,
