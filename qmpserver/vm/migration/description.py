@@ -19,8 +19,12 @@ _NAMES = {
 }
 
 
-def describe(machine: Movable) -> dict[str, Any]:
-    """Return the members of a hello that both sides must have alike."""
+def describe(machine: Movable, *, identify: bool) -> dict[str, Any]:
+    """Return the members of a hello that describe the machine, with its UUID to `identify` it."""
+    return _shared(machine) | ({"uuid": str(machine.uuid)} if identify else {})
+
+
+def _shared(machine: Movable) -> dict[str, Any]:
     return {
         "version": VERSION,
         "accel": machine.accel.name,
@@ -30,13 +34,13 @@ def describe(machine: Movable) -> dict[str, Any]:
     }
 
 
-def check(hello: dict[str, Any], machine: Movable) -> None:
-    """Compare the source's hello with this machine.
+def check(hello: dict[str, Any], machine: Movable, *, identify: bool) -> None:
+    """Compare the source's hello with this machine; to `identify` it, also the UUID.
 
     Raises:
         StreamError: They differ; the text names each difference.
     """
-    own = describe(machine)
+    own = _shared(machine)
     differences = [
         f"{_NAMES[key]}: {hello.get(key)!r} at the source, {own[key]!r} here"
         for key in own
@@ -44,3 +48,6 @@ def check(hello: dict[str, Any], machine: Movable) -> None:
     ]
     if differences:
         raise StreamError("the machines differ: " + "; ".join(differences))
+    received = hello.get("uuid", str(machine.uuid))
+    if identify and received != str(machine.uuid):
+        raise StreamError(f"UUID received is {received} and local is {machine.uuid}")

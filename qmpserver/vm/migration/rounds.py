@@ -147,13 +147,16 @@ class Rounds:
                 self._machine.dirty_limit.set(wanted, index)
 
     async def send_rest(self) -> None:
-        """Send everything that is pending, without a bandwidth limit, and end the stream of RAM.
+        """Send everything that is pending, and end the stream of RAM.
+
+        As in QEMU, `max-bandwidth` does not hold now, unless a promise was made with it.
 
         Raises:
             OSError, StreamError: A channel failed, or the destination did.
         """
         self._last = True
-        self._sender.set_rate(0)
+        if not self._parameters[TOTAL_TIME]:
+            self._sender.set_rate(0)
         while self._sender.busy:
             await self._wait()
         self._sender.begin_pass(sync=True)

@@ -160,13 +160,14 @@ class Source:
     ) -> Sender:
         """Agree with the destination and open the data channels."""
         ram = self._machine.ram
+        hello = describe(self._machine, identify=self._capabilities["validate-uuid"])
         extra = self._parameters["multifd-channels"] if self._capabilities["multifd"] else 0
         if self._capabilities["mapped-ram"]:
             self._mapped = -(-(main.position + MAX_HELLO) // ALIGNMENT) * ALIGNMENT
-            await main.send("hello", **describe(self._machine), mapped=self._mapped)
+            await main.send("hello", **hello, mapped=self._mapped)
             return Sender(ram, [main.fd] * max(extra, 1), mapped=self._mapped)
         cookie = os.urandom(16).hex()
-        await main.send("hello", **describe(self._machine), channels=extra, cookie=cookie)
+        await main.send("hello", **hello, channels=extra, cookie=cookie)
         if main.two_way:
             wire.expect(await main.receive(), "welcome")
         for number in range(extra):

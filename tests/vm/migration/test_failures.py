@@ -1,9 +1,13 @@
-"""Migrations that fail or are cancelled: the source's guest runs on, and nothing is left behind."""
+"""Migrations that fail or are cancelled: the source's guest runs on, and nothing is left behind.
+
+`ROUNDS=1000 pytest tests/vm/migration/test_failures.py -k nothing` has a thousand fail in a row.
+"""
 
 import asyncio
 import os
 import socket
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -13,6 +17,7 @@ from qmpserver.vm.migration import wire
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
 
+ROUNDS = int(os.environ.get("ROUNDS", "30"))
 SLOW = {"max-bandwidth": 4 << 20}
 
 
@@ -87,6 +92,16 @@ async def test_machines_that_differ(
     assert destination.machine.failure == f"load of migration failed: {source.error}"
 
 
+async def test_uuids_that_differ(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    for one in (source, destination):
+        one.migration.set_capabilities({"validate-uuid": True})
+    destination.machine.uuid = UUID(int=1)
+    assert await migrate(source, destination, uri) == ("failed", "failed")
+    assert source.error == f"UUID received is {UUID(int=0)} and local is {UUID(int=1)}"
+    await assert_runs_on(source)
+
+
 async def test_nobody_listens(side: MakeSide, tmp_path: Path) -> None:
     source = side()
     source.migration.start(parse_uri(f"unix:{tmp_path}/nobody"), no_fd)
@@ -158,7 +173,7 @@ async def test_failures_leave_nothing(side: MakeSide, tmp_path: Path, until: Unt
         server.setblocking(False)
         open_files = len(os.listdir("/proc/self/fd"))
         threads = len(os.listdir("/proc/self/task"))
-        for number in range(30):
+        for number in range(ROUNDS):
             source.migration.start(parse_uri(f"unix:{tmp_path}/m"), no_fd)
             connection, _ = await asyncio.get_running_loop().sock_accept(server)
             with connection:
