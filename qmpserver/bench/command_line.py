@@ -25,7 +25,8 @@ def has_qemu() -> bool:
 
 def _option(words: Sequence[str], name: str) -> str | None:
     """Return the last value of an option of a command line; None if it is not there."""
-    given = [value for word, value in pairwise(words) if word.lstrip("-") == name]
+    options = words[3:] if words[1:3] == ["-m", "qmpserver.cli"] else words[1:]  # -m is Python's
+    given = [value for word, value in pairwise(options) if word.lstrip("-") == name]
     return given[-1] if given else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from qmpserver.bench.command_line import command_line
+from qmpserver.bench.servers import OURS
 from qmpserver.tools.errors import UsageError
 from tests.conftest import Until, listens
 from tests.tools.conftest import Run, serving
@@ -33,6 +34,8 @@ def test_what_a_command_leaves_open_is_added(tmp_path: Path) -> None:
     assert words[5:7] == ["-m", "512M"]
     assert words[7] == "-qmp"
     assert "-accel" not in words
+    words = command_line(OURS, str(tmp_path), vcpus=4, accel="kvm", ram="1G")
+    assert words[3:] == ["-accel", "kvm", "-smp", "4", "-m", "1G", *words[9:]]
     words = command_line("/x/qemu-system-x86_64 -m size=64M", str(tmp_path), vcpus=2, accel="kvm")
     assert words[words.index("-smp") + 1] == "2"
     assert Path(words[words.index("-bios") + 1]).stat().st_size > 0
