@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from qmpserver.migration.policies.policy import Look
 
 
+ROUND_END = 0.002  # s of the link: a round with no more left is at its end
+SHRINKS = 0.8  # of the link: a guest that dirties less leaves less at the end of the round
+
+
 class Precopy:
-    """Switches over as soon as the rest fits the pause; never slows the guest."""
+    """Switches over when the rest fits the pause and will not be less soon; never slows the guest.
+
+    A round whose rest fits the pause is sent to its end while the guest runs, unless the guest
+    dirties as much meanwhile.
+    """
 
     def __init__(self) -> None:
         self._round = 0
@@ -44,10 +52,15 @@ class Precopy:
             limits=limits,
             throttle=throttle,
             harvest=not fits and look.pending <= rest and look.unharvested > 0,
-            switch_over=fits,
+            switch_over=fits and not self._would_shrink(look),
             expected_total=look.time + self._expected(look, rest),
             expected_downtime=look.pause(look.remaining),
         )
+
+    def _would_shrink(self, look: Look) -> bool:
+        """Return whether the pause gets shorter if the guest runs to the end of this round."""
+        ends = look.pending <= look.bandwidth * ROUND_END
+        return not ends and sum(look.rates) < SHRINKS * look.bandwidth
 
     def _expected(self, look: Look, rest: float) -> float:
         """Return the seconds to the end, if each round shrinks as much as this one."""

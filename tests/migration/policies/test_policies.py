@@ -88,7 +88,8 @@ def test_precopy_never_ends_on_a_greedy_guest() -> None:
 
 def test_precopy_ends_on_a_guest_below_the_bandwidth() -> None:
     outcome = migrate(Precopy(), rate=60)
-    assert outcome.total == pytest.approx((262 - 0.3 * LINK) / (LINK - 60) + 0.3, rel=0.02)
+    assert outcome.total == pytest.approx((262 - 0.3 * LINK) / (LINK - 60) + 0.3, rel=0.05)
+    assert outcome.pause < 0.6 * 0.3  # the last round is sent to its end while the guest runs
     assert outcome.pause <= 0.3
     expected = [decision.expected_total for now, decision, _ in outcome.trace if now > 0.3]
     assert expected == pytest.approx([outcome.total] * len(expected), rel=0.1)
