@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from qmpserver.vm.accel.native._native import ffi
+from qmpserver.vm.accel.native._native import ffi, lib
 
 PAGE_SIZE = 4096
 LOW_END = 0xC000_0000  # leaves room for devices below 4 GiB, like QEMU's pc
@@ -60,8 +60,14 @@ class Ram:
         return os.fstat(self.fd).st_blocks * 512
 
     def clear(self) -> None:
-        """Make all of it zero and sparse. Blocks; any thread may call it."""
-        self.buffer.madvise(mmap.MADV_REMOVE)
+        """Make all of it zero and sparse. Blocks, without the GIL; any thread may call it.
+
+        Raises:
+            OSError: The kernel cannot free the memory.
+        """
+        mode = lib.FALLOC_FL_PUNCH_HOLE | lib.FALLOC_FL_KEEP_SIZE
+        if lib.fallocate(self.fd, mode, 0, self.size) < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     def close(self) -> None:
         """Free the memory; no thread and no VM may use it any more."""

@@ -10,7 +10,7 @@ flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -I $native"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT INT TERM
 failed=
-streams=${FUZZ_STREAMS-1000}
+streams=${FUZZ_STREAMS-500}
 
 # Older thread sanitizers do not cope with addresses as random as today's kernels make them.
 calmly() {
@@ -37,7 +37,7 @@ for cc in gcc clang; do
 			continue
 		fi
 		echo "$cc: $sanitizer"
-		run harness 12
+		run harness 6
 		run stream 30
 		run stream_fuzz "$streams" "${FUZZ_SEED-1}"
 	done

@@ -37,6 +37,9 @@ SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*.c") if pa
 # The C library's types in the engine's structures; KVM's structures and constants that Python uses.
 SYSTEM = """
 int ioctl(int fd, unsigned long request, ...);
+int fallocate(int fd, int mode, long offset, long length);
+#define FALLOC_FL_PUNCH_HOLE ...
+#define FALLOC_FL_KEEP_SIZE ...
 
 typedef struct { ...; } pthread_mutex_t;
 typedef unsigned long pthread_t;
@@ -157,7 +160,8 @@ for _header in HEADERS:
     ffibuilder.cdef(_declarations(_header))
 ffibuilder.set_source(
     "qmpserver.vm.accel.native._native",
-    "#include <sys/ioctl.h>\n" + "".join(f'#include "{header}"\n' for header in HEADERS),
+    "#include <fcntl.h>\n#include <linux/falloc.h>\n#include <sys/ioctl.h>\n"
+    + "".join(f'#include "{header}"\n' for header in HEADERS),
     sources=[f"{ROOT}/{name}" for name in SOURCES],
     depends=[
         f"{ROOT}/{path.relative_to(HERE)}" for path in (*HERE.rglob("*.h"), HERE / "build.py")
