@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from qmpserver.bench.cancel import LIMIT, LOOK_S, resume, throttled
+from qmpserver.bench.cancel import LOOK_S, resume, throttled
 from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.scheduling import real_time
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qmpserver.bench.servers import Candidate
     from qmpserver.bench.vm import Vm
 
+LIMIT = 1  # MB/s: its pauses are longer than it takes to see that a guest stands still
 RAISED = 400  # MB/s
 STILL_S = 0.005  # how long a stopped guest is watched
 GONE_S = 10.0
