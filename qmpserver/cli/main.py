@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -35,8 +37,20 @@ def main() -> None:
     except Exception as error:
         messages.report_crash(error)
         os._exit(1)  # vCPU threads that were not ended would lose their memory in an orderly exit
-    if not succeeded:
-        sys.exit(1)
+    _leave(0 if succeeded else 1)
+
+
+def _leave(status: int) -> None:
+    """End the process without the interpreter's own end, which takes half the time of a `quit`.
+
+    Everything that was opened is closed by now.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader may be gone
+            if stream is not None:  # as it is if the process was started without the descriptor
+                stream.flush()
+    os._exit(status)
 
 
 def _main() -> bool:
