@@ -81,9 +81,11 @@ class Vm:
         with (
             open(_ram_file(self.pid), "r+b") as file,
             mmap.mmap(file.fileno(), where + mmap.PAGESIZE) as ram,
+            # Each is one store: struct.pack_into writes zeros first, which the guest would see.
+            memoryview(ram).cast("Q") as words,
         ):
-            struct.pack_into("Q", ram, where + _PAGES, pages)
-            struct.pack_into("Q", ram, where + _INTERVAL, interval)
+            words[(where + _PAGES) // 8] = pages
+            words[(where + _INTERVAL) // 8] = interval
 
     def rates(self, seconds: float, vcpus: int) -> list[float]:
         """Return the MB/s that each vCPU's guest stores to over the next `seconds`."""
