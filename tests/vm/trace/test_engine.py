@@ -62,7 +62,7 @@ async def test_a_limit_from_beginning_to_end(make_rig: "MakeRig", until: "Until"
             for r in kept.records
             if r.thread_id == thread_id and r.event.span in ("run", "throttle")
         )
-        assert len(spans) > 5
+        assert len(spans) > 1
         # A vCPU does one thing at a time.
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
