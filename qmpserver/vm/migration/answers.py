@@ -1,4 +1,4 @@
-"""The destination's side of the conversation, as the source hears it."""
+"""Waiting for something while the peer may report an error or be gone."""
 
 from __future__ import annotations
 
@@ -43,14 +43,8 @@ class Answers:
         Raises:
             OSError, StreamError: The destination reported an error, or is gone.
         """
-        waiting = asyncio.ensure_future(event)
-        try:
-            heard = [] if self._next is None else [self._next]
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait([waiting, *heard], timeout=seconds, return_when=first)
-            self._raise_heard()
-        finally:
-            waiting.cancel()
+        await wait_for_either(event, self._next, seconds)
+        self._raise_heard()
 
     async def last_words(self) -> None:
         """Raise the destination's own error, if it sends one: it tells more than a broken pipe."""
@@ -67,3 +61,18 @@ class Answers:
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait([self._next])
+
+
+async def wait_for_either(
+    event: Coroutine[Any, Any, Any],
+    message: asyncio.Task[Any] | None,
+    seconds: float | None = None,
+) -> None:
+    """Wait for an event, for a message, or for so many seconds; the caller looks which it was."""
+    waiting = asyncio.ensure_future(event)
+    try:
+        messages = [] if message is None else [message]
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait([waiting, *messages], timeout=seconds, return_when=first)
+    finally:
+        waiting.cancel()

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from qmpserver.migration.address import TcpAddress, UnixAddress
 from qmpserver.vm.accel.stream import ChannelState, Receiver
 from qmpserver.vm.machine.runstate import RunState
+from qmpserver.vm.migration.answers import wait_for_either
 from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check
 from qmpserver.vm.migration.wire import GONE, StreamError, expect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.capabilities import Capabilities
@@ -182,7 +183,10 @@ class Destination:
             for number in range(channels):
                 receiver.start(number)
             while not _all_pages_came(receiver):
-                await _wait(moved.wait(), message)
+                if message is not None and message.done():
+                    message.result()  # raises if the source is gone
+                    message = None
+                await wait_for_either(moved.wait(), message)
                 moved.clear()
                 receiver.acknowledge()
         finally:
@@ -234,19 +238,3 @@ def _all_pages_came(receiver: Receiver) -> bool:
         if state == ChannelState.CONTROL:
             raise StreamError("a control frame among the pages")
     return all(state == ChannelState.SYNC for state in states)
-
-
-async def _wait(event: Coroutine[Any, Any, Any], message: asyncio.Task[Any] | None) -> None:
-    """Wait for an event, but not when the source is gone.
-
-    Raises:
-        OSError, StreamError: It is.
-    """
-    waiting = asyncio.ensure_future(event)
-    try:
-        pending = [] if message is None or message.done() else [message]
-        await asyncio.wait([waiting, *pending], return_when=asyncio.FIRST_COMPLETED)
-        if message is not None and message.done():
-            message.result()
-    finally:
-        waiting.cancel()
