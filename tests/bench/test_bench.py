@@ -112,6 +112,7 @@ def running(tmp_path: Path, until: Until) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_qmp_of_servers_that_are_named(qmpctl: Run, running: str, tmp_path: Path) -> None:
     """One that runs already beside one that is launched; the first has one client."""
     raw = tmp_path / "raw.json"
@@ -146,12 +147,14 @@ def test_a_server_that_does_not_start(qmpctl: Run) -> None:
     assert "no-such-option" in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_picture_of_no_kind(qmpctl: Run) -> None:
     ran = qmpctl("bench", "cancel", "--plot", "x.gif")
     assert ran.returncode == 2
     assert "'x.gif' ends in neither .png nor .svg" in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -51,6 +51,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "options"),
     [

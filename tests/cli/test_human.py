@@ -168,6 +168,7 @@ async def test_junk(start: "Start", human: list[str], connect_human: ConnectHuma
         assert program.process.returncode is None
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_costs_little_memory(
     start: "Start", human: list[str], connect_human: ConnectHuman
 ) -> None:

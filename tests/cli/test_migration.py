@@ -50,6 +50,7 @@ async def ended(client: QMPClient) -> Any:
     return await answer(client, "query-migrate", lambda info: info.get("status") in ENDED)
 
 
+@pytest.mark.slow
 async def test_incoming_uri(launch: Launch, tmp_path: Path, until: Until) -> None:
     uri = f"unix:{tmp_path}/m"
     async with launch("a") as a, launch("b", "-incoming", uri) as b:
@@ -67,6 +68,7 @@ async def test_incoming_uri(launch: Launch, tmp_path: Path, until: Until) -> Non
             await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_deferred_and_stopped(launch: Launch) -> None:
     """A TCP port is chosen by the kernel and told by query-migrate; -S leaves the guest paused."""
     async with launch("a") as a, launch("b", "-incoming", "defer", "-S") as b:
@@ -82,6 +84,7 @@ async def test_deferred_and_stopped(launch: Launch) -> None:
             await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_passed_descriptors(launch: Launch) -> None:
     """As libvirt does it: getfd on both sides, then fd:NAME."""
     async with launch("a") as a, launch("b", "-incoming", "defer") as b:

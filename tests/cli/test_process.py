@@ -52,6 +52,7 @@ def read_proc(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/{name}").read_text()
 
 
+@pytest.mark.slow
 async def test_daemonize(accel: str, daemons: Path, until: Until) -> None:
     """The command returns when a client can connect; relative paths are removed at the end."""
     ran = await asyncio.to_thread(
@@ -386,6 +387,7 @@ def test_few_descriptors(tmp_path: Path) -> None:
         assert f"Too many open files: {needed} are needed, {most} are allowed" in ran.stderr
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_path(tmp_path: Path, until: Until) -> None:
     options = [*SOFT, "-qmp", f"unix:{tmp_path}/s,server=on,wait=off"]
     with subprocess.Popen([*PROGRAM, *options]) as first:

@@ -21,6 +21,7 @@ RING_QUERY = "__org.qmpserver_query-dirty-ring"
 SCHEMA = Schema.load(Path(__file__).parents[2] / "schema" / "qapi-schema.json")
 
 
+@pytest.mark.slow
 async def test_every_query_keeps_to_the_schema(start: Start, machine: list[str]) -> None:
     async with start(*machine, "-name", "tested") as program:
         client = await program.connect()
@@ -324,6 +325,7 @@ def test_pretty_replies(option: str, reply: str) -> None:
     assert reply in ran.stdout
 
 
+@pytest.mark.slow
 async def test_a_taken_path_is_refused(start: Start) -> None:
     async with start("-accel", "soft") as program:
         argv = [sys.executable, "-m", "qmpserver.cli", "-accel", "soft"]

@@ -98,6 +98,7 @@ def allowed(name: str) -> set[str]:
     return calls
 
 
+@pytest.mark.slow
 async def test_unit_allows_every_system_call_of_the_program(
     accel: str, tmp_path: Path, until: Until
 ) -> None:

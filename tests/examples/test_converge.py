@@ -138,6 +138,7 @@ def test_the_trace_that_is_here(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "p.svg").read_text()
 
 
+@pytest.mark.slow
 def test_invalid_subjects(tmp_path: Path) -> None:
     (tmp_path / "file").write_text('{"a": 1}')
     cases: list[tuple[list[str | Path], str]] = [

@@ -169,6 +169,7 @@ def test_paths_that_are_not_machines(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_invalid_policies_and_directories(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     for text, why in (

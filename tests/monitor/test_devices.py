@@ -59,6 +59,7 @@ async def test_named_pipes(server: Server, directory: Path) -> None:
     os.close(sink)
 
 
+@pytest.mark.slow
 async def test_reconnecting(server: Server, directory: Path) -> None:
     path = str(directory / "c")
     with socket.socket(socket.AF_UNIX) as manager:

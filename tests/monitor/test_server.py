@@ -92,6 +92,7 @@ async def test_clients_are_served_in_batches(
     assert commands.executed.count("echo") == many + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("junk", [b"}", b"1 ", b"\xff", b"[]", b'{"id":"\\u00e9"}', b"[[]],"])
 async def test_junk_is_read_in_batches(
     server: Server, path: str, connect: "Connect", junk: bytes
@@ -264,6 +265,7 @@ async def test_what_was_sent_before_the_end_of_input_is_answered(
     assert await peer.ends() == b'{"return": {"blocked": true}}\r\n{"return": {}}\r\n'
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_is_not_served(
     server: Server, path: str, connect: "Connect", commands: "Commands"
 ) -> None:

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.project import rooms
 
 GRAPH = rooms.imports()
@@ -73,6 +75,7 @@ assert not any(name.startswith("qmpserver.vm") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_what_is_pure_python_needs_no_engine() -> None:
     pure = [
         name

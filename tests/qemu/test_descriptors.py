@@ -25,7 +25,9 @@ class Monitor:
         self.socket.settimeout(20)
         self.socket.connect(str(path))
         self.lines = self.socket.makefile("rb")
-        assert "QMP" in json.loads(self.lines.readline())
+        # QEMU may first send an answer that the client before could not get any more.
+        while "QMP" not in json.loads(self.lines.readline()):
+            pass
         enable = {"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}
         self.socket.sendall(json.dumps(enable).encode())
         assert json.loads(self.lines.readline()) == {"return": {}}
@@ -148,7 +150,7 @@ def show_devices(argv: list[str], directory: Path, until: Until) -> list[Any]:
             ]
             assert said[-1] is None  # it has shut itself
             ask.close()
-            Monitor(path).close()
+            Monitor(path).close()  # is greeted
     said = [json.loads(re.sub(r":\d{4,5},", ":PORT,", json.dumps(answer))) for answer in said]
     for answer in said[:-1]:
         if isinstance(answer.get("return"), list):

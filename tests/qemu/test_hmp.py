@@ -222,6 +222,7 @@ def test_on_a_socket(until: Until) -> None:
         assert ours.process.wait(PATIENCE) == theirs.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_human_monitor_command(until: Until) -> None:
     with both(RING, until) as (ours, theirs):
         for monitors in (ours, theirs):

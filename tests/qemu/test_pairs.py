@@ -18,9 +18,7 @@ def recorded(course: Course) -> list[str]:
     return (RECORDED / f"{course.__name__}.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize(
-    "accel", ["soft", pytest.param("kvm", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.slow
 @courses
 def test_our_courses_are_qemus(course: Course, accel: str) -> None:
     assert said(course, [*OURS, "-accel", f"{accel},{RING}"]).splitlines() == recorded(course)

@@ -233,6 +233,7 @@ def test_fast_path_gives_what_the_dialect_gives(data: bytes) -> None:
     assert same(Parser().feed(data), Parser(fast=False).feed(data))
 
 
+@pytest.mark.slow
 @given(_documents, st.lists(st.integers(min_value=1, max_value=9), min_size=1))
 def test_packets_make_no_difference(data: bytes, sizes: list[int]) -> None:
     parser = Parser()

@@ -68,6 +68,7 @@ def test_members_are_in_the_order_of_qemus_hash_table(pretty: bool) -> None:
             assert list(json.loads(written)) == order
 
 
+@pytest.mark.slow
 def test_names_of_any_length_have_a_bucket() -> None:
     """Each as QEMU 7.2 has it; long ones, which only a client makes up, are not kept."""
     for name in ("", "a", "\u00e9\0\U0001d11e", "execute", "x" * 64, "0123456789" * 50):

@@ -260,6 +260,7 @@ async def test_faults_together(serve: Serve) -> None:
         assert await client.receive() == {"return": {}}
 
 
+@pytest.mark.slow
 async def test_qemus_own_client_tolerates_faults(serve: Serve, tmp_path: Path) -> None:
     async with serve("default,fault=split-reply,fault=duplicated-event") as served:
         client = QMPClient()

@@ -87,6 +87,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
 def test_started_from_go(elsewhere: Path) -> None:
     (elsewhere / "go.mod").write_text("module standin\n")

@@ -62,6 +62,7 @@ def test_help(name: str) -> None:
     assert shown.startswith(f"usage: qmpctl {name}".rstrip())
 
 
+@pytest.mark.slow
 def test_exec_and_schema(here: str) -> None:
     def run(*words: str) -> str:
         status, shown, said = without(EXTRAS + ENGINE, "--qmp", here, *words)

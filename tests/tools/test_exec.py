@@ -108,6 +108,7 @@ def test_options_between_arguments(qmpctl: Run, server: str) -> None:
     assert "qmpctl exec: error: unrecognized arguments: --no-such" in ran.stderr
 
 
+@pytest.mark.slow
 def test_schema_explains(qmpctl: Run, server: str) -> None:
     text = qmpctl("--qmp", server, "schema", "calc-dirty-rate").stdout
     assert "calc-time: int\n" in text

@@ -128,6 +128,7 @@ def test_the_socket_is_private(qmpctl: Run, pair: Pair, directory: Path) -> None
     assert modes == [0o700]
 
 
+@pytest.mark.slow
 def test_settings_of_both_sides(qmpctl: Run, pair: Pair) -> None:
     words = ["--capability", "return-path", "--capability", "auto-converge", "--bandwidth", "100"]
     words += ["--downtime", "50", "--parameter", "multifd-channels=0x4", "--uri", "tcp:here:1"]
@@ -162,6 +163,7 @@ def test_without_events_it_polls(qmpctl: Run, pair: Pair) -> None:
     assert not pair[0].sent("MIGRATION")
 
 
+@pytest.mark.slow
 def test_pauses_before_the_switchover_are_continued(qmpctl: Run, pair: Pair) -> None:
     assert qmpctl(*migrate(pair, "--capability", "pause-before-switchover")).returncode == 0
     assert pair[0].received("migrate-continue", state="pre-switchover")
@@ -192,6 +194,7 @@ def test_a_uri_for_a_destination_that_listens_already(qmpctl: Run, pair: Pair) -
     assert pair[0].received("migrate") == [("migrate", {"uri": "tcp:[::1]:5"})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cancels(endless: Pair, number: signal.Signals, status: int) -> None:
     source, destination = endless
@@ -204,6 +207,7 @@ def test_a_signal_cancels(endless: Pair, number: signal.Signals, status: int) ->
     destination.wait_received("quit")
 
 
+@pytest.mark.slow
 def test_somebody_else_cancels(endless: Pair) -> None:
     source, _destination = endless
     with migrating(endless) as process:
@@ -228,6 +232,7 @@ def test_a_second_signal_does_not_wait(endless: Pair) -> None:
     assert (process.returncode, said) == (130, b"")
 
 
+@pytest.mark.slow
 def test_the_reader_goes(endless: Pair) -> None:
     """The migration goes on unseen, and ends as others."""
     source, _destination = endless
@@ -265,6 +270,7 @@ def test_both_sides_tell_why_it_failed(qmpctl: Run, endless: Pair) -> None:
     destination.wait_received("quit")
 
 
+@pytest.mark.slow
 def test_a_failure_as_json(qmpctl: Run, pair: Pair) -> None:
     scripted(pair[0], {"status": "failed", "error-desc": "Broken pipe"})
     scripted(pair[1], {})
@@ -295,6 +301,7 @@ def test_the_destination_goes(endless: Pair) -> None:
     assert (process.returncode, said.decode()) == (1, text)
 
 
+@pytest.mark.slow
 def test_the_source_goes(endless: Pair) -> None:
     """The destination is left alone: it may have the guest."""
     source, destination = endless

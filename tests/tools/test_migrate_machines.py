@@ -67,6 +67,7 @@ def status(qmpctl: Run, server: str) -> str:
     return str(json.loads(ran.stdout)["status"])
 
 
+@pytest.mark.slow
 def test_a_running_guest(qmpctl: Run, pair: Pair) -> None:
     ran = qmpctl("migrate", *pair, "--bandwidth", "0", "--downtime", "500")
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -78,6 +79,7 @@ def test_a_running_guest(qmpctl: Run, pair: Pair) -> None:
     assert [status(qmpctl, server) for server in pair] == ["postmigrate", "running"]
 
 
+@pytest.mark.slow
 def test_settings_and_json(qmpctl: Run, pair: Pair) -> None:
     words = ["--capability", "return-path", "--capability", "pause-before-switchover"]
     words += ["--capability", "multifd", "--parameter", "multifd-channels=3", "--json"]
@@ -92,6 +94,7 @@ def test_settings_and_json(qmpctl: Run, pair: Pair) -> None:
         assert json.loads(ran.stdout)["multifd-channels"] == 3
 
 
+@pytest.mark.slow
 def test_a_paused_guest_to_one_that_listens(qmpctl: Run, start: Start, tmp_path: Path) -> None:
     source = start("source", "-S")
     destination = start("destination", "-incoming", f"unix:{tmp_path}/m")
@@ -100,6 +103,7 @@ def test_a_paused_guest_to_one_that_listens(qmpctl: Run, start: Start, tmp_path:
     assert "pause none; the destination's guest is 'prelaunch'" in ran.stdout
 
 
+@pytest.mark.slow
 def test_cancelled(qmpctl: Run, pair: Pair) -> None:
     argv = [str(BIN / "qmpctl"), "migrate", *pair, "--bandwidth", "1"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -115,6 +119,7 @@ def test_cancelled(qmpctl: Run, pair: Pair) -> None:
     assert ran.returncode == 3, "it has ended"
 
 
+@pytest.mark.slow
 def test_another_machine(qmpctl: Run, start: Start) -> None:
     """The destination refuses its RAM; the guest runs on."""
     pair = start("source"), start("destination", "-incoming", "defer", ram="96M")
@@ -125,6 +130,7 @@ def test_another_machine(qmpctl: Run, start: Start) -> None:
     assert ran.stderr.endswith("; the source's guest is 'running'\n")
 
 
+@pytest.mark.slow
 def test_no_such_socket(qmpctl: Run, pair: Pair, tmp_path: Path) -> None:
     ran = qmpctl("migrate", *pair, "--uri", f"unix:{tmp_path}/none/m")
     text = f"migrate-incoming is refused: Failed to bind socket to {tmp_path}/none/m"

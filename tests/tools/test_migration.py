@@ -153,6 +153,7 @@ def test_a_destination_that_makes_no_sense_at_the_end(make: Make) -> None:
     assert "quit" not in destination.executed
 
 
+@pytest.mark.slow
 def test_an_event_that_makes_no_sense(make: Make) -> None:
     source = make("/a", query_migrate=[("STOP", "soon"), ACTIVE])
     with pytest.raises(ServerError, match=r"^unix:/a: it sent text that is not QMP: '{\"event\""):

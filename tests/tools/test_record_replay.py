@@ -32,6 +32,7 @@ def replayed(qmpctl: Run, server: str, path: Path, text: str) -> tuple[int, str]
     return ran.returncode, ran.stdout
 
 
+@pytest.mark.slow
 def test_replay_of_what_others_captured(qmpctl: Run, server: str, tmp_path: Path) -> None:
     file = tmp_path / "captured"
     replies = (CAPTURED / "names.replies").read_text()

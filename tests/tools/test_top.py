@@ -116,6 +116,7 @@ async def test_several_servers_sorted_and_filtered(both: list[str]) -> None:
         assert text.splitlines()[-1] == "sorted by rate, only 'qemu.sock'"
 
 
+@pytest.mark.slow
 async def test_one_server_goes_then_the_other(
     tmp_path: Path, until: Until, qemu: None, kvm: None
 ) -> None:
@@ -239,6 +240,7 @@ def test_in_a_real_terminal(server: str) -> None:
             assert terminal.ended() == (0, "")
 
 
+@pytest.mark.slow
 def test_the_server_goes_in_a_real_terminal(tmp_path: Path, until: Until) -> None:
     with contextlib.ExitStack() as running:
         server = running.enter_context(serving("qmpserver", tmp_path, until))

@@ -116,6 +116,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a loaded machine
 @given(
     st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,19 @@ class Leftovers:
     """What an engine could leave in this process: its threads, and more descriptors."""
 
     def __init__(self) -> None:
-        self._files = self._count()
+        self._files = self._open_files()
 
     @staticmethod
-    def _count() -> int:
-        return len(os.listdir("/proc/self/fd"))
+    def _open_files() -> Counter[str]:
+        names: Counter[str] = Counter()
+        for fd in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the one that lists them
+                names[str(fd.readlink())] += 1
+        return names
 
     @property
-    def files(self) -> int:
-        return self._count() - self._files
+    def files(self) -> list[str]:
+        return sorted(self._open_files() - self._files)
 
     @property
     def threads(self) -> list[str]:

@@ -92,6 +92,7 @@ async def answers(site: Web, http: aiohttp.ClientSession) -> None:
         assert await response.json() == {"return": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["", "G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: x\r\nA:"])
 async def test_who_says_too_little_is_disconnected(
     impatient: None, site: Web, raw: Any, said: str
@@ -126,6 +127,7 @@ async def test_who_goes_on_without_the_token_is_disconnected(
     assert (await ended).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.slow
 async def test_who_has_the_token_has_time(
     impatient: None, site: Web, http: aiohttp.ClientSession
 ) -> None:
@@ -136,6 +138,7 @@ async def test_who_has_the_token_has_time(
         assert json.loads(await ws.receive_str(timeout=PATIENCE)) == {"return": {}}
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come(impatient: None, site: Web, raw: Any) -> None:
     connection = await raw(
         f"POST /qmp HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
@@ -191,6 +194,7 @@ async def test_so_many_connections_and_no_more(
     assert said.startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.slow
 async def test_one_that_never_shakes_hands(
     impatient: None, server: Server, machine: Machine, tmp_path: Path
 ) -> None:
@@ -253,6 +257,7 @@ async def settled(site: Web, name: str) -> int:
             return before
 
 
+@pytest.mark.slow
 async def test_who_never_reads_gets_little_done(
     site: Web, http: aiohttp.ClientSession, raw: Any
 ) -> None:
@@ -333,6 +338,7 @@ async def test_the_end_while_requests_are_under_way(
             await http.get(web.url)
 
 
+@pytest.mark.slow
 async def test_the_end_does_not_wait_for_ever(
     server: Server, machine: Machine, http: aiohttp.ClientSession
 ) -> None:
@@ -414,6 +420,7 @@ def spoil(request: bytearray, chance: random.Random) -> None:
                 request[place:place] = chance.choice((b"\r\n", b"\0", b": ", b"x" * 9000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_nonsense_is_not_worth_a_line(
     site: Web, http: aiohttp.ClientSession, raw: Any, seed: int

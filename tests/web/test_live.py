@@ -29,6 +29,7 @@ async def frame(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
     return dict(await ws.receive_json(timeout=PATIENCE))
 
 
+@pytest.mark.slow
 async def test_first_the_machine_then_a_frame_each_interval(
     site: Web, http: aiohttp.ClientSession
 ) -> None:
@@ -54,6 +55,7 @@ async def test_watching_does_not_track(site: Web, http: aiohttp.ClientSession) -
         assert not site.machine.accel.engine.tracking
 
 
+@pytest.mark.slow
 async def test_a_limit_is_seen_by_all_and_so_are_rates(
     site: Web, http: aiohttp.ClientSession
 ) -> None:
@@ -109,6 +111,7 @@ async def test_it_needs_the_token_and_a_websocket(site: Web, http: aiohttp.Clien
         assert response.status == 426
 
 
+@pytest.mark.slow
 async def test_who_stalls_misses_frames_and_costs_others_nothing() -> None:
     """A browser that reads nothing for a while; what it has not got was dropped."""
     broadcast = Broadcast()

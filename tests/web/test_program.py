@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.conftest import terminate
 
@@ -31,6 +32,7 @@ async def program(*options: str) -> AsyncIterator[asyncio.subprocess.Process]:
             assert await process.wait() == 0
 
 
+@pytest.mark.slow
 async def test_the_link_is_shown_once_and_not_logged(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_precopy_does_not_harvest_within_a_round() -> None:
     assert all(figures.pending <= figures.sendable(0.3) for figures in harvests)
 
 
+@pytest.mark.slow
 def test_auto_converge_ends_late_and_sends_much() -> None:
     outcome = migrate(AutoConverge())
     assert 25 < outcome.total < 45  # measured: 34.5 to 37.8 s

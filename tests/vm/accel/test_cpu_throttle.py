@@ -30,6 +30,7 @@ def test_ends_at_once(make_rig: MakeRig, until: Until) -> None:
     rig.advance(100_000)
 
 
+@pytest.mark.slow
 def test_leaves_limited_vcpus_to_their_limit(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.limit(None, 2000)

@@ -73,6 +73,7 @@ def test_from_whatever_was_seen_last(native: Any) -> None:
             assert ring.pushed(since) == fetch + filled, (fetch, filled, harvested, since)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [128, 4096, 65536])
 def test_rings_as_they_are_used(native: Any, size: int) -> None:
     rng = random.Random(size)

@@ -40,6 +40,7 @@ def no_more_threads(allowed: int) -> Iterator[None]:
         group.rmdir()
 
 
+@pytest.mark.slow
 @only_kvm
 def test_a_kick_needs_no_pending_signal(make_rig: "MakeRig") -> None:
     rig = make_rig()

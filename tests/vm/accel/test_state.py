@@ -256,6 +256,7 @@ def test_a_failure_goes_along(make_rig: MakeRig) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_thread_changes_no_loaded_state(make_rig: MakeRig) -> None:
     """A thread that is found parked stays so: no late kick, no short run, moves it on."""
     rig = make_rig()
@@ -276,6 +277,7 @@ def test_a_thread_changes_no_loaded_state(make_rig: MakeRig) -> None:
     rig.advance(100)
 
 
+@pytest.mark.slow
 @only_kvm
 def test_an_instruction_that_waits_for_a_device_goes_along(make_rig: MakeRig) -> None:
     """Its result is in the registers that are saved."""

@@ -67,6 +67,7 @@ def judge(accel: str, how: str | None = None, **environment: str) -> dict[str, A
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop", "freeze", "trace"])
 def test_no_page_is_lost(accel: str, how: str) -> None:
     if how == "freeze" and not any(os.access(path, os.W_OK) for path in FREEZERS):
@@ -74,12 +75,14 @@ def test_no_page_is_lost(accel: str, how: str) -> None:
     assert judge(accel, how)["lost"] == 0
 
 
+@pytest.mark.slow
 def test_a_cut_reset_with_the_full_count_is_found() -> None:
     told = judge("soft", CUT="1")
     assert told["hidden"] == told["cuts"] > 0
     assert told["lost"] == 0
 
 
+@pytest.mark.slow
 def test_without_the_canary_it_would_lose_pages() -> None:
     """The judge sees a loss when there is one."""
     told = judge("soft", CUT="1", CANARY="0")

@@ -78,6 +78,7 @@ def test_the_counts_agree(make_rig: "MakeRig") -> None:
     assert rig.engine.vcpu(0).waiting == 0
 
 
+@pytest.mark.slow
 def test_counts_never_go_back_and_are_read_at_once(make_rig: "MakeRig") -> None:
     """While the rings are harvested all the time; an idle guest's rate would turn negative."""
     rig = make_rig(vcpus=4, ring=1024, pattern="random")
@@ -170,6 +171,7 @@ def test_a_storm_of_signals_loses_nothing(make_rig: "MakeRig", ring: int) -> Non
     assert sent > 100
 
 
+@pytest.mark.slow
 def test_tracking_switched_while_the_guest_runs(make_rig: "MakeRig") -> None:
     rig = make_rig(track=False)
     for _ in range(10):

@@ -46,6 +46,7 @@ def test_a_sequential_guest_begins_with_its_first_page(make_rig: "MakeRig") -> N
         reset(rig)
 
 
+@pytest.mark.slow
 def test_no_page_is_lost(make_rig: "MakeRig") -> None:
     rig = make_rig(pattern="random", ring=1024)
     rig.marked()

@@ -94,6 +94,7 @@ async def test_a_paused_guest_stays_paused(side: MakeSide, uri: str) -> None:
     assert source.progress() == destination.progress()
 
 
+@pytest.mark.slow
 async def test_there_and_back(side: MakeSide, uri: str) -> None:
     """The pages, registers and limits survive each move; a limit goes on at the other side."""
     here = side()
@@ -130,6 +131,7 @@ async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None
     destination.assert_whole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 4096])
 async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
     """RAM has its place in the file, which stays sparse."""
@@ -153,6 +155,7 @@ async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
     await destination.advance(1000)
 
 
+@pytest.mark.slow
 async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
     source, destination = side(rate="20"), side(incoming=True)
     await source.advance(2000)
@@ -187,6 +190,7 @@ async def test_zero_pages_stay_sparse(side: MakeSide, uri: str) -> None:
     assert os.fstat(destination.machine.ram.fd).st_blocks * 512 < 16 << 20
 
 
+@pytest.mark.slow
 async def test_dirty_limit_converges(side: MakeSide, uri: str, until: Until) -> None:
     """A guest that is faster than the link is limited, and its own limit is back at the end."""
     source, destination = side(), side(incoming=True)
@@ -209,6 +213,7 @@ async def test_dirty_limit_converges(side: MakeSide, uri: str, until: Until) -> 
     assert source.migration.info()["downtime"] < 1000
 
 
+@pytest.mark.slow
 async def test_auto_converge(side: MakeSide, uri: str, until: Until) -> None:
     """A guest that is faster than the link is held for more and more of its time."""
     source, destination = side(), side(incoming=True)
@@ -242,6 +247,7 @@ async def test_a_promise_is_kept(side: MakeSide, uri: str, total_ms: int, downti
     assert not destination.machine.accel.engine.limit_in_service
 
 
+@pytest.mark.slow
 async def test_a_promise_that_cannot_be_kept_is_told(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_parameters({"max-bandwidth": 30 << 20, TOTAL_TIME: 1000})

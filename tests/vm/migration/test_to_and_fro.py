@@ -11,6 +11,8 @@ import random
 import signal
 from typing import Any
 
+import pytest
+
 from qmpserver.migration.address import parse_uri
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, no_fd
 
@@ -62,6 +64,7 @@ async def move(source: Side, destination: Side, uri: str, rng: random.Random) ->
     destination.assert_whole()
 
 
+@pytest.mark.slow
 async def test_to_and_fro(side: MakeSide, uri: str) -> None:
     for number in range(-(-ROUNDS // MOVES)):
         rng = random.Random(number)

@@ -59,6 +59,7 @@ def test_every_event_is_known() -> None:
         assert event.text([0, 0, 0]) or not event.form
 
 
+@pytest.mark.slow
 def test_writers_on_many_threads_lose_only_what_is_counted() -> None:
     writers, each = 4, 3 * SIZE
     dropped_before = lib.trace_dropped()
