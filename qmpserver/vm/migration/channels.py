@@ -163,10 +163,7 @@ async def open_channel(address: Address, take_fd: Callable[[str], int]) -> Chann
         case ExecAddress(argv):
             return await _run_command(argv, writing=True)
         case FileAddress(path, offset):
-            channel = await _open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, offset)
-            if stat.S_ISREG(os.fstat(channel.fd).st_mode):
-                os.ftruncate(channel.fd, offset)
-            return channel
+            return await _open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, offset)
 
 
 async def accept_one(address: Address, take_fd: Callable[[str], int]) -> Channel:
@@ -241,9 +238,21 @@ async def _run_command(argv: tuple[str, ...], *, writing: bool) -> Channel:
 
 
 async def _open_file(path: str, flags: int, offset: int) -> Channel:
-    """Open a file in a thread: a FIFO or a network's disk may take long."""
-    opening = partial(os.open, path, flags, 0o660)
-    fd = await call_in_thread("migrate-open", opening, os.close)
-    if offset:
-        os.lseek(fd, offset, os.SEEK_SET)
-    return Channel(fd)
+    """Open a file in a thread: a FIFO or a network's disk may take long.
+
+    One that is written to ends at `offset` then.
+    """
+
+    def opening() -> int:
+        fd = os.open(path, flags, 0o660)
+        try:
+            if flags & os.O_RDWR and stat.S_ISREG(os.fstat(fd).st_mode):
+                os.ftruncate(fd, offset)
+            if offset:
+                os.lseek(fd, offset, os.SEEK_SET)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    return Channel(await call_in_thread("migrate-open", opening, os.close))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from qmpserver.migration.address import TcpAddress, UnixAddress
@@ -13,7 +12,7 @@ from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.answers import wait_for_either
 from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check
-from qmpserver.vm.migration.wire import GONE, StreamError, expect
+from qmpserver.vm.migration.wire import GONE, StreamError, expect, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +80,7 @@ class Destination:
             try:
                 await self._receive(main)
             except (OSError, StreamError, ValueError) as error:
-                await self._refuse(main, str(error))
+                await self._refuse(main, reason(error))
                 raise
         finally:
             await asyncio.shield(self._release())
@@ -127,20 +126,12 @@ class Destination:
                 assert self._listener is not None
                 channel = await self._listener.accept()
                 try:
-                    own = expect(await channel.receive(), "hello")
-                except (OSError, StreamError):
-                    channel.close()
-                    continue
-                number = own.get("channel")
-                if (
-                    isinstance(number, int)
-                    and 0 <= number < count
-                    and number not in found
-                    and own.get("cookie") == cookie
-                ):
-                    found[number] = channel
-                else:
-                    channel.close()
+                    number = await _introduced(channel, cookie)
+                    if number is not None and number < count:
+                        found.setdefault(number, channel)
+                finally:
+                    if channel not in found.values():
+                        channel.close()
         finally:
             self._channels += [found[number] for number in sorted(found)]
         if self._listener is not None:
@@ -152,15 +143,15 @@ class Destination:
         ram = self._machine.ram
         if not isinstance(base, int) or base < 0:
             raise StreamError(f"RAM begins at byte {base!r} of the file")
-        receiver = partial(Receiver, ram, [main.fd], mapped=base)
-        await self._receive_pages(await self._worker.run(receiver), 1)
+        receiver = await self._worker.run(self._make_receiver, [main.fd], base)
+        await self._receive_pages(receiver, 1)
         main.seek(base + ram.size)
 
     async def _receive_ram(self, main: Channel) -> dict[str, Any]:
         """Receive RAM on all channels; return the message that follows it on the main one."""
         carriers = self._channels[1:]
         fds = [channel.fd for channel in carriers or [main]]
-        receiver = await self._worker.run(Receiver, self._machine.ram, fds)
+        receiver = await self._worker.run(self._make_receiver, fds, None)
         if not carriers:
             await self._receive_pages(receiver, 1)
             return await main.receive()
@@ -172,11 +163,20 @@ class Destination:
             message.cancel()
             await asyncio.wait([message])
 
+    def _make_receiver(self, fds: list[int], mapped: int | None) -> Receiver:
+        """Runs on the worker: keeps the receiver even if nobody waits for it any more."""
+        self._receiver = Receiver(self._machine.ram, fds, mapped=mapped)
+        return self._receiver
+
+    def _close_receiver(self) -> None:
+        """Runs on the worker, after `_make_receiver` if that was called."""
+        if self._receiver is not None:
+            self._receiver.close()
+
     async def _receive_pages(
         self, receiver: Receiver, channels: int, message: asyncio.Task[Any] | None = None
     ) -> None:
         """Receive until all channels are at the end of RAM; `message` is of the main channel."""
-        self._receiver = receiver
         loop, moved = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(receiver.fileno(), moved.set)
         try:
@@ -206,21 +206,30 @@ class Destination:
             if limit:
                 self._machine.dirty_limit.set(limit, index)
 
-    async def _refuse(self, main: Channel, reason: str) -> None:
+    async def _refuse(self, main: Channel, why: str) -> None:
         """Tell the source why, if it still listens."""
         if main.two_way:
             with contextlib.suppress(OSError, StreamError):
-                await main.send("error", desc=reason)
+                await main.send("error", desc=why)
 
     async def _release(self) -> None:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._receiver is not None:
-            self._receiver.stop()
-            await self._worker.run(self._receiver.close)
+        await self._worker.run(self._close_receiver)
         for channel in self._channels:
             channel.close()
+
+
+async def _introduced(channel: Channel, cookie: object) -> int | None:
+    """Return the number of a data channel that knows the cookie; None for a stranger."""
+    try:
+        hello = expect(await channel.receive(), "hello")
+    except (OSError, StreamError):
+        return None
+    number = hello.get("channel")
+    known = isinstance(number, int) and number >= 0 and hello.get("cookie") == cookie
+    return number if known else None
 
 
 def _all_pages_came(receiver: Receiver) -> bool:

@@ -22,7 +22,7 @@ from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.migration.destination import Destination
 from qmpserver.vm.migration.rounds import OVERHEAD_S, TOTAL_TIME
 from qmpserver.vm.migration.source import Source
-from qmpserver.vm.migration.wire import StreamError
+from qmpserver.vm.migration.wire import StreamError, reason
 from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ class Migration:
         except asyncio.CancelledError:
             self._enter("cancelled")
         except FAILURES as error:
-            self._error = _reason(error)
+            self._error = reason(error)
             self._enter("failing")
             self._enter("failed")
         else:
@@ -279,7 +279,7 @@ class Migration:
         try:
             await steps
         except FAILURES as error:
-            self._error = _reason(error)
+            self._error = reason(error)
             self._enter("failed")
             if exit_on_error:
                 self._machine.fail(f"load of migration failed: {self._error}")
@@ -292,7 +292,3 @@ class Migration:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._worker.close()
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

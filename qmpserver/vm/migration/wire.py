@@ -20,6 +20,11 @@ class StreamError(Exception):
     """The peer sent something that is not the wire format, or nothing; the text tells which."""
 
 
+def reason(error: Exception) -> str:
+    """Return why a migration failed, as `error-desc` tells and as the peer is told."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
 def encode(kind: str, **members: Any) -> bytes:
     """Return a control frame: a JSON object whose "type" is `kind`."""
     payload = json.dumps({"type": kind, **members}, separators=(",", ":")).encode()

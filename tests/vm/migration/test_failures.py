@@ -15,6 +15,7 @@ import pytest
 from qmpserver.migration.address import parse_uri
 from qmpserver.qmp import CommandError
 from qmpserver.vm.migration import wire
+from qmpserver.vm.migration.description import describe
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
 
@@ -195,4 +196,54 @@ async def test_failures_leave_nothing(side: MakeSide, tmp_path: Path, until: Unt
         assert len(os.listdir("/proc/self/fd")) == open_files
         # A thread that has connected may be about to end.
         await asyncio.to_thread(until, lambda: native_threads() == threads)
+    await assert_runs_on(source)
+
+
+async def test_a_destination_that_ends_at_any_moment_leaves_nothing(
+    side: MakeSide, tmp_path: Path
+) -> None:
+    """The fixture counts: threads and descriptors, also those that were being made."""
+    for turn in range(12):
+        await end_when_active(side(ram=4 << 20), side(incoming=True, ram=4 << 20), tmp_path, turn)
+
+
+async def end_when_active(source: Side, destination: Side, directory: Path, turns: int) -> None:
+    """Close the destination so many turns of the loop after it has become active."""
+    for one in (source, destination):
+        one.migration.set_capabilities({"multifd": bool(turns % 2)})
+    source.migration.set_parameters(SLOW)
+    uri = f"unix:{directory}/{turns}"
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    source.migration.start(parse_uri(uri), no_fd)
+    await destination.wait(lambda: destination.migration.status == "active")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await destination.close()
+    assert await source.ended() == "failed"
+    await source.close()
+
+
+async def test_a_data_channel_that_says_nothing_is_closed(side: MakeSide, tmp_path: Path) -> None:
+    destination = side(incoming=True)
+    uri = f"unix:{tmp_path}/m"
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    main, silent = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    loop = asyncio.get_running_loop()
+    with main, silent:
+        for one in (main, silent):
+            one.connect(f"{tmp_path}/m")
+            one.setblocking(False)
+        hello = describe(destination.machine, identify=False)
+        await loop.sock_sendall(main, wire.encode("hello", **hello, channels=1, cookie="x"))
+        assert await loop.sock_recv(main, 1000)  # it is welcome; the next one accepted is silent
+        await destination.close()
+        assert not await loop.sock_recv(silent, 1000)
+
+
+async def test_a_place_in_a_fifo(side: MakeSide, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m")
+    source = side()
+    source.migration.start(parse_uri(f"file:{tmp_path}/m,offset=4096"), no_fd)
+    assert await source.ended() == "failed"
+    assert source.error == "Illegal seek"
     await assert_runs_on(source)
