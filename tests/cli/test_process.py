@@ -216,6 +216,7 @@ async def test_the_log(start: Start, tmp_path: Path, until: Until) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

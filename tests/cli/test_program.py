@@ -74,6 +74,7 @@ async def test_limits_and_rates(start: Start, machine: list[str]) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
@@ -153,6 +154,7 @@ async def test_stop_and_cont_from_two_monitors(start: Start, machine: list[str])
         await hang_up(two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_signals_end_it(
     start: Start, machine: list[str], number: signal.Signals, tmp_path: Path

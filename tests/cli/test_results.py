@@ -90,6 +90,7 @@ def test_no_command_is_left_out() -> None:
     assert {name for name, _ in CALLS} == SCHEMA.commands.keys() - elsewhere
 
 
+@pytest.mark.slow
 async def test_results_are_as_declared(start: Start) -> None:
     async with start(*MACHINE) as program:
         client = await program.connect()

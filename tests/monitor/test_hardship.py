@@ -100,6 +100,8 @@ async def test_nodelay(server: Server, options: str, nodelay: int, server_end: b
 def _option_of_peer(client: socket.socket) -> int:
     """Find the other end, which is in this process."""
     for name in descriptors():
+        if not Path(f"/proc/self/fd/{name}").is_socket():
+            continue
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as other:
             if other.family == client.family and other.getpeername() == client.getsockname():
                 return bool(other.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))

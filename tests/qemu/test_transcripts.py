@@ -42,9 +42,7 @@ def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> 
     assert not different, "\n" + "\n".join(different)
 
 
-@pytest.mark.parametrize(
-    "accel", ["soft", pytest.param("kvm", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "transcript"), transcripts(FILES + NEWER_FILES))
 def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -> None:
     if accel == "soft" and "-accel kvm" in (transcript.options or ""):

@@ -168,13 +168,8 @@ def good() -> Iterator[str]:
         yield f"unix:{server.path}"
 
 
-# Those that end at once; others wait until the patience of each command is over.
-QUICK = ("hangs up", "not JSON", "not UTF-8", "half a greeting", "refuses capabilities")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BAD]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BAD)
 def test_one_line(
     qmpctl: Run, behaving: Callable[[Behaviour], str], good: str, tmp_path: Path, name: str
 ) -> None:

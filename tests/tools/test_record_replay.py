@@ -134,6 +134,7 @@ def converse(path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_recorded_and_replayed(qmpctl: Run, server: str, tmp_path: Path, until: Until) -> None:
     here, file = tmp_path / "a.sock", tmp_path / "t"
     argv = [str(BIN / "qmpctl"), "--qmp", server, "record", "--listen", f"unix:{here}", str(file)]

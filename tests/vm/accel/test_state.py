@@ -131,6 +131,7 @@ def expected_counters(c_library: CLibrary) -> Expected:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vcpus", [1, 2])
 @pytest.mark.parametrize("pattern", ["sequential", "random", "hotspot"])
 def test_the_guest_goes_on_where_it_stopped(

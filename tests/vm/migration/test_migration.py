@@ -73,6 +73,7 @@ async def test_a_query_while_the_sender_is_closed(
         assert await migrating == ("completed", "completed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 async def test_multifd(side: MakeSide, uri: str, channels: int) -> None:
     source, destination = side(), side(incoming=True, stopped=True)
