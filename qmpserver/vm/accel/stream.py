@@ -38,12 +38,14 @@ class SenderCounters:
 
     Attributes:
         pending: Pages that are to be sent, with those that are being sent.
+        cold: Those of them that were never told to be dirty.
         pages: Pages sent with their content.
         zero_pages: Pages sent as zero, without content.
         bytes: Bytes written to the descriptors, headers included.
     """
 
     pending: int
+    cold: int
     pages: int
     zero_pages: int
     bytes: int
@@ -67,8 +69,8 @@ class ReceiverCounters:
 class Sender:
     """Threads that send pages of RAM, one for each channel.
 
-    They are idle until a pass is begun. A pass sends each page that was added before; a page that
-    is added during the pass is sent in it or in the next.
+    They are idle until a pass is begun. A pass sends each page that was added before, and those
+    last that were found dirty last; if more are found during the pass, it ends before those.
     """
 
     def __init__(self, ram: Ram, fds: Sequence[int], *, mapped: int | None = None) -> None:
@@ -111,7 +113,7 @@ class Sender:
         _acknowledge(self.fileno())
 
     def add(self, bitmap: bytes | bytearray) -> None:
-        """Add pages to send: one bit a page, lowest first, as `Engine.take_bitmap` returns them.
+        """Add dirty pages to send: one bit a page, lowest first, as `Engine.take_bitmap` has them.
 
         Any thread, also during a pass. Never blocks.
 
@@ -165,7 +167,9 @@ class Sender:
     def counters(self) -> SenderCounters:
         """Return the counters of now. Any thread."""
         counters = self._read()
-        return SenderCounters(counters.pending, counters.pages, counters.zero_pages, counters.bytes)
+        return SenderCounters(
+            counters.pending, counters.cold, counters.pages, counters.zero_pages, counters.bytes
+        )
 
     def states(self) -> list[ChannelState]:
         """Return the state of each channel: idle, busy, failed or stopped."""

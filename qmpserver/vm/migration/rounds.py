@@ -215,10 +215,10 @@ class Rounds:
     def _look(self) -> Look:
         self.count()
         engine, parameters = self._machine.accel.engine, self._parameters
-        pending = self._figures.remaining
         return Look(
             time=time.monotonic() - self._started,
-            pending=pending,
+            pending=self._figures.remaining,
+            cold=self._sender.counters().cold * PAGE,
             unharvested=self._unharvested(),
             added=self._added,
             sent=self._figures.transferred,

@@ -23,7 +23,7 @@ STEP = 0.001
 SLICE = 0.03  # the pause that a burst of a limited vCPU costs
 CREDIT = 1.0
 WINDOW = 100  # steps over which rates and bandwidth are measured
-SENT, COLD, HOT = 0, 1, 2  # states of a page; hot: a harvest has found it dirty
+SENT, COLD, WARM, HOT = range(4)  # states of a page; the last harvest has found hot ones dirty
 STOP = 0.0003  # the guest runs on so long after the decision to stop it
 
 
@@ -167,7 +167,8 @@ class Migration:
         vcpus: The guest's vCPUs.
         downtime_limit: s.
         total_time: s; 0: nothing is promised.
-        cold_first: The sender prefers pages that no harvest has found dirty.
+        cold_first: The sender prefers pages that no harvest has found dirty, and sends those last
+            that the last one has found dirty.
         overhead: s of pause that are not spent on sending RAM.
         look: s between two looks.
         noise: The relative error of the measured bandwidth.
@@ -263,6 +264,7 @@ class Migration:
     def _harvest(self) -> None:
         """Make dirty pages pending and protect them again."""
         before = self.pending
+        self.waiting = self.waiting.replace(bytes([HOT]), bytes([WARM]))
         page = self.dirty.find(1)
         while page >= 0:
             self.waiting[page] = HOT if self.cold_first else COLD
@@ -286,7 +288,7 @@ class Migration:
         self._sent_recently.append((count, count / budget if budget and not self.pending else 1.0))
 
     def _next(self) -> int:
-        for kind in (COLD, HOT):
+        for kind in (COLD, WARM, HOT):
             page = self.waiting.find(kind, self._cursor)
             if page < 0:
                 page = self.waiting.find(kind)

@@ -100,6 +100,12 @@ def wait_passed(sender: Sender) -> None:
     wait(sender, lambda: not sender.busy)
 
 
+def writable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 def bitmap(ram: Ram, pages: set[int]) -> bytes:
     bits = sum(1 << page for page in pages)
     return bits.to_bytes((ram.pages + 63) // 64 * 8, "little")
@@ -199,10 +205,63 @@ def test_a_page_that_is_added_again_counts_once(rig: Rig) -> None:
     sender = rig.sender(source, rig.sockets(1)[0])
     sender.add(bitmap(source, {0, 63, 64, source.pages - 1}))
     sender.add(bitmap(source, {63, 65}))
-    assert sender.counters() == SenderCounters(5, 0, 0, 0)
+    assert sender.counters() == SenderCounters(5, 0, 0, 0, 0)
     # Bits after the last page are no pages.
     sender.add(everything(source))
     assert sender.counters().pending == source.pages
+
+
+@pytest.mark.parametrize("dirty_first", [False, True])
+def test_cold_pages_go_first(rig: Rig, dirty_first: bool) -> None:
+    source = rig.ram(ODD)
+    source.buffer[:] = b"x" * source.size
+    dirty = {0, 5, 70, source.pages - 1}
+    (here,), (there,) = rig.sockets(1)
+    sender = rig.sender(source, [here])
+    if dirty_first:
+        sender.add(bitmap(source, dirty))
+    sender.add_data()
+    sender.add(bitmap(source, dirty))
+    assert sender.counters() == SenderCounters(source.pages, source.pages - 4, 0, 0, 0)
+    sender.begin_pass(sync=True)
+    frames = [frame for frame in read_frames(there) if frame[0] == PAGES]
+    assert [frame[1:3] for frame in frames[-4:]] == [(1, page) for page in sorted(dirty)]
+    assert sum(count for _, count, *_ in frames[:-4]) == source.pages - 4
+    wait_passed(sender)
+    counters = sender.counters()
+    assert (counters.pending, counters.cold) == (0, 0)
+    sender.add(bitmap(source, {7}))  # was sent as a cold one, and is none any more
+    assert (sender.counters().pending, sender.counters().cold) == (1, 0)
+
+
+def test_pages_that_were_found_dirty_last_go_last(rig: Rig) -> None:
+    source = rig.ram(ODD)
+    source.buffer[:] = b"x" * source.size
+    (here,), (there,) = rig.sockets(1)
+    sender = rig.sender(source, [here])
+    sender.add(bitmap(source, {0, 1, 2, 80}))
+    sender.add(bitmap(source, {0, 9, 70}))
+    assert sender.counters().pending == 6
+    sender.begin_pass(sync=True)
+    frames = [frame for frame in read_frames(there) if frame[0] == PAGES]
+    assert [frame[1:3] for frame in frames] == [(2, 1), (1, 80), (1, 0), (1, 9), (1, 70)]
+
+
+def test_a_pass_ends_before_hot_pages_if_more_are_found(rig: Rig, until: Until) -> None:
+    source, target = rig.ram(16 * MIB), rig.ram(16 * MIB)
+    source.buffer[:] = b"x" * source.size
+    here, there = rig.sockets(1)
+    sender = rig.sender(source, here)
+    sender.add(everything(source))
+    sender.begin_pass()
+    until(lambda: not writable(here[0]))
+    sender.add(bitmap(source, {5}))
+    receiver = rig.receiver(target, there)
+    wait_passed(sender)
+    assert sender.counters().pending > source.pages // 2
+    move(sender, receiver)
+    assert sender.counters().pending == 0
+    assert content(target) == content(source)
 
 
 def test_a_bitmap_of_another_length_is_refused(rig: Rig) -> None:
@@ -506,12 +565,6 @@ def test_no_memory_for_ram(rig: Rig) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert receiver.error() == "cannot write to RAM at page 3: File too large"
-
-
-def writable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))
 
 
 @pytest.mark.parametrize("channels", [0, 1, 4])

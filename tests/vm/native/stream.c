@@ -219,6 +219,7 @@ int main(int argc, char **argv)
 			whole++;
 		}
 		sender_read_counters(sender, &counters);
+		check(broken >= 0 || (!counters.pending && !counters.cold), "counting what is pending");
 		sent += counters.pages + counters.zero_pages;
 		sender_free(sender);
 		receiver_free(receiver);

@@ -2,6 +2,10 @@
  * A pass takes each page that is to be sent once: a thread exchanges a word of the bitmap for 0 and only then looks
  * at the pages. So a page that is stored to later is reported again and sent again, in this pass or the next.
  *
+ * A page that is stored to again while it waits costs nothing. So cold pages go first, which were never found dirty,
+ * and those that were found dirty last go last: a pass ends before them if more are found meanwhile. A page is in one
+ * of the three bitmaps, or for the moment of a move in none.
+ *
  * A memory file's hole stays one: reading it through the mapping would fill it. mincore() tells which pages of a word
  * are in memory; only for the others, SEEK_DATA tells holes from pages that are swapped out.
  */
@@ -51,13 +55,18 @@ struct outgoing {
 	struct batch batch;
 };
 
+/* In the order in which pages are sent. */
+enum level { COLD, WARM, HOT, LEVELS };
+
 struct sender {
 	const uint8_t *ram;
 	uint64_t pages;
 	int ram_fd;
 	int notify_fd;
-	uint64_t *pending;
-	uint64_t added; /* bits that were set and were not before */
+	uint64_t *pending[LEVELS];
+	uint64_t cold;  /* bits of pending[COLD] */
+	uint64_t added; /* bits that were set, less those that were moved */
+	uint32_t harvests;
 	uint32_t passes;
 	uint32_t sync; /* the pass ends with SYNC */
 	uint32_t busy;
@@ -70,21 +79,67 @@ struct sender {
 	struct outgoing outgoing[];
 };
 
-static void add_word(struct sender *sender, uint64_t word, uint64_t bits)
+static uint64_t count_bits(uint64_t bits)
 {
-	uint64_t before;
+	return (uint64_t)__builtin_popcountll(bits);
+}
 
-	bits &= bits_of(0, sender->pages - word * WORD_PAGES);
-	if (!bits)
-		return;
-	before = __atomic_fetch_or(&sender->pending[word], bits, __ATOMIC_RELEASE);
-	add_relaxed(&sender->added, (uint64_t)__builtin_popcountll(bits & ~before));
+/* Take those of the bits that are set in the word of a bitmap. */
+static uint64_t take(uint64_t *word, uint64_t bits)
+{
+	return load_relaxed(word) & bits ? __atomic_fetch_and(word, ~bits, __ATOMIC_ACQUIRE) & bits : 0;
+}
+
+static uint64_t in_ram(const struct sender *sender, uint64_t word, uint64_t bits)
+{
+	return bits & bits_of(0, sender->pages - word * WORD_PAGES);
+}
+
+/* Returns the bits that were not set before. */
+static uint64_t put(struct sender *sender, enum level level, uint64_t word, uint64_t bits)
+{
+	uint64_t before = __atomic_fetch_or(&sender->pending[level][word], bits, __ATOMIC_RELEASE);
+
+	add_relaxed(&sender->added, count_bits(bits & ~before));
+	return bits & ~before;
+}
+
+/* Take pages out of a level, to put them into another. */
+static uint64_t move(struct sender *sender, enum level level, uint64_t word, uint64_t bits)
+{
+	uint64_t moved = take(&sender->pending[level][word], bits);
+
+	if (level == COLD)
+		add_relaxed(&sender->cold, -count_bits(moved));
+	add_relaxed(&sender->added, -count_bits(moved));
+	return moved;
 }
 
 void sender_add(struct sender *sender, const uint64_t *bitmap)
 {
-	for (uint64_t word = 0; word < bits_words(sender->pages); word++)
-		add_word(sender, word, bitmap[word]);
+	add_relaxed(&sender->harvests, 1);
+	for (uint64_t word = 0; word < bits_words(sender->pages); word++) {
+		uint64_t bits = in_ram(sender, word, bitmap[word]), before;
+
+		if (bits) {
+			move(sender, COLD, word, bits);
+			move(sender, WARM, word, bits);
+			put(sender, HOT, word, bits);
+		}
+		before = move(sender, HOT, word, ~bits);
+		if (before)
+			put(sender, WARM, word, before);
+	}
+}
+
+static void add_cold(struct sender *sender, uint64_t word, uint64_t bits)
+{
+	bits = in_ram(sender, word, bits);
+	bits &= ~(load_relaxed(&sender->pending[WARM][word]) | load_relaxed(&sender->pending[HOT][word]));
+	/* Counted first: a thread may take them at once. */
+	add_relaxed(&sender->cold, count_bits(bits));
+	bits &= ~put(sender, COLD, word, bits);
+	add_relaxed(&sender->cold, -count_bits(bits));
 }
 
 int sender_add_data(struct sender *sender)
@@ -95,7 +150,7 @@ int sender_add_data(struct sender *sender)
 
 	while ((found = sparse_find_data(&ram, last, sender->pages, &page, &last)) > 0)
 		for (; page < last; page += WORD_PAGES - page % WORD_PAGES)
-			add_word(sender, page / WORD_PAGES, bits_of(page, last - page));
+			add_cold(sender, page / WORD_PAGES, bits_of(page, last - page));
 	return found;
 }
 
@@ -319,23 +374,40 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 	return true;
 }
 
+/* Send the channel's pages of a level; hot ones until more are found. False: the thread is to end. */
+static bool send_level(struct outgoing *out, enum level level, uint32_t harvests)
+{
+	struct sender *sender = out->sender;
+	uint64_t *bitmap = sender->pending[level], words = bits_words(sender->pages);
+
+	for (uint64_t first = out->index * BLOCK_WORDS; first < words; first += sender->channels * BLOCK_WORDS)
+		for (uint64_t word = first; word < first + BLOCK_WORDS && word < words; word++) {
+			uint64_t bits;
+
+			if (!load_relaxed(&bitmap[word]))
+				continue;
+			if (channel_stopping(&out->channel))
+				return false;
+			if (level == HOT && load_relaxed(&sender->harvests) != harvests)
+				return true;
+			bits = take(&bitmap[word], ~0ull);
+			if (level == COLD)
+				add_relaxed(&sender->cold, -count_bits(bits));
+			if (bits && !send_word(out, word, bits))
+				return false;
+		}
+	return true;
+}
+
 /* False: the thread is to end. */
 static bool run_pass(struct outgoing *out)
 {
 	struct sender *sender = out->sender;
-	uint64_t words = bits_words(sender->pages);
+	uint32_t harvests = load_acquire(&sender->harvests);
 
-	for (uint64_t first = out->index * BLOCK_WORDS; first < words; first += sender->channels * BLOCK_WORDS)
-		for (uint64_t word = first; word < first + BLOCK_WORDS && word < words; word++) {
-			uint64_t *bits = &sender->pending[word];
-
-			if (!load_relaxed(bits))
-				continue;
-			if (channel_stopping(&out->channel) ||
-			    !send_word(out, word, __atomic_exchange_n(bits, 0, __ATOMIC_ACQUIRE)))
-				return false;
-		}
-	if (!flush(out))
+	if (load_relaxed(&sender->cold) && !send_level(out, COLD, harvests))
+		return false;
+	if (!send_level(out, WARM, harvests) || !send_level(out, HOT, harvests) || !flush(out))
 		return false;
 	if (!load_relaxed(&sender->sync) || sender->mapped)
 		return true;
@@ -394,9 +466,13 @@ struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const 
 	for (uint32_t i = 0; i < channels; i++)
 		sender->outgoing[i].channel.wake_fd = -1;
 	sender->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	sender->pending = calloc(bits_words(sender->pages), sizeof(uint64_t));
-	if (sender->notify_fd < 0 || !sender->pending)
+	if (sender->notify_fd < 0)
 		goto fail;
+	for (int level = 0; level < LEVELS; level++) {
+		sender->pending[level] = calloc(bits_words(sender->pages), sizeof(uint64_t));
+		if (!sender->pending[level])
+			goto fail;
+	}
 	sender->mapped = base >= 0;
 	if (sender->mapped && map_file(sender, fds[0], (uint64_t)base) < 0)
 		goto fail;
@@ -426,7 +502,8 @@ void sender_free(struct sender *sender)
 		close(sender->notify_fd);
 	pthread_mutex_destroy(&sender->rate_lock);
 	sparse_free(&sender->file);
-	free(sender->pending);
+	for (int level = 0; level < LEVELS; level++)
+		free(sender->pending[level]);
 	free(sender);
 }
 
@@ -477,7 +554,8 @@ void sender_read_counters(const struct sender *sender, struct sender_counters *c
 {
 	uint64_t added, done;
 
-	*counters = (struct sender_counters){ .busy = load_acquire(&sender->busy) };
+	*counters = (struct sender_counters){ .cold = load_acquire(&sender->cold),
+					      .busy = load_acquire(&sender->busy) };
 	for (uint32_t i = 0; i < sender->channels; i++) {
 		counters->pages += load_acquire(&sender->outgoing[i].pages);
 		counters->zero_pages += load_acquire(&sender->outgoing[i].zero_pages);

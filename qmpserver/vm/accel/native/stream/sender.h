@@ -12,6 +12,7 @@ struct sender;
 
 struct sender_counters {
 	uint64_t pending;    /* pages that are to be sent, with those that are being sent */
+	uint64_t cold;       /* of these, pages that sender_add() has never named: they go first */
 	uint64_t pages;      /* sent with their content */
 	uint64_t zero_pages; /* told to be zero */
 	uint64_t bytes;      /* written to the descriptors, headers included */
@@ -33,7 +34,10 @@ void sender_free(struct sender *sender);
 /* Return the eventfd that is written when a pass is done and when a channel failed or was stopped. */
 int sender_notify_fd(const struct sender *sender);
 
-/* Add pages to those that are to be sent: a bit each, 64 to a word. Any thread, also during a pass. Never blocks. */
+/*
+ * Add the pages that a harvest has found dirty to those that are to be sent: a bit each, 64 to a word. Any thread, also
+ * during a pass, which then ends without them. Never blocks.
+ */
 void sender_add(struct sender *sender, const uint64_t *bitmap);
 
 /*
@@ -43,7 +47,7 @@ void sender_add(struct sender *sender, const uint64_t *bitmap);
 int sender_add_data(struct sender *sender);
 
 /*
- * Have all threads send the pages that are to be sent; with `sync`, each then says so. Never blocks. 0, or -1 and
+ * Have all threads send the pages that are to be sent, the latest dirty ones last; with `sync`, each then says so. Never blocks. 0, or -1 and
  * errno: EBUSY if a pass is under way, EPIPE if a channel has failed or was stopped.
  */
 int sender_begin_pass(struct sender *sender, bool sync);
