@@ -28,6 +28,7 @@ HOLD = 0.15  # s between two changes of the level, except for a fall below `AT_L
 AT_LIMIT = 0.7  # of its limit: a vCPU that is as fast would be faster without it
 RELEASE = 1.0  # s below that, and the vCPU needs no limit
 BROKEN = 1.02  # of the promised total
+EARLY = 0.01  # of it: a limited guest does not end sooner, it gets a higher limit
 
 
 class Promise:
@@ -61,10 +62,13 @@ class Promise:
         remaining = look.pending + min(novelty * look.unharvested, self._data - look.pending)
         demands = self._demands(look)
         fits = look.remaining <= rest
+        left = look.total_time - PAUSE * look.downtime_limit - look.time
+        end = look.time + look.pause(look.remaining)
+        is_early = any(look.limits) and end < (1 - EARLY) * look.total_time
         harvest = not fits and self._is_harvest_due(look, sends_cold)
         self._asked = look if harvest else None
         if not harvest:  # the look after it knows more
-            self._level = self._law(look, remaining, rest, novelty, demands)
+            self._level = self._law(look, left, remaining, rest, novelty, demands)
         level = self._level
 
         held = live_seconds(look.pending, rest, look.bandwidth, len(demands) * MB)
@@ -82,7 +86,7 @@ class Promise:
         return Decision(
             limits=tuple(max(1, round(level)) if rate > level * MB else 0 for rate in demands),
             harvest=harvest,
-            switch_over=fits,
+            switch_over=fits and not is_early,
             expected_total=max(soonest, min(unlimited, look.total_time)),
             expected_downtime=look.pause(min(remaining, rest, self._working_set)),
             kept=kept,
@@ -128,10 +132,15 @@ class Promise:
         return demands
 
     def _law(
-        self, look: Look, remaining: float, rest: float, novelty: float, demands: list[float]
+        self,
+        look: Look,
+        left: float,
+        remaining: float,
+        rest: float,
+        novelty: float,
+        demands: list[float],
     ) -> float:
         """Return the level, in MB/s, that no vCPU may exceed; infinite for none."""
-        left = look.total_time - PAUSE * look.downtime_limit - look.time
         if left > SETTLE:  # between two bursts less remains than on average
             aim = rest + BURST / 2 * MB * sum(look.limits)
         else:  # the later it is, the harder it presses

@@ -116,7 +116,7 @@ def test_a_light_vcpu_keeps_its_speed(cold_first: bool) -> None:
     outcome = migration.run(Promise())
     assert_kept(outcome, 10, 0.3)
     assert light.touched >= 0.98 * light.possible
-    assert light.set_limits == 0
+    assert light.limited_for < 0.1  # in the last moments the level may fall below any vCPU's rate
     assert guest[0].limited_for > 5
 
 
