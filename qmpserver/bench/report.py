@@ -128,13 +128,16 @@ def _picture(text: str) -> Path:
     return _file(text)
 
 
-def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
+def give(
+    args: argparse.Namespace, result: Result, shown: str = "", picture: Result | None = None
+) -> int:
     """Print a result, and write the files that the options of `add_output` name.
 
     Args:
         args: The options.
         result: The result.
         shown: The text to print instead of the result's table.
+        picture: The part to draw, if not all of the result.
 
     Returns:
         The exit status.
@@ -149,7 +152,7 @@ def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
         if args.json:
             args.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
         if args.plot:
-            plot(result, args.plot)
+            plot(picture or result, args.plot)
     except OSError as error:
         raise QmpctlError(f"{error.filename}: {error.strerror}") from None
     return 0
