@@ -19,7 +19,7 @@ from qmpserver.bench.pause import Pause
 from qmpserver.bench.vm import VmError
 from qmpserver.bench.ways import TOTAL_TIME
 from qmpserver.tools.errors import RefusedError, sensible
-from qmpserver.tools.figures import MIB
+from qmpserver.tools.figures import MIB, read_figures
 from qmpserver.tools.migration import Migration
 from qmpserver.tools.steering import Steering
 from qmpserver.vm.machine.guest import PATTERNS
@@ -200,11 +200,11 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
         outcome = migration.follow(watch.look, watch.interrupt)
         if outcome.status == "failed":
             raise VmError(f"{server.name}: the migration failed: {outcome.error}")
-        with sensible(here.name, "query-migrate"):
-            sent = outcome.source["ram"]["transferred"] / MIB
         felt = total = events = None
         if outcome.status == "completed":
             status = "completed"
+            with sensible(here.name, "query-migrate"):
+                watch.sent = read_figures(outcome.source).sent / MIB
             felt = pause.ms() / 1e3
             total = pause.resumed_at / 1e9 - watch.started
             events = None if outcome.pause is None else outcome.pause / 1e3
@@ -218,7 +218,7 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
             total=total,
             pause=felt,
             events=events,
-            sent=sent,
+            sent=watch.sent,
             before=before,
             wrote=tuple(count / PAGES_PER_MB / last.seconds for count in last.pages),
             limited=any(any(moment.limits) or moment.throttle for moment in watch.course),
@@ -279,6 +279,7 @@ class _Watch:
     Attributes:
         started: The time of the command, in seconds of CLOCK_MONOTONIC.
         course: One moment for each look.
+        sent: MB, at the last look; an answer after a cancel does not tell.
         told: When the server told that the promise cannot be kept.
         changed: When the last change was made.
         is_over: Whether the time until `give_up` is over.
@@ -288,6 +289,7 @@ class _Watch:
     def __init__(self, guest: _Guest, steering: Steering | None) -> None:
         self.started = 0.0
         self.course: list[Moment] = []
+        self.sent = 0.0
         self.told: float | None = None
         self.changed: float | None = None
         self.is_over = False
@@ -315,6 +317,7 @@ class _Watch:
         """Note the present moment, and do whatever is due."""
         if self._steering is not None:
             self._steering.look(figures)
+        self.sent = max(self.sent, figures.sent / MIB)
         info = self._qmp.execute("query-migrate")
         limits = [0] * len(self._base)
         with contextlib.suppress(RefusedError), sensible(self._qmp.address, "a query"):

@@ -144,9 +144,8 @@ def measured(
 def test_a_promise(qmpctl: Qmpctl, accel: str, tmp_path: Path) -> None:
     goal = ["--within", "2s", "--pause", "300ms"]
     picture = tmp_path / "course.svg"
-    text, samples = measured(
-        *(qmpctl, accel, tmp_path / "raw.json", "--way", "promise", *goal, "--plot", str(picture))
-    )
+    words = ["--way", "promise", *goal, "--plot", str(picture)]
+    text, samples = measured(qmpctl, accel, tmp_path / "raw.json", *words)
     assert "| promise | " in text
     assert samples["completed"] == [1.0]
     assert 1.0 < samples["total, s"][0] < 10
@@ -187,4 +186,4 @@ def test_qemu(qmpctl: Qmpctl, kvm: None, qemu: None, tmp_path: Path) -> None:
     ran = qmpctl("bench", "converge", *SMALL, "--server", "qemu-system-x86_64", *words)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "| dirty-limit-20 | " in ran.stdout
-    assert "| auto-converge | " in ran.stdout
+    assert "| auto-converge " in ran.stdout

@@ -12,7 +12,7 @@ from tests.migration import bars
 from tests.migration.bars import Results, Row, Store, measure, rows
 
 ROWS = {row.name: row for row in rows()}
-GOOD = Run("completed", 4.7, 5.0, 0.28, 0.28, 640.0, (1500.0,), (90.0,), True)
+GOOD = Run("completed", 4.7, 5.0, 0.28, 0.28, 640.0, (1500.0,), (90.0,), False)
 NEVER = replace(GOOD, status="never", total=None, pause=None)
 
 
