@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     )
     everything = Result("converge", title, "", [s for row in rows for s in _series(row)])
     courses = [s for row in rows for s in _courses(row, row.runs[0])]
-    picture = Result("converge", title, "", courses, log=True)
+    picture = Result("converge", title, "", courses, log=(RATE,))
     return give(args, everything, table(rows, conditions), picture)
 
 
@@ -240,6 +240,10 @@ def _series(row: Row) -> Iterator[Series]:
         ("wrote, MB/s", [sum(run.wrote) for run in runs]),
     ):
         yield Series(row.name, what, samples)
+    for index in range(len(runs[0].wrote)):
+        name = f"vCPU {index}"
+        yield Series(row.name, f"{name} before, MB/s", [run.before[index] for run in runs])
+        yield Series(row.name, f"{name} wrote, MB/s", [run.wrote[index] for run in runs])
     for number, run in enumerate(runs, 1):
         for series in _courses(row, run):
             series.what = f"cycle {number}: {series.what}"
@@ -256,11 +260,12 @@ def _courses(row: Row, run: Run) -> Iterator[Series]:
     for what, samples in ((LIMIT, limits), (THROTTLE, throttles)):
         if any(samples):
             yield Series(row.name, what, samples, seconds)
+    stores = [(0.0, 0), *((moment.seconds, sum(moment.pages)) for moment in course)]
     rates = [
-        (sum(after.pages) - sum(before.pages)) / PAGES_PER_MB / (after.seconds - before.seconds)
-        for before, after in pairwise(course)
+        (count - before) / PAGES_PER_MB / (now - then)
+        for (then, before), (now, count) in pairwise(stores)
     ]
-    yield Series(row.name, RATE, rates, seconds[1:])
+    yield Series(row.name, RATE, rates, seconds)
     allowed = [1e3 * moment.allowed for moment in course]
     if run.total is not None and run.pause is not None:
         allowed, seconds = [*allowed, 1e3 * run.pause], [*seconds, run.total]

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from qmpserver.tools.figures import Figures
 
 FILLED_S = 60.0
-PROBE = 200_000  # ticks between two stores while the guest's clock is measured, some 80 us
-PROBE_S = 0.2
 BEFORE_S = 0.5  # of the guest's speed before the migration
 PAGES_PER_MB = MIB // mmap.PAGESIZE
 LATE = "__org.qmpserver_MIGRATION_LATE"
@@ -171,7 +169,7 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
         )
         guest = _Guest(here, conditions, pages)
         guest.fill()
-        guest.begin()
+        guest.set_rate(conditions.rate)
         before = tuple(here.rates(BEFORE_S, conditions.vcpus))
         migration = stack.enter_context(Migration(here.qmp, there.qmp))
         kept = _keeps_promises(here)
@@ -210,6 +208,7 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
             events = None if outcome.pause is None else outcome.pause / 1e3
             watch.end(pause.stopped_at / 1e9)
         else:
+            watch.end(time.monotonic())
             status = "never" if watch.is_over else "given up"
         last = watch.course[-1]
         return Run(
@@ -236,7 +235,7 @@ class _Guest:
         self.vm = vm
         self.conditions = conditions
         self._pages = pages  # of each vCPU
-        self._hz = 0.0  # of the vCPUs' clock
+        self._hz = vm.clock_hz()
 
     def fill(self) -> None:
         """Wait until it has filled its memory.
@@ -249,14 +248,6 @@ class _Guest:
             if time.monotonic() > deadline:
                 raise VmError(f"{self.vm.name}: waited {FILLED_S:.0f} s for the guest's memory")
             time.sleep(0.01)
-
-    def begin(self) -> None:
-        """Have it store as the conditions say."""
-        conditions = self.conditions
-        if conditions.rate or conditions.light or conditions.changes:
-            self.vm.pace(0, self._pages, PROBE)
-            self._hz = self.vm.rates(PROBE_S, 1)[0] * PAGES_PER_MB * PROBE
-        self.set_rate(conditions.rate)
 
     def set_rate(self, rate: float) -> None:
         """Have each vCPU store to so many MB/s, 0 for full speed, except the light one."""
@@ -278,7 +269,7 @@ class _Watch:
 
     Attributes:
         started: The time of the command, in seconds of CLOCK_MONOTONIC.
-        course: One moment for each look.
+        course: One moment for each look since RAM has been sent.
         sent: MB, at the last look; an answer after a cancel does not tell.
         told: When the server told that the promise cannot be kept.
         changed: When the last change was made.
@@ -326,8 +317,10 @@ class _Watch:
         with sensible(self._qmp.address, "a query"):
             allowed = self._qmp.execute("query-migrate-parameters")["downtime-limit"] / 1e3
             throttle = int(info.get("cpu-throttle-percentage", 0))
-        self._note(time.monotonic(), figures.remaining / MIB, limits, throttle, allowed)
-        seconds = self.course[-1].seconds
+        now = time.monotonic()
+        if figures.total:  # RAM is being sent
+            self._note(now, figures.remaining / MIB, limits, throttle, allowed)
+        seconds = now - self.started
         while self._changes and self._changes[0].at <= seconds:
             self._make(self._changes.pop(0))
         if seconds >= self._guest.conditions.give_up and not self.is_over:
@@ -335,7 +328,7 @@ class _Watch:
             os.eventfd_write(self.interrupt, 1)
 
     def end(self, stopped: float) -> None:
-        """Note the moment in which the guest was stopped for the switchover, as the last one."""
+        """Note the moment in which the live phase ended, as the last one."""
         self.course = [m for m in self.course if m.seconds < stopped - self.started]
         if self.course:
             last = self.course[-1]

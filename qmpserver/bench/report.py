@@ -46,7 +46,7 @@ class Result:
     show: tuple[str, ...] = ("median", "p99", "max")  # of `STATISTICS`
     digits: int = 3
     paired: bool = False
-    log: bool = False  # whether a course over time is drawn on a logarithmic scale
+    log: tuple[str, ...] = ()  # quantities whose course is drawn on a logarithmic scale
     notes: list[str] = field(default_factory=list)
 
 
@@ -182,14 +182,14 @@ def plot(result: Result, path: Path) -> None:
                 axes.plot(seconds, samples, label=series.server, linewidth=1)
                 axes.set_xlabel("s")
                 axes.set_ylabel(result.unit)
-                axes.set_yscale("log" if result.log else "linear")
+                axes.set_yscale("log" if what in result.log else "linear")
             else:
                 ordered = sorted(series.samples)
                 axes.ecdf(ordered[step - 1 :: step], label=series.server)
                 axes.set_xlabel(result.unit)
                 axes.set_ylabel("part of the samples")
         if any(series.seconds for series in result.series if series.what == what):
-            axes.set_ylim(bottom=1 if result.log else 0)  # now that all curves are there
+            axes.set_ylim(bottom=1 if what in result.log else 0)  # now that all curves are there
         values = [v for s in result.series if s.what == what and not s.seconds for v in s.samples]
         if values and min(values) > 0 and max(values) > 50 * min(values):
             axes.set_xscale("log")

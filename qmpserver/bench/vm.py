@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.tools.errors import QmpctlError, sensible
 from qmpserver.tools.watching import QUERY_RING
+from qmpserver.vm.accel.kvm import Kvm
 from qmpserver.vm.accel.native._native import ffi, lib
+from qmpserver.vm.accel.soft import CLOCK_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +99,21 @@ class Vm:
             words[(where + _PAGES) // 8] = pages
             words[(where + _PATTERN) // 8] = pattern
             words[(where + _INTERVAL) // 8] = interval
+
+    def clock_hz(self) -> int:
+        """Return the frequency of the clock in whose ticks `pace` counts.
+
+        Raises:
+            VmError: The machine uses KVM, which cannot be asked.
+        """
+        with sensible(self.name, "query-kvm"):
+            if not self.qmp.execute("query-kvm")["enabled"]:
+                return CLOCK_HZ
+        try:
+            with contextlib.closing(Kvm()) as kvm, contextlib.closing(kvm.create_vm()) as machine:
+                return machine.get_tsc_khz() * 1000  # the same for all
+        except OSError as error:
+            raise VmError(f"KVM does not tell the vCPUs' clock: {error.strerror}") from None
 
     def rates(self, seconds: float, vcpus: int) -> list[float]:
         """Return the MB/s that each vCPU's guest stores to over the next `seconds`."""

@@ -88,7 +88,7 @@ def test_the_courses_of_a_run() -> None:
     assert THROTTLE not in series
     assert (series[REMAINING].samples, series[REMAINING].seconds) == ([16, 8, 4], [0.5, 1.0, 1.5])
     assert series[LIMIT].samples == [0, 40, 30]
-    assert (series[RATE].samples, series[RATE].seconds) == ([4.0, 1.0], [1.0, 1.5])
+    assert (series[RATE].samples, series[RATE].seconds) == ([2.0, 4.0, 1.0], [0.5, 1.0, 1.5])
     assert (series[PAUSE].samples, series[PAUSE].seconds) == ([300] * 4, [0.5, 1.0, 1.5, 1.8])
 
 
@@ -161,14 +161,16 @@ def test_a_promise(qmpctl: Qmpctl, accel: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_migration_that_never_ends(qmpctl: Qmpctl, accel: str, tmp_path: Path) -> None:
-    """A light vCPU keeps its rate until its rate, and the link, are changed."""
+    """The link becomes slower under way, and one of the vCPUs."""
     words = ["--way", "precopy", "--pause", "20ms", "--give-up", "1500ms", "--vcpus", "2"]
-    words += ["--light", "8", "--change", "bandwidth=8@500ms"]
+    words += ["--light", "8", "--change", "bandwidth=8@500ms", "--change", "rate=4@700ms"]
     text, samples = measured(qmpctl, accel, tmp_path / "raw.json", *words)
     assert "| precopy | never " in text
     assert (samples["completed"], samples["total, s"]) == ([0.0], [])
     assert 8 < samples["sent, MB"][0] < 24
     assert f"cycle 1: {LIMIT}" not in samples
+    assert 0 < samples["vCPU 1 wrote, MB/s"][0] < 9
+    assert 0 < min(samples[f"cycle 1: {RATE}"][-3:]) < samples["vCPU 0 before, MB/s"][0]
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ COURSE = Result(
                [i / 10 for i in range(3 * POINTS)]),
         Series("limit", "MB/s in each 100 ms", [100.0, 100.0], [0.0, 60.0]),
     ],
-    log=True,
+    log=("MB/s in each 100 ms",),
 )  # fmt: skip
 
 
