@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.bench.launch import launch
 from qmpserver.bench.pause import Pause
 from qmpserver.bench.vm import VmError
-from qmpserver.bench.ways import TOTAL_TIME
 from qmpserver.tools.errors import RefusedError, sensible
 from qmpserver.tools.figures import MIB, read_figures
 from qmpserver.tools.migration import Migration
-from qmpserver.tools.steering import Steering
+from qmpserver.tools.qemu_limiter import FREE
+from qmpserver.tools.steering import TOTAL_TIME, Steering
 from qmpserver.vm.machine.guest import PATTERNS
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Moment:
     Attributes:
         seconds: Since the command.
         remaining: MB, as the server tells.
-        limits: MB/s of each vCPU; 0: none.
+        limits: MB/s of each vCPU; 0: none that slows it.
         throttle: The percentage of time that is taken from all vCPUs.
         allowed: `downtime-limit`, in seconds.
         pages: The stores of each vCPU since the command, by its counter.
@@ -313,7 +313,8 @@ class _Watch:
         limits = [0] * len(self._base)
         with contextlib.suppress(RefusedError), sensible(self._qmp.address, "a query"):
             for limit in self._qmp.execute("query-vcpu-dirty-limit"):
-                limits[limit["cpu-index"]] = limit["limit-rate"]
+                number = int(limit["limit-rate"])
+                limits[limit["cpu-index"]] = 0 if number >= FREE else number
         with sensible(self._qmp.address, "a query"):
             allowed = self._qmp.execute("query-migrate-parameters")["downtime-limit"] / 1e3
             throttle = int(info.get("cpu-throttle-percentage", 0))

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from qmpserver.migration.policies.policy import Policy
 
-TOTAL_TIME = "__org.qmpserver_total-time"
 LIMITS = (20, 50, 80)  # MB/s, of the way `dirty-limit`
 
 
@@ -33,8 +32,7 @@ class Way:
         parameters: Of the source.
         policy: Makes the policy that drives the source from outside.
         longest: Seconds of pause that this policy may come to allow; 0: those of the goal.
-        promises: It is told the total. A server that has the parameter `TOTAL_TIME` needs no
-            `policy` then.
+        promises: It is told the total. A server that makes promises itself needs no `policy`.
     """
 
     capabilities: tuple[str, ...] = ()

@@ -24,7 +24,15 @@ def at_least(least: float, number: type[int] | type[float] = int) -> Callable[[s
 
 
 def duration(text: str) -> float:
-    """Return the seconds in a text such as 30s or 300ms; raise ArgumentTypeError."""
-    if (parts := re.fullmatch(r"(\d+(?:\.\d+)?)(m?s)", text, re.ASCII)) and float(parts[1]) > 0:
-        return float(parts[1]) / (1000 if parts[2] == "ms" else 1)
-    raise argparse.ArgumentTypeError(f"'{text}' is not a time such as 30s or 300ms")
+    """Return the seconds of a duration, such as `30s`, `1.5s` or `300ms`.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, has no unit, or is 0.
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|ms)", text, re.ASCII):
+        seconds = float(match[1]) / (1000 if match[2] == "ms" else 1)
+        if seconds > 0:
+            return seconds
+    raise argparse.ArgumentTypeError(
+        f"'{text}' must be a duration above 0 with its unit, s or ms: 30s, 300ms"
+    )
