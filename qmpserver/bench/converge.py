@@ -152,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
     )
     everything = Result("converge", title, "", [s for row in rows for s in _series(row)])
     courses = [s for row in rows for s in _courses(row, row.runs[0])]
+    courses.sort(key=lambda series: COURSES.index(series.what))
     picture = Result("converge", title, "", courses, log=(RATE,))
     return give(args, everything, table(rows, conditions), picture)
 
@@ -195,36 +196,34 @@ def table(rows: Sequence[Row], conditions: Conditions) -> str:
 def _cells(row: Row, conditions: Conditions, many: bool) -> list[str]:
     """Return the cells of a row: the figure, or median and worst of many."""
     runs = row.runs
-    completed = [(run.total, run.pause) for run in runs if run.total and run.pause]
-    totals, pauses = [total for total, _ in completed], [pause for _, pause in completed]
-    wrote = [sum(run.wrote) for run in runs]
-    cells = [row.server, row.way]
-    if completed and 2 * len(completed) > len(runs):
+    totals = [run.total for run in runs if run.total is not None]
+    pauses = [run.pause for run in runs if run.pause is not None]
+    ended, bound = ["never" if many else runs[0].status, "-", "-"], "-"
+    if 2 * len(totals) > len(runs):
         errors = [100 * (total / conditions.within - 1) for total in totals]
-        worst = "never" if len(completed) < len(runs) else ""
-        cells += [
-            _middle(totals, ".2f", worst or f"{max(totals):.2f}", many),
-            _middle(errors, "+.1f", worst or f"{max(errors, key=abs):+.1f}", many),
-            _middle([1e3 * pause for pause in pauses], ".0f", f"{1e3 * max(pauses):.0f}", many),
+        worst = max(totals, key=lambda total: abs(total - conditions.within))
+        never = len(totals) < len(runs)
+        ended = [
+            _middle(totals, ".2f", many, "never" if never else worst),
+            _middle(errors, "+.1f", many, "never" if never else max(errors, key=abs)),
+            _middle([1e3 * pause for pause in pauses], ".0f", many, 1e3 * max(pauses)),
         ]
-    else:
-        cells += [runs[0].status if runs[0].total is None else "never", "-", "-"]
-    cells.append(
-        _middle([run.sent for run in runs], ".0f", f"{max(r.sent for r in runs):.0f}", many)
-    )
-    cells.append(_middle(wrote, ".0f", f"{min(wrote):.0f}", many))
-    cells.append(f"{conditions.bound(statistics.median(totals)):.0f}" if totals else "-")
+        bound = f"{conditions.bound(statistics.median(totals)):.0f}"
+    sent, wrote = [run.sent for run in runs], [sum(run.wrote) for run in runs]
+    cells = [row.server, row.way, *ended, _middle(sent, ".0f", many, max(sent))]
+    cells += [_middle(wrote, ".0f", many, min(wrote)), bound]
     if many:
         near = sum(abs(total / conditions.within - 1) <= NEAR for total in totals)
         short = sum(pause <= conditions.pause + LATE_S for pause in pauses)
-        cells += [f"{count} of {len(runs)}" for count in (len(completed), near, short)]
+        cells += [f"{count} of {len(runs)}" for count in (len(totals), near, short)]
     return cells
 
 
-def _middle(values: Sequence[float], form: str, worst: str, many: bool) -> str:
+def _middle(values: Sequence[float], form: str, many: bool, worst: float | str) -> str:
     """Return the text of the median, and of the worst if there are many."""
     median = format(statistics.median(values), form)
-    return f"{median} / {worst}" if many else median
+    last = worst if isinstance(worst, str) else format(worst, form)
+    return f"{median} / {last}" if many else median
 
 
 def _series(row: Row) -> Iterator[Series]:

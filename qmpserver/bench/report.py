@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 FONT = ["DejaVu Sans"]
+COLORS = 10  # of matplotlib; further servers are drawn in the same ones, dashed
 POINTS = 200  # of a curve; more are invisible
 
 
@@ -161,6 +162,8 @@ def give(
 def plot(result: Result, path: Path) -> None:
     """Draw a panel for each quantity: its course over time, or the distribution of its samples.
 
+    A server has one color in all panels.
+
     Raises:
         OSError: The file cannot be written.
     """
@@ -168,6 +171,7 @@ def plot(result: Result, path: Path) -> None:
     from matplotlib.figure import Figure
 
     whats = list(dict.fromkeys(series.what for series in result.series if series.samples))
+    servers = list(dict.fromkeys(series.server for series in result.series))
     figure = Figure(figsize=(8, 0.8 + 2.8 * len(whats)), layout="constrained")
     figure.suptitle(f"qmpctl bench {result.bench}: {result.title}")
     for index, what in enumerate(whats):
@@ -177,15 +181,17 @@ def plot(result: Result, path: Path) -> None:
             if series.what != what or not series.samples:
                 continue
             step = -(-len(series.samples) // POINTS)
+            number = servers.index(series.server)
+            style: Any = {"color": f"C{number}", "linestyle": "-" if number < COLORS else "--"}
             if series.seconds:
                 seconds, samples = series.seconds[::step], series.samples[::step]
-                axes.plot(seconds, samples, label=series.server, linewidth=1)
+                axes.plot(seconds, samples, label=series.server, linewidth=1, **style)
                 axes.set_xlabel("s")
                 axes.set_ylabel(result.unit)
                 axes.set_yscale("log" if what in result.log else "linear")
             else:
                 ordered = sorted(series.samples)
-                axes.ecdf(ordered[step - 1 :: step], label=series.server)
+                axes.ecdf(ordered[step - 1 :: step], label=series.server, **style)
                 axes.set_xlabel(result.unit)
                 axes.set_ylabel("part of the samples")
         if any(series.seconds for series in result.series if series.what == what):
@@ -196,8 +202,8 @@ def plot(result: Result, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     # Letters as text, and no date: the picture is small, and the same for the same samples.
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": result.bench, "font.sans-serif": FONT}
-    with mpl.rc_context(style):
+    letters: Any = {"svg.fonttype": "none", "svg.hashsalt": result.bench, "font.sans-serif": FONT}
+    with mpl.rc_context(letters):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

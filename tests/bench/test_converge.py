@@ -75,6 +75,8 @@ def test_many_runs_are_counted() -> None:
     assert theirs[2:4] == ["5.09 / never", "+1.8 / never"]
     assert theirs[-3:] == ["3 of 4", "2 of 4", "2 of 4"]
     assert hopeless[2:5] == ["never", "-", "-"]
+    assert (theirs[5], theirs[6], theirs[7]) == ("600 / 4000", "30 / 30", "8")
+    assert hopeless[7] == "-"
     assert hopeless[-3:] == ["1 of 3", "1 of 3", "1 of 3"]
 
 
