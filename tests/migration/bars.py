@@ -288,11 +288,14 @@ def rows() -> list[Row]:
             _ours(replace(usual, vcpus=2, light=LIGHT)),
             judge_light,
         ),
-        Row(
-            "fitting",
-            f"a working set that fits the pause: no limit, R/B within {TIGHT:.0%}",
-            _ours(replace(usual, working_set=16 * MIB)),
-            judge_fitting,
+        *(
+            Row(
+                f"fitting-{mb}",
+                f"a working set of {mb} MB fits the pause: no limit, R/B within {TIGHT:.0%}",
+                _ours(replace(usual, working_set=mb * MIB)),
+                judge_fitting,
+            )
+            for mb in (8, 24)  # a ring of `ACCEL` takes 16 MB
         ),
         Row(
             "link-halved",

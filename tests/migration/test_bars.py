@@ -78,9 +78,9 @@ def test_a_light_vcpu() -> None:
 
 def test_a_working_set_that_fits() -> None:
     fast = replace(GOOD, total=2.05)
-    assert verdict("fitting", [fast])[0]
-    assert not verdict("fitting", [replace(fast, limited=True)])[0]
-    assert not verdict("fitting", [replace(fast, total=2.2)])[0]
+    assert verdict("fitting-8", [fast])[0]
+    assert not verdict("fitting-8", [replace(fast, limited=True)])[0]
+    assert not verdict("fitting-8", [replace(fast, total=2.2)])[0]
 
 
 def test_a_link_that_changes() -> None:
