@@ -2,7 +2,8 @@
 
 A source that is asked from outside tells exactly what remains only when it has just synchronized
 its dirty bitmap; until the next time `remaining` falls only. In between, the bytes that the guest
-dirties are estimated from the rates of its vCPUs.
+dirties are estimated from the rates of its vCPUs. A synchronization also empties the dirty rings,
+and QEMU slows a vCPU only when its ring is full: until then it runs free, whatever its limit is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from qmpserver.tools.figures import Figures
 
 SAMPLES = 8  # looks over which the bandwidth is measured: QEMU sends in bursts of 100 ms
+RING = 4096 * 4096  # bytes of a ring of the usual size
 SKIPPED = 1.5  # times the bytes that were sent: if more is gone from the rest, it was zero pages
 SATURATED = 0.8  # of the bytes that rates promised: fewer were dirty, so many were dirtied twice
 
@@ -48,20 +50,31 @@ class Looks:
         self._sent: deque[tuple[int, float]] = deque(maxlen=SAMPLES)  # bytes, seconds
         self._last: Figures | None = None
         self._added = 0
-        self._dirtied = 0.0  # bytes since the last synchronization, by the rates
+        self._since = 0.0  # seconds since the last synchronization
+        self._dirtied = 0.0  # bytes since then, by the rates
         self._most = math.inf  # bytes that the guest seems to write to over and over
 
-    def take(self, figures: Figures, rates: Sequence[float], limits: Sequence[int]) -> Look | None:
+    def take(
+        self,
+        figures: Figures,
+        rates: Sequence[float],
+        limits: Sequence[int],
+        free: Sequence[float] = (),
+    ) -> Look | None:
         """Return the look at figures of an active migration; None if they do not suffice yet.
 
         Args:
             figures: The answer to `query-migrate`.
             rates: How fast each vCPU dirties memory, in bytes/s.
             limits: The limit of each vCPU, in MB/s; 0: none.
+            free: How fast each vCPU is until its ring is full; empty: its limit holds at once.
         """
         last, self._last = self._last, figures
         if last is not None:
             self._advance(last, figures, sum(rates))
+        elif figures.rounds == 1:  # the first synchronization was at the start
+            self._since = figures.seconds
+            self._dirtied = figures.seconds * sum(rates)
         sizes, times = zip(*self._sent, strict=True) if self._sent else ((), ())
         if len(self._sent) == SAMPLES or (self._sent and not self._configured):
             bandwidth = sum(sizes) / sum(times)
@@ -69,10 +82,11 @@ class Looks:
             bandwidth = self._configured
         if not bandwidth or not figures.total:
             return None
+        rings = sum(min(rate * self._since, RING) for rate in free)
         return Look(
             time=figures.seconds,
             pending=figures.remaining,
-            unharvested=round(min(self._dirtied, self._most, figures.total)),
+            unharvested=round(min(max(self._dirtied, rings), self._most, figures.total)),
             added=self._added,
             sent=figures.sent,
             rounds=figures.rounds,
@@ -88,14 +102,16 @@ class Looks:
         """Take up the changes since the last answer."""
         sent = figures.sent - last.sent
         gone = last.remaining - figures.remaining
-        dirtied = rate * (figures.seconds - last.seconds)
+        seconds = figures.seconds - last.seconds
         if figures.rounds == last.rounds:
-            self._dirtied += dirtied
+            self._since += seconds
+            self._dirtied += rate * seconds
             if sent and gone <= SKIPPED * sent:
-                self._sent.append((sent, figures.seconds - last.seconds))
+                self._sent.append((sent, seconds))
             return
         added = max(0, sent - gone)
-        promised = self._dirtied + dirtied / 2  # it was at some moment between the two answers
+        promised = self._dirtied + rate * seconds / 2  # it was at some moment between the answers
         self._most = added if added < SATURATED * promised else math.inf
         self._added += added
-        self._dirtied = dirtied / 2
+        self._since = seconds / 2
+        self._dirtied = rate * seconds / 2

@@ -133,7 +133,8 @@ class Promised:
         decision = self._steering.decision
         if decision is None or figures.status != "active":
             return figures
-        if decision.newly_broken:
+        is_late = not decision.kept and decision.expected_total > self.total_time
+        if is_late and self.late is None:
             self.late = decision.expected_total
         texts = [text for text in (figures.throttling,) if text]
         if limits := [limit for limit in self._steering.limits if limit]:

@@ -38,6 +38,7 @@ class Limiter:
 
     Attributes:
         rates: How fast each vCPU is now: its last rate, and the step that was made since.
+        free: The most that each vCPU was seen to reach.
         quotas: The numbers in force, `FREE` at the beginning; the caller keeps them up to date.
     """
 
@@ -48,7 +49,7 @@ class Limiter:
         self._told: list[float] = []
         self._stepped_at = 0.0
         self._fastest = max(rates)
-        self._free = list(rates)  # the most that each vCPU was seen to reach
+        self.free = list(rates)
 
     def take(self, now: float, told: Sequence[float]) -> None:
         """Take up the rates that the source tells; they are those of the last whole second."""
@@ -57,7 +58,7 @@ class Limiter:
         self._told, self._stepped_at = list(told), now
         self._fastest = max(self._fastest, *told)
         for index, rate in enumerate(told):
-            self._free[index] = max(self._free[index], rate)
+            self.free[index] = max(self.free[index], rate)
             self.rates[index] = self._after_step(index, rate)
 
     def _after_step(self, index: int, rate: float) -> float:
@@ -70,7 +71,7 @@ class Limiter:
         if abs(difference) > LINEAR * max(quota, rate):
             fills = max(quota, rate) / min(quota, rate) - 1
         time = 1 / rate - (fills if difference > 0 else -fills) / self._fastest
-        free = 1 / self._free[index]
+        free = 1 / self.free[index]
         return 1 / min(max(time, free), free + LONGEST / self._fastest)
 
     def quota(self, index: int, limit: int) -> int:

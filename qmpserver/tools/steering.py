@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from qmpserver.tools.side import Side
 
 HELD_BACK_MS = 1  # with 0, QEMU 7.2 would stop the guest without a look at its dirty pages
+RESERVE_S = 0.75  # QEMU's limiter acts once a second, and a rest that does not fit costs a round
+RESERVE = 0.1  # of the promised total, if that is less
 MEASURE_S = 1
 PATIENCE_S = 5.0
 POLL_S = 0.05
@@ -82,8 +84,9 @@ class Steering:
             self._downtime_ms = self._downtime_before = int(parameters["downtime-limit"])
             self.bandwidth = int(parameters["max-bandwidth"])
             is_exact = TOTAL_TIME in parameters
+            reserve = 0.0 if is_exact else min(RESERVE_S, RESERVE * self._total_time)
             self._looks = Looks(
-                total_time=self._total_time,
+                total_time=self._total_time - reserve,
                 downtime_limit=self._downtime_limit,
                 bandwidth=self.bandwidth,
                 switchover_bandwidth=int(parameters.get("avail-switchover-bandwidth", 0)),
@@ -180,10 +183,12 @@ class Steering:
         with sensible(self._source, "query-vcpu-dirty-limit"):
             for one in self._limits():
                 self.rates[one["cpu-index"]] = float(one["current-rate"])
+        free: list[float] = []
         if self._limiter is not None:
             self._limiter.take(time.monotonic(), self.rates)
             self.rates = list(self._limiter.rates)
-        look = self._looks.take(figures, [rate * MB for rate in self.rates], self.limits)
+            free = [rate * MB for rate in self._limiter.free]
+        look = self._looks.take(figures, [rate * MB for rate in self.rates], self.limits, free)
         if look is None:
             return
         decision = self._policy.decide(look)
@@ -197,12 +202,15 @@ class Steering:
             self._source.execute("migrate_cancel")
             return
         self._apply(decision.limits)
+        pause = 0.0
         if decision.switch_over:
             pause = decision.expected_downtime
-        elif harvest and look.pause(look.pending) <= self._downtime_limit:
+        elif harvest:
             pause = look.pause(look.pending)
-        else:
+        if pause > self._downtime_limit:
             pause = 0.0
+        elif pause and self._total_time:  # a promise allows the whole pause
+            pause = self._downtime_limit
         self._set_downtime(max(HELD_BACK_MS, math.ceil(pause * 1e3)))
 
     def _apply(self, limits: Sequence[int]) -> None:

@@ -38,7 +38,7 @@ def later(figures: Figures, seconds: float, sent: float = 0.0, **changes: Any) -
 def test_the_first_look() -> None:
     look = take(looks(), START, 50, 20, limit=60)
     assert (look.time, look.pending, look.sent, look.rounds) == (1.0, 400 * MB, 100 * MB, 1)
-    assert (look.unharvested, look.added, look.bandwidth) == (0, 0, 100 * MB)
+    assert (look.unharvested, look.added, look.bandwidth) == (70 * MB, 0, 100 * MB)
     assert (look.rates, look.limits) == ((50 * MB, 20 * MB), (60, 60))
     assert (look.total_time, look.downtime_limit, look.switchover_bandwidth) == (10, 0.3, 9)
 
@@ -47,9 +47,24 @@ def test_dirty_bytes_are_estimated_between_synchronizations() -> None:
     made = looks()
     take(made, START, 50)
     figures = later(START, 0.5, 64)
-    assert take(made, figures, 50, 20).unharvested == 35 * MB
+    assert take(made, figures, 50, 20).unharvested == 85 * MB
     look = take(made, later(figures, 0.5, 64), 30)
-    assert (look.unharvested, look.added) == (50 * MB, 0)
+    assert (look.unharvested, look.added) == (100 * MB, 0)
+
+
+def test_a_limited_vcpu_runs_free_until_its_ring_is_full() -> None:
+    made = looks()
+    made.take(START, [20.0 * MB], [20], [400.0 * MB])
+    synced = later(START, 0.02, 0, rounds=2)
+    for figures, dirty in (
+        (synced, 4),  # half of the time at 400 MB/s
+        (later(synced, 0.02), 12),
+        (later(synced, 0.1), 16),
+        (later(synced, 1.0), 20.2),
+    ):
+        look = made.take(figures, [20.0 * MB], [20], [400.0 * MB])
+        assert look is not None
+        assert look.unharvested == pytest.approx(dirty * MB)
 
 
 def test_a_synchronization() -> None:
