@@ -202,7 +202,8 @@ def timelines(vms: Sequence[Vm]) -> Result:
         series.append(Series(vm.name, what, rates, seconds))
         series.append(Series("limit", what, limit_samples, limit_seconds))
     title = "a guest's rate under changing limits"
-    return Result("limit", title, "MB/s", series, digits=1, log=True)
+    whats = tuple(dict.fromkeys(one.what for one in series))
+    return Result("limit", title, "MB/s", series, digits=1, log=whats)
 
 
 def _follow(vm: Vm, ends: Sequence[float]) -> Course:

@@ -15,6 +15,7 @@ BENCHES = {
     "limit": "how well a limit holds",
     "fair": "the cost of a limit to guests that it does not limit",
     "migrate": "a migration: speed, downtime, the pause that the guest feels",
+    "converge": "ways to end a migration of a busy guest, side by side",
     "guest": "how fast a guest runs free, tracked and limited",
     "qmp": "how fast commands are answered, for one client and for many",
     "scale": "the cost of more vCPUs and more RAM",

@@ -17,18 +17,29 @@ NEVER_S = 10.0
 
 
 class Pause(threading.Thread):
-    """Watches vCPU 0's counter in the memories of two machines, as long as the context lasts.
+    """Watches a guest's counters in the memories of two machines, as long as the context lasts.
 
-    A copy of the counter that arrives with the other pages is never ahead of the original. So the
-    guest runs at its destination once the counter there is ahead.
+    A copy of a counter that arrives with the other pages is never ahead of the original. So the
+    guest runs at its destination once its counters there, added up, are ahead.
+
+    Args:
+        source: The machine that the guest leaves.
+        destination: The machine that it moves to.
+        vcpus: How many vCPUs to watch.
+
+    Attributes:
+        stopped_at: When the counters moved for the last time at the source, and
+        resumed_at: when they had moved at the destination, in ns of CLOCK_MONOTONIC; both are valid
+            after `ms`.
     """
 
-    def __init__(self, source: Vm, destination: Vm) -> None:
+    def __init__(self, source: Vm, destination: Vm, vcpus: int = 1) -> None:
         super().__init__(name="pause", daemon=True)
+        self.stopped_at = self.resumed_at = 0
         self._source = source
         self._destination = destination
+        self._vcpus = range(vcpus)
         self._enough = threading.Event()
-        self._ns: int | None = None
 
     def __enter__(self) -> Pause:
         self.start()
@@ -43,13 +54,14 @@ class Pause(threading.Thread):
         with real_time():
             last, moved = -1, time.monotonic_ns()
             while not self._enough.is_set():
-                there = self._destination.progress(0)  # before the source's, which it follows
-                here = self._source.progress(0)
+                # Those of the destination first: they follow the source's.
+                there = sum(map(self._destination.progress, self._vcpus))
+                here = sum(map(self._source.progress, self._vcpus))
                 now = time.monotonic_ns()
                 if here != last:
                     last, moved = here, now
                 elif there > here:
-                    self._ns = now - moved
+                    self.stopped_at, self.resumed_at = moved, now
                     return
                 time.sleep(LOOK_S)
 
@@ -60,6 +72,6 @@ class Pause(threading.Thread):
             VmError: It does not run.
         """
         self.join(NEVER_S)
-        if self._ns is None:
+        if not self.resumed_at:
             raise VmError(f"waited {NEVER_S:.0f} s for the guest to run at its destination")
-        return self._ns / 1e6
+        return (self.resumed_at - self.stopped_at) / 1e6

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 FONT = ["DejaVu Sans"]
+COLORS = 10  # of matplotlib; further servers are drawn in the same ones, dashed
 POINTS = 200  # of a curve; more are invisible
 
 
@@ -46,7 +47,7 @@ class Result:
     show: tuple[str, ...] = ("median", "p99", "max")  # of `STATISTICS`
     digits: int = 3
     paired: bool = False
-    log: bool = False  # whether a course over time is drawn on a logarithmic scale
+    log: tuple[str, ...] = ()  # quantities whose course is drawn on a logarithmic scale
     notes: list[str] = field(default_factory=list)
 
 
@@ -128,13 +129,16 @@ def _picture(text: str) -> Path:
     return _file(text)
 
 
-def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
+def give(
+    args: argparse.Namespace, result: Result, shown: str = "", picture: Result | None = None
+) -> int:
     """Print a result, and write the files that the options of `add_output` name.
 
     Args:
         args: The options.
         result: The result.
         shown: The text to print instead of the result's table.
+        picture: The part to draw, if not all of the result.
 
     Returns:
         The exit status.
@@ -149,7 +153,7 @@ def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
         if args.json:
             args.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
         if args.plot:
-            plot(result, args.plot)
+            plot(picture or result, args.plot)
     except OSError as error:
         raise QmpctlError(f"{error.filename}: {error.strerror}") from None
     return 0
@@ -158,6 +162,8 @@ def give(args: argparse.Namespace, result: Result, shown: str = "") -> int:
 def plot(result: Result, path: Path) -> None:
     """Draw a panel for each quantity: its course over time, or the distribution of its samples.
 
+    A server has one color in all panels.
+
     Raises:
         OSError: The file cannot be written.
     """
@@ -165,6 +171,7 @@ def plot(result: Result, path: Path) -> None:
     from matplotlib.figure import Figure
 
     whats = list(dict.fromkeys(series.what for series in result.series if series.samples))
+    servers = list(dict.fromkeys(series.server for series in result.series))
     figure = Figure(figsize=(8, 0.8 + 2.8 * len(whats)), layout="constrained")
     figure.suptitle(f"qmpctl bench {result.bench}: {result.title}")
     for index, what in enumerate(whats):
@@ -174,27 +181,29 @@ def plot(result: Result, path: Path) -> None:
             if series.what != what or not series.samples:
                 continue
             step = -(-len(series.samples) // POINTS)
+            number = servers.index(series.server)
+            style: Any = {"color": f"C{number}", "linestyle": "-" if number < COLORS else "--"}
             if series.seconds:
                 seconds, samples = series.seconds[::step], series.samples[::step]
-                axes.plot(seconds, samples, label=series.server, linewidth=1)
+                axes.plot(seconds, samples, label=series.server, linewidth=1, **style)
                 axes.set_xlabel("s")
                 axes.set_ylabel(result.unit)
-                axes.set_yscale("log" if result.log else "linear")
+                axes.set_yscale("log" if what in result.log else "linear")
             else:
                 ordered = sorted(series.samples)
-                axes.ecdf(ordered[step - 1 :: step], label=series.server)
+                axes.ecdf(ordered[step - 1 :: step], label=series.server, **style)
                 axes.set_xlabel(result.unit)
                 axes.set_ylabel("part of the samples")
         if any(series.seconds for series in result.series if series.what == what):
-            axes.set_ylim(bottom=1 if result.log else 0)  # now that all curves are there
+            axes.set_ylim(bottom=1 if what in result.log else 0)  # now that all curves are there
         values = [v for s in result.series if s.what == what and not s.seconds for v in s.samples]
         if values and min(values) > 0 and max(values) > 50 * min(values):
             axes.set_xscale("log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     # Letters as text, and no date: the picture is small, and the same for the same samples.
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": result.bench, "font.sans-serif": FONT}
-    with mpl.rc_context(style):
+    letters: Any = {"svg.fonttype": "none", "svg.hashsalt": result.bench, "font.sans-serif": FONT}
+    with mpl.rc_context(letters):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

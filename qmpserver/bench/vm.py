@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.tools.errors import QmpctlError, sensible
 from qmpserver.tools.watching import QUERY_RING
+from qmpserver.vm.accel.kvm import Kvm
 from qmpserver.vm.accel.native._native import ffi, lib
+from qmpserver.vm.accel.soft import CLOCK_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 WARM_S = 2.0
 _PROGRESS: int = ffi.offsetof("struct dirty_guest", "progress")
 _PAGES: int = ffi.offsetof("struct dirty_guest", "pages")
+_PATTERN: int = ffi.offsetof("struct dirty_guest", "pattern")
 _INTERVAL: int = ffi.offsetof("struct dirty_guest", "interval")
 _CONTROL: int = lib.GUEST_CONTROL
 
@@ -72,10 +75,19 @@ class Vm:
         where = _CONTROL + cpu_index * mmap.PAGESIZE + _PROGRESS
         return int(struct.unpack_from("Q", self._ram, where)[0])
 
-    def pace(self, cpu_index: int, pages: int, interval: int) -> None:
+    def pace(
+        self, cpu_index: int, pages: int, interval: int, pattern: int = lib.GUEST_SEQUENTIAL
+    ) -> None:
         """Have a vCPU's guest store to so many pages, a store each `interval` ticks of its clock.
 
-        The server does not see these stores to its guest's memory: no migration may be under way.
+        The server does not see these writes to its guest's memory. A migration that is under way
+        carries them only if the guest makes another store: its counter is in the same page.
+
+        Args:
+            cpu_index: The vCPU.
+            pages: The size of its working set, at most that of the start.
+            interval: Ticks between two stores; 0: full speed.
+            pattern: One of the values of `PATTERNS` in `vm/machine/guest.py`.
         """
         where = _CONTROL + cpu_index * mmap.PAGESIZE
         with (
@@ -85,7 +97,23 @@ class Vm:
             memoryview(ram).cast("Q") as words,
         ):
             words[(where + _PAGES) // 8] = pages
+            words[(where + _PATTERN) // 8] = pattern
             words[(where + _INTERVAL) // 8] = interval
+
+    def clock_hz(self) -> int:
+        """Return the frequency of the clock in whose ticks `pace` counts.
+
+        Raises:
+            VmError: The machine uses KVM, which cannot be asked.
+        """
+        with sensible(self.name, "query-kvm"):
+            if not self.qmp.execute("query-kvm")["enabled"]:
+                return CLOCK_HZ
+        try:
+            with contextlib.closing(Kvm()) as kvm, contextlib.closing(kvm.create_vm()) as machine:
+                return machine.get_tsc_khz() * 1000  # the same for all
+        except OSError as error:
+            raise VmError(f"KVM does not tell the vCPUs' clock: {error.strerror}") from None
 
     def rates(self, seconds: float, vcpus: int) -> list[float]:
         """Return the MB/s that each vCPU's guest stores to over the next `seconds`."""

@@ -85,6 +85,11 @@ def complete_parameters(prefix: str, **_: object) -> dict[str, str]:
     return _completions(command.arguments, prefix, ())
 
 
+def complete_durations(prefix: str, **_: object) -> list[str]:
+    """Return the units that a number can have."""
+    return [f"{prefix}s", f"{prefix}ms"] if prefix[-1:].isdecimal() else []
+
+
 def _first_address() -> ServerAddress:
     """Return the first server on the line: the source of a migration.
 

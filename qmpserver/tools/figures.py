@@ -55,15 +55,20 @@ def read_figures(info: Mapping[str, Any], limits: Sequence[Mapping[str, Any]] = 
         float(ram.get("mbps", 0)) * 1e6 / 8 / MIB,
         int(ram.get("dirty-pages-rate", 0)) * int(ram.get("page-size", 4096)) / MIB,
         int(ram.get("dirty-sync-count", 0)),
-        _throttling(info, sorted({int(limit["limit-rate"]) for limit in limits})),
+        _throttling(info, [int(limit["limit-rate"]) for limit in limits]),
     )
+
+
+def limit_text(limits: Sequence[int]) -> str:
+    """Return the text on limits of vCPUs, in MB/s; there must be one."""
+    least, most = min(limits), max(limits)
+    return f"limit {least} to {most} MB/s" if most > least else f"limit {least} MB/s"
 
 
 def _throttling(info: Mapping[str, Any], limits: Sequence[int]) -> str:
     """Return how the guest is slowed down; `limits` are those of its vCPUs, in MB/s."""
     if limits:
-        most = f" to {limits[-1]}" if len(limits) > 1 else ""
-        return f"limit {limits[0]}{most} MB/s"
+        return limit_text(limits)
     if LIMITED in info:
         return "dirty limit"
     percentage = int(info.get("cpu-throttle-percentage", 0))

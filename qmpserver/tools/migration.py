@@ -286,6 +286,8 @@ class Migration:
                 f"{self.destination}: its migration has not ended {PATIENCE_S:.0f} s after the "
                 f"source's, its status is '{status}'"
             )
+        if not info.get("total-time"):  # QEMU has completed a moment before it has the times
+            info = self.source.info()
         guest = self.destination.run_state()
         pause = None
         if self.source.stopped is not None and self.destination.resumed is not None:

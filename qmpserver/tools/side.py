@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from qmpserver.tools.client import Client
 
+LATE = "__org.qmpserver_MIGRATION_LATE"  # this server's extension
+
 
 class Side:
     """One server of a migration, by its connection.
@@ -24,6 +26,8 @@ class Side:
         ended: Whether an event has told the end of the migration; `Migration` clears it again.
         stopped: When its guest was stopped last, in seconds of its clock.
         resumed: When its guest was resumed last, in seconds of its clock.
+        late: The seconds that its migration is expected to take, once this server has told that it
+            breaks its promise.
     """
 
     def __init__(self, role: str, client: Client) -> None:
@@ -33,6 +37,7 @@ class Side:
         self.ended = False
         self.stopped: float | None = None
         self.resumed: float | None = None
+        self.late: float | None = None
         client.on_event = self._event
 
     def __str__(self) -> str:
@@ -42,6 +47,8 @@ class Side:
         try:
             if event["event"] == "MIGRATION":
                 self.ended |= event["data"]["status"] in OVER
+            elif event["event"] == LATE:
+                self.late = int(event["data"]["expected"]) / 1e3
             elif event["event"] in ("STOP", "RESUME"):
                 stamp = event["timestamp"]
                 seconds = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6

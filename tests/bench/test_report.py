@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.bench.report import POINTS, Result, Series, give, percentile, plot, table
+from qmpserver.bench.report import COLORS, POINTS, Result, Series, give, percentile, plot, table
 from qmpserver.tools.errors import QmpctlError
 
 ACKS = Result(
@@ -32,7 +32,7 @@ COURSE = Result(
                [i / 10 for i in range(3 * POINTS)]),
         Series("limit", "MB/s in each 100 ms", [100.0, 100.0], [0.0, 60.0]),
     ],
-    log=True,
+    log=("MB/s in each 100 ms",),
 )  # fmt: skip
 
 
@@ -81,6 +81,19 @@ def test_distributions_are_drawn(tmp_path: Path) -> None:
     assert text.count(">poll</text>") == 1
     plot(ACKS, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_server_has_one_color(tmp_path: Path) -> None:
+    names = [f"server {number}" for number in range(COLORS + 1)]
+    first = [Series(name, "first", [1.0, 2.0], [0.0, 1.0]) for name in names[:-1]]
+    second = [Series(name, "second", [1.0, 2.0], [0.0, 1.0]) for name in names[::-1]]
+    plot(Result("any", "colors", "", first + second), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    # In each of both panels: a curve, and a line of the legend.
+    assert text.count("stroke: #ff7f0e") == 4
+    assert text.count("stroke: #1f77b4") == 6
+    assert text.count("stroke-dasharray") == 2
 
 
 @pytest.mark.slow

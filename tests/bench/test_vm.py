@@ -1,5 +1,6 @@
 """A watched machine whose memory and answers are the test's own."""
 
+import errno
 import mmap
 import os
 import signal
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from qmpserver.bench import vm as module
 from qmpserver.bench.cancel import throttled
 from qmpserver.bench.vm import _CONTROL, _PROGRESS, Vm, VmError, peer
 from qmpserver.tools.watching import QUERY_RING
+from qmpserver.vm.accel.soft import CLOCK_HZ
+from qmpserver.vm.machine.guest import PATTERNS
 
 if TYPE_CHECKING:
     from qmpserver.tools.client import Client
@@ -31,12 +35,15 @@ class Answers:
         self.socket, self._other = socket.socketpair()
         self.executed: list[str] = []
         self.commands = ["query-commands", "query-cpus-fast"]
+        self.kvm = True
         self.ring: dict[str, Any] = {"mode": "event"}
 
     def execute(self, command: str) -> Any:
         self.executed.append(command)
         if command == "query-commands":
             return [{"name": name} for name in self.commands]
+        if command == "query-kvm":
+            return {"enabled": self.kvm, "present": self.kvm}
         return self.ring if command == QUERY_RING else [{}] * VCPUS
 
     def close(self) -> None:
@@ -79,10 +86,41 @@ def test_progress(answers: Answers, ram: mmap.mmap) -> None:
 
 def test_pace(answers: Answers, ram: mmap.mmap) -> None:
     vm = watched(answers)
-    vm.pace(1, 16, 1000)
+    vm.pace(1, 16, 1000, PATTERNS["hotspot"])
     where = _CONTROL + mmap.PAGESIZE
-    assert struct.unpack_from("6Q", ram, where) == (0, 16, 0, 1000, 0, 0)
+    assert struct.unpack_from("6Q", ram, where) == (0, 16, PATTERNS["hotspot"], 1000, 0, 0)
+    vm.pace(1, 32, 0)
+    assert struct.unpack_from("6Q", ram, where) == (0, 32, PATTERNS["sequential"], 0, 0, 0)
     assert struct.unpack_from("6Q", ram, _CONTROL) == (0,) * 6
+    vm.close()
+
+
+def test_the_clock_of_a_machine_without_kvm(answers: Answers, ram: mmap.mmap) -> None:
+    vm = watched(answers)
+    answers.kvm = False
+    assert vm.clock_hz() == CLOCK_HZ
+    vm.close()
+
+
+def test_the_clock_of_a_machine_on_kvm(answers: Answers, ram: mmap.mmap, kvm: None) -> None:
+    vm = watched(answers)
+    before = len(os.listdir("/proc/self/fd"))
+    assert vm.clock_hz() % 1000 == 0
+    assert 100_000_000 < vm.clock_hz() < 10_000_000_000
+    assert len(os.listdir("/proc/self/fd")) == before
+    vm.close()
+
+
+def test_a_clock_that_is_not_told(
+    answers: Answers, ram: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module, "Kvm", refuse)
+    vm = watched(answers)
+    with pytest.raises(VmError, match="KVM does not tell the vCPUs' clock: Permission denied"):
+        vm.clock_hz()
     vm.close()
 
 

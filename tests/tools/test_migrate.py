@@ -131,7 +131,7 @@ def test_the_socket_is_private(qmpctl: Run, pair: Pair, directory: Path) -> None
 @pytest.mark.slow
 def test_settings_of_both_sides(qmpctl: Run, pair: Pair) -> None:
     words = ["--capability", "return-path", "--capability", "auto-converge", "--bandwidth", "100"]
-    words += ["--downtime", "50", "--parameter", "multifd-channels=0x4", "--uri", "tcp:here:1"]
+    words += ["--pause", "50ms", "--parameter", "multifd-channels=0x4", "--uri", "tcp:here:1"]
     assert qmpctl(*migrate(pair, *words)).returncode == 0
     for server in pair:
         server.assert_received(

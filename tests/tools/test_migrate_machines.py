@@ -69,7 +69,7 @@ def status(qmpctl: Run, server: str) -> str:
 
 @pytest.mark.slow
 def test_a_running_guest(qmpctl: Run, pair: Pair) -> None:
-    ran = qmpctl("migrate", *pair, "--bandwidth", "0", "--downtime", "500")
+    ran = qmpctl("migrate", *pair, "--bandwidth", "0", "--pause", "500ms")
     assert (ran.returncode, ran.stderr) == (0, "")
     *_, end, times = ran.stdout.splitlines()
     assert end.startswith("completed in ")

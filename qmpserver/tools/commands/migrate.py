@@ -1,6 +1,7 @@
 r"""Migrate a guest from one server to another, and wait until it runs there.
 
   qmpctl migrate unix:/tmp/a.sock unix:/tmp/b.sock
+  qmpctl migrate unix:/tmp/a.sock unix:/tmp/b.sock --within 30s --pause 300ms
   qmpctl migrate unix:/tmp/a.sock unix:/tmp/b.sock --bandwidth 500 \
       --capability dirty-limit --parameter vcpu-dirty-limit=50
   qmpctl migrate tcp:here:4444 tcp:there:4444 --uri tcp:there:4445
@@ -8,6 +9,12 @@ r"""Migrate a guest from one server to another, and wait until it runs there.
 DESTINATION is a machine of the same kind that was started with '-incoming defer' or that listens
 already. Without --uri, a socket on which it listens is used, or else a private UNIX socket.
 Capabilities and parameters that are not given stay as the servers have them.
+
+--within promises a total time, the pause included: the guest is slowed as far as that takes, and
+--pause is the longest pause. A source of this project keeps such a promise by itself. A QEMU is
+steered: it needs -accel kvm,dirty-ring-size=4096, and holds its guest below the limits that it is
+given, so that the migration may end early. If the promise cannot be kept, a line tells so once, and
+the migration goes on. At the end, limits and parameters of the source are as they were before.
 
 Ctrl-C cancels the migration, and the guest runs on at SOURCE. A destination that was told to
 listen and does not get the guest is ended. The pause is the time from the event STOP of SOURCE to
@@ -22,6 +29,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -33,16 +41,23 @@ from qmpserver.qapi.model import ANY
 from qmpserver.tools.address import address, complete_addresses
 from qmpserver.tools.arguments import read_arguments
 from qmpserver.tools.client import Client
-from qmpserver.tools.completion import complete_capabilities, complete_parameters
+from qmpserver.tools.completion import (
+    complete_capabilities,
+    complete_durations,
+    complete_parameters,
+)
 from qmpserver.tools.errors import QmpctlError, sensible
 from qmpserver.tools.figures import MIB, Figures, read_figures
 from qmpserver.tools.introspection import fetch_schema
 from qmpserver.tools.migration import Migration, Outcome
-from qmpserver.tools.numbers import at_least
+from qmpserver.tools.numbers import at_least, duration
+from qmpserver.tools.promise import Promised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+    from qmpserver.tools.side import Side
 
 LINE_S = 1.0  # between two lines where there is no terminal
 
@@ -63,7 +78,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bandwidth", type=at_least(0), metavar="MB/S", help="max-bandwidth; 0 is unlimited"
     )
-    parser.add_argument("--downtime", type=at_least(0), metavar="MS", help="downtime-limit")
+    for name, text in (
+        ("--within", "the promised total time, such as 30s; the guest is slowed to keep it"),
+        ("--pause", "downtime-limit, the longest pause of the guest, such as 300ms"),
+    ):
+        option = parser.add_argument(name, type=duration, metavar="TIME", help=text)
+        option.completer = complete_durations  # type: ignore[attr-defined]
     capability = parser.add_argument(
         "--capability",
         action="append",
@@ -101,11 +121,17 @@ def run(args: argparse.Namespace) -> int:
         migration.prepare(
             args.capability, _parameters(args, source), _parameters(args, destination)
         )
-        with _Interrupt() as interrupt, _shown(args.json) as look:
+        with (
+            _Interrupt() as interrupt,
+            _promised(args, migration.source) as promise,
+            _shown(args.json) as show,
+        ):
+            if promise is not None:
+                show = _with_promise(promise, show, args.json)
             migration.start(args.uri)
-            outcome = migration.follow(look, interrupt.fd)
+            outcome = migration.follow(show, interrupt.fd)
     if args.json:
-        _say(json.dumps(asdict(outcome)))
+        _say(json.dumps(asdict(outcome) | _as_json(promise)))
     if outcome.status == "failed":
         guest = f"the source's guest is '{outcome.guest}'"
         raise QmpctlError(f"the migration failed: {outcome.error}; {guest}")
@@ -125,9 +151,53 @@ def _parameters(args: argparse.Namespace, client: Client) -> dict[str, Any]:
             parameters = read_arguments(args.parameter, command.arguments if command else ANY)
     if args.bandwidth is not None:
         parameters["max-bandwidth"] = args.bandwidth * MIB
-    if args.downtime is not None:
-        parameters["downtime-limit"] = args.downtime
+    if args.pause is not None:
+        parameters["downtime-limit"] = max(1, round(args.pause * 1e3))
     return parameters
+
+
+def _promised(
+    args: argparse.Namespace, source: Side
+) -> contextlib.AbstractContextManager[Promised | None]:
+    return contextlib.nullcontext() if args.within is None else Promised(source, args.within)
+
+
+def _with_promise(
+    promise: Promised, show: Callable[[Figures], None], quiet: bool
+) -> Callable[[Figures], None]:
+    """Tell the forecast; return a function that keeps the promise, or tells once that it cannot."""
+    told = False
+
+    def look(figures: Figures) -> None:
+        nonlocal told
+        figures = promise.look(figures)
+        if promise.late is not None and not told and not quiet:
+            told = True
+            _say(
+                f"{promise.total_time:g} s cannot be kept any more: "
+                f"{promise.late:.1f} s are expected"
+            )
+        show(figures)
+
+    if promise.forecast and not quiet:
+        _say(f"forecast: {promise.forecast}")
+    return look
+
+
+def _as_json(promise: Promised | None) -> dict[str, Any]:
+    """Return the promise as a part of the end; times in ms."""
+    if promise is None:
+        return {}
+    late = promise.late
+    return {
+        "promise": {
+            "total-time": round(promise.total_time * 1e3),
+            "downtime-limit": round(promise.downtime_limit * 1e3),
+            "forecast": promise.forecast,
+            "late": late is not None,
+            "expected": None if late is None or math.isinf(late) else round(late * 1e3),
+        }
+    }
 
 
 class _Interrupt:
