@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -226,11 +227,18 @@ def _is_bound(path: str) -> bool:
     return True
 
 
+# A descriptor has one owner: of two, the second to close it would close another one's.
+_adopted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
 def _adopt(address: FdAddress) -> socket.socket:
+    if any(sock.fileno() == address.fd for sock in _adopted):
+        raise DeviceError(f"File descriptor '{address.fd}' is in use by another device")
     try:
         sock = socket.socket(fileno=address.fd)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise DeviceError(f"File descriptor '{address.fd}' is not a socket") from error
+    _adopted.add(sock)
     sock.set_inheritable(False)
     return sock
 

@@ -147,6 +147,21 @@ def test_a_socket_that_was_passed(path: Path) -> None:
         assert not sock.get_inheritable()
 
 
+def test_a_descriptor_has_one_owner(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind(str(path))
+        address = FdAddress(os.dup(passed.fileno()))
+    with listen(address, 1):
+        words = f"File descriptor '{address.fd}' is in use by another device"
+        assert str(refusal(address)) == words
+        assert str(refusal(address, server=False)) == words
+    # The number belongs to whatever has it next.
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{path}2")
+        os.dup2(other.fileno(), address.fd)
+    listen(address, 1).close()
+
+
 def test_a_descriptor_that_is_no_socket() -> None:
     reader, writer = os.pipe()
     assert str(refusal(FdAddress(reader))) == f"File descriptor '{reader}' is not a socket"
