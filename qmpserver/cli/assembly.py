@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qmpserver.cli.files import open_text
 from qmpserver.cli.messages import report
 from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
@@ -134,8 +136,8 @@ def _trace_writer(settings: Settings) -> Writer:
         if path is None:
             return LineWriter(sys.stderr)
         if path.endswith(".json"):
-            return ChromeWriter(path)
-        return LineWriter(open(path, "a", encoding="ascii"))
+            return ChromeWriter(open_text(path, os.O_TRUNC))
+        return LineWriter(open_text(path))
     except OSError as error:
         raise CommandLineError(f"-trace file={path}: {error.strerror}") from None
 

@@ -7,6 +7,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.monitor import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Container, MutableMapping
@@ -59,6 +60,20 @@ def take_passed(environ: MutableMapping[str, str]) -> list[int]:
                 f"Socket activation failed: invalid file descriptor fd = {fd}: {error.strerror}"
             ) from None
     return passed
+
+
+def check_given(fd: int) -> None:
+    """Check that a descriptor that an option names is open; call it before others are opened.
+
+    Later the number could be that of a socket of the program's own, such as the event loop's.
+
+    Raises:
+        DeviceError: It is not open; the message is QEMU's.
+    """
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        raise DeviceError(f"File descriptor '{fd}' is not a socket") from None
 
 
 def check_used(passed: list[int], used: Container[int]) -> None:

@@ -12,7 +12,7 @@ import sys
 import uvloop
 
 from qmpserver.cli import descriptors, messages
-from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.commandline import named, parse_command_line
 from qmpserver.cli.daemon import daemonize, rename_process
 from qmpserver.cli.run import run
 from qmpserver.cli.settings import CommandLineError
@@ -62,11 +62,12 @@ def _main() -> bool:
     messages.report.guest = settings.name if settings.guest_name else None
     for warning in settings.warnings:
         messages.report(warning)
-    used = {
-        device.address.fd
-        for _, _, device in settings.devices
-        if isinstance(device, SocketChardev) and isinstance(device.address, FdAddress)
-    }
+    used = set()
+    for option, value, device in settings.devices:
+        if isinstance(device, SocketChardev) and isinstance(device.address, FdAddress):
+            with named(option, value):
+                descriptors.check_given(device.address.fd)
+            used.add(device.address.fd)
     descriptors.check_used(descriptors.take_passed(os.environ), used)
     if settings.log is not None:
         messages.log_to(settings.log)

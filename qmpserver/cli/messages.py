@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import traceback
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from qmpserver.cli.files import open_text
 from qmpserver.cli.settings import CommandLineError
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 _LOGGERS = ("qmpserver", "asyncio")  # asyncio logs the exceptions of callbacks and lost tasks
 _log = logging.getLogger("qmpserver")
@@ -55,7 +60,13 @@ def report_crash(error: Exception) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that ends with one message when it cannot be written, not a traceback a line."""
+    """A log file that ends with one message when it cannot be written, not a traceback a line.
+
+    The writer of trace events may append to the same file.
+    """
+
+    def _open(self) -> TextIOWrapper:
+        return open_text(self.baseFilename, os.O_TRUNC)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         """Handle an error while a line was written."""
@@ -74,9 +85,7 @@ def log_to(path: str) -> None:
         CommandLineError: The file cannot be opened.
     """
     try:
-        Path(path).write_bytes(b"")
-        # The writer of trace events appends to the same file.
-        handler = _LogFile(path, mode="a", encoding="utf-8")
+        handler = _LogFile(path)
     except OSError as error:
         raise CommandLineError(f"Error opening logfile {path}: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

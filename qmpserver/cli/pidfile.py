@@ -7,6 +7,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from qmpserver.cli.files import open_regular
 from qmpserver.cli.settings import CommandLineError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def pidfile(path: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(path), os.fstat(fd)):
+            if os.path.samestat(os.lstat(path), os.fstat(fd)):
                 os.unlink(path)
         os.close(fd)
 
@@ -38,13 +39,13 @@ def pidfile(path: str) -> Iterator[None]:
 def _lock(path: str) -> int:
     while True:
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = open_regular(path)
         except OSError as error:
             raise _refusal(f"Could not create '{path}'", error) from None
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its owner may have removed it between the two calls.
-            if os.path.samestat(os.stat(path), os.fstat(fd)):
+            if os.path.samestat(os.lstat(path), os.fstat(fd)):
                 return fd
         except FileNotFoundError:
             pass

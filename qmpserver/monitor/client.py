@@ -272,10 +272,11 @@ class Executor:
             try:
                 bound = registry.find(command.name, command.oob)
                 result = registry.call(bound, command.arguments, client)
+                awaited = type(result) not in _VALUES and inspect.isawaitable(result)
             except BaseException as error:
                 self._failed(command, error)
                 continue
-            if type(result) in _VALUES or not inspect.isawaitable(result):
+            if not awaited:
                 self._succeeded(command, bound, result)
             elif command.oob:
                 self._refuse(command, result)
@@ -303,7 +304,7 @@ class Executor:
         try:
             value = await result
         except BaseException as error:
-            if self._executions.current_is_abandoned or self._loop.is_closed():
+            if self._executions.current_is_abandoned:
                 raise
             self._failed(command, error)
         else:
@@ -336,7 +337,7 @@ class Executor:
         if isinstance(error, CommandError):
             try:
                 self.session.fail(command, error)
-            except Exception as broken:  # of a subclass that overrides attributes
+            except BaseException as broken:  # of a subclass that overrides attributes
                 error = broken
             else:
                 return

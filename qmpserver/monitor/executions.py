@@ -32,11 +32,12 @@ class Executions:
 
     @property
     def current_is_abandoned(self) -> bool:
-        """Whether `abandon` has cancelled the current task.
+        """Whether `abandon` has cancelled the current task, or the event loop runs no more.
 
-        If not, a `CancelledError` in it is the handler's own, an outcome like any other.
+        If not, a `CancelledError` in it is the handler's own, an outcome like any other. A task
+        that outlives its event loop is closed by the interpreter.
         """
-        return asyncio.current_task() in self._abandoned
+        return not self._loop.is_running() or asyncio.current_task() in self._abandoned
 
     def refuse_wait(self, function: str) -> None:
         """Refuse to let a command wait for its own end.

@@ -19,11 +19,12 @@ from qmpserver.monitor.chardev import (
     PipeChardev,
     SocketChardev,
     StdioChardev,
+    UnixAddress,
 )
 from qmpserver.monitor.descriptors import Descriptors, open_file, open_pipe
 from qmpserver.monitor.device import Device
 from qmpserver.monitor.socket_devices import BACKLOG, Connector, Listener
-from qmpserver.monitor.sockets import connect, listen
+from qmpserver.monitor.sockets import connect, listen, remove, socket_file
 from qmpserver.monitor.stdio import Stdio
 
 __all__ = ["listen_on", "open_device"]
@@ -68,7 +69,17 @@ async def listen_on(address: Address, backlog: int) -> socket.socket:
         DeviceError: It is not possible; the message is QEMU's.
     """
     listening = partial(listen, address, backlog)
-    if isinstance(address, InetAddress):  # its host is resolved, by DNS perhaps
-        name = f"listen-{address.host}:{address.port}"
-        return await call_in_thread(name, listening, socket.socket.close)
+    if _may_block(address):
+        return await call_in_thread("listen", listening, partial(_discard, address))
     return listening()
+
+
+def _may_block(address: Address) -> bool:
+    """Return whether listening may wait: for a name to be resolved, or to replace a file."""
+    if isinstance(address, UnixAddress):
+        return not address.abstract and os.path.lexists(address.path)
+    return isinstance(address, InetAddress)
+
+
+def _discard(address: Address, sock: socket.socket) -> None:
+    remove(sock, socket_file(address))

@@ -5,9 +5,12 @@ Event loop and protocol are not known here: an address goes in, a socket comes o
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
+import time
+import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -26,6 +29,8 @@ __all__ = [
 ]
 
 _PATH_ROOM = 108
+_LOCK_PATIENCE = 10.0  # seconds
+_LOCK_AGAIN = 0.01  # seconds
 
 
 class DeviceError(OptionError):
@@ -35,8 +40,10 @@ class DeviceError(OptionError):
 def listen(address: Address, backlog: int) -> socket.socket:
     """Return a non-blocking socket that listens on `address`.
 
-    It may block while a host name is resolved.  The file of a UNIX socket has mode 0600, less
-    the umask.  A file left behind by a server that has ended is replaced.
+    It may block while a host name is resolved, or while another process replaces a socket in
+    the same directory.  The file of a UNIX socket has mode 0600, less the umask.  A file left
+    behind by a server that has ended is replaced, a socket in use is not: of several processes
+    that listen on one path at once, exactly one succeeds.
 
     Raises:
         DeviceError: It is not possible; the message says why.
@@ -178,42 +185,81 @@ def _unix_name(address: UnixAddress) -> bytes:
 
 def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
     name = _unix_name(address)
-    path = address.path
     sock = _unix_socket()
-    failed = f"Failed to bind socket to {path}"
-    if not address.abstract:
-        with _reporting(failed, sock):
-            if _is_taken(path):
-                raise OSError(errno.EADDRINUSE, "")
-        with (
-            _reporting(f"Failed to unlink socket {path}", sock),
-            contextlib.suppress(FileNotFoundError),
-        ):
-            os.unlink(path)
-    # Only the umask determines the file's mode.  Other threads see the change, too, for the
-    # time of one system call; it makes their files more private.
-    umask = os.umask(0o177)
-    os.umask(umask | 0o177)
-    try:
-        with _reporting(failed, sock):
+    with _reporting(f"Failed to bind socket to {address.path}", sock):
+        os.fchmod(sock.fileno(), 0o600)  # the file gets this mode, less the umask
+        try:
             sock.bind(name)
-    finally:
-        os.umask(umask)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or address.abstract:
+                raise
+            _replace(name, sock)
     with _reporting("Failed to listen on socket", sock):
         sock.listen(backlog)
     return sock
 
 
-def _is_taken(path: str) -> bool:
-    """Return whether the file at `path` must stay: it is a live socket, or not a socket."""
+def _replace(path: bytes, sock: socket.socket) -> None:
+    """Bind `sock` to `path` in place of a socket that no process has bound any more.
+
+    Only one process at a time does this in a directory: another one could bind its socket
+    between the check and the removal of the file. Of several that try to bind when there is no
+    file, the system lets only one succeed.
+
+    Raises:
+        OSError: The file at `path` must stay, or cannot be replaced.
+    """
+    with _locked(os.path.dirname(path) or b".") as locked:
+        if locked and _is_stale(path):
+            with (
+                _reporting(f"Failed to unlink socket {os.fsdecode(path)}", sock),
+                contextlib.suppress(FileNotFoundError),
+            ):
+                os.unlink(path)
+        sock.bind(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: bytes) -> Iterator[bool]:
+    """Lock a directory, and yield whether it is locked: some cannot be.
+
+    It blocks while another process has the lock, for `_LOCK_PATIENCE` at most.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the process may have no permission to read it
+        yield False
+        return
+    try:
+        yield _lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_AGAIN)  # a lock with a time limit does not exist
+        except OSError:  # the file system has no locks
+            return False
+        else:
+            return True
+    return False
+
+
+def _is_stale(path: bytes) -> bool:
+    """Return whether the file at `path` is a socket that no process has bound."""
     try:
         mode = os.stat(path, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return False
-    return not stat.S_ISSOCK(mode) or _is_bound(path)
+    return stat.S_ISSOCK(mode) and not _is_bound(path)
 
 
-def _is_bound(path: str) -> bool:
+def _is_bound(path: bytes) -> bool:
     """Return whether a process has a socket bound to `path`; it does not notice the check."""
     # A datagram socket cannot connect to a stream socket; the error tells whether one is bound.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
@@ -226,11 +272,18 @@ def _is_bound(path: str) -> bool:
     return True
 
 
+# A descriptor has one owner: of two, the second to close it would close another one's.
+_adopted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
 def _adopt(address: FdAddress) -> socket.socket:
+    if any(sock.fileno() == address.fd for sock in _adopted):
+        raise DeviceError(f"File descriptor '{address.fd}' is in use by another device")
     try:
         sock = socket.socket(fileno=address.fd)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise DeviceError(f"File descriptor '{address.fd}' is not a socket") from error
+    _adopted.add(sock)
     sock.set_inheritable(False)
     return sock
 

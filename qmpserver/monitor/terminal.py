@@ -150,7 +150,7 @@ class HumanClient:
             shown = await self._commands.execute(line, self._editor.history)
             output = None if shown is None else _encode(shown)
         except BaseException as error:
-            if self._executions.current_is_abandoned or self._loop.is_closed():
+            if self._executions.current_is_abandoned:
                 raise
             _log.error("human monitor: command %s failed", line, exc_info=error)
             output = _encode(f"Error: {printable(error, repr)}\n")
@@ -166,9 +166,10 @@ class HumanClient:
 
     def _complete(self, line: str) -> tuple[str, list[str]]:
         try:
-            return self._commands.complete(line)
-        except Exception:
-            _log.exception("human monitor: completion failed")
+            word, completions = self._commands.complete(line)
+            return "".join(word), ["".join(one) for one in completions]  # or TypeError
+        except BaseException as error:
+            _log.error("human monitor: completion failed", exc_info=error)
             return "", []
 
     def _flush(self) -> None:

@@ -97,6 +97,8 @@ class _Reader:
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
                 array.element = self._type(info["element-type"])
+                if isinstance(array.element, ArrayType):
+                    raise TypeError(f"array {name} has arrays as elements")
                 array.name = f"{array.element.name}List"
             case "enum":
                 values = info.get("members") or [{"name": one} for one in info["values"]]
@@ -108,6 +110,8 @@ class _Reader:
                 for number, one in enumerate(info["members"]):
                     branch = alternate.branches[str(number)] = Branch(str(number), None)
                     branch.type = self._type(one["type"])
+                    if isinstance(branch.type, AlternateType):
+                        raise TypeError(f"alternate {name} has an alternate as a branch")
             case "object":
                 self._types[name] = type_ = ObjectType(name, "struct")
                 self._fill(type_, info)

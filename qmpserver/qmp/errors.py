@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-__all__ = ["CommandError", "ParseError", "printable"]
+__all__ = ["CommandError", "ParseError", "as_text", "printable"]
 
 
 class CommandError(Exception):
@@ -17,8 +17,8 @@ class CommandError(Exception):
     """
 
     def __init__(self, desc: object, error_class: object = "GenericError") -> None:
-        self.desc = desc if type(desc) is str else printable(desc)
-        self.error_class = error_class if type(error_class) is str else printable(error_class)
+        self.desc = as_text(desc)
+        self.error_class = as_text(error_class)
         super().__init__(self.desc)
 
     def __repr__(self) -> str:
@@ -29,8 +29,13 @@ class ParseError(CommandError):
     """Input that is not in QEMU's JSON dialect, or exceeds one of its limits."""
 
 
+def as_text(value: object) -> str:
+    """Return a string as it is, and anything else converted with `str`."""
+    return value if type(value) is str else printable(value)
+
+
 def printable(value: object, convert: Callable[[object], str] = str) -> str:
-    """Return `value` as text, also where its own conversion raises.
+    """Return `value` as text, also where its own conversion raises, whatever it raises.
 
     Args:
         value: Any object.
@@ -38,5 +43,5 @@ def printable(value: object, convert: Callable[[object], str] = str) -> str:
     """
     try:
         return "".join(convert(value))  # a plain string, whatever subclass it was
-    except Exception:
+    except BaseException:
         return f"<unprintable {type(value).__name__} object>"

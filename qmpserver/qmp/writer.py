@@ -8,11 +8,12 @@ writes all but doubles and escaped characters the same way.
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qmpserver.qmp.errors import CommandError
+from qmpserver.qmp.errors import CommandError, as_text
 from qmpserver.qmp.order import member_order
 from qmpserver.qmp.text import INVALID_CHARACTER
 
@@ -37,13 +38,15 @@ class _NotFastError(Exception):
     """The value contains something that only the slow path writes correctly."""
 
 
-def dumps(value: Any, pretty: bool = False) -> bytes:
+def dumps(value: Any, pretty: bool = False, *, finite: bool = False) -> bytes:
     """Encode a JSON value as QEMU does, without an end of line.
 
     Args:
         value: Dicts (or other mappings) with string keys, lists or tuples,
             strings, integers, floats, booleans and None.
         pretty: Write one member or element a line, indented by four.
+        finite: Refuse infinities and NaN, which JSON does not have. QEMU writes them: a client's
+            own `id` may be one.
 
     Raises:
         TypeError: `value` is or contains something else, or contains itself.
@@ -56,15 +59,23 @@ def dumps(value: Any, pretty: bool = False) -> bytes:
         else:
             if "\\u" not in text and "\x7f" not in text:
                 return text.encode("ascii")
-    return "".join(_tokens(value, pretty)).encode("ascii")
+    return "".join(_tokens(value, pretty, finite)).encode("ascii")
 
 
 def return_message(value: Any, has_id: bool, request_id: Any, pretty: bool = False) -> bytes:
-    """Encode the reply to a command that succeeded, with its end of line."""
+    """Encode the reply to a command that succeeded, with its end of line.
+
+    Raises:
+        TypeError: `value` is not a JSON value.
+    """
     if pretty:
-        message = {"return": value, "id": request_id} if has_id else {"return": value}
-        return _line(dumps(message, pretty=True))
-    encoded = dumps(value) if value else _EMPTY.get(type(value)) or dumps(value)
+        members = [b'"return": ' + dumps(value, pretty=True, finite=True)]
+        if has_id:
+            members.append(b'"id": ' + dumps(request_id, pretty=True))
+        indented = b",\n".join(members).replace(b"\n", b"\n    ")
+        return _line(b"{\n    %b\n}" % indented)
+    empty = None if value else _EMPTY.get(type(value))
+    encoded = empty or dumps(value, finite=True)
     if has_id:
         return b'{"return": %b, "id": %b}\r\n' % (encoded, dumps(request_id))
     return b'{"return": %b}\r\n' % encoded
@@ -74,7 +85,8 @@ def error_message(
     error: CommandError, has_id: bool = False, request_id: Any = None, pretty: bool = False
 ) -> bytes:
     """Encode the reply to a command that failed, with its end of line."""
-    message: dict[str, Any] = {"error": {"class": error.error_class, "desc": error.desc}}
+    described = {"class": as_text(error.error_class), "desc": as_text(error.desc)}
+    message: dict[str, Any] = {"error": described}
     if has_id:
         message["id"] = request_id
     return _line(dumps(message, pretty))
@@ -83,14 +95,18 @@ def error_message(
 def event_message(
     name: str, data: Mapping[str, Any] | None, seconds: int, microseconds: int, pretty: bool = False
 ) -> bytes:
-    """Encode an event, with its end of line; without the member `data` if `data` is None."""
+    """Encode an event, with its end of line; without the member `data` if `data` is None.
+
+    Raises:
+        TypeError: `data` is not a JSON value.
+    """
     message: dict[str, Any] = {
         "event": name,
         "timestamp": {"seconds": seconds, "microseconds": microseconds},
     }
     if data is not None:
         message["data"] = data
-    return _line(dumps(message, pretty))
+    return _line(dumps(message, pretty, finite=True))
 
 
 _EMPTY: dict[type, bytes] = {dict: b"{}", list: b"[]"}
@@ -126,11 +142,11 @@ def _ordered(value: Any, depth: int) -> Any:
                         result = value.copy()
                     result[name] = ordered
         return result
-    if kind is list or kind is tuple:
+    if isinstance(value, list | tuple):
         if depth > _MAX_ORDERED_NESTING:
             raise RecursionError
         return [item if type(item) in _PLAIN else _ordered(item, depth + 1) for item in value]
-    if kind is float:
+    if isinstance(value, float):
         raise _NotFastError
     if isinstance(value, Mapping):
         return _ordered(dict(value), depth)
@@ -154,7 +170,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{codepoint:04X}"
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: Any, finite: bool) -> str:
     if isinstance(value, str):
         return _string(value)
     if value is None:
@@ -164,11 +180,13 @@ def _scalar(value: Any) -> str:
     if isinstance(value, int):
         return int.__repr__(value)
     if isinstance(value, float):
+        if finite and not math.isfinite(value):
+            raise TypeError(f"{float(value)} is not JSON serializable")
         return f"{value:.17g}"
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _tokens(value: Any, pretty: bool) -> Iterator[str]:
+def _tokens(value: Any, pretty: bool, finite: bool) -> Iterator[str]:
     """Yield the text of `value` in pieces, without recursion."""
     levels: list[tuple[Iterator[tuple[str, Any]], str, int]] = []
     entered: set[int] = set()
@@ -191,7 +209,7 @@ def _tokens(value: Any, pretty: bool) -> Iterator[str]:
             entered.add(identity)
             first = True
         else:
-            yield prefix + _scalar(value)
+            yield prefix + _scalar(value, finite)
             first = False
         while levels:
             children, closing, identity = levels[-1]

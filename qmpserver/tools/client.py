@@ -157,7 +157,8 @@ class Client:
             if "error" in message:
                 with sensible(self.address, command):
                     error = message["error"]
-                    raise RefusedError(str(error["class"]), str(error["desc"]))
+                    place = f"{self.address}: {command}"
+                    raise RefusedError(str(error["class"]), str(error["desc"]), place)
             self._event(message)
 
     def read_events(self) -> None:

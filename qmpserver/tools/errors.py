@@ -33,12 +33,19 @@ class ServerError(QmpctlError):
 
 
 class RefusedError(QmpctlError):
-    """The server answered a command with an error."""
+    """The server answered a command with an error.
 
-    def __init__(self, error_class: str, desc: str) -> None:
+    Args:
+        error_class: The error's class.
+        desc: Its description.
+        place: The server and the command; the text of the error does not have it.
+    """
+
+    def __init__(self, error_class: str, desc: str, place: str = "") -> None:
         super().__init__(f"{error_class}: {desc}")
         self.error_class = error_class
         self.desc = desc
+        self.place = place
 
 
 def not_qmp(said: bytes | str) -> str:

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from qmpserver.qapi.model import Type
 
 
-def describe(type_: Type) -> str:
-    """Return a type in a few words."""
+def describe(type_: Type, above: tuple[Type, ...] = ()) -> str:
+    """Return a type in a few words; `above` are the alternates that it is a part of."""
     if isinstance(type_, EnumType | QType):
         return " | ".join(value.name for value in type_.values)
     if isinstance(type_, ArrayType):
-        return f"list of {describe(type_.element)}"
+        return f"list of {describe(type_.element, above)}"
     if isinstance(type_, AlternateType):
-        return " or ".join(describe(branch.type) for branch in type_.branches.values())
+        if type_ in above:  # a list of it is one of its branches
+            return "the same"
+        above = (*above, type_)
+        return " or ".join(describe(branch.type, above) for branch in type_.branches.values())
     return "any value" if type_.wire == ANY.wire else type_.wire
 
 
@@ -70,9 +73,9 @@ def _objects(type_: Type, depth: int, above: tuple[Type, ...]) -> Iterator[str]:
         yield from _members(type_, depth, above)
     elif isinstance(type_, ArrayType):
         yield from _objects(type_.element, depth, above)
-    elif isinstance(type_, AlternateType):
+    elif isinstance(type_, AlternateType) and type_ not in above:
         for branch in type_.branches.values():
-            yield from _objects(branch.type, depth, above)
+            yield from _objects(branch.type, depth, (*above, type_))
 
 
 def _members(type_: ObjectType, depth: int, above: tuple[Type, ...]) -> Iterator[str]:

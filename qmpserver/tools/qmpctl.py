@@ -15,7 +15,7 @@ import sys
 
 from qmpserver._version import VERSION
 from qmpserver.tools.address import add_qmp
-from qmpserver.tools.errors import QmpctlError, needs
+from qmpserver.tools.errors import QmpctlError, RefusedError, needs
 from qmpserver.tools.menu import add_commands
 
 COMMANDS = {
@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status = _run(arguments)
         sys.stdout.flush()
+    except RefusedError as error:
+        print(f"qmpctl: {error.place} is refused: {error}", file=sys.stderr)
+        return error.status
     except QmpctlError as error:
         print(f"qmpctl: {error}", file=sys.stderr)
         return error.status

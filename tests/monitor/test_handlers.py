@@ -1,17 +1,21 @@
 """Outcomes of a handler that are neither a JSON value nor an ordinary exception."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qmpserver.monitor import Client, Server
+from qmpserver.monitor.channel import Channel
 from qmpserver.qmp import CommandError
+from tests.monitor.conftest import Commands, until
 
 if TYPE_CHECKING:
-    from tests.monitor.conftest import Commands, Connect, Peer
+    from tests.monitor.conftest import Connect, Peer
 
 
 class UnprintableError(Exception):
@@ -21,6 +25,33 @@ class UnprintableError(Exception):
         raise ValueError("no str")
 
     __repr__ = __str__
+
+
+class EndingError(Exception):
+    """An exception that ends the program when it is shown."""
+
+    def __repr__(self) -> str:
+        raise SystemExit(3)
+
+
+class EndingDescriptionError(CommandError):
+    """An error whose description cannot be read."""
+
+    def __init__(self) -> None:
+        self.error_class = "GenericError"
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "desc":
+            raise asyncio.CancelledError
+        return super().__getattribute__(name)
+
+
+class Unclassified:
+    """An object that does not even tell its class, as a proxy for an object that is missing."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise LookupError("nothing is bound")
 
 
 class ForgetfulError(CommandError):
@@ -72,7 +103,7 @@ async def fails(peer: "Peer", command: bytes) -> str:
 
 @pytest.mark.parametrize("itself", [False, True])
 async def test_a_command_that_another_one_cancels(
-    negotiated: Negotiated, commands: "Commands", caplog: pytest.LogCaptureFixture, itself: bool
+    negotiated: Negotiated, commands: Commands, caplog: pytest.LogCaptureFixture, itself: bool
 ) -> None:
     """The cancelled command fails, whether its own task was cancelled or one that it awaits."""
     cancelled: list[asyncio.Future[Any]] = []
@@ -106,7 +137,7 @@ async def test_a_command_that_another_one_cancels(
 )
 async def test_an_exception_of_any_kind(
     negotiated: Negotiated,
-    commands: "Commands",
+    commands: Commands,
     caplog: pytest.LogCaptureFixture,
     coroutine: bool,
     outcome: BaseException,
@@ -127,7 +158,7 @@ async def test_an_exception_of_any_kind(
 
 
 async def test_an_exception_that_cannot_be_shown(
-    negotiated: Negotiated, commands: "Commands"
+    negotiated: Negotiated, commands: Commands
 ) -> None:
     @commands.registry.command("boom", replace=True)
     def boom() -> None:
@@ -136,6 +167,74 @@ async def test_an_exception_that_cannot_be_shown(
     peer = await negotiated()
     desc = await fails(peer, b"boom")
     assert desc == "Internal error in command boom: <unprintable UnprintableError object>"
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "desc"),
+    [
+        (EndingError(), "<unprintable EndingError object>"),
+        (EndingDescriptionError(), "CancelledError()"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_an_exception_that_ends_its_reader(
+    negotiated: Negotiated,
+    commands: Commands,
+    caplog: pytest.LogCaptureFixture,
+    coroutine: bool,
+    outcome: Exception,
+    desc: str,
+) -> None:
+    def fail() -> Any:
+        if coroutine:
+            return later(outcome)
+        raise outcome
+
+    commands.registry.command("boom", replace=True)(fail)
+    peer = await negotiated()
+    assert await fails(peer, b"boom") == f"Internal error in command boom: {desc}"
+    assert caplog.records[0].exc_info is not None
+
+
+async def test_an_error_whose_description_is_replaced(
+    negotiated: Negotiated, commands: Commands
+) -> None:
+    @commands.registry.command("boom", replace=True)
+    def boom() -> None:
+        error = CommandError("before")
+        error.desc = 5  # type: ignore[assignment]
+        raise error
+
+    peer = await negotiated()
+    assert await fails(peer, b"boom") == "5"
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+async def test_a_result_with_a_number_that_json_does_not_have(
+    server: Server,
+    commands: Commands,
+    path: Path,
+    connect: "Connect",
+    number: float,
+    pretty: bool,
+) -> None:
+    commands.registry.command("boom", replace=True)(lambda: [1.5, {"a": number}])
+    await server.serve_unix(path, pretty=pretty)
+    peer = await connect(path)
+    peer.send(b'{"execute": "qmp_capabilities"}{"execute": "boom"}')
+    peer.writer.write_eof()
+    said = (await peer.ends()).decode()
+    assert f"Internal error in command boom: TypeError('{number} is not JSON" in said
+
+
+async def test_a_result_that_does_not_tell_its_class(
+    negotiated: Negotiated, commands: Commands
+) -> None:
+    commands.registry.command("boom", replace=True)(Unclassified)
+    peer = await negotiated()
+    assert "nothing is bound" in await fails(peer, b"boom")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +260,7 @@ async def test_an_exception_that_cannot_be_shown(
 )
 async def test_an_error_with_a_description_that_is_no_string(
     negotiated: Negotiated,
-    commands: "Commands",
+    commands: Commands,
     error: CommandError,
     error_class: str,
     desc: str,
@@ -182,7 +281,7 @@ def test_a_description_that_is_a_string_is_kept() -> None:
     assert repr(error) == "CommandError('plain', 'DeviceNotFound')"
 
 
-async def test_a_result_that_contains_itself(negotiated: Negotiated, commands: "Commands") -> None:
+async def test_a_result_that_contains_itself(negotiated: Negotiated, commands: Commands) -> None:
     circular: dict[str, Any] = {}
     circular["a"] = [circular]
     commands.registry.command("boom", replace=True)(lambda: circular)
@@ -201,7 +300,7 @@ async def later(value: Any) -> Any:
     "make", [later, lambda value: asyncio.ensure_future(later(value)), AnyAwaitable]
 )
 async def test_a_plain_function_that_returns_an_awaitable(
-    negotiated: Negotiated, commands: "Commands", make: Callable[[Any], Any]
+    negotiated: Negotiated, commands: Commands, make: Callable[[Any], Any]
 ) -> None:
     commands.registry.command("block", replace=True)(lambda: make({"blocked": True}))
     commands.registry.command("boom", replace=True)(lambda: make(object()))
@@ -212,14 +311,14 @@ async def test_a_plain_function_that_returns_an_awaitable(
     assert "not JSON serializable" in await fails(peer, b"boom")
 
 
-async def test_an_awaitable_that_fails(negotiated: Negotiated, commands: "Commands") -> None:
+async def test_an_awaitable_that_fails(negotiated: Negotiated, commands: Commands) -> None:
     commands.registry.command("boom", replace=True)(lambda: later(CommandError("not now")))
     peer = await negotiated()
     assert await fails(peer, b"boom") == "not now"
 
 
 async def test_an_out_of_band_command_must_answer_at_once(
-    negotiated: Negotiated, commands: "Commands"
+    negotiated: Negotiated, commands: Commands
 ) -> None:
     """Its coroutine is closed: a warning that it was never awaited would fail this test."""
     commands.registry.command("release", replace=True)(lambda: later({}))
@@ -232,7 +331,7 @@ async def test_an_out_of_band_command_must_answer_at_once(
 
 
 async def test_a_handler_that_waits_for_the_end_of_its_server(
-    negotiated: Negotiated, server: Server, commands: "Commands"
+    negotiated: Negotiated, server: Server, commands: Commands
 ) -> None:
     @commands.registry.command("boom", replace=True)
     async def boom() -> None:
@@ -242,8 +341,50 @@ async def test_a_handler_that_waits_for_the_end_of_its_server(
     assert "a handler cannot await it" in await fails(peer, b"boom")
 
 
+async def test_a_handler_that_waits_for_a_task_that_ends_its_server(
+    negotiated: Negotiated, server: Server, commands: Commands
+) -> None:
+    """The task abandons the handler after the grace period; neither waits for ever."""
+    ended: list[BaseException] = []
+
+    @commands.registry.command("boom", replace=True)
+    async def boom() -> None:
+        try:
+            await asyncio.create_task(server.close(grace=0.01))
+        except asyncio.CancelledError as error:
+            ended.append(error)
+            raise
+
+    peer = await negotiated()
+    peer.send(b'{"execute": "boom"}')
+    assert await peer.ends() == b""
+    await until(lambda: ended)
+    assert (server.devices, server.clients) == ([], 0)
+
+
+def test_a_command_that_outlives_its_event_loop() -> None:
+    """The interpreter closes its coroutine, which is no outcome."""
+    commands = Commands()
+    ours, theirs = socket.socketpair()
+
+    async def begin() -> Server:
+        server = Server(commands.registry)
+        server.connect(Channel(asyncio.get_running_loop(), theirs), "other")
+        ours.sendall(b'{"execute": "qmp_capabilities"}{"execute": "block"}')
+        await commands.blocked.wait()
+        return server
+
+    with ours, closing(asyncio.new_event_loop()) as loop:
+        server = loop.run_until_complete(begin())
+        assert commands.task is not None
+        coroutine = commands.task.get_coro()
+        assert coroutine is not None
+        coroutine.close()  # as the interpreter does, but this raises what went wrong
+        loop.run_until_complete(server.close())
+
+
 async def test_a_handler_that_waits_for_the_end_of_its_client(
-    negotiated: Negotiated, commands: "Commands"
+    negotiated: Negotiated, commands: Commands
 ) -> None:
     @commands.registry.command("boom", client=True, replace=True)
     async def boom(client: Client) -> None:
@@ -254,7 +395,7 @@ async def test_a_handler_that_waits_for_the_end_of_its_client(
 
 
 async def test_a_handler_that_has_its_client_disconnected(
-    negotiated: Negotiated, server: Server, commands: "Commands"
+    negotiated: Negotiated, server: Server, commands: Commands
 ) -> None:
     """Its own reply is sent, commands after it are not executed."""
     closings = []
@@ -273,7 +414,7 @@ async def test_a_handler_that_has_its_client_disconnected(
 
 
 async def test_a_client_that_ends_its_input_after_its_last_command(
-    negotiated: Negotiated, commands: "Commands"
+    negotiated: Negotiated, commands: Commands
 ) -> None:
     """Commands after it stay unanswered, but do not keep the connection open."""
 

@@ -1,6 +1,7 @@
 """Opening monitors: listening addresses; slow names and slow hosts do not block the loop."""
 
 import asyncio
+import fcntl
 import os
 import socket
 import threading
@@ -124,7 +125,7 @@ async def test_opening_that_is_cancelled(
     if late:
         gate.set()
         # With the loop standing still, the thread ends and leaves its result to the loop.
-        [thread] = [one for one in threading.enumerate() if one.name.startswith("listen-")]
+        [thread] = [one for one in threading.enumerate() if one.name == "listen"]
         thread.join()
         asyncio.get_running_loop().call_soon(opening.cancel)
     else:
@@ -133,9 +134,39 @@ async def test_opening_that_is_cancelled(
         await opening
     gate.set()
     # The thread may only now create the socket that is to be discarded.
-    await until(lambda: not any(t.name.startswith("listen-") for t in threading.enumerate()))
+    await until(lambda: not any(t.name == "listen" for t in threading.enumerate()))
     await until(lambda: descriptors() == before)
     assert server.devices == []
+
+
+async def test_a_directory_that_is_locked(
+    server: Server, directory: Path, connect: "Connect"
+) -> None:
+    """Others are served while a stale socket cannot be replaced yet; then it is."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(directory / "stale"))
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    opening = asyncio.create_task(server.serve_unix(directory / "stale"))
+    await serves(server, directory, connect)
+    assert not opening.done()
+    os.close(lock)
+    await opening
+    await (await connect(directory / "stale")).negotiate()
+
+
+async def test_opening_that_is_cancelled_leaves_no_file(server: Server, directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(directory / "stale"))
+    opening = asyncio.create_task(server.serve_unix(directory / "stale"))
+    await asyncio.sleep(0)
+    # With the loop standing still, the thread ends and leaves its result to the loop.
+    [thread] = [one for one in threading.enumerate() if one.name == "listen"]
+    thread.join()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await until(lambda: not (directory / "stale").exists())
 
 
 async def test_a_host_that_does_not_answer(

@@ -1,14 +1,19 @@
 """Sockets as QEMU makes them, and its error messages."""
 
+import contextlib
+import fcntl
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qmpserver.monitor import DeviceError, FdAddress, InetAddress, UnixAddress
+from qmpserver.monitor import DeviceError, FdAddress, InetAddress, UnixAddress, sockets
 from qmpserver.monitor.chardev import Address
 from qmpserver.monitor.sockets import (
     connect,
@@ -55,6 +60,103 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(path: Path) -> None:
         # Nobody has knocked at it.
         with pytest.raises(BlockingIOError):
             live.accept()
+
+
+def test_another_server_between_the_check_and_the_removal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly one of two servers that find a stale file has the path, whenever the other comes."""
+    listen(UnixAddress(str(path)), 1).close()
+    begun: list[bool] = []
+    refused: list[DeviceError] = []
+    is_bound = sockets._is_bound
+
+    def interrupted(checked: Any) -> bool:
+        bound = is_bound(checked)
+        if not begun:
+            begun.append(True)
+            refused.append(refusal(UnixAddress(str(path))))
+        return bound
+
+    monkeypatch.setattr(sockets, "_is_bound", interrupted)
+    monkeypatch.setattr(sockets, "_LOCK_PATIENCE", 0.01)
+    with listen(UnixAddress(str(path)), 1) as ours:
+        words = f"Failed to bind socket to {path}: Address already in use"
+        assert [str(error) for error in refused] == [words]
+        with connect(UnixAddress(str(path))):
+            ours.accept()[0].close()
+
+
+CONTENDER = """
+import sys
+from qmpserver.monitor import DeviceError, UnixAddress
+from qmpserver.monitor.sockets import listen
+
+kept = []
+print("ready", flush=True)
+for path in sys.stdin.readline().split():
+    try:
+        kept.append(listen(UnixAddress(path), 1))
+    except DeviceError as error:
+        assert "Address already in use" in str(error), error
+    else:
+        print(path)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.slow
+def test_one_of_several_that_come_at_once(directory: Path, stale: bool) -> None:
+    """Processes listen on the same paths at the same time; each path has one winner."""
+    paths = [str(directory / str(number)) for number in range(200)]
+    if stale:
+        for path in paths:
+            with socket.socket(socket.AF_UNIX) as ended:
+                ended.bind(path)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with contextlib.ExitStack() as stack:
+        programs = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", CONTENDER], text=True, **pipes)
+            )
+            for _ in range(4)
+        ]
+        ends = [(program.stdin, program.stdout) for program in programs]
+        for _, output in ends:
+            assert output is not None
+            assert output.readline() == "ready\n"
+        for given, _ in ends:
+            assert given is not None
+            stack.callback(given.close)
+            given.write(" ".join(paths) + "\n")
+            given.flush()
+        won = [line for _, output in ends if output for line in iter(output.readline, "done\n")]
+        assert sorted(line.rstrip() for line in won) == sorted(paths)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read any directory")
+def test_a_directory_that_cannot_be_locked(path: Path) -> None:
+    """A new socket is no problem; a stale one cannot be replaced safely."""
+    path.parent.chmod(0o300)
+    try:
+        listen(UnixAddress(str(path)), 1).close()
+        assert "Address already in use" in str(refusal(UnixAddress(str(path))))
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_a_directory_that_somebody_has_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_LOCK_PATIENCE", 0.01)
+    fd = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        listen(UnixAddress(str(path)), 1).close()
+        assert "Address already in use" in str(refusal(UnixAddress(str(path))))
+    finally:
+        os.close(fd)
+    listen(UnixAddress(str(path)), 1).close()
 
 
 def test_a_file_that_is_no_socket_stays(path: Path) -> None:
@@ -145,6 +247,21 @@ def test_a_socket_that_was_passed(path: Path) -> None:
     with listen(FdAddress(passed.detach()), 1) as sock:
         connect(UnixAddress(str(path))).close()
         assert not sock.get_inheritable()
+
+
+def test_a_descriptor_has_one_owner(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind(str(path))
+        address = FdAddress(os.dup(passed.fileno()))
+    with listen(address, 1):
+        words = f"File descriptor '{address.fd}' is in use by another device"
+        assert str(refusal(address)) == words
+        assert str(refusal(address, server=False)) == words
+    # The number belongs to whatever has it next.
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{path}2")
+        os.dup2(other.fileno(), address.fd)
+    listen(address, 1).close()
 
 
 def test_a_descriptor_that_is_no_socket() -> None:

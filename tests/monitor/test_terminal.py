@@ -153,8 +153,10 @@ class Human:
                 return f"did {line}\n"
 
     def complete(self, line: str) -> tuple[str, list[str]]:
-        if isinstance(self.outcome, Exception):
+        if isinstance(self.outcome, BaseException):
             raise self.outcome
+        if self.outcome is not None:
+            return self.outcome  # type: ignore[return-value]
         return complete(line)
 
 
@@ -233,14 +235,18 @@ async def test_an_outcome_of_any_kind(
     )
 
 
+@pytest.mark.parametrize(
+    "outcome", [ZeroDivisionError("boom"), SystemExit(3), 5, ("x", [5])], ids=repr
+)
 async def test_completion_that_fails(
     server: Server,
     human: Human,
     directory: Path,
     connect: "Connect",
     caplog: pytest.LogCaptureFixture,
+    outcome: object,
 ) -> None:
-    human.outcome = ZeroDivisionError("boom")
+    human.outcome = outcome
     await server.serve_unix(directory / "m", mode="readline")
     peer = await connect(directory / "m")
     async with asyncio.timeout(10):

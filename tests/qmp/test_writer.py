@@ -118,6 +118,34 @@ def test_what_is_no_json_is_refused() -> None:
         dumps([1.5, {1, 2}])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_does_not_have(number: float) -> None:
+    """An `id` comes back as QEMU writes it; results and events must be JSON."""
+
+    class Number(float):
+        pass
+
+    for value in (number, Number(number)):
+        assert error_message(CommandError("no"), True, value).startswith(b'{"id": %g' % number)
+        for pretty in (False, True):
+            with pytest.raises(TypeError, match=f"{number} is not JSON serializable"):
+                return_message({"a": [value]}, False, None, pretty)
+            with pytest.raises(TypeError, match=f"{number} is not JSON serializable"):
+                event_message("STOP", {"a": value}, 1, 2, pretty)
+    expected = b'{\r\n    "return": 1,\r\n    "id": %g\r\n}\r\n' % number
+    assert return_message(1, True, number, pretty=True) == expected
+
+
+def test_subclasses_are_written_as_their_bases() -> None:
+    class List(list[Any]):
+        pass
+
+    class Double(float):
+        pass
+
+    assert dumps({"a": List([{"b": Double(0.1), "a": 1}])}) == dumps({"a": [{"b": 0.1, "a": 1}]})
+
+
 def test_what_contains_itself_is_refused() -> None:
     circular: list[Any] = []
     circular.append({"a": circular})

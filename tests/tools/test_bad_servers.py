@@ -72,6 +72,48 @@ def numbers(client: socket.socket) -> None:
         client.sendall(json.dumps(answer).encode() + b"\n")
 
 
+def answering(answer: Callable[[str], dict[str, object] | None]) -> Behaviour:
+    """Negotiate, and answer each command as `answer` says; hang up instead of None."""
+
+    def behave(client: socket.socket) -> None:
+        negotiated(client)
+        while data := client.recv(1 << 16):
+            request = json.loads(data)
+            answered = answer(request["execute"])
+            if answered is None:
+                return
+            identified = {"id": request["id"]} if "id" in request else {}
+            client.sendall(json.dumps({**answered, **identified}).encode() + b"\n")
+
+    return behave
+
+
+LISTED: dict[str, object] = {
+    "return": [{"name": name} for name in ("query-name", "query-status", "query-cpus-fast")]
+}
+REFUSAL: dict[str, object] = {"error": {"class": "GenericError", "desc": "\ud800 no"}}
+
+
+def schema(*infos: dict[str, object]) -> Behaviour:
+    """Introspect as a server with the command `c`, whose argument `a` is of type `t`."""
+    described: list[dict[str, object]] = [
+        {"name": "c", "meta-type": "command", "arg-type": "o", "ret-type": "e"},
+        {"name": "o", "meta-type": "object", "members": [{"name": "a", "type": "t"}]},
+        {"name": "e", "meta-type": "object", "members": []},
+        *infos,
+    ]
+    return answering(lambda name: {"return": described if name == "query-qmp-schema" else {}})
+
+
+def alternate(name: str, *types: str) -> dict[str, object]:
+    members = [{"type": type_} for type_ in types]
+    return {"name": name, "meta-type": "alternate", "members": members}
+
+
+def array(name: str, of: str) -> dict[str, object]:
+    return {"name": name, "meta-type": "array", "element-type": of}
+
+
 HUNG_UP = "the server has hung up"
 BAD: dict[str, tuple[Behaviour, str]] = {
     "no greeting": (hang, "no QMP greeting: it is no QMP server, or serves another client"),
@@ -198,6 +240,91 @@ def test_one_line(
     with ThreadPoolExecutor(len(COMMANDS)) as pool:
         for done in [pool.submit(run, command) for command in COMMANDS]:
             done.result()
+
+
+Connected = Callable[[Behaviour], str]
+
+
+@pytest.mark.parametrize("command", ["exec c", "exec c a=1", "schema", "top --once", "bench qmp"])
+def test_a_hang_up_right_after_the_capabilities(
+    qmpctl: Run, behaving: Connected, command: str
+) -> None:
+    """The next command meets the end of the connection, whichever comes first."""
+    address = behaving(negotiated)
+    for _ in range(5):
+        ran = qmpctl("--qmp", address, *command.split())
+        assert (ran.returncode, ran.stderr) == (3, f"qmpctl: {address}: {HUNG_UP}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "refused"),
+    [
+        ("schema", "query-qmp-schema"),
+        ("top --once", "query-commands"),
+        ("bench qmp", "query-status"),
+        ("bench cancel", "query-commands"),
+    ],
+)
+def test_a_refusal_names_the_server_and_the_command(
+    qmpctl: Run, behaving: Connected, command: str, refused: str
+) -> None:
+    address = behaving(answering(lambda _name: REFUSAL))
+    ran = qmpctl("--qmp", address, *command.split())
+    words = f"qmpctl: {address}: {refused} is refused: GenericError: \\ud800 no\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", words)
+
+
+def test_top_where_every_query_is_refused(qmpctl: Run, behaving: Connected) -> None:
+    """A value that a server does not report is not an error."""
+    address = behaving(answering(lambda name: LISTED if name == "query-commands" else REFUSAL))
+    ran = qmpctl("--qmp", address, "top", "--once", "--interval", "0.1")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"{address}: ?, 0 vCPUs\n")
+
+
+def test_a_lone_surrogate_in_a_result(qmpctl: Run, behaving: Connected) -> None:
+    named: dict[str, object] = {"return": {"name": "\ud800", "status": "\udfff"}}
+    others: dict[str, dict[str, object]] = {
+        "query-commands": LISTED,
+        "query-cpus-fast": {"return": []},
+    }
+    address = behaving(answering(lambda name: others.get(name, named)))
+    ran = qmpctl("--qmp", address, "exec", "query-name")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert '"name": "\\ud800"' in ran.stdout
+    ran = qmpctl("--qmp", address, "top", "--once", "--interval", "0.1")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"\\ud800 ({address}): \\udfff, 0 vCPUs\n")
+
+
+@pytest.mark.parametrize(
+    ("infos", "fault"),
+    [
+        ([alternate("t", "t")], "alternate t has an alternate as a branch"),
+        ([alternate("t", "u"), alternate("u", "t")], "alternate u has an alternate as a branch"),
+        ([array("t", "t")], "array t has arrays as elements"),
+    ],
+    ids=["itself", "each other", "array"],
+)
+@pytest.mark.parametrize("command", ["schema", "schema c", "exec c a=1", "exec c a.b=1"])
+def test_a_schema_whose_types_contain_themselves(
+    qmpctl: Run, behaving: Connected, infos: list[dict[str, object]], fault: str, command: str
+) -> None:
+    address = behaving(schema(*infos))
+    ran = qmpctl("--qmp", address, *command.split())
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (3, "", 1)
+    assert "its answer to query-qmp-schema makes no sense" in ran.stderr
+    assert fault in ran.stderr
+
+
+def test_an_alternate_of_lists_of_itself(qmpctl: Run, behaving: Connected) -> None:
+    """This is a tree, which a schema may have."""
+    address = behaving(schema(alternate("t", "l", "e"), array("l", "t")))
+    ran = qmpctl("--qmp", address, "schema", "c")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "  a: list of the same or object\n" in ran.stdout
+    ran = qmpctl("--qmp", address, "exec", "c", "a=1")
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def connects(client: socket.socket, path: Path) -> bool:

@@ -107,8 +107,8 @@ def _bound(path: str) -> socket.socket:
     """
     bound = socket.socket(socket.AF_UNIX)
     try:
+        os.fchmod(bound.fileno(), 0o600)  # the file gets this mode, less the umask
         bound.bind(path)
-        os.chmod(path, 0o600)
     except OSError:
         bound.close()
         raise

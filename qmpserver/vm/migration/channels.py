@@ -39,19 +39,23 @@ class Channel:
     """A descriptor that is a migration's, non-blocking where it can be.
 
     Args:
-        fd: The descriptor, which `close` closes.
+        fd: The descriptor, which the channel owns from now on, also if this raises.
         process: The process at the other end, if this program has started it.
 
     Attributes:
-        fd: As above.
+        fd: As above; -1 when it is closed.
         two_way: Whether the peer can answer.
     """
 
     def __init__(self, fd: int, process: asyncio.subprocess.Process | None = None) -> None:
         self.fd = fd
-        self.two_way = stat.S_ISSOCK(os.fstat(fd).st_mode)
         self._process = process
-        os.set_blocking(fd, False)
+        try:
+            self.two_way = stat.S_ISSOCK(os.fstat(fd).st_mode)
+            os.set_blocking(fd, False)
+        except OSError:
+            self.close()
+            raise
         if self.two_way:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # it may be no TCP
@@ -120,11 +124,16 @@ class Channel:
         os.lseek(self.fd, position, os.SEEK_SET)
 
     def close(self) -> None:
-        """Close the descriptor; end a process that is still there."""
-        os.close(self.fd)
+        """Close the descriptor if it is open; end a process that is still there."""
+        self._close_descriptor()
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
+
+    def _close_descriptor(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     async def finish(self) -> None:
         """Wait until a process at the other end has read everything.
@@ -134,8 +143,7 @@ class Channel:
         """
         if self._process is None:
             return
-        os.close(self.fd)
-        self.fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._close_descriptor()
         status = await self._process.wait()
         if status:
             raise wire.StreamError(f"the command of exec: ended with status {status}")

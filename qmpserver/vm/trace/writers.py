@@ -42,13 +42,8 @@ class ChromeWriter:
     The JSON array is not terminated before `close`; readers accept it without its end.
     """
 
-    def __init__(self, path: str) -> None:
-        """Create the file.
-
-        Raises:
-            OSError: The file cannot be created.
-        """
-        self._file = open(path, "w", encoding="ascii")  # noqa: SIM115 -- closed by close()
+    def __init__(self, stream: TextIO) -> None:
+        self._file = stream
         self._file.write("[")
         self._separator = "\n"
         self._threads: set[int] = set()

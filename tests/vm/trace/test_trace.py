@@ -173,7 +173,7 @@ def test_lines() -> None:
 
 def test_chrome(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    writer = ChromeWriter(str(path))
+    writer = ChromeWriter(path.open("w"))
     here = threading.get_native_id()
     writer.write([Record(EVENTS["kvm_run_exit"], here, 5_000_000, 2_500, [0, 31, 0])], 0)
     assert re.fullmatch(r"\[\n(\{.*\},\n)*\{.*\}", path.read_text())  # what a crash would leave

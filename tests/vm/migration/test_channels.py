@@ -1,0 +1,66 @@
+"""The descriptors of a migration: a channel owns its own, and closes it once."""
+
+import errno
+import os
+import socket
+
+import pytest
+
+from qmpserver.migration.address import ExecAddress, FdAddress
+from qmpserver.vm.migration.channels import Channel, open_channel
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def refuse(name: str) -> int:
+    raise AssertionError(name)
+
+
+async def test_a_channel_is_closed_once() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours.detach())
+    with theirs:
+        fd = channel.fd
+        channel.close()
+        stranger = os.dup2(theirs.fileno(), fd)  # the number is somebody else's now
+        channel.close()
+        assert is_open(stranger)
+        os.close(stranger)
+
+
+async def test_a_command_has_read_everything_and_no_descriptor_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = await open_channel(ExecAddress(("cat",)), refuse)
+    fd = channel.fd
+
+    def no_more(*_args: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_more)
+        await channel.finish()
+    assert not is_open(fd)
+    os.dup2(0, fd)
+    channel.close()
+    assert is_open(fd)
+    os.close(fd)
+
+
+async def test_a_descriptor_that_cannot_be_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client that has passed it does not have it any more."""
+    fd = os.dup(0)
+
+    def refuse_mode(fd: int, blocking: bool) -> None:
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "set_blocking", refuse_mode)
+    with pytest.raises(OSError, match="no"):
+        await open_channel(FdAddress("a"), lambda _name: fd)
+    assert not is_open(fd)
