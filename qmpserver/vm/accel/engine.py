@@ -291,6 +291,13 @@ class Engine:
         lib.engine_pages(self._ptr, self._pages)
         return list(ffi.unpack(self._pages, self.vcpus))
 
+    def marked(self) -> int:
+        """Return the number of pages that were found dirty since the last `take_bitmap`.
+
+        Each counts once. Pages that wait in rings are not found yet.
+        """
+        return sum(int(self._ptr.vcpus[i].marked) for i in range(self.vcpus))
+
     def thread_ids(self) -> list[int]:
         """Return the kernel's thread id of each vCPU."""
         return [int(self._ptr.vcpus[i].tid) for i in range(self.vcpus)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME
 from qmpserver.migration.policies.policy import Look
+from qmpserver.vm.migration.unharvested import Unharvested
 from qmpserver.vm.migration.wire import StreamError
 from qmpserver.vm.trace.events import EVENTS, record
 
@@ -73,7 +74,7 @@ class Rounds:
         self._started = started
         self._moved = asyncio.Event()  # the sender has come to the end of a pass, or failed
         self._added = 0  # bytes that harvests have added to the pending ones
-        self._pushed = 0  # pages that all vCPUs had dirtied at the last harvest
+        self._unharvested = Unharvested(machine)
         self._harvested_at = 0.0
         self._measured = 0, time.monotonic()  # bytes sent, and when, as the bandwidth was measured
         self._bandwidth = 0.0
@@ -85,7 +86,9 @@ class Rounds:
 
     async def begin(self) -> None:
         """Make all pages that hold data pending. Dirty pages must be logged."""
-        self._pushed, self._harvested_at = self._pages(), time.monotonic()
+        await self._worker.run(self._machine.tracking.take)  # dirtied before: pending now anyway
+        self._harvested_at = time.monotonic()
+        self._unharvested.restart(0)
         await self._worker.run(self._sender.add_data)
         self._figures.dirty_sync_count = 1  # QEMU's events begin with the second pass
 
@@ -167,13 +170,13 @@ class Rounds:
     async def harvest(self) -> None:
         """Add the pages that the guest has dirtied to the pending ones."""
         before, since = self._sender.counters().pending, self._harvested_at
-        self._pushed = self._pages()
         for bitmap in await self._worker.run(self._machine.tracking.take):
             self._sender.add(bitmap)
         self._harvested_at = time.monotonic()
         # Pages that are sent meanwhile make it a little less than it was.
         dirtied = max(0, self._sender.counters().pending - before)
         self._added += dirtied * PAGE
+        self._unharvested.restart(dirtied)
         self._figures.dirty_pages_rate = round(dirtied / max(self._harvested_at - since, 0.001))
         record(EVENTS["migration_bitmap_sync_end"], dirtied)
 
@@ -219,7 +222,7 @@ class Rounds:
             time=time.monotonic() - self._started,
             pending=self._figures.remaining,
             cold=self._sender.counters().cold * PAGE,
-            unharvested=self._unharvested(),
+            unharvested=self._unharvested.bytes(),
             added=self._added,
             sent=self._figures.transferred,
             rounds=self._figures.dirty_sync_count,
@@ -232,17 +235,6 @@ class Rounds:
             switchover_bandwidth=parameters["avail-switchover-bandwidth"],
             overhead=OVERHEAD_S,
         )
-
-    def _unharvested(self) -> int:
-        """Return the bytes dirtied since the last harvest; at most all of RAM."""
-        if self._machine.accel.dirty_ring_size:
-            return min((self._pages() - self._pushed) * PAGE, self._machine.ram.size)
-        # Nothing tells without a ring: as many as before, and some if the guest runs.
-        pages = self._figures.dirty_pages_rate * (time.monotonic() - self._harvested_at)
-        return min(max(round(pages), 1) * PAGE, self._machine.ram.size)
-
-    def _pages(self) -> int:
-        return sum(self._machine.accel.engine.pages())
 
     def _count_round(self) -> None:
         """Count a new set of dirty pages, and tell clients."""

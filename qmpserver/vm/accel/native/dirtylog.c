@@ -144,20 +144,23 @@ static void unlock_rings(struct engine *engine)
 		pthread_mutex_unlock(&engine->vcpus[i]->ring_lock);
 }
 
-/* Atomic: several harvests and the host mark at the same time. A bit that is set already costs no write. */
-static void mark_page(uint64_t *bitmap, uint64_t page)
+/*
+ * Atomic: several harvests and the host mark at the same time. A bit that is set already costs no write. Returns
+ * whether it was not.
+ */
+static bool mark_page(uint64_t *bitmap, uint64_t page)
 {
 	uint64_t bit = 1ull << (page % 64);
 
-	if (!(load_relaxed(&bitmap[page / 64]) & bit))
-		__atomic_fetch_or(&bitmap[page / 64], bit, __ATOMIC_RELEASE);
+	return !(load_relaxed(&bitmap[page / 64]) & bit) &&
+	       !(__atomic_fetch_or(&bitmap[page / 64], bit, __ATOMIC_RELEASE) & bit);
 }
 
-static void mark_entry(const struct memory *memory, uint64_t *bitmap, uint32_t slot, uint64_t offset)
+static bool mark_entry(const struct memory *memory, uint64_t *bitmap, uint32_t slot, uint64_t offset)
 {
 	/* slot is address space << 16 | slot; x86 without SMM has one address space */
-	if (slot < memory->nslots && offset < memory->slots[slot].pages)
-		mark_page(bitmap, memory->slots[slot].ram_page + offset);
+	return slot < memory->nslots && offset < memory->slots[slot].pages &&
+	       mark_page(bitmap, memory->slots[slot].ram_page + offset);
 }
 
 void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages)
@@ -479,7 +482,7 @@ static uint64_t harvest(struct vcpu *vcpu)
 	struct dirty_log *log = &vcpu->engine->log;
 	struct ring *ring = &vcpu->ring;
 	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP_VCPU);
-	uint64_t from = ring->fetch, end, index;
+	uint64_t from = ring->fetch, marked = 0, end, index;
 
 	if (!ring->size || vcpu->astray || waits_for_reset(vcpu))
 		return 0;
@@ -488,11 +491,12 @@ static uint64_t harvest(struct vcpu *vcpu)
 		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
 
 		/* Atomic, for a ring that is being overrun. */
-		mark_entry(&vcpu->engine->memory, log->bitmaps[vcpu->side], load_relaxed(&entry->slot),
-			   load_relaxed(&entry->offset));
+		marked += mark_entry(&vcpu->engine->memory, log->bitmaps[vcpu->side], load_relaxed(&entry->slot),
+				     load_relaxed(&entry->offset));
 		store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
 		store_release(&ring->fetch, index + 1);
 	}
+	count_up(&vcpu->marked, marked);
 	/* Nobody stops a ring before its last entry is used but an overflow. */
 	if (end - from == ring->size || out_of_step(ring))
 		overflowed(vcpu);
@@ -654,6 +658,7 @@ static uint64_t *turn_over(struct engine *engine)
 
 		pthread_mutex_lock(&vcpu->ring_lock);
 		vcpu->side = log->side;
+		store_release(&vcpu->marked, 0);
 		pthread_mutex_unlock(&vcpu->ring_lock);
 	}
 	return left;

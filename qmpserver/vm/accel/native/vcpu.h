@@ -41,6 +41,7 @@ struct vcpu {
 	/* the dirty log's: dirtylog.c has the meaning */
 	pthread_mutex_t ring_lock;
 	uint32_t side;       /* of the bitmap, which its pages are marked on */
+	uint64_t marked;     /* bits that its harvests have set on that side */
 	uint32_t astray;     /* after an overflow: the place of the next push is not known */
 	uint64_t reset_due;  /* the number of the reset that its released entries wait for */
 	uint64_t reset_from; /* the entries from this index ... */
