@@ -8,7 +8,7 @@ Each cycle takes a fresh guest, which has filled --data of its memory and goes o
 full speed. The total is the time from the command until the guest runs at the destination, and the
 pause that in which it stood still, by its own counters. 'wrote' is the rate of its stores until it
 was stopped, 'bound' the rate at which it may make pages dirty if all of --data is sent once and the
-migration takes that total. A guest may write more than that: to pages that are not sent yet.
+migration takes that total. A guest may write more than that: to pages that are still to be sent.
 
 Ways: 'precopy' (no help), 'auto-converge', 'dirty-limit-N' with N MB/s, the promise of a total, and
 the policies of management layers, which change downtime-limit from outside: 'stepped-downtime'

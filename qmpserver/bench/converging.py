@@ -172,18 +172,18 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
         guest.set_rate(conditions.rate)
         before = tuple(here.rates(BEFORE_S, conditions.vcpus))
         migration = stack.enter_context(Migration(here.qmp, there.qmp))
-        kept = _keeps_promises(here)
+        itself = way.promises and _keeps_promises(here)
         parameters: dict[str, object] = {
             "max-bandwidth": round(conditions.bandwidth * MIB),
             "downtime-limit": round(conditions.pause * 1000),
             **way.parameters,
         }
-        if way.promises and kept:
+        if itself:
             parameters[TOTAL_TIME] = round(conditions.within * 1000)
         migration.prepare(way.capabilities, parameters)
-        possible = _forecast(here) if way.promises and kept else None
+        possible = _forecast(here) if itself else None
         steering = None
-        if way.policy is not None and not (way.promises and kept):
+        if way.policy is not None and not itself:
             steering = Steering(
                 migration.source,
                 way.policy(),
