@@ -15,6 +15,7 @@ from qmpserver.migration.policies.forecast import forecast
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.tools.errors import QmpctlError, RefusedError, sensible
 from qmpserver.tools.figures import MIB, Figures, limit_text
+from qmpserver.tools.looks import RING
 from qmpserver.tools.steering import TOTAL_TIME, Steering
 
 if TYPE_CHECKING:
@@ -123,6 +124,12 @@ class Promised:
         )
         sentence = _sentence(self.total_time, told.possible, told.shortest_total, told.kept)
         self.forecast = f"if all RAM is in use: {sentence}"
+        unslowed = RING * len(self._steering.rates)
+        if min(told.kept) < 1 and unslowed > self._steering.bandwidth * self.downtime_limit:
+            self.forecast += (
+                f"; a pause of {self.downtime_limit * 1e3:.0f} ms may be too short, "
+                f"vCPUs dirty {unslowed / MIB:.0f} MB before a limit slows them"
+            )
 
     def look(self, figures: Figures) -> Figures:
         """Return the figures with those of the policy; raise as `Steering.look`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.migration.status import OVER
@@ -27,7 +28,7 @@ class Side:
         stopped: When its guest was stopped last, in seconds of its clock.
         resumed: When its guest was resumed last, in seconds of its clock.
         late: The seconds that its migration is expected to take, once this server has told that it
-            breaks its promise.
+            breaks its promise; infinite if no end is in sight.
     """
 
     def __init__(self, role: str, client: Client) -> None:
@@ -48,7 +49,7 @@ class Side:
             if event["event"] == "MIGRATION":
                 self.ended |= event["data"]["status"] in OVER
             elif event["event"] == LATE:
-                self.late = int(event["data"]["expected"]) / 1e3
+                self.late = float(event["data"].get("expected", math.inf)) / 1e3
             elif event["event"] in ("STOP", "RESUME"):
                 stamp = event["timestamp"]
                 seconds = int(stamp["seconds"]) + int(stamp["microseconds"]) / 1e6

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HELD_BACK_MS = 1  # with 0, QEMU 7.2 would stop the guest without a look at its dirty pages
 RESERVE_S = 0.75  # QEMU's limiter acts once a second, and a rest that does not fit costs a round
-RESERVE = 0.1  # of the promised total, if that is less
+RESERVE = 0.15  # of the promised total, if that is less
 MEASURE_S = 1
 PATIENCE_S = 5.0
 POLL_S = 0.05

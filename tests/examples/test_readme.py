@@ -75,3 +75,27 @@ def test_command(
             process.wait(PATIENCE)
     else:
         run(*words)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("qemu", "kvm")
+def test_a_promised_migration_of_qemu(tmp_path: Path, until: Until) -> None:
+    """The lines of the README, one after the other."""
+    (block,) = re.findall(r"^```sh\n(qmpctl guest .*?)```$", README, re.MULTILINE | re.DOTALL)
+    lines = [line.replace("/tmp/", f"{tmp_path}/") for line in block.splitlines()]
+    machines = []
+    try:
+        for line in lines[:-1]:
+            words = shlex.split(line.removesuffix(" &"))
+            if line.endswith(" &"):
+                machines.append(subprocess.Popen(words, env=ENVIRONMENT))
+            else:
+                run(*words)
+        until(lambda: all(listens(tmp_path / name) for name in ("a.sock", "b.sock")))
+        ran = run(*shlex.split(lines[-1]))
+    finally:
+        for machine in machines:
+            machine.terminate()
+            machine.wait(PATIENCE)
+    assert ran.stdout.startswith("forecast: ")
+    assert "the destination's guest is 'running'" in ran.stdout

@@ -55,7 +55,7 @@ def test_dirty_bytes_are_estimated_between_synchronizations() -> None:
 def test_a_limited_vcpu_runs_free_until_its_ring_is_full() -> None:
     made = looks()
     made.take(START, [20.0 * MB], [20], [400.0 * MB])
-    synced = later(START, 0.02, 0, rounds=2)
+    synced = later(START, 0.02, remaining=START.remaining + round(20.2 * MB), rounds=2)
     for figures, dirty in (
         (synced, 4),  # half of the time at 400 MB/s
         (later(synced, 0.02), 12),

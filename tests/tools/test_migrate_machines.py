@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,9 +64,12 @@ def pair(start: Start) -> Pair:
     return start("source"), start("destination", "-incoming", "defer")
 
 
+def answer(qmpctl: Run, server: str, command: str) -> Any:
+    return json.loads(qmpctl("--qmp", server, "exec", "--json", command).stdout)
+
+
 def status(qmpctl: Run, server: str) -> str:
-    ran = qmpctl("--qmp", server, "exec", "--json", "query-status")
-    return str(json.loads(ran.stdout)["status"])
+    return str(answer(qmpctl, server, "query-status")["status"])
 
 
 @pytest.mark.slow
@@ -77,6 +82,44 @@ def test_a_running_guest(qmpctl: Run, pair: Pair) -> None:
     assert ", pause none" not in times
     assert times.endswith("; the destination's guest is 'running'")
     assert [status(qmpctl, server) for server in pair] == ["postmigrate", "running"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kvm")
+def test_a_promise(qmpctl: Run, pair: Pair) -> None:
+    """A source of this project keeps it by itself; QEMU is steered, and needs a ring for that."""
+    words = ["--bandwidth", "50", "--within", "6s", "--pause", "400ms"]
+    ran = qmpctl("migrate", *pair, *words)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    forecast, *_, end, times = ran.stdout.splitlines()
+    assert forecast.endswith("6 s can be kept, no vCPU is slowed")
+    assert float(re.findall(r"completed in ([0-9.]+) s", end)[0]) < 6
+    assert float(re.findall(r"pause ([0-9.]+) ms", times)[0]) < 400
+    assert answer(qmpctl, pair[0], "query-vcpu-dirty-limit") == []
+    parameters = answer(qmpctl, pair[0], "query-migrate-parameters")
+    assert parameters["downtime-limit"] == 400
+    assert parameters.get("__org.qmpserver_total-time", 0) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kvm")
+def test_a_promise_that_is_impossible(qmpctl: Run, pair: Pair) -> None:
+    """It is told beforehand, and once under way; then Ctrl-C leaves the source as it was."""
+    argv = [str(BIN / "qmpctl"), "migrate", *pair, "--bandwidth", "1", "--within", "200ms"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"cannot be kept any more: " not in (line := process.stdout.readline()):
+            assert line
+            if b"forecast" in line:
+                assert b"0.2 s cannot be kept, " in line
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (130, b"")
+    assert b"cannot be kept any more" not in shown
+    assert answer(qmpctl, pair[0], "query-vcpu-dirty-limit") == []
+    parameters = answer(qmpctl, pair[0], "query-migrate-parameters")
+    assert parameters["downtime-limit"] == 300
+    assert parameters.get("__org.qmpserver_total-time", 0) == 0
 
 
 @pytest.mark.slow

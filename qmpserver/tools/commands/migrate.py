@@ -173,10 +173,10 @@ def _with_promise(
         figures = promise.look(figures)
         if promise.late is not None and not told and not quiet:
             told = True
-            _say(
-                f"{promise.total_time:g} s cannot be kept any more: "
-                f"{promise.late:.1f} s are expected"
-            )
+            expected = f"{promise.late:.1f} s are expected"
+            if math.isinf(promise.late):
+                expected = "no end is in sight"
+            _say(f"{promise.total_time:g} s cannot be kept any more: {expected}")
         show(figures)
 
     if promise.forecast and not quiet:

@@ -1231,7 +1231,7 @@ class MIGRATIONLATEData(TypedDict):
     """The data of event `__org.qmpserver_MIGRATION_LATE`."""
 
     promised: int
-    expected: int
+    expected: NotRequired[int]
 
 
 class QueryStatusHandler(Protocol):

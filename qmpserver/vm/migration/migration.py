@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -220,10 +221,12 @@ class Migration:
         if self.capabilities["events"]:
             self._machine.emit("MIGRATION_PASS", {"pass": number})
 
-    def _emit_late(self, expected: int) -> None:
+    def _emit_late(self, expected: float) -> None:
         promised = self.parameters[TOTAL_TIME]
-        log.warning("migration: %d ms were promised, %d are expected", promised, expected)
-        data = {"promised": promised, "expected": expected}
+        log.warning("migration: %d ms were promised, %.0f are expected", promised, expected * 1000)
+        data = {"promised": promised}
+        if expected < math.inf:
+            data["expected"] = round(expected * 1000)
         self._machine.emit("__org.qmpserver_MIGRATION_LATE", data)
 
     async def forecast(self, bandwidth: int | None = None) -> Forecast:

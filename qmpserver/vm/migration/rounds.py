@@ -43,7 +43,8 @@ class Rounds:
         parameters: Read all the time.
         figures: Updated as it goes.
         emit_pass: Called with the number of each round.
-        emit_late: Called with the expected total in ms when the promise cannot be kept any more.
+        emit_late: Called with the expected seconds when the promise cannot be kept any more;
+            infinite if no end is in sight.
         started: The time when the migration began, on `time.monotonic`.
 
     Attributes:
@@ -59,7 +60,7 @@ class Rounds:
         parameters: Parameters,
         figures: Figures,
         emit_pass: Callable[[int], None],
-        emit_late: Callable[[int], None],
+        emit_late: Callable[[float], None],
         started: float,
     ) -> None:
         self._machine = machine
@@ -102,7 +103,7 @@ class Rounds:
             if decision.switch_over:
                 return
             if decision.newly_broken:
-                self._emit_late(round(decision.expected_total * 1000))
+                self._emit_late(decision.expected_total)
             self._limit(decision.limits)
             self._throttle(decision.throttle)
             if decision.harvest:

@@ -48,7 +48,8 @@ class Source:
         worker: Calls that block run there.
         enter: Called with each new status.
         emit_pass: Called with the number of each round.
-        emit_late: Called with the expected total in ms when the promise cannot be kept any more.
+        emit_late: Called with the expected seconds when the promise cannot be kept any more;
+            infinite if no end is in sight.
 
     Attributes:
         committed: The destination was told to run the guest: it must not run here again.
@@ -63,7 +64,7 @@ class Source:
         worker: Worker,
         enter: Callable[[Status], None],
         emit_pass: Callable[[int], None],
-        emit_late: Callable[[int], None],
+        emit_late: Callable[[float], None],
     ) -> None:
         self.committed = False
         self._machine = machine
