@@ -8,7 +8,7 @@ Each cycle takes a fresh guest, which has filled --data of its memory and goes o
 full speed. The total is the time from the command until the guest runs at the destination, and the
 pause that in which it stood still, by its own counters. 'wrote' is the rate of its stores until it
 was stopped, 'bound' the rate at which it may make pages dirty if all of --data is sent once and the
-migration takes that total. A guest may write more than that: to pages that are not sent yet.
+migration takes that total. A guest may write more than that: to pages that are still to be sent.
 
 Ways: 'precopy' (no help), 'auto-converge', 'dirty-limit-N' with N MB/s, the promise of a total, and
 the policies of management layers, which change downtime-limit from outside: 'stepped-downtime'
@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from qmpserver.bench.converging import PAGES_PER_MB, Change, Conditions, Run, converge
+from qmpserver.bench.converging import PAGES_PER_MB, Change, Conditions, MissingError, Run, converge
 from qmpserver.bench.guest_image import size
 from qmpserver.bench.report import Result, Series, add_output, give, markdown, progress
 from qmpserver.bench.servers import add_launched, launched, ours, qemu
 from qmpserver.bench.ways import WAYS
-from qmpserver.tools.errors import UsageError
+from qmpserver.tools.errors import QmpctlError, UsageError
 from qmpserver.tools.figures import MIB
 from qmpserver.tools.numbers import at_least, duration
 from qmpserver.vm.machine.guest import PATTERNS
@@ -137,20 +137,26 @@ def run(args: argparse.Namespace) -> int:
     conditions = _conditions(args)
     candidates = launched(args, [qemu(args), ours(args)])
     ways = list(dict.fromkeys(args.way or WAYS))
-    rows = [Row(server.name, way) for server in candidates for way in ways]
-    with progress("converge", len(rows) * args.cycles) as done:
+    plan = [(server, Row(server.name, way)) for server in candidates for way in ways]
+    missing: dict[str, None] = {}  # texts, each once
+    with progress("converge", len(plan) * args.cycles) as done:
         for cycle in range(args.cycles):
-            count = 0
-            for server in candidates:
-                for way in ways:
-                    rows[count].runs.append(converge(server, WAYS[way], conditions))
-                    count += 1
-                    done(cycle * len(rows) + count)
+            for number, (server, row) in enumerate(list(plan), cycle * len(plan) + 1):
+                try:
+                    row.runs.append(converge(server, WAYS[row.way], conditions))
+                except MissingError as error:
+                    plan.remove((server, row))
+                    missing[f"not measured: {error}"] = None
+                done(number)
+    if not plan:
+        raise QmpctlError("; ".join(missing))
+    rows = [row for _, row in plan]
     title = (
         f"{conditions.data / MIB:.0f} MB at {conditions.bandwidth:.0f} MB/s, "
         f"within {conditions.within:g} s, pause {conditions.pause * 1e3:g} ms"
     )
-    everything = Result("converge", title, "", [s for row in rows for s in _series(row)])
+    samples = [s for row in rows for s in _series(row)]
+    everything = Result("converge", title, "", samples, notes=[*missing])
     courses = [s for row in rows for s in _courses(row, row.runs[0])]
     courses.sort(key=lambda series: COURSES.index(series.what))
     picture = Result("converge", title, "", courses, log=(RATE,))

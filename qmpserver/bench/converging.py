@@ -39,6 +39,10 @@ LATE = "__org.qmpserver_MIGRATION_LATE"
 FORECAST = "__org.qmpserver_query-migration-forecast"
 
 
+class MissingError(VmError):
+    """The server does not have a capability that the way needs; the text says which."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change under way: `what` is "bandwidth" or "rate", `value` in MB/s, `at` in seconds."""
@@ -147,6 +151,7 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
     """Migrate a fresh guest to another process of the server.
 
     Raises:
+        MissingError: The server is too old for this way.
         VmError: A machine does not start, the guest does not run, or the migration fails.
         QmpctlError: A server refuses.
         ServerError: A server has gone, or makes no sense.
@@ -167,23 +172,24 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
             )
             for waits in ("", " -incoming defer")
         )
+        _check_capabilities(here, way)
         guest = _Guest(here, conditions, pages)
         guest.fill()
         guest.set_rate(conditions.rate)
         before = tuple(here.rates(BEFORE_S, conditions.vcpus))
         migration = stack.enter_context(Migration(here.qmp, there.qmp))
-        kept = _keeps_promises(here)
+        itself = way.promises and _keeps_promises(here)
         parameters: dict[str, object] = {
             "max-bandwidth": round(conditions.bandwidth * MIB),
             "downtime-limit": round(conditions.pause * 1000),
             **way.parameters,
         }
-        if way.promises and kept:
+        if itself:
             parameters[TOTAL_TIME] = round(conditions.within * 1000)
         migration.prepare(way.capabilities, parameters)
-        possible = _forecast(here) if way.promises and kept else None
+        possible = _forecast(here) if itself else None
         steering = None
-        if way.policy is not None and not (way.promises and kept):
+        if way.policy is not None and not itself:
             steering = Steering(
                 migration.source,
                 way.policy(),
@@ -358,6 +364,14 @@ class _Watch:
             self._followed(event)
         if event["event"] == LATE and self.told is None:
             self.told = time.monotonic() - self.started
+
+
+def _check_capabilities(vm: Vm, way: Way) -> None:
+    with sensible(vm.name, "query-migrate-capabilities"):
+        known = {one["capability"] for one in vm.qmp.execute("query-migrate-capabilities")}
+    for name in way.capabilities:
+        if name not in known:
+            raise MissingError(f"{vm.name} does not have the capability {name}")
 
 
 def _keeps_promises(vm: Vm) -> bool:

@@ -3,10 +3,12 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from qmpserver.bench import converge as module
 from qmpserver.bench.converge import (
     LIMIT,
     PAUSE,
@@ -18,10 +20,22 @@ from qmpserver.bench.converge import (
     _courses,
     table,
 )
-from qmpserver.bench.converging import Change, Conditions, Moment, Run
-from qmpserver.bench.ways import WAYS
+from qmpserver.bench.converging import (
+    Change,
+    Conditions,
+    MissingError,
+    Moment,
+    Run,
+    _check_capabilities,
+)
+from qmpserver.bench.servers import Candidate
+from qmpserver.bench.ways import WAYS, Way
+from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.figures import MIB
 from tests.tools.conftest import Run as Qmpctl
+
+if TYPE_CHECKING:
+    from qmpserver.bench.vm import Vm
 
 CONDITIONS = Conditions(bandwidth=100, within=5.0, data=500 * MIB, pause=0.3)
 SMALL = ["--ram", "64M", "--data", "16M", "--bandwidth", "16"]
@@ -185,9 +199,52 @@ def test_a_policy_from_outside(qmpctl: Qmpctl, accel: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_qemu(qmpctl: Qmpctl, kvm: None, qemu: None, tmp_path: Path) -> None:
+def test_qemu(qmpctl: Qmpctl, kvm: None, newer_qemu: None) -> None:
     words = ["--way", "dirty-limit-20", "--way", "auto-converge", "--give-up", "2s"]
     ran = qmpctl("bench", "converge", *SMALL, "--server", "qemu-system-x86_64", *words)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "| dirty-limit-20 | " in ran.stdout
     assert "| auto-converge " in ran.stdout
+
+
+def test_a_server_that_is_too_old(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other rows are measured, in each cycle."""
+    asked: list[str] = []
+
+    def measure(server: Candidate, way: Way, _conditions: Conditions) -> Run:
+        asked.append(server.name)
+        if server.name == "old" and way.capabilities:
+            raise MissingError("old does not have the capability dirty-limit")
+        return never()
+
+    monkeypatch.setattr(module, "converge", measure)
+    parser = argparse.ArgumentParser()
+    module.configure(parser)
+    words = ["--way", "precopy", "--way", "dirty-limit-20", "--cycles", "2"]
+    words += ["--way", "dirty-limit-50", "--server", "new", "--server", "old"]
+    assert module.run(parser.parse_args(words)) == 0
+    assert asked == ["new"] * 3 + ["old"] * 3 + ["new"] * 3 + ["old"]
+    text, note = capsys.readouterr().out.split("\n\n")
+    assert [row[:2] for row in cells(text)[1:]] == [
+        ["new", "precopy"],
+        ["new", "dirty-limit-20"],
+        ["new", "dirty-limit-50"],
+        ["old", "precopy"],
+    ]
+    assert note == "not measured: old does not have the capability dirty-limit\n"
+    with pytest.raises(QmpctlError, match="not measured: old does not"):
+        module.run(parser.parse_args(["--way", "dirty-limit-20", "--server", "old"]))
+
+
+def test_a_capability_that_is_missing() -> None:
+    vm = cast(
+        "Vm",
+        SimpleNamespace(
+            name="it", qmp=SimpleNamespace(execute=lambda _: [{"capability": "auto-converge"}])
+        ),
+    )
+    _check_capabilities(vm, WAYS["auto-converge"])
+    with pytest.raises(MissingError, match=r"^it does not have the capability dirty-limit$"):
+        _check_capabilities(vm, WAYS["dirty-limit-20"])

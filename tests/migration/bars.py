@@ -305,8 +305,8 @@ def rows() -> list[Row]:
         ),
         Row(
             "link-halved-late",
-            f"the same at 1.75 s of 3.5, too late: told within {TOLD_S * 1e3:.0f} ms",
-            _ours(replace(usual, within=3.5, changes=(Change("bandwidth", 64, 1.75),))),
+            f"the same at 1.5 s of 3, too late: told within {TOLD_S * 1e3:.0f} ms",
+            _ours(replace(usual, within=3.0, changes=(Change("bandwidth", 64, 1.5),))),
             judge_broken,
         ),
         Row(
