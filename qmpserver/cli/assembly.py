@@ -20,6 +20,7 @@ from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import VERSION_INFO
+from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.vm.machine.options import NO_UUID
@@ -27,7 +28,6 @@ from qmpserver.vm.machine.options import NO_UUID
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
     from qmpserver.vm.accel import Accelerator, Guest
-    from qmpserver.vm.commands.human import HumanMonitor
     from qmpserver.vm.trace.tracer import Writer
 
 _DEFAULT_RING_SIZE = 4096
@@ -143,6 +143,4 @@ def _trace_writer(settings: Settings) -> Writer:
 
 
 def _human_monitor(registry: Registry) -> HumanMonitor:
-    from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # only with -monitor or -mon
-
     return HumanMonitor(registry, COMMANDS, terminal=True)

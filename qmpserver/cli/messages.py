@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,11 @@ class _Report:
     def __call__(self, message: str) -> None:
         parts = ["qmpserver:", message]
         if self.timestamps:
-            from datetime import UTC, datetime
-
             if self.guest is not None:
                 parts.insert(0, self.guest)
-            parts.insert(0, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+            seconds, rest = divmod(time.time_ns() // 1000, 1_000_000)
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+            parts.insert(0, f"{stamp}.{rest:06d}Z")
         show(" ".join(parts))
         _log.info(message)  # dropped without -D
 

@@ -71,6 +71,8 @@ async def _run_machine(
             f"the native engine was not built ({error}): with a C compiler and Python's headers, "
             "`pip install` builds it; -fake does not need it"
         ) from None
+    if settings.http is not None:
+        import qmpserver.web.serve  # noqa: F401 -- clients may have all descriptors later
     machine, server = await assemble(settings, stack)
     _shut_down_on_signal(signalled, machine)
     await _open_monitors(settings, server, machine.finished)

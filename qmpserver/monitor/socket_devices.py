@@ -76,8 +76,12 @@ class SocketDevice(Device):
         self._connected.set()
         if self.attached:
             self._hand_out(channel)
-        else:
+            return
+        try:
             channel.watch()
+        except OSError as error:  # most likely out of descriptors
+            _log.warning("%s: cannot watch a client, disconnected: %s", self.id, error.strerror)
+            channel.close()
 
     def _left(self, channel: Channel) -> None:
         self._channels.discard(channel)

@@ -304,13 +304,14 @@ def _resolve(address: InetAddress, passive: bool) -> list[_AddressInfo]:
         family = socket.AF_INET
     try:
         return socket.getaddrinfo(  # type: ignore[return-value]
-            address.host or None,
+            # Encoded here: the codec for other names is a module that is imported when it is used.
+            (address.host.encode("ascii") if address.host.isascii() else address.host) or None,
             address.port,
             family,
             socket.SOCK_STREAM,
             flags=socket.AI_PASSIVE if passive else socket.AI_CANONNAME | socket.AI_ADDRCONFIG,
         )
-    except (socket.gaierror, UnicodeError) as error:  # the latter from IDNA, for "a..b"
+    except (socket.gaierror, UnicodeError, LookupError) as error:  # the others from IDNA
         reason = error.strerror if isinstance(error, OSError) else "Name or service not known"
         raise DeviceError(
             f"address resolution failed for {address.host}:{address.port}: {reason}"

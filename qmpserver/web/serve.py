@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -14,6 +14,7 @@ from qmpserver.monitor import UnixAddress, sockets
 from qmpserver.monitor.opening import listen_on
 from qmpserver.web.address import is_loopback
 from qmpserver.web.app import make_app
+from qmpserver.web.frames import MaskedFrames
 from qmpserver.web.qmp import GRACE
 from qmpserver.web.security import Guard, Names
 
@@ -42,6 +43,23 @@ class _ServerErrors(logging.Filter):
 
 
 _log.addFilter(_ServerErrors())
+
+_CONNECTION: dict[str, Any] = {
+    "access_log": None,
+    "logger": _log,
+    "keepalive_timeout": IDLE_TIMEOUT,
+    "lingering_time": GRACE,
+    "auto_decompress": False,
+}
+
+
+class _Connection(web.RequestHandler):
+    """A connection whose WebSocket takes masked frames only."""
+
+    __slots__ = ()
+
+    def set_parser(self, parser: Any, *args: Any, **kwargs: Any) -> None:
+        super().set_parser(MaskedFrames(parser), *args, **kwargs)  # type: ignore[arg-type]
 
 
 class Site:
@@ -77,8 +95,9 @@ class Site:
         server = self._runner.server
         if server is None or self.connections >= MAX_CONNECTIONS:
             return _Refused()
-        connection = server()
-        timer = asyncio.get_running_loop().call_later(LOGIN_TIMEOUT, self._time_out, connection)
+        loop = asyncio.get_running_loop()
+        connection = _Connection(server, loop=loop, **_CONNECTION)
+        timer = loop.call_later(LOGIN_TIMEOUT, self._time_out, connection)
         self._unauthenticated[connection] = timer
         return connection
 
@@ -120,15 +139,7 @@ async def serve(server: Server, machine: Machine, options: HttpOptions) -> Site:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)  # connections inherit it
     url, names = _names(options, sock)
     guard = Guard(options.token, names)
-    runner = web.AppRunner(
-        make_app(server, machine, guard),
-        access_log=None,
-        logger=_log,
-        shutdown_timeout=GRACE,
-        keepalive_timeout=IDLE_TIMEOUT,
-        lingering_time=GRACE,
-        auto_decompress=False,
-    )
+    runner = web.AppRunner(make_app(server, machine, guard), shutdown_timeout=GRACE)
     site = Site(url, guard, runner, sock)
     try:
         await site.start(options)

@@ -37,11 +37,12 @@ def descriptors() -> set[str]:
 
 
 @contextlib.contextmanager
-def no_more_descriptors() -> Iterator[None]:
+def no_more_descriptors(spare: int = 0) -> Iterator[None]:
+    """Leave this process no free descriptor, or a few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
     try:
         yield
     finally:
@@ -76,6 +77,29 @@ async def test_out_of_descriptors(
         async with asyncio.timeout(PATIENCE):
             assert b"QMP" in await loop.sock_recv(knocking, 4096)
     assert await first.execute(b'{"execute": "echo"}') == {"return": {}}
+
+
+async def test_a_descriptor_for_a_client_but_none_to_watch_it(
+    server: Server, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is disconnected, and its place is free for the next one."""
+    device = await server.add_chardev(f"socket,id=c,path={path},server=on,wait=off")
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        with no_more_descriptors(spare=1):
+            client.connect(path)
+            async with asyncio.timeout(PATIENCE):
+                assert await loop.sock_recv(client, 1) == b""
+    assert caplog.messages == ["c: cannot watch a client, disconnected: Too many open files"]
+    assert device.filename.startswith("disconnected:")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        client.connect(path)
+        await until(lambda: not device.filename.startswith("disconnected:"))
+        server.add_monitor("c,mode=control")
+        async with asyncio.timeout(PATIENCE):
+            assert b"QMP" in await loop.sock_recv(client, 4096)
 
 
 @pytest.mark.parametrize(

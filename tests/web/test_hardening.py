@@ -300,6 +300,60 @@ async def test_a_frame_that_is_too_long(site: Web, http: aiohttp.ClientSession) 
     await answers(site, http)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/" + "a" * 5000,
+        "/static/" + "a" * 300,
+        "/static/" + "a" * 5000,
+        "/static/" + "a/" * 2500,
+        "/static/%00",
+        "/static/%ff%ed%a0%80",
+        "/static/",
+        "/static/js",
+        "/static/js/",
+        "/static/index.html/",
+        "/static/%2e%2e/app.py",
+        "/static//etc/passwd",
+        "/static/vendor/LICENSE",
+    ],
+)
+async def test_a_path_that_names_nothing(site: Web, raw: Any, path: str) -> None:
+    host = f"Host: 127.0.0.1:{site.port}\r\nAuthorization: {site.bearer['Authorization']}\r\n"
+    for method in ("GET", "HEAD"):
+        connection = await raw(f"{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n")
+        assert (await connection.ends()).startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize("path", ["/qmp", "/live"])
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_frame_that_is_not_masked(
+    site: Web, raw: Any, http: aiohttp.ClientSession, path: str, early: bool
+) -> None:
+    """It is not executed, and the connection ends with the code of a protocol error."""
+    executed: list[bool] = []
+    site.server.registry.command("query-name", replace=True)(lambda: executed.append(True))
+    text = b'{"execute": "qmp_capabilities"}{"execute": "query-name"}'
+    frame = bytes([0x81, len(text)]) + text
+    connection = await raw(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
+        f"Authorization: {site.bearer['Authorization']}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        + (frame if early else b"")
+    )
+    async with asyncio.timeout(PATIENCE):
+        said = await connection.reader.readuntil(b"\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 101 ")
+    if not early:
+        connection.writer.write(frame)
+    said = await connection.ends()
+    code, reason = aiohttp.WSCloseCode.PROTOCOL_ERROR, b"\x88\x02"
+    assert said.endswith(reason + code.to_bytes(2, "big"))
+    assert not executed
+    await comes_true(lambda: not site.site.connections)
+
+
 async def test_the_end_while_requests_are_under_way(
     server: Server, machine: Machine, http: aiohttp.ClientSession
 ) -> None:

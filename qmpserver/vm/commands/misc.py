@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qmpserver.keyval import Kind
 from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
+from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +50,6 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
-        from qmpserver.vm.commands.human import COMMANDS, HumanMonitor  # loaded on first use
-
         monitor = HumanMonitor(registry, COMMANDS)
         if cpu_index is not None and not await monitor.select_cpu(cpu_index):
             raise CommandError("Parameter 'cpu-index' expects a CPU number")

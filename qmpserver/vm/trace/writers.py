@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -69,8 +70,6 @@ class ChromeWriter:
         self._file.flush()
 
     def _put(self, **members: object) -> None:
-        import json  # imported only when it is needed: it delays the start
-
         self._file.write(self._separator + json.dumps({"pid": os.getpid(), **members}))
         self._separator = ",\n"
 
