@@ -20,15 +20,18 @@ OVERDUE = 0.9  # of that rest: the aim when the time is up
 SETTLE = 0.1  # s: the shortest time in which the law corrects an error
 BURST = 0.03  # s: a limited vCPU runs in bursts of so much of its limit
 OBSERVE = 0.15  # s at the start without limits: little is sent yet, so dirty pages cost little
+FIRST = 0.1  # s until the first harvest: hot pages that are sent before are sent in vain
 GROWTH = 0.05  # s over which the growth of the dirty set is measured
+AGAIN = 0.1  # s between harvests at least, unless nothing is pending
 HARVEST = 0.2  # s between harvests while cold pages are left
 HARVEST_HOT = 0.5  # s between harvests later: each makes a working set count again
 CHANGE = 0.04  # smaller changes of the level are left out
 HOLD = 0.15  # s between two changes of the level, except for a fall below `AT_LIMIT` of it
 AT_LIMIT = 0.7  # of its limit: a vCPU that is as fast would be faster without it
 RELEASE = 1.0  # s below that, and the vCPU needs no limit
+AMPLE = 2.0  # times a vCPU's highest rate without a limit: such a limit is none
 BROKEN = 1.02  # of the promised total
-EARLY = 0.01  # of it: a limited guest does not end sooner, it gets a higher limit
+EARLY = 0.1, 0.01  # of it: when a limited guest gets a higher limit instead of an end
 
 
 class Promise:
@@ -39,11 +42,13 @@ class Promise:
         self._data = 0  # the most that was pending
         self._asked: Look | None = None  # the look that asked for a harvest
         self._harvested_at = 0.0
+        self._harvests = 0
         self._novelty = 1.0  # share of harvested pages that were not pending
         self._sent_cold = False
         self._measured = (0.0, 0)  # time and size of the dirty set, when its growth was measured
         self._working_set = math.inf  # the dirty set when all of `pending` will have been sent
         self._busy_at: dict[int, float] = {}  # when each vCPU last was as fast as it may be
+        self._free_rates: dict[int, float] = {}  # the highest rate of each without a limit
         self._is_tight: bool | None = None  # there is no time to observe the guest
         self._level = math.inf  # MB/s
         self._changed_at = -math.inf
@@ -64,8 +69,10 @@ class Promise:
         fits = look.remaining <= rest
         left = look.total_time - PAUSE * look.downtime_limit - look.time
         end = look.time + look.pause(look.remaining)
-        is_early = any(look.limits) and end < (1 - EARLY) * look.total_time
-        harvest = not fits and self._is_harvest_due(look, sends_cold)
+        earliest, latest = (look.total_time * (1 - share) for share in EARLY)
+        shrinks = look.pending > 1.05 * self._working_set  # by what is no part of it
+        is_early = end < latest and (shrinks or (any(look.limits) and end > earliest))
+        harvest = not fits and self._is_harvest_due(look, rest, sends_cold)
         self._asked = look if harvest else None
         if not harvest:  # the look after it knows more
             self._level = self._law(look, left, remaining, rest, novelty, demands)
@@ -84,7 +91,10 @@ class Promise:
         if newly_broken:
             self._told = look.total_time
         return Decision(
-            limits=tuple(max(1, round(level)) if rate > level * MB else 0 for rate in demands),
+            limits=tuple(
+                max(1, round(level)) if rate > level * MB and not self._is_ample(index) else 0
+                for index, rate in enumerate(demands)
+            ),
             harvest=harvest,
             switch_over=fits and not is_early,
             expected_total=max(soonest, min(unlimited, look.total_time)),
@@ -100,6 +110,7 @@ class Promise:
             novel = look.added - self._asked.added
             self._novelty = min(1.0, novel / self._asked.unharvested)
             self._harvested_at = look.time
+            self._harvests += 1
             self._measured = (look.time, look.unharvested)
         since, size = self._measured
         if look.time - since >= GROWTH and not any(look.limits):
@@ -110,19 +121,28 @@ class Promise:
                 self._working_set = dirty
             self._measured = (look.time, look.unharvested)
 
-    def _is_harvest_due(self, look: Look, sends_cold: bool) -> bool:
+    def _is_harvest_due(self, look: Look, rest: float, sends_cold: bool) -> bool:
         is_dry = look.pending <= look.bandwidth * 0.02
         is_first_of_hot = self._sent_cold and not sends_cold
         self._sent_cold = sends_cold
-        longest = HARVEST if sends_cold else HARVEST_HOT
+        age = look.time - self._harvested_at
         # Early harvests merge dirty pages into what is pending anyway.
-        is_old = look.time - self._harvested_at >= min(longest, max(2 * GROWTH, look.time / 3))
-        return look.unharvested > 0 and (is_dry or is_first_of_hot or is_old)
+        longest = HARVEST if sends_cold else HARVEST_HOT
+        is_old = age >= (min(longest, max(AGAIN, look.time / 3)) if self._harvests else FIRST)
+        # So may a late one, and what is pending and what is dirty fit together.
+        may_fit = max(look.pending, look.unharvested) <= rest and age >= AGAIN
+        return look.unharvested > 0 and (is_dry or is_first_of_hot or is_old or may_fit)
+
+    def _is_ample(self, index: int) -> bool:
+        """Whether the level is far above anything that a vCPU has done without a limit."""
+        return self._level * MB > AMPLE * (self._free_rates.get(index) or math.inf)
 
     def _demands(self, look: Look) -> list[float]:
         """Return how fast each vCPU would dirty memory without a limit; infinite: unknown."""
         demands = []
         for index, (rate, limit) in enumerate(zip(look.rates, look.limits, strict=True)):
+            if not limit:
+                self._free_rates[index] = max(rate, self._free_rates.get(index, 0.0))
             if not limit or rate >= AT_LIMIT * limit * MB:
                 self._busy_at[index] = look.time
             slowed = limit and look.time - self._busy_at[index] < RELEASE
@@ -149,7 +169,9 @@ class Promise:
         level = water_level(demands, novel / max(novelty, 0.02)) / MB
         if self._is_tight is None:
             self._is_tight = novel * left < 1.5 * look.bandwidth * OBSERVE
-        if look.time < OBSERVE and not self._is_tight:
+        # The first harvest may find dirty just the pages that were sent first: a second one tells.
+        is_new = look.time < OBSERVE or (novelty < 1.0 and self._harvests < 2)
+        if is_new and not self._is_tight:
             return math.inf
         if self._working_set <= rest and math.inf not in demands:
             level = math.inf

@@ -291,12 +291,13 @@ class Engine:
         lib.engine_pages(self._ptr, self._pages)
         return list(ffi.unpack(self._pages, self.vcpus))
 
-    def marked(self) -> int:
-        """Return the number of pages that were found dirty since the last `take_bitmap`.
+    def dirty_pages(self) -> int:
+        """Return how many pages `take_bitmap` would find now, about; 0 without rings.
 
-        Each counts once. Pages that wait in rings are not found yet.
+        A page counts once, however often it was stored to; one that two vCPUs stored to may count
+        twice. Blocks for microseconds.
         """
-        return sum(int(self._ptr.vcpus[i].marked) for i in range(self.vcpus))
+        return int(lib.engine_dirty_pages(self._ptr))
 
     def thread_ids(self) -> list[int]:
         """Return the kernel's thread id of each vCPU."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME
 from qmpserver.migration.policies.policy import Look
-from qmpserver.vm.migration.unharvested import Unharvested
 from qmpserver.vm.migration.wire import StreamError
 from qmpserver.vm.trace.events import EVENTS, record
 
@@ -75,7 +74,6 @@ class Rounds:
         self._started = started
         self._moved = asyncio.Event()  # the sender has come to the end of a pass, or failed
         self._added = 0  # bytes that harvests have added to the pending ones
-        self._unharvested = Unharvested(machine)
         self._harvested_at = 0.0
         self._measured = 0, time.monotonic()  # bytes sent, and when, as the bandwidth was measured
         self._bandwidth = 0.0
@@ -89,7 +87,6 @@ class Rounds:
         """Make all pages that hold data pending. Dirty pages must be logged."""
         await self._worker.run(self._machine.tracking.take)  # dirtied before: pending now anyway
         self._harvested_at = time.monotonic()
-        self._unharvested.restart(0)
         await self._worker.run(self._sender.add_data)
         self._figures.dirty_sync_count = 1  # QEMU's events begin with the second pass
 
@@ -177,7 +174,6 @@ class Rounds:
         # Pages that are sent meanwhile make it a little less than it was.
         dirtied = max(0, self._sender.counters().pending - before)
         self._added += dirtied * PAGE
-        self._unharvested.restart(dirtied)
         self._figures.dirty_pages_rate = round(dirtied / max(self._harvested_at - since, 0.001))
         record(EVENTS["migration_bitmap_sync_end"], dirtied)
 
@@ -223,7 +219,7 @@ class Rounds:
             time=time.monotonic() - self._started,
             pending=self._figures.remaining,
             cold=self._sender.counters().cold * PAGE,
-            unharvested=self._unharvested.bytes(),
+            unharvested=self._unharvested(),
             added=self._added,
             sent=self._figures.transferred,
             rounds=self._figures.dirty_sync_count,
@@ -236,6 +232,15 @@ class Rounds:
             switchover_bandwidth=parameters["avail-switchover-bandwidth"],
             overhead=OVERHEAD_S,
         )
+
+    def _unharvested(self) -> int:
+        """Return the bytes dirtied since the last harvest; at most all of RAM."""
+        if self._machine.accel.dirty_ring_size:
+            pages = self._machine.accel.engine.dirty_pages()
+        else:  # Nothing tells: as many as before, and some if the guest runs.
+            since = time.monotonic() - self._harvested_at
+            pages = max(1, round(self._figures.dirty_pages_rate * since))
+        return min(pages * PAGE, self._machine.ram.size)
 
     def _count_round(self) -> None:
         """Count a new set of dirty pages, and tell clients."""

@@ -80,6 +80,8 @@
 
 #define RESET_TRIES 8    /* a storm of stops lets one of them through */
 #define CANARY_BATCH 256 /* entries that are pushed at a time */
+#define LOOKED_AT 4096    /* entries of a ring that tell how many of all are new */
+#define NO_PAGE (~0ull)
 
 static size_t bitmap_words(const struct engine *engine)
 {
@@ -156,11 +158,16 @@ static bool mark_page(uint64_t *bitmap, uint64_t page)
 	       !(__atomic_fetch_or(&bitmap[page / 64], bit, __ATOMIC_RELEASE) & bit);
 }
 
-static bool mark_entry(const struct memory *memory, uint64_t *bitmap, uint32_t slot, uint64_t offset)
+/* Return the page of RAM, or NO_PAGE. Atomic, for a ring that is being overrun. */
+static uint64_t page_of(const struct memory *memory, const struct kvm_dirty_gfn *entry)
 {
 	/* slot is address space << 16 | slot; x86 without SMM has one address space */
-	return slot < memory->nslots && offset < memory->slots[slot].pages &&
-	       mark_page(bitmap, memory->slots[slot].ram_page + offset);
+	uint32_t slot = load_relaxed(&entry->slot);
+	uint64_t offset = load_relaxed(&entry->offset);
+
+	if (slot >= memory->nslots || offset >= memory->slots[slot].pages)
+		return NO_PAGE;
+	return memory->slots[slot].ram_page + offset;
 }
 
 void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages)
@@ -489,10 +496,9 @@ static uint64_t harvest(struct vcpu *vcpu)
 	end = ring_pushed(ring, from);
 	for (index = from; index < end && ring_is_dirty(ring, index); index++) {
 		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
+		uint64_t page = page_of(&vcpu->engine->memory, entry);
 
-		/* Atomic, for a ring that is being overrun. */
-		marked += mark_entry(&vcpu->engine->memory, log->bitmaps[vcpu->side], load_relaxed(&entry->slot),
-				     load_relaxed(&entry->offset));
+		marked += page != NO_PAGE && mark_page(log->bitmaps[vcpu->side], page);
 		store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
 		store_release(&ring->fetch, index + 1);
 	}
@@ -685,6 +691,37 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 		bitmap[i] = load_relaxed(&taken[i]) ? __atomic_exchange_n(&taken[i], 0, __ATOMIC_ACQ_REL) : 0;
 	pthread_mutex_unlock(&log->take_lock);
 	trace_now(TRACE_KVM_DIRTY_RING_FLUSH, 1, 0, 0);
+}
+
+/* Under the ring's lock. Of many entries, a part stands for all. */
+static uint64_t count_unmarked(struct vcpu *vcpu)
+{
+	const struct ring *ring = &vcpu->ring;
+	const uint64_t *bitmap = vcpu->engine->log.bitmaps[vcpu->side];
+	uint64_t from = ring->fetch, end = ring_pushed(ring, from), step = (end - from) / LOOKED_AT + 1, found = 0;
+
+	for (uint64_t index = from; index < end; index += step) {
+		uint64_t page = page_of(&vcpu->engine->memory, ring_entry(ring, index));
+
+		found += page != NO_PAGE && !(load_relaxed(&bitmap[page / 64]) >> page % 64 & 1);
+	}
+	return found * step;
+}
+
+uint64_t engine_dirty_pages(struct engine *engine)
+{
+	uint64_t pages = 0;
+
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+
+		pthread_mutex_lock(&vcpu->ring_lock);
+		pages += vcpu->marked;
+		if (vcpu->ring.size)
+			pages += count_unmarked(vcpu);
+		pthread_mutex_unlock(&vcpu->ring_lock);
+	}
+	return pages;
 }
 
 static int switch_on(struct engine *engine)

@@ -53,6 +53,12 @@ uint64_t engine_reap(struct engine *engine);
 void engine_take_bitmap(struct engine *engine, uint64_t *bitmap);
 
 /*
+ * Return how many pages that call would find now, about: those of one ring count once, however often they were stored
+ * to, and the host's writes do not count. Any thread; waits for a harvest of a ring under way.
+ */
+uint64_t engine_dirty_pages(struct engine *engine);
+
+/*
  * Switch the log of dirty pages for all RAM; vCPUs that waited for it go on. A no-op if it is so already. Blocks
  * for milliseconds, with large RAM for up to a second, and no ring is reaped meanwhile. Any thread. 0, or -1 and errno.
  */
