@@ -130,7 +130,8 @@ class Promised:
         if min(told.kept) < 1 and ROOM * unslowed > room:
             self.forecast += (
                 f"; a pause of {self.downtime_limit * 1e3:.0f} ms may be too short, "
-                f"vCPUs dirty {unslowed / MIB:.0f} MB before a limit slows them"
+                f"with rings of 4096 entries vCPUs dirty {unslowed / MIB:.0f} MB before a limit "
+                "slows them"
             )
 
     def look(self, figures: Figures) -> Figures:

@@ -138,7 +138,7 @@ class Steering:
         except RefusedError as error:
             raise QmpctlError(
                 f"{self._source}: vCPUs cannot be limited, start it with "
-                f"-accel kvm,dirty-ring-size=4096: {error.desc}"
+                f"-accel kvm,dirty-ring-size=1024: {error.desc}"
             ) from None
         self._in_force = [FREE] * len(self._before)
         self._apply(())
