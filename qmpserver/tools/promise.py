@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from qmpserver.tools.side import Side
 
+ROOM = 1.5  # times the bytes that vCPUs dirty unslowed: a pause that carries less may be missed
 FORECAST = "__org.qmpserver_query-migration-forecast"
 
 
@@ -125,10 +126,12 @@ class Promised:
         sentence = _sentence(self.total_time, told.possible, told.shortest_total, told.kept)
         self.forecast = f"if all RAM is in use: {sentence}"
         unslowed = RING * len(self._steering.rates)
-        if min(told.kept) < 1 and unslowed > self._steering.bandwidth * self.downtime_limit:
+        room = self._steering.bandwidth * self.downtime_limit
+        if min(told.kept) < 1 and ROOM * unslowed > room:
             self.forecast += (
                 f"; a pause of {self.downtime_limit * 1e3:.0f} ms may be too short, "
-                f"vCPUs dirty {unslowed / MIB:.0f} MB before a limit slows them"
+                f"with rings of 4096 entries vCPUs dirty {unslowed / MIB:.0f} MB before a limit "
+                "slows them"
             )
 
     def look(self, figures: Figures) -> Figures:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qmpserver.tools.side import Side
 
 HELD_BACK_MS = 1  # with 0, QEMU 7.2 would stop the guest without a look at its dirty pages
-RESERVE_S = 0.75  # QEMU's limiter acts once a second, and a rest that does not fit costs a round
+RESERVE_S = 0.75  # a vCPU: QEMU's limiter acts once a second, and not before a ring is full
 RESERVE = 0.15  # of the promised total, if that is less
 MEASURE_S = 1
 PATIENCE_S = 5.0
@@ -70,6 +70,7 @@ class Steering:
         self._limiter: Limiter | None = None  # of a source whose limiter is inexact
         self._downtime_before = 0
         self._downtime_ms = 0
+        self._open_round = 0  # the round that was allowed to be the last one
 
     def __enter__(self) -> Steering:
         """Prepare the source.
@@ -79,20 +80,21 @@ class Steering:
             ServerError: It has gone, or makes no sense.
         """
         self._refuse_throttling()
+        with sensible(self._source, "query-cpus-fast"):
+            vcpus = len(self._source.execute("query-cpus-fast"))
         with sensible(self._source, "query-migrate-parameters"):
             parameters = self._source.execute("query-migrate-parameters")
             self._downtime_ms = self._downtime_before = int(parameters["downtime-limit"])
             self.bandwidth = int(parameters["max-bandwidth"])
             is_exact = TOTAL_TIME in parameters
-            reserve = 0.0 if is_exact else min(RESERVE_S, RESERVE * self._total_time)
+            longest = RESERVE_S * vcpus
+            reserve = 0.0 if is_exact else min(longest, RESERVE * self._total_time)
             self._looks = Looks(
                 total_time=self._total_time - reserve,
                 downtime_limit=self._downtime_limit,
                 bandwidth=self.bandwidth,
                 switchover_bandwidth=int(parameters.get("avail-switchover-bandwidth", 0)),
             )
-        with sensible(self._source, "query-cpus-fast"):
-            vcpus = len(self._source.execute("query-cpus-fast"))
         self._before = [0] * vcpus
         with sensible(self._source, "query-vcpu-dirty-limit"):
             for one in self._limits():
@@ -136,7 +138,7 @@ class Steering:
         except RefusedError as error:
             raise QmpctlError(
                 f"{self._source}: vCPUs cannot be limited, start it with "
-                f"-accel kvm,dirty-ring-size=4096: {error.desc}"
+                f"-accel kvm,dirty-ring-size=1024: {error.desc}"
             ) from None
         self._in_force = [FREE] * len(self._before)
         self._apply(())
@@ -210,6 +212,8 @@ class Steering:
         if pause > self._downtime_limit:
             pause = 0.0
         elif pause and self._total_time:  # a promise allows the whole pause
+            pause, self._open_round = self._downtime_limit, look.rounds
+        if look.rounds == self._open_round:  # the source is about to look, and waits for a vCPU
             pause = self._downtime_limit
         self._set_downtime(max(HELD_BACK_MS, math.ceil(pause * 1e3)))
 

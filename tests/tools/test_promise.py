@@ -78,10 +78,10 @@ def test_it_is_steered(qmpctl: Run, pair: Pair) -> None:
     forecast, *lines = ran.stdout.splitlines()
     assert forecast == (
         "forecast: if all RAM is in use: 10 s can be kept, vCPUs keep 4% of their speed at least; "
-        "a pause of 200 ms may be too short, vCPUs dirty 32 MB before a limit slows them"
+        "a pause of 200 ms may be too short, with rings of 4096 entries vCPUs dirty 32 MB before "
+        "a limit slows them"
     )
-    assert "limit 4" in lines[0]
-    assert ", expected 9.2 s, pause 192 ms" in lines[0]
+    assert ", limit 38 MB/s, expected 8.5 s, pause 192 ms" in lines[0]
     (_, free), *later = limits(source)
     assert free == FREE
     assert {index for index, _ in later} == {0, 1}
@@ -170,7 +170,7 @@ def test_without_a_ring_nothing_begins(qmpctl: Run, pair: Pair) -> None:
 
     ran = qmpctl(*migrate(pair, *WITHIN))
     text = f"qmpctl: unix:{source.path}: vCPUs cannot be limited, start it with "
-    text += "-accel kvm,dirty-ring-size=4096: no ring\n"
+    text += "-accel kvm,dirty-ring-size=1024: no ring\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", text)
     assert not source.received("migrate")
     assert not destination.received("migrate-incoming")

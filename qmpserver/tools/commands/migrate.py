@@ -10,11 +10,12 @@ DESTINATION is a machine of the same kind that was started with '-incoming defer
 already. Without --uri, a socket on which it listens is used, or else a private UNIX socket.
 Capabilities and parameters that are not given stay as the servers have them.
 
---within promises a total time, the pause included: the guest is slowed as far as that takes, and
+--within promises a total time, the pause included: the guest is slowed as far as that takes;
 --pause is the longest pause. A source of this project keeps such a promise by itself. A QEMU is
-steered: it needs -accel kvm,dirty-ring-size=4096, and holds its guest below the limits that it is
-given, so that the migration may end early. If the promise cannot be kept, a line tells so once, and
-the migration goes on. At the end, limits and parameters of the source are as they were before.
+steered from outside, which is less exact: it needs -accel kvm,dirty-ring-size=1024, and mostly ends
+early; with larger rings several busy vCPUs are slowed too late. If the promise cannot be kept, a
+line tells so once, and the migration goes on. At the end, the source's limits and its
+downtime-limit are as they were at the start.
 
 Ctrl-C cancels the migration, and the guest runs on at SOURCE. A destination that was told to
 listen and does not get the guest is ended. The pause is the time from the event STOP of SOURCE to
