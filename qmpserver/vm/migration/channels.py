@@ -72,7 +72,7 @@ class Channel:
             try:
                 left = left[os.write(self.fd, left) :]
             except BlockingIOError:
-                await self._ready(writing=True)
+                await _ready(self.fd, writing=True)
             except ConnectionError:
                 raise wire.StreamError(wire.GONE) from None
 
@@ -93,7 +93,7 @@ class Channel:
             try:
                 chunk = os.read(self.fd, min(size - len(data), 1 << 20))
             except BlockingIOError:
-                await self._ready(writing=False)
+                await _ready(self.fd, writing=False)
                 continue
             except ConnectionError:
                 chunk = b""
@@ -101,14 +101,6 @@ class Channel:
                 raise wire.StreamError(wire.GONE)
             data += chunk
         return bytes(data)
-
-    async def _ready(self, *, writing: bool) -> None:
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
-        (loop.add_writer if writing else loop.add_reader)(self.fd, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            (loop.remove_writer if writing else loop.remove_reader)(self.fd)
 
     @property
     def position(self) -> int:
@@ -212,13 +204,31 @@ class Listener:
         return [{"type": "inet", "host": name[0], "port": str(name[1]), family: True}]
 
     async def accept(self) -> Channel:
-        """Wait for a connection."""
-        sock, _ = await asyncio.get_running_loop().sock_accept(self._sock)
-        return Channel(sock.detach())
+        """Wait for a connection; if it is cancelled, connections stay in the backlog.
+
+        The event loop's `sock_accept` may lose one then.
+        """
+        while True:
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                await _ready(self._sock.fileno(), writing=False)
+            else:
+                return Channel(sock.detach())
 
     def close(self) -> None:
         """Close the socket and remove its file."""
         remove(self._sock, self._file)
+
+
+async def _ready(fd: int, *, writing: bool) -> None:
+    """Wait until a descriptor can be read or written."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    (loop.add_writer if writing else loop.add_reader)(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        (loop.remove_writer if writing else loop.remove_reader)(fd)
 
 
 def _socket_address(address: UnixAddress | TcpAddress) -> UnixSocket | InetAddress:

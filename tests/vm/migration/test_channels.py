@@ -1,13 +1,15 @@
 """The descriptors of a migration: a channel owns its own, and closes it once."""
 
+import asyncio
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
-from qmpserver.migration.address import ExecAddress, FdAddress
-from qmpserver.vm.migration.channels import Channel, open_channel
+from qmpserver.migration.address import ExecAddress, FdAddress, UnixAddress
+from qmpserver.vm.migration.channels import Channel, Listener, open_channel
 
 
 def is_open(fd: int) -> bool:
@@ -51,6 +53,23 @@ async def test_a_command_has_read_everything_and_no_descriptor_is_free(
     channel.close()
     assert is_open(fd)
     os.close(fd)
+
+
+async def test_a_connection_that_comes_as_accepting_is_cancelled(tmp_path: Path) -> None:
+    """It is not lost: the next call accepts it."""
+    listener = await Listener.listen(UnixAddress(f"{tmp_path}/s"))
+    accepting = asyncio.create_task(listener.accept())
+    await asyncio.sleep(0)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/s")
+        # In the turn of the event loop in which it notices the connection, and before it does.
+        asyncio.get_running_loop().call_soon(accepting.cancel)
+        await asyncio.wait({accepting})
+        assert accepting.cancelled()
+        async with asyncio.timeout(10):
+            channel = await listener.accept()
+        channel.close()
+    listener.close()
 
 
 async def test_a_descriptor_that_cannot_be_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
