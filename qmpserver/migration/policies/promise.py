@@ -20,7 +20,7 @@ OVERDUE = 0.9  # of that rest: the aim when the time is up
 SETTLE = 0.1  # s: the shortest time in which the law corrects an error
 BURST = 0.03  # s: a limited vCPU runs in bursts of so much of its limit
 OBSERVE = 0.15  # s at the start without limits: little is sent yet, so dirty pages cost little
-FIRST = 0.1  # s until the first harvest: hot pages that are sent before are sent in vain
+FIRST = 0.03  # s until the first harvest: hot pages that are sent before are sent in vain
 GROWTH = 0.05  # s over which the growth of the dirty set is measured
 AGAIN = 0.1  # s between harvests at least, unless nothing is pending
 HARVEST = 0.2  # s between harvests while cold pages are left
@@ -169,8 +169,8 @@ class Promise:
         level = water_level(demands, novel / max(novelty, 0.02)) / MB
         if self._is_tight is None:
             self._is_tight = novel * left < 1.5 * look.bandwidth * OBSERVE
-        # The first harvest may find dirty just the pages that were sent first: a second one tells.
-        is_new = look.time < OBSERVE or (novelty < 1.0 and self._harvests < 2)
+        # The first harvests may find dirty just the pages that were sent first: later ones tell.
+        is_new = look.time < OBSERVE or (novelty < 1.0 and self._harvests < 3)
         if is_new and not self._is_tight:
             return math.inf
         if self._working_set <= rest and math.inf not in demands:

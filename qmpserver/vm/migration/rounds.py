@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TOTAL_TIME = "__org.qmpserver_total-time"
 LOOK_S = 0.02  # between two looks of the policy
 BANDWIDTH_S = 0.1  # the time over which the bandwidth is measured
-OVERHEAD_S = 0.005  # of the pause: stopping the guest, its state, the destination's answers
+OVERHEAD_S = 0.006  # of the pause: stopping the guest, its state, the destination's answers
 
 
 class Rounds:
