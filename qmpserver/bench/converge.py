@@ -1,8 +1,8 @@
 r"""Migrate a busy guest by each way to converge, over the same link, and compare their ends.
 
-  qmpctl bench converge                                  # all ways, in QEMU and in this server
-  qmpctl bench converge --within 10s --pause 100ms --way promise --way auto-converge --cycles 20
-  qmpctl bench converge --server qmpserver --change bandwidth=64@2.5s --plot courses.svg
+  qmpctl bench converge              # all ways, in QEMU and in this server
+  qmpctl bench converge --within 10s --way promise --way ramp --cycles 20
+  qmpctl bench converge --change bandwidth=64@2.5s --plot courses.svg
 
 Each cycle takes a fresh guest, which has filled --data of its memory and goes on storing to it at
 full speed. The total is the time from the command until the guest runs at the destination, and the

@@ -81,7 +81,8 @@ class ChromeWriter:
 
 def _name(thread_id: int) -> str:
     try:
-        with open(f"/proc/self/task/{thread_id}/comm", encoding="ascii") as file:
-            return file.read().strip()
+        # As bytes: a text file would import its codec, for which no descriptor may be left.
+        with open(f"/proc/self/task/{thread_id}/comm", "rb") as file:
+            return file.read().decode().strip()
     except OSError:
         return str(thread_id)
