@@ -123,6 +123,7 @@ def test_a_descriptor_for_two_devices(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (1, words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fd", [*range(3, 12), 10**6, 10**30])
 def test_a_descriptor_of_the_programs_own(fd: int) -> None:
     """An option cannot name a socket that the program opens for itself, such as the loop's."""

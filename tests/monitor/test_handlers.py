@@ -362,6 +362,7 @@ async def test_a_handler_that_waits_for_a_task_that_ends_its_server(
     assert (server.devices, server.clients) == ([], 0)
 
 
+@pytest.mark.slow
 def test_a_command_that_outlives_its_event_loop() -> None:
     """The interpreter closes its coroutine, which is no outcome."""
     commands = Commands()

@@ -107,6 +107,13 @@ async def test_a_name_that_takes_long_to_resolve(
     assert (await opening).port > 0
 
 
+def join_listening() -> None:
+    """Wait for the threads that make listening sockets; they may have ended already."""
+    for thread in threading.enumerate():
+        if thread.name == "listen":
+            thread.join()
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_opening_that_is_cancelled(
     server: Server, monkeypatch: pytest.MonkeyPatch, gate: threading.Event, late: bool
@@ -125,8 +132,7 @@ async def test_opening_that_is_cancelled(
     if late:
         gate.set()
         # With the loop standing still, the thread ends and leaves its result to the loop.
-        [thread] = [one for one in threading.enumerate() if one.name == "listen"]
-        thread.join()
+        join_listening()
         asyncio.get_running_loop().call_soon(opening.cancel)
     else:
         opening.cancel()
@@ -161,8 +167,7 @@ async def test_opening_that_is_cancelled_leaves_no_file(server: Server, director
     opening = asyncio.create_task(server.serve_unix(directory / "stale"))
     await asyncio.sleep(0)
     # With the loop standing still, the thread ends and leaves its result to the loop.
-    [thread] = [one for one in threading.enumerate() if one.name == "listen"]
-    thread.join()
+    join_listening()
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening

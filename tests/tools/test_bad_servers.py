@@ -245,6 +245,7 @@ def test_one_line(
 Connected = Callable[[Behaviour], str]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["exec c", "exec c a=1", "schema", "top --once", "bench qmp"])
 def test_a_hang_up_right_after_the_capabilities(
     qmpctl: Run, behaving: Connected, command: str
