@@ -23,6 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 NATIVE = Path(__file__).parents[1] / "qmpserver" / "vm" / "accel" / "native"
 PATIENCE = 20.0
+HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 ACCEPTS = "00010000"  # the flag of a listening socket in /proc/net/unix
 
 CLibrary = Callable[[str, str], Any]
@@ -63,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def kvm() -> None:
     """Skip the test where KVM cannot be used."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not HAS_KVM:
         pytest.skip("/dev/kvm cannot be opened")
 
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.bench.launch import launch
 from qmpserver.bench.pause import Pause
 from qmpserver.bench.vm import VmError
+from qmpserver.migration.extensions import FORECAST, LATE, TOTAL_TIME
 from qmpserver.tools.errors import RefusedError, sensible
 from qmpserver.tools.figures import MIB, read_figures
 from qmpserver.tools.migration import Migration
 from qmpserver.tools.qemu_limiter import FREE
-from qmpserver.tools.steering import TOTAL_TIME, Steering
+from qmpserver.tools.steering import Steering
 from qmpserver.vm.machine.guest import PATTERNS
 
 if TYPE_CHECKING:
@@ -32,11 +33,8 @@ if TYPE_CHECKING:
     from qmpserver.bench.ways import Way
     from qmpserver.tools.figures import Figures
 
-FILLED_S = 60.0
 BEFORE_S = 0.5  # of the guest's speed before the migration
 PAGES_PER_MB = MIB // mmap.PAGESIZE
-LATE = "__org.qmpserver_MIGRATION_LATE"
-FORECAST = "__org.qmpserver_query-migration-forecast"
 
 
 class MissingError(VmError):
@@ -174,7 +172,7 @@ def converge(server: Candidate, way: Way, conditions: Conditions) -> Run:
         )
         _check_capabilities(here, way)
         guest = _Guest(here, conditions, pages)
-        guest.fill()
+        here.wait_stores(pages, conditions.vcpus)
         guest.set_rate(conditions.rate)
         before = tuple(here.rates(BEFORE_S, conditions.vcpus))
         migration = stack.enter_context(Migration(here.qmp, there.qmp))
@@ -242,18 +240,6 @@ class _Guest:
         self.conditions = conditions
         self._pages = pages  # of each vCPU
         self._hz = vm.clock_hz()
-
-    def fill(self) -> None:
-        """Wait until it has filled its memory.
-
-        Raises:
-            VmError: It does not in time.
-        """
-        deadline = time.monotonic() + FILLED_S
-        while min(self.progress()) < self._pages:
-            if time.monotonic() > deadline:
-                raise VmError(f"{self.vm.name}: waited {FILLED_S:.0f} s for the guest's memory")
-            time.sleep(0.01)
 
     def set_rate(self, rate: float) -> None:
         """Have each vCPU store to so many MB/s, 0 for full speed, except the light one."""

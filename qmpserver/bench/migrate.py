@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from qmpserver.tools.migration import Outcome
 
 BARE = "bare sendmsg"
-FILLED_S = 60.0
 RUNS_S = 10.0
 IDLE = (16, 100_000)  # pages; ticks between two stores, some 40 us
 
@@ -114,7 +113,9 @@ class Guest:
         self._args = args
         with ExitStack() as stack:
             self._vm = stack.enter_context(self._launched(server.command))
-            self._fill()
+            self._vm.wait_stores(args.data // mmap.PAGESIZE, 1)
+            self._vm.pace(0, *IDLE)  # a few pages only
+            self._vm.qmp.execute("stop")
             self._process = stack.pop_all()
 
     def close(self) -> None:
@@ -130,20 +131,6 @@ class Guest:
             ram=f"{self._args.ram}B",
             guest={"size": f"{self._args.data}B"},
         )
-
-    def _fill(self) -> None:
-        """Wait until the guest has filled its memory; then have it store to a few pages only.
-
-        Raises:
-            VmError: It does not in time.
-        """
-        deadline = time.monotonic() + FILLED_S
-        while self._vm.progress(0) < self._args.data // mmap.PAGESIZE:
-            if time.monotonic() > deadline:
-                raise VmError(f"{self.name}: waited {FILLED_S:.0f} s for the guest to fill memory")
-            time.sleep(0.01)
-        self._vm.pace(0, *IDLE)
-        self._vm.qmp.execute("stop")
 
     def cycle(self) -> dict[str, float]:
         """Move paused, then running; return the value of each row that the server has.

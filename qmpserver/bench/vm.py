@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qmpserver.tools.client import Client
 
 WARM_S = 2.0
+FILLED_S = 60.0
 _PROGRESS: int = ffi.offsetof("struct dirty_guest", "progress")
 _PAGES: int = ffi.offsetof("struct dirty_guest", "pages")
 _PATTERN: int = ffi.offsetof("struct dirty_guest", "pattern")
@@ -132,6 +133,18 @@ class Vm:
         while min(self.progress(index) for index in range(vcpus)) < enough:
             if time.monotonic() > deadline:
                 break
+            time.sleep(0.01)
+
+    def wait_stores(self, stores: int, vcpus: int) -> None:
+        """Wait until each vCPU's guest has stored so often: once to each page of its memory, say.
+
+        Raises:
+            VmError: It does not within `FILLED_S`.
+        """
+        deadline = time.monotonic() + FILLED_S
+        while min(self.progress(index) for index in range(vcpus)) < stores:
+            if time.monotonic() > deadline:
+                raise VmError(f"{self.name}: waited {FILLED_S:.0f} s for the guest to fill memory")
             time.sleep(0.01)
 
     def dirty_ring(self) -> Any:

@@ -23,7 +23,6 @@ from qmpserver.tools.side import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from qmpserver.tools.client import Client
 
@@ -80,12 +79,7 @@ class Migration:
     def __enter__(self) -> Migration:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._socket, contextlib.suppress(QmpctlError):
             if self._under_way:
                 self.source.client.execute("migrate_cancel", patience=LAST_WORDS_S)

@@ -11,21 +11,20 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qmpserver.migration.extensions import FORECAST, TOTAL_TIME
 from qmpserver.migration.policies.forecast import forecast
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.tools.errors import QmpctlError, RefusedError, sensible
 from qmpserver.tools.figures import MIB, Figures, limit_text
 from qmpserver.tools.looks import RING
-from qmpserver.tools.steering import TOTAL_TIME, Steering
+from qmpserver.tools.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from qmpserver.tools.side import Side
 
 ROOM = 1.5  # times the bytes that vCPUs dirty unslowed: a pause that carries less may be missed
-FORECAST = "__org.qmpserver_query-migration-forecast"
 
 
 class Promised:
@@ -73,12 +72,7 @@ class Promised:
             self._end = end.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.close()
 
     def _entrust(self, end: contextlib.ExitStack, before: int) -> None:

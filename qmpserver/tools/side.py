@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration.extensions import LATE
 from qmpserver.migration.status import OVER
 from qmpserver.tools.errors import QmpctlError, RefusedError, ServerError, not_qmp, sensible
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.tools.client import Client
-
-LATE = "__org.qmpserver_MIGRATION_LATE"  # this server's extension
 
 
 class Side:

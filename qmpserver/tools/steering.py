@@ -12,6 +12,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration.extensions import TOTAL_TIME
 from qmpserver.migration.policies.policy import MB
 from qmpserver.tools.errors import QmpctlError, RefusedError, sensible
 from qmpserver.tools.looks import Looks
@@ -19,7 +20,6 @@ from qmpserver.tools.qemu_limiter import FREE, Limiter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from qmpserver.migration.policies.policy import Decision, Policy
     from qmpserver.tools.figures import Figures
@@ -31,7 +31,6 @@ RESERVE = 0.15  # of the promised total, if that is less
 MEASURE_S = 1
 PATIENCE_S = 5.0
 POLL_S = 0.05
-TOTAL_TIME = "__org.qmpserver_total-time"  # this server's extension: it has an exact limiter
 THROTTLING = ("auto-converge", "dirty-limit")
 
 
@@ -86,7 +85,7 @@ class Steering:
             parameters = self._source.execute("query-migrate-parameters")
             self._downtime_ms = self._downtime_before = int(parameters["downtime-limit"])
             self.bandwidth = int(parameters["max-bandwidth"])
-            is_exact = TOTAL_TIME in parameters
+            is_exact = TOTAL_TIME in parameters  # as the limiter of this server is
             longest = RESERVE_S * vcpus
             reserve = 0.0 if is_exact else min(longest, RESERVE * self._total_time)
             self._looks = Looks(
@@ -109,12 +108,7 @@ class Steering:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def _refuse_throttling(self) -> None:

@@ -1,9 +1,8 @@
 """qmpctl as a program, as the tests of `tools` run it, on one accelerator."""
 
-import os
-
 import pytest
 
+from tests.conftest import HAS_KVM
 from tests.tools.conftest import qmpctl
 
 __all__ = ["qmpctl"]
@@ -12,4 +11,4 @@ __all__ = ["qmpctl"]
 @pytest.fixture(scope="module")
 def accel() -> str:
     """KVM, or the software accelerator where KVM cannot be used: the programs are the same."""
-    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "soft"
+    return "kvm" if HAS_KVM else "soft"

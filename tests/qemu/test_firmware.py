@@ -5,7 +5,6 @@ Runs where ``qemu-system-x86_64`` is installed; on KVM where ``/dev/kvm`` can be
 
 import json
 import mmap
-import os
 import re
 import shutil
 import subprocess
@@ -21,9 +20,9 @@ from qmpserver.bench.firmware import firmware_image
 from qmpserver.tools.qmpctl import main
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.guest import DirtyGuest, DirtyLayout, GuestError
+from tests.conftest import HAS_KVM
 
 QEMU = shutil.which("qemu-system-x86_64")
-HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 MIB = 1 << 20
 RAM = 64 * MIB

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Until, listens
+from tests.conftest import HAS_KVM, Until, listens
 from tests.tools.conftest import BIN, PATIENCE, Run
 
 GUEST = {"size": "1M", "rate": "40"}
@@ -32,8 +31,7 @@ def machine(request: pytest.FixtureRequest, qmpctl: Run, tmp_path: Path) -> list
         words = [word for key, value in GUEST.items() for word in (f"--{key}", value)]
         words += ["--clock-hz", "1000000000", "--ram", "64M"]
         assert qmpctl("guest", "--output", str(image), *words).returncode == 0
-        usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
-        accel = "kvm,dirty-ring-size=4096" if usable else "tcg"
+        accel = "kvm,dirty-ring-size=4096" if HAS_KVM else "tcg"
         return ["qemu-system-x86_64", "-accel", accel, "-bios", str(image)]
     if kind == "kvm":
         request.getfixturevalue("kvm")

@@ -31,6 +31,7 @@ AT_LIMIT = 0.7  # of its limit: a vCPU that is as fast would be faster without i
 RELEASE = 1.0  # s below that, and the vCPU needs no limit
 AMPLE = 2.0  # times a vCPU's highest rate without a limit: such a limit is none
 BROKEN = 1.02  # of the promised total
+BEYOND = 1.05  # times the working set: the rest of what is pending is no part of it
 EARLY = 0.1, 0.01  # of it: when a limited guest gets a higher limit instead of an end
 
 
@@ -68,10 +69,6 @@ class Promise:
         demands = self._demands(look)
         fits = look.remaining <= rest
         left = look.total_time - PAUSE * look.downtime_limit - look.time
-        end = look.time + look.pause(look.remaining)
-        earliest, latest = (look.total_time * (1 - share) for share in EARLY)
-        shrinks = look.pending > 1.05 * self._working_set  # by what is no part of it
-        is_early = end < latest and (shrinks or (any(look.limits) and end > earliest))
         harvest = not fits and self._is_harvest_due(look, rest, sends_cold)
         self._asked = look if harvest else None
         if not harvest:  # the look after it knows more
@@ -96,7 +93,7 @@ class Promise:
                 for index, rate in enumerate(demands)
             ),
             harvest=harvest,
-            switch_over=fits and not is_early,
+            switch_over=fits and not self._is_early(look),
             expected_total=max(soonest, min(unlimited, look.total_time)),
             expected_downtime=look.pause(min(remaining, rest, self._working_set)),
             kept=kept,
@@ -133,8 +130,15 @@ class Promise:
         may_fit = max(look.pending, look.unharvested) <= rest and age >= AGAIN
         return look.unharvested > 0 and (is_dry or is_first_of_hot or is_old or may_fit)
 
+    def _is_early(self, look: Look) -> bool:
+        """Return whether it is better to go on although the rest fits the pause."""
+        end = look.time + look.pause(look.remaining)
+        earliest, latest = (look.total_time * (1 - share) for share in EARLY)
+        shrinks = look.pending > BEYOND * self._working_set
+        return end < latest and (shrinks or (any(look.limits) and end > earliest))
+
     def _is_ample(self, index: int) -> bool:
-        """Whether the level is far above anything that a vCPU has done without a limit."""
+        """Return whether the level is far above anything that a vCPU has done without a limit."""
         return self._level * MB > AMPLE * (self._free_rates.get(index) or math.inf)
 
     def _demands(self, look: Look) -> list[float]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from qmpserver.migration.address import parse_address
+from qmpserver.migration.extensions import FORECAST
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 
@@ -188,7 +189,7 @@ def _register_migration(registry: Registry, machine: Machine) -> None:
     def query_migrate_parameters() -> MigrationParameters:
         return cast("MigrationParameters", migration.parameters.query())
 
-    @registry.command("__org.qmpserver_query-migration-forecast")
+    @registry.command(FORECAST)
     async def query_migration_forecast(*, bandwidth: int | None = None) -> MigrationForecast:
         try:
             told = await migration.forecast(bandwidth)

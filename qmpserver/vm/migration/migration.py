@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.migration.address import check_transport
 from qmpserver.migration.capabilities import IN_PROGRESS, Capabilities
+from qmpserver.migration.extensions import LATE, TOTAL_TIME
 from qmpserver.migration.info import Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
 from qmpserver.migration.policies.forecast import Forecast, forecast
@@ -21,7 +22,7 @@ from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.migration.destination import Destination
-from qmpserver.vm.migration.rounds import OVERHEAD_S, TOTAL_TIME
+from qmpserver.vm.migration.rounds import OVERHEAD_S
 from qmpserver.vm.migration.source import Source
 from qmpserver.vm.migration.wire import StreamError, reason
 from qmpserver.vm.trace.events import EVENTS, record
@@ -227,7 +228,7 @@ class Migration:
         data = {"promised": promised}
         if expected < math.inf:
             data["expected"] = round(expected * 1000)
-        self._machine.emit("__org.qmpserver_MIGRATION_LATE", data)
+        self._machine.emit(LATE, data)
 
     async def forecast(self, bandwidth: int | None = None) -> Forecast:
         """Return how a migration with these parameters would go; it takes half a second.

@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from qmpserver.migration.extensions import TOTAL_TIME
 from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME
 from qmpserver.migration.policies.policy import Look
 from qmpserver.vm.migration.wire import StreamError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from qmpserver.vm.migration.answers import Answers
     from qmpserver.vm.migration.movable import Movable
 
-TOTAL_TIME = "__org.qmpserver_total-time"
 LOOK_S = 0.02  # between two looks of the policy
 BANDWIDTH_S = 0.1  # the time over which the bandwidth is measured
 OVERHEAD_S = 0.006  # of the pause: stopping the guest, its state, the destination's answers

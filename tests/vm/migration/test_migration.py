@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from qmpserver.migration.address import parse_uri
+from qmpserver.migration.extensions import TOTAL_TIME
 from qmpserver.vm.accel.stream import Sender
-from qmpserver.vm.migration.rounds import TOTAL_TIME
 from tests.conftest import PATIENCE, Until
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
 

@@ -80,7 +80,7 @@
 
 #define RESET_TRIES 8    /* a storm of stops lets one of them through */
 #define CANARY_BATCH 256 /* entries that are pushed at a time */
-#define LOOKED_AT 4096    /* entries of a ring that tell how many of all are new */
+#define LOOKED_AT 4096   /* entries of a ring that tell how many of all are new */
 #define NO_PAGE (~0ull)
 
 static size_t bitmap_words(const struct engine *engine)
@@ -146,6 +146,11 @@ static void unlock_rings(struct engine *engine)
 		pthread_mutex_unlock(&engine->vcpus[i]->ring_lock);
 }
 
+static bool is_marked(const uint64_t *bitmap, uint64_t page)
+{
+	return load_relaxed(&bitmap[page / 64]) >> page % 64 & 1;
+}
+
 /*
  * Atomic: several harvests and the host mark at the same time. A bit that is set already costs no write. Returns
  * whether it was not.
@@ -154,7 +159,7 @@ static bool mark_page(uint64_t *bitmap, uint64_t page)
 {
 	uint64_t bit = 1ull << (page % 64);
 
-	return !(load_relaxed(&bitmap[page / 64]) & bit) &&
+	return !is_marked(bitmap, page) &&
 	       !(__atomic_fetch_or(&bitmap[page / 64], bit, __ATOMIC_RELEASE) & bit);
 }
 
@@ -703,7 +708,7 @@ static uint64_t count_unmarked(struct vcpu *vcpu)
 	for (uint64_t index = from; index < end; index += step) {
 		uint64_t page = page_of(&vcpu->engine->memory, ring_entry(ring, index));
 
-		found += page != NO_PAGE && !(load_relaxed(&bitmap[page / 64]) >> page % 64 & 1);
+		found += page != NO_PAGE && !is_marked(bitmap, page);
 	}
 	return found * step;
 }

@@ -84,10 +84,17 @@ static uint64_t count_bits(uint64_t bits)
 	return (uint64_t)__builtin_popcountll(bits);
 }
 
-/* Take those of the bits that are set in the word of a bitmap. */
-static uint64_t take(uint64_t *word, uint64_t bits)
+/* Take those of the bits that are set in a word of a level. */
+static uint64_t take(struct sender *sender, enum level level, uint64_t word, uint64_t bits)
 {
-	return load_relaxed(word) & bits ? __atomic_fetch_and(word, ~bits, __ATOMIC_ACQUIRE) & bits : 0;
+	uint64_t *pending = &sender->pending[level][word];
+
+	if (!(load_relaxed(pending) & bits))
+		return 0;
+	bits &= __atomic_fetch_and(pending, ~bits, __ATOMIC_ACQUIRE);
+	if (level == COLD)
+		add_relaxed(&sender->cold, -count_bits(bits));
+	return bits;
 }
 
 static uint64_t in_ram(const struct sender *sender, uint64_t word, uint64_t bits)
@@ -107,10 +114,8 @@ static uint64_t put(struct sender *sender, enum level level, uint64_t word, uint
 /* Take pages out of a level, to put them into another. */
 static uint64_t move(struct sender *sender, enum level level, uint64_t word, uint64_t bits)
 {
-	uint64_t moved = take(&sender->pending[level][word], bits);
+	uint64_t moved = take(sender, level, word, bits);
 
-	if (level == COLD)
-		add_relaxed(&sender->cold, -count_bits(moved));
 	add_relaxed(&sender->added, -count_bits(moved));
 	return moved;
 }
@@ -378,7 +383,8 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 static bool send_level(struct outgoing *out, enum level level, uint32_t harvests)
 {
 	struct sender *sender = out->sender;
-	uint64_t *bitmap = sender->pending[level], words = bits_words(sender->pages);
+	const uint64_t *bitmap = sender->pending[level];
+	uint64_t words = bits_words(sender->pages);
 
 	for (uint64_t first = out->index * BLOCK_WORDS; first < words; first += sender->channels * BLOCK_WORDS)
 		for (uint64_t word = first; word < first + BLOCK_WORDS && word < words; word++) {
@@ -390,9 +396,7 @@ static bool send_level(struct outgoing *out, enum level level, uint32_t harvests
 				return false;
 			if (level == HOT && load_relaxed(&sender->harvests) != harvests)
 				return true;
-			bits = take(&bitmap[word], ~0ull);
-			if (level == COLD)
-				add_relaxed(&sender->cold, -count_bits(bits));
+			bits = take(sender, level, word, ~0ull);
 			if (bits && !send_word(out, word, bits))
 				return false;
 		}

@@ -47,8 +47,8 @@ void sender_add(struct sender *sender, const uint64_t *bitmap);
 int sender_add_data(struct sender *sender);
 
 /*
- * Have all threads send the pages that are to be sent, the latest dirty ones last; with `sync`, each then says so. Never blocks. 0, or -1 and
- * errno: EBUSY if a pass is under way, EPIPE if a channel has failed or was stopped.
+ * Have all threads send the pages that are to be sent, the latest dirty ones last; with `sync`, each then says so.
+ * Never blocks. 0, or -1 and errno: EBUSY if a pass is under way, EPIPE if a channel has failed or was stopped.
  */
 int sender_begin_pass(struct sender *sender, bool sync);
 
