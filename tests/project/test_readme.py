@@ -85,16 +85,15 @@ class Reader:
         output = self._directory / "output"
         with output.open("wb") as file:
             ran = subprocess.run(
-                command,
+                ["timeout", str(PATIENCE), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                timeout=PATIENCE,
                 check=False,
                 cwd=self._directory,
                 env=self._env,
             )
-        assert ran.returncode == 0, output.read_text()
+        assert ran.returncode == 0, output.read_text()  # 124: out of patience
         return output.read_text()
 
     @property

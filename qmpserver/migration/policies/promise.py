@@ -149,7 +149,7 @@ class Promise:
                 self._free_rates[index] = max(rate, self._free_rates.get(index, 0.0))
             if not limit or rate >= AT_LIMIT * limit * MB:
                 self._busy_at[index] = look.time
-            slowed = limit and look.time - self._busy_at[index] < RELEASE
+            slowed = limit and look.time - self._busy_at.get(index, 0.0) < RELEASE
             demands.append(math.inf if slowed else rate)
         if look.time < OBSERVE:  # the rates mean nothing yet
             return [math.inf] * len(demands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from qmpserver.vm.accel import Accelerator
     from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.dirty.tracking import Tracking
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["page-sampling", "dirty-ring", "dirty-bitmap"]
 Status = Literal["unstarted", "measuring", "measured"]
@@ -97,8 +100,10 @@ class DirtyRate:
                     measurement.rate = await self._by_bitmap(seconds)
                 case "page-sampling":
                     measurement.rate = await self._by_sampling(seconds, measurement.sample_pages)
-        except OSError:
+        except Exception as error:  # a bug must not leave it measuring for ever
             measurement.status = "unstarted"
+            if not isinstance(error, OSError):
+                log.critical("dirty rate: internal error", exc_info=error)
             return
         if measurement.mode != "page-sampling":
             measurement.sample_pages = 0

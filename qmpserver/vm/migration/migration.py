@@ -268,8 +268,8 @@ class Migration:
             await steps
         except asyncio.CancelledError:
             self._enter("cancelled")
-        except FAILURES as error:
-            self._error = reason(error)
+        except Exception as error:  # a bug must not leave it under way for ever
+            self._error = _failure(error)
             self._enter("failing")
             self._enter("failed")
         else:
@@ -282,8 +282,8 @@ class Migration:
     async def _move_in(self, steps: Coroutine[Any, Any, None], exit_on_error: bool) -> None:
         try:
             await steps
-        except FAILURES as error:
-            self._error = reason(error)
+        except Exception as error:  # a bug must not leave it under way for ever
+            self._error = _failure(error)
             self._enter("failed")
             if exit_on_error:
                 self._machine.fail(f"load of migration failed: {self._error}")
@@ -296,3 +296,11 @@ class Migration:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._worker.close()
+
+
+def _failure(error: Exception) -> str:
+    """Return the reason of a failure; a bug is logged with its traceback."""
+    if isinstance(error, FAILURES):
+        return reason(error)
+    log.critical("migration: internal error", exc_info=error)
+    return f"internal error: {type(error).__name__}: {error}"

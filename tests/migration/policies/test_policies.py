@@ -6,14 +6,17 @@ of 128 MB/s, 300 ms.
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qmpserver.migration.policies.auto_converge import AutoConverge
 from qmpserver.migration.policies.dirty_limit import DirtyLimit
-from qmpserver.migration.policies.policy import MB, Look, Policy
+from qmpserver.migration.policies.policy import MB, Decision, Look, Policy
 from qmpserver.migration.policies.precopy import Precopy
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.migration.policies.ramp import Ramp
@@ -22,6 +25,36 @@ from qmpserver.migration.policies.stepped_downtime import SteppedDowntime
 from tests.migration.policies.simulator import Migration, Outcome, Vcpu
 
 LINK = 128.0
+VCPUS = 2
+POLICIES: list[Callable[[], Policy]] = [
+    AutoConverge,
+    lambda: DirtyLimit(20),
+    Precopy,
+    Promise,
+    Ramp,
+    StallDetection,
+    SteppedDowntime,
+]
+BYTES = st.integers(0, 1 << 36)
+RATES = st.floats(0, 1e11)
+LOOKS = st.builds(
+    Look,
+    time=st.floats(0, 100),
+    pending=BYTES,
+    unharvested=BYTES,
+    cold=BYTES,
+    added=BYTES,
+    sent=BYTES,
+    rounds=st.integers(1, 1000),
+    bandwidth=RATES,
+    rates=st.tuples(*[RATES] * VCPUS),
+    limits=st.tuples(*[st.integers(0, 100_000)] * VCPUS),
+    throttle=st.integers(0, 99),
+    downtime_limit=st.floats(0, 2000),
+    total_time=st.just(0.0) | st.floats(0.001, 1e6),
+    switchover_bandwidth=RATES,
+    overhead=st.floats(0, 1),
+)
 
 
 def migrate(
@@ -78,6 +111,22 @@ def allowed_pause(
         return deepcopy(policy).decide(replace(figures, pending=pending)).switch_over
 
     return (bisect_left(range(1, 2000), True, key=lambda pause: not ends(pause))) / 1000
+
+
+def assert_sensible(decision: Decision) -> None:
+    assert len(decision.limits) in (0, VCPUS)
+    assert all(isinstance(limit, int) and limit >= 0 for limit in decision.limits)
+    assert 0 <= decision.throttle <= 99
+    assert decision.expected_total >= 0
+    assert decision.expected_downtime >= 0
+
+
+@given(st.sampled_from(POLICIES), st.lists(LOOKS, min_size=1, max_size=8))
+def test_any_figures_get_an_answer(make: Callable[[], Policy], looks: list[Look]) -> None:
+    """Also figures that no guest has: an error would end the migration."""
+    policy = make()
+    for figures in sorted(looks, key=lambda one: one.time):
+        assert_sensible(policy.decide(figures))
 
 
 def test_precopy_never_ends_on_a_greedy_guest() -> None:

@@ -108,6 +108,13 @@ def test_with_time_to_spare_the_guest_is_free_at_the_first_look() -> None:
     assert not any(Promise().decide(_look(total=5)).limits)
 
 
+def test_a_vcpu_that_had_a_limit_before_and_does_not_reach_it_at_first() -> None:
+    promise = Promise()
+    first = replace(_look(total=5), rates=(0, 0), limits=(0, 100))
+    promise.decide(first)
+    promise.decide(replace(first, time=0.2, rates=(1500 * MB, 10 * MB), pending=400 * MB))
+
+
 @pytest.mark.parametrize("cold_first", [True, False])
 def test_a_light_vcpu_keeps_its_speed(cold_first: bool) -> None:
     light = Vcpu(64, constant(30), 300, paced=True)

@@ -131,3 +131,15 @@ async def test_given_up_at_the_end(make_rig: "MakeRig") -> None:
             measuring.start(60_000, mode, None)
             await asyncio.sleep(0)
         rig.close()
+
+
+async def test_a_bug_ends_the_measurement(
+    make_rig: "MakeRig", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = make_rig(ring=1024, track=False)
+    async with dirty_rate(rig) as measuring:
+        monkeypatch.setattr(rig.engine, "pages", lambda: 1 / 0)
+        await measuring.start(50, "dirty-ring", None)
+        assert measuring.last.status == "unstarted"
+        assert "ZeroDivisionError" in caplog.text
+        measuring.start(50, "page-sampling", None)

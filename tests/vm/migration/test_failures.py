@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from qmpserver.migration.address import parse_uri
+from qmpserver.migration.policies.promise import Promise
 from qmpserver.qmp import CommandError
 from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.description import describe
@@ -65,6 +66,33 @@ async def test_cancel_in_the_pause(side: MakeSide, uri: str) -> None:
     assert await source.ended() == "cancelled"
     await assert_runs_on(source)
     assert destination.machine.state == "inmigrate"
+
+
+async def test_a_bug_on_the_way_is_a_failure(
+    side: MakeSide, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, destination = side(), side(incoming=True)
+    monkeypatch.setattr(Promise, "decide", lambda _self, look: 1 / 0)
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    source.migration.start(parse_uri(uri), no_fd)
+    assert await source.ended() == "failed"
+    assert source.error == "internal error: ZeroDivisionError: division by zero"
+    assert "Traceback" in caplog.text
+    await assert_runs_on(source)
+    assert await destination.ended() == "failed"
+
+
+async def test_a_bug_at_the_destination_is_a_failure(
+    side: MakeSide, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, destination = side(), side(incoming=True)
+    monkeypatch.setattr(destination.machine.accel, "load_state", lambda _state: 1 / 0)
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    source.migration.start(parse_uri(uri), no_fd)
+    assert await destination.ended() == "failed"
+    assert destination.error == "internal error: ZeroDivisionError: division by zero"
+    assert await source.ended() == "failed"
+    await assert_runs_on(source)
 
 
 async def test_a_destination_that_dies(side: MakeSide, uri: str) -> None:
