@@ -28,7 +28,7 @@ from qmpserver.vm.migration.wire import StreamError, reason
 from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from qmpserver.migration.address import Address
     from qmpserver.vm.migration.movable import Movable
@@ -76,6 +76,8 @@ class Migration:
             CommandError: A change is refused, and none is made; the text is QEMU's.
         """
         ring = bool(self._machine.accel.dirty_ring_size)
+        if self.parameters[TOTAL_TIME]:
+            _check_promise(values, ring=ring)
         self.capabilities.set(
             values,
             ring=ring,
@@ -90,6 +92,8 @@ class Migration:
         Raises:
             CommandError: A value is out of range, and none is changed; the text is QEMU's.
         """
+        if values.get(TOTAL_TIME):
+            _check_promise(self.capabilities, ring=bool(self._machine.accel.dirty_ring_size))
         self.parameters.set(values, capabilities=self.capabilities)
         if self._source is not None:
             self._source.set_bandwidth()
@@ -296,6 +300,19 @@ class Migration:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._worker.close()
+
+
+def _check_promise(capabilities: Mapping[str, bool], *, ring: bool) -> None:
+    """Check that a promise can slow the vCPUs, and is alone in doing so.
+
+    Raises:
+        CommandError: The accelerator has no dirty rings, or such a capability is on.
+    """
+    if not ring:
+        raise CommandError(f"{TOTAL_TIME} requires accelerator property 'dirty-ring-size' set")
+    for name in ("auto-converge", "dirty-limit"):
+        if capabilities.get(name):
+            raise CommandError(f"{TOTAL_TIME} conflicts with {name}")
 
 
 def _failure(error: Exception) -> str:

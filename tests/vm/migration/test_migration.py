@@ -9,6 +9,7 @@ import pytest
 
 from qmpserver.migration.address import parse_uri
 from qmpserver.migration.extensions import TOTAL_TIME
+from qmpserver.qmp import CommandError
 from qmpserver.vm.accel.stream import Sender
 from tests.conftest import PATIENCE, Until
 from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
@@ -246,6 +247,27 @@ async def test_a_promise_is_kept(side: MakeSide, uri: str, total_ms: int, downti
     assert info["downtime"] < downtime_ms + 200
     assert not source.machine.accel.engine.limit_in_service
     assert not destination.machine.accel.engine.limit_in_service
+
+
+async def test_a_promise_takes_rings(side: MakeSide) -> None:
+    source = side(ring=0)
+    with pytest.raises(CommandError, match="total-time requires accelerator property 'dirty-ring-"):
+        source.migration.set_parameters({TOTAL_TIME: 1000})
+    source.migration.set_parameters({TOTAL_TIME: 0})
+
+
+@pytest.mark.parametrize("capability", ["auto-converge", "dirty-limit"])
+async def test_a_promise_does_not_share_the_vcpus(side: MakeSide, capability: str) -> None:
+    migration = side().migration
+    conflict = f"^{TOTAL_TIME} conflicts with {capability}$"
+    migration.set_parameters({TOTAL_TIME: 1000})
+    with pytest.raises(CommandError, match=conflict):
+        migration.set_capabilities({capability: True})
+    migration.set_parameters({TOTAL_TIME: 0})
+    migration.set_capabilities({capability: True})
+    with pytest.raises(CommandError, match=conflict):
+        migration.set_parameters({TOTAL_TIME: 1000})
+    assert migration.parameters[TOTAL_TIME] == 0
 
 
 @pytest.mark.slow
