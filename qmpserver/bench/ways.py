@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qmpserver.migration.policies.promise import Promise
 from qmpserver.migration.policies.ramp import Ramp
 from qmpserver.migration.policies.stall import StallDetection
 from qmpserver.migration.policies.stepped_downtime import SteppedDowntime
+from qmpserver.tools.steering import cautious_promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,5 +64,5 @@ WAYS: dict[str, Way] = {
     "stepped-downtime": Way(policy=_stepped, longest=0.5),
     "ramp": Way(policy=_ramp, longest=1.05),
     "stall": Way(policy=_stall, longest=0.9),
-    "promise": Way(policy=Promise, promises=True),
+    "promise": Way(policy=cautious_promise, promises=True),
 }

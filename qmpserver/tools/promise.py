@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 from qmpserver.migration.extensions import FORECAST, TOTAL_TIME
 from qmpserver.migration.policies.forecast import forecast
-from qmpserver.migration.policies.promise import Promise
 from qmpserver.tools.errors import QmpctlError, RefusedError, sensible
 from qmpserver.tools.figures import MIB, Figures, limit_text
 from qmpserver.tools.looks import RING
-from qmpserver.tools.steering import Steering
+from qmpserver.tools.steering import Steering, cautious_promise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +99,7 @@ class Promised:
         self._steering = end.enter_context(
             Steering(
                 self._source,
-                Promise(),
+                cautious_promise(),
                 total_time=self.total_time,
                 downtime_limit=self.downtime_limit,
             )
@@ -158,4 +157,4 @@ def _sentence(total_time: float, possible: bool, shortest: float, kept: Sequence
         return f"{total_time:g} s can be kept, no vCPU is slowed"
     least, most = min(kept), max(kept)
     share = f"{least:.0%} to {most:.0%}" if f"{least:.0%}" != f"{most:.0%}" else f"{least:.0%}"
-    return f"{total_time:g} s can be kept, vCPUs keep {share} of their speed at least"
+    return f"{total_time:g} s can be kept, vCPUs keep {share} of their speed on average, or more"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.migration.extensions import TOTAL_TIME
 from qmpserver.migration.policies.policy import MB
+from qmpserver.migration.policies.promise import Promise
 from qmpserver.tools.errors import QmpctlError, RefusedError, sensible
 from qmpserver.tools.looks import Looks
 from qmpserver.tools.qemu_limiter import FREE, Limiter
@@ -32,6 +33,11 @@ MEASURE_S = 1
 PATIENCE_S = 5.0
 POLL_S = 0.05
 THROTTLING = ("auto-converge", "dirty-limit")
+
+
+def cautious_promise() -> Promise:
+    """Return a policy whose limits never wait: those of a QEMU take seconds to act."""
+    return Promise(slack=1.0)
 
 
 class Steering:

@@ -77,9 +77,9 @@ def test_it_is_steered(qmpctl: Run, pair: Pair) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     forecast, *lines = ran.stdout.splitlines()
     assert forecast == (
-        "forecast: if all RAM is in use: 10 s can be kept, vCPUs keep 4% of their speed at least; "
-        "a pause of 200 ms may be too short, with rings of 4096 entries vCPUs dirty 32 MB before "
-        "a limit slows them"
+        "forecast: if all RAM is in use: 10 s can be kept, vCPUs keep 4% of their speed on "
+        "average, or more; a pause of 200 ms may be too short, with rings of 4096 entries vCPUs "
+        "dirty 32 MB before a limit slows them"
     )
     assert ", limit 38 MB/s, expected 8.5 s, pause 192 ms" in lines[0]
     (_, free), *later = limits(source)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 def water_level(demands: Sequence[float], total: float) -> float:
@@ -37,3 +37,13 @@ def live_seconds(remaining: float, rest: float, bandwidth: float, added: float) 
     if remaining <= rest:
         return 0.0
     return (remaining - rest) / (bandwidth - added) if bandwidth > added else math.inf
+
+
+def loss(speeds: Iterable[float], level: float) -> float:
+    """Return the harm that a level does to vCPUs: the sum of the logarithms of the slowdowns.
+
+    Args:
+        speeds: How fast each vCPU goes unlimited, at least 0.
+        level: The rate that none may exceed, in the same unit, above 0.
+    """
+    return sum(math.log(speed / level) for speed in speeds if speed > level)

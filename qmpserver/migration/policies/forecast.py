@@ -1,7 +1,7 @@
 """Before a migration starts: can a promise be kept, and how fast the guest will be.
 
 Cautious: it takes each page that the guest dirties to be sent once more. Pages that are pending
-anyway cost nothing, so the guest is faster in truth.
+anyway cost nothing, and limits may wait, so the guest is faster in truth.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Forecast:
         expected_total: Of a migration with this promise; infinite: it would never end.
         expected_downtime: Its pause.
         level: The rate that no vCPU may exceed, bytes/s; infinite: no limit is needed.
-        kept: The share of its speed that each vCPU keeps, 0 to 1.
+        kept: The share of its speed that each vCPU keeps on average, or more; 0 to 1.
     """
 
     possible: bool

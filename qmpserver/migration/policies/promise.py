@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qmpserver.migration.policies.arithmetic import live_seconds, water_level
+from qmpserver.migration.policies.arithmetic import live_seconds, loss, water_level
 from qmpserver.migration.policies.policy import MB, Decision
 from qmpserver.migration.policies.precopy import Precopy
 
@@ -29,6 +29,7 @@ CHANGE = 0.04  # smaller changes of the level are left out
 HOLD = 0.15  # s between two changes of the level, except for a fall below `AT_LIMIT` of it
 AT_LIMIT = 0.7  # of its limit: a vCPU that is as fast would be faster without it
 RELEASE = 1.0  # s below that, and the vCPU needs no limit
+NEAR = 1.5  # times its speed: a level that would soon reach one more vCPU
 AMPLE = 2.0  # times a vCPU's highest rate without a limit: such a limit is none
 BROKEN = 1.02  # of the promised total
 BEYOND = 1.05  # times the working set: the rest of what is pending is no part of it
@@ -36,15 +37,22 @@ EARLY = 0.1, 0.01  # of it: when a limited guest gets a higher limit instead of 
 
 
 class Promise:
-    """Keeps `total_time` and `downtime_limit`, and slows the guest no more than that takes."""
+    """Keeps `total_time` and `downtime_limit`, and slows the guest no more than that takes.
 
-    def __init__(self) -> None:
+    Args:
+        slack: The share of the bandwidth that a limit leaves to the guest at least when it begins,
+            kept for a link that gets slower or a limiter that is late. With 1 no limit waits.
+    """
+
+    def __init__(self, slack: float = 0.25) -> None:
+        self._slack = slack
         self._precopy = Precopy()
         self._data = 0  # the most that was pending
         self._asked: Look | None = None  # the look that asked for a harvest
         self._harvested_at = 0.0
         self._harvests = 0
         self._novelty = 1.0  # share of harvested pages that were not pending
+        self._free_novel = math.inf  # bytes/s that the guest adds to the rest without a limit
         self._sent_cold = False
         self._measured = (0.0, 0)  # time and size of the dirty set, when its growth was measured
         self._working_set = math.inf  # the dirty set when all of `pending` will have been sent
@@ -106,6 +114,8 @@ class Promise:
         if self._asked is not None:
             novel = look.added - self._asked.added
             self._novelty = min(1.0, novel / self._asked.unharvested)
+            if not any(look.limits):
+                self._free_novel = novel / max(look.time - self._harvested_at, AGAIN / 2)
             self._harvested_at = look.time
             self._harvests += 1
             self._measured = (look.time, look.unharvested)
@@ -170,12 +180,15 @@ class Promise:
         else:  # the later it is, the harder it presses
             aim = OVERDUE * rest + look.bandwidth * min(0.0, left)
         novel = look.bandwidth - (remaining - aim) / max(left, SETTLE)
-        level = water_level(demands, novel / max(novelty, 0.02)) / MB
+        share = max(novelty, 0.02)
+        level = water_level(demands, novel / share) / MB
         if self._is_tight is None:
             self._is_tight = novel * left < 1.5 * look.bandwidth * OBSERVE
         # The first harvests may find dirty just the pages that were sent first: later ones tell.
         is_new = look.time < OBSERVE or (novelty < 1.0 and self._harvests < 3)
         if is_new and not self._is_tight:
+            return math.inf
+        if not any(look.limits) and self._can_wait(look, novel, share, level * MB):
             return math.inf
         if self._working_set <= rest and math.inf not in demands:
             level = math.inf
@@ -185,3 +198,20 @@ class Promise:
             return self._level
         self._changed_at = look.time
         return level
+
+    def _can_wait(self, look: Look, novel: float, share: float, level: float) -> bool:
+        """Return whether the guest gains by a limit that comes later and is lower.
+
+        A vCPU that needs no limit must not come to need one by that.
+
+        Args:
+            look: The present look.
+            novel: Bytes/s that the guest may add to the rest from now on.
+            share: The part of what it dirties that is added to the rest.
+            level: The rate, in bytes/s, that no vCPU may exceed then.
+        """
+        speeds = self._free_rates.values()
+        if novel <= self._slack * look.bandwidth or any(level / NEAR < v <= level for v in speeds):
+            return False
+        harm = share * level * loss(speeds, level)
+        return self._free_novel - novel < harm

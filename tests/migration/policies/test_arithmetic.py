@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmpserver.migration.policies.arithmetic import live_seconds, water_level
+from qmpserver.migration.policies.arithmetic import live_seconds, loss, water_level
 from qmpserver.migration.policies.forecast import Forecast, forecast
 from qmpserver.migration.policies.policy import MB
 from qmpserver.migration.policies.promise import Promise
@@ -35,6 +35,11 @@ def test_water_fills_exactly_the_total(demands: list[float], total: float) -> No
 )
 def test_level_of_the_water(demands: list[float], total: float, level: float) -> None:
     assert water_level(demands, total) == level
+
+
+def test_loss() -> None:
+    assert loss([10, 20], 20) == 0
+    assert loss([0, 40, 80], 20) == pytest.approx(math.log(2) + math.log(4))
 
 
 def test_live_seconds() -> None:

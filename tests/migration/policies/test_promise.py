@@ -90,6 +90,29 @@ def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -
 
 
 @pytest.mark.parametrize("cold_first", [True, False])
+@pytest.mark.parametrize("total", [5, 20])
+def test_a_limit_that_can_wait_comes_late(total: float, cold_first: bool) -> None:
+    """All memory is dirty again at once: what is sent meanwhile is sent in vain."""
+    guest = greedy()
+    migration = Migration(262, constant(LINK), [guest], 0.1, total, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert_kept(outcome, total, 0.1)
+    needed = (262 - LINK * 0.1) / LINK
+    assert needed < guest.limited_for < 1.5 * needed
+    assert all(limit == 0 or limit > 10 for _, one, _ in outcome.trace for limit in one.limits)
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_a_limit_that_costs_more_the_later_it_comes_comes_soon(cold_first: bool) -> None:
+    """While the guest is free, the rest grows: a higher limit for longer is better."""
+    guest = Vcpu(1000, constant(200))
+    migration = Migration(1100, constant(LINK), [guest], 0.1, 20, cold_first=cold_first)
+    outcome = migration.run(Promise())
+    assert_kept(outcome, 20, 0.1)
+    assert guest.limited_for > 1.2 * 1100 / LINK
+
+
+@pytest.mark.parametrize("cold_first", [True, False])
 @pytest.mark.parametrize(("total", "tolerance"), [(2.6, 0.02), (2.1, 0.05)])
 def test_close_to_the_minimum_the_guest_is_held_in_time(
     total: float, tolerance: float, cold_first: bool
@@ -272,7 +295,7 @@ def test_the_limit_is_not_changed_at_every_look(time: float, factor: float, chan
     policy.decide(busy)
     dirty = replace(busy, time=0.2, unharvested=100 * MB)
     assert policy.decide(dirty).harvest
-    first = policy.decide(replace(dirty, unharvested=0, added=0)).limits
+    first = policy.decide(replace(dirty, unharvested=0, added=100 * MB)).limits
     assert first[0] > 0
     limited = replace(busy, limits=first, rates=tuple(limit * MB for limit in first))
     later = policy.decide(replace(limited, time=time, bandwidth=factor * busy.bandwidth)).limits
