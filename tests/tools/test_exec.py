@@ -131,34 +131,39 @@ def test_every_command_can_be_explained(qmpctl: Run, server: str) -> None:
         assert ran.stdout.startswith(f"command {name}")
 
 
-def in_bash(line: str) -> set[str]:
+def in_bash(line: str, presses: int = 3) -> set[str]:
     """What a real bash completes at the end of a line; it parts words at ``=`` and ``:``."""
     script = f"""eval "$(qmpctl completion bash)"
 COMP_LINE={line!r} COMP_POINT={len(line)} COMP_TYPE=9 COMP_CWORD=0
 _python_argcomplete qmpctl
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-    return completed(["bash", "-c", script])
+    return completed(["bash", "-c", script], presses)
 
 
 def in_fish(line: str) -> set[str]:
     """What a real fish completes, without its descriptions, as bash has it."""
-    words = completed(["fish", "-c", f"qmpctl completion fish | source; complete -C {line!r}"])
+    words = completed(["fish", "-c", f"qmpctl completion fish | source; complete -C {line!r}"], 3)
     return {re.sub("^(unix:|mode=)|\t.*", "", word) for word in words}
 
 
-def completed(argv: list[str]) -> set[str]:
+def completed(argv: list[str], presses: int) -> set[str]:
+    """What a shell shows; as a person does, ask again if the server was too slow for it."""
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{argv[0]} is not installed")
-    ran = subprocess.run(
-        argv,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    return {word.strip() for word in ran.stdout.splitlines()} - {""}
+    words: set[str] = set()
+    while not words and presses:
+        ran = subprocess.run(
+            argv,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        words = {word.strip() for word in ran.stdout.splitlines()} - {""}
+        presses -= 1
+    return words
 
 
 @pytest.mark.parametrize("complete", [in_bash, in_fish])
@@ -206,7 +211,7 @@ def test_zsh_completes(server: str) -> None:
 
 
 def test_completion_without_a_server_says_nothing(tmp_path: Path) -> None:
-    assert in_bash(f"qmpctl --qmp unix:{tmp_path}/none exec q") == set()
+    assert in_bash(f"qmpctl --qmp unix:{tmp_path}/none exec q", presses=1) == set()
 
 
 @pytest.mark.slow

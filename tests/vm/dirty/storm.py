@@ -38,7 +38,7 @@ def trace(pid: int) -> None:
         if libc.ptrace(PTRACE_SEIZE, thread_id, None, None) == 0:
             attached.append(thread_id)
             libc.ptrace(PTRACE_INTERRUPT, thread_id, None, None)
-    for thread_id in attached:
+    for thread_id in reversed(attached):  # the end of the first is told after that of all others
         _, status = os.waitpid(thread_id, WALL)
         # Group-stop and a signal on its way are told the same: hand signals over.
         number = os.WSTOPSIG(status) if status >> 16 == 0 and os.WIFSTOPPED(status) else 0
