@@ -76,13 +76,19 @@ def qemu() -> None:
 
 
 @pytest.fixture
-def newer_qemu(qemu: None) -> None:
-    """Skip the test where QEMU is not installed, or is older than 11.1."""
-    command = ["qemu-system-x86_64", "--version"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    version = re.search(r"version (\d+)\.(\d+)", shown)
+def newer_qemu() -> str:
+    """Return the program of QEMU that the variable `QEMU` names, or else the system's.
+
+    Skip the test where it is not installed, or is older than 11.1; `.ci/qemu` brings such a one.
+    """
+    program = shutil.which(os.environ.get("QEMU", "qemu-system-x86_64"))
+    if program is None:
+        pytest.skip("qemu-system-x86_64 is not installed")
+    shown = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    version = re.search(r"version (\d+)\.(\d+)", shown.stdout)
     if version is None or (int(version[1]), int(version[2])) < (11, 1):
         pytest.skip("QEMU is older than 11.1")
+    return program
 
 
 @pytest.fixture(params=["soft", "kvm"])

@@ -61,9 +61,9 @@ def test_qemu_answers_as_recorded(
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "transcript"), transcripts(NEWER_FILES))
 def test_newer_qemu_answers_as_recorded(
-    path: Path, transcript: Transcript, newer_qemu: None, kvm: None
+    path: Path, transcript: Transcript, newer_qemu: str, kvm: None
 ) -> None:
-    hold(path, transcript, QEMU, "kvm")
+    hold(path, transcript, [newer_qemu], "kvm")
 
 
 # Commands that QEMU 7.2 does not have.
