@@ -85,9 +85,12 @@ class Rounds:
 
     async def begin(self) -> None:
         """Make all pages that hold data pending. Dirty pages must be logged."""
-        await self._worker.run(self._machine.tracking.take)  # dirtied before: pending now anyway
-        self._harvested_at = time.monotonic()
+        take = self._machine.tracking.take
+        await self._worker.run(take)  # dirtied before: pending now anyway
         await self._worker.run(self._sender.add_data)
+        for bitmap in await self._worker.run(take):  # dirtied meanwhile: hot ones, which go last
+            self._sender.add(bitmap)
+        self._harvested_at = time.monotonic()
         self._figures.dirty_sync_count = 1  # QEMU's events begin with the second pass
 
     async def converge(self, policy: Policy) -> None:
@@ -214,7 +217,7 @@ class Rounds:
 
     def _look(self) -> Look:
         self.count()
-        engine, parameters = self._machine.accel.engine, self._parameters
+        parameters = self._parameters
         return Look(
             time=time.monotonic() - self._started,
             pending=self._figures.remaining,
@@ -225,12 +228,20 @@ class Rounds:
             rounds=self._figures.dirty_sync_count,
             bandwidth=self._bandwidth or parameters["max-bandwidth"],
             rates=tuple(self._machine.tracking.rates.bytes_per_second()),
-            limits=tuple(engine.limits()),
+            limits=self._slowing(),
             throttle=self._figures.cpu_throttle or 0,
             downtime_limit=parameters["downtime-limit"] / 1000,
             total_time=parameters[TOTAL_TIME] / 1000,
             switchover_bandwidth=parameters["avail-switchover-bandwidth"],
             overhead=OVERHEAD_S,
+        )
+
+    def _slowing(self) -> tuple[int, ...]:
+        """Return the limit of each vCPU that is none of a client's, in MB/s; 0 for none."""
+        in_force = self._machine.accel.engine.limits()
+        return tuple(
+            0 if limit == own else limit
+            for limit, own in zip(in_force, self.own_limits, strict=True)
         )
 
     def _unharvested(self) -> int:

@@ -271,6 +271,19 @@ async def test_a_promise_does_not_share_the_vcpus(side: MakeSide, capability: st
 
 
 @pytest.mark.slow
+async def test_a_promise_and_the_limit_of_a_client(side: MakeSide, uri: str) -> None:
+    """The policy takes such a limit for the guest's own speed, and it is there afterwards."""
+    source, destination = side(), side(incoming=True)
+    await source.advance(20_000)
+    source.machine.dirty_limit.set(30, 1)
+    source.migration.set_parameters({"max-bandwidth": 40 << 20, TOTAL_TIME: 3000})
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert source.migration.info()["total-time"] < 4500
+    for one in (source, destination):
+        assert one.machine.accel.engine.limits() == [0, 30]
+
+
+@pytest.mark.slow
 async def test_a_promise_that_cannot_be_kept_is_told(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_parameters({"max-bandwidth": 30 << 20, TOTAL_TIME: 1000})
