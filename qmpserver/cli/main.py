@@ -74,6 +74,6 @@ def _main() -> bool:
     if settings.process_name is not None:
         rename_process(settings.process_name)
     descriptors.check_limit(settings.cpus)
-    ready = daemonize() if settings.daemonize else None
+    launcher = daemonize() if settings.daemonize else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(settings, ready))
+        return runner.run(run(settings, launcher))

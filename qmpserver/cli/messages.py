@@ -10,8 +10,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.files import open_text
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.files import open_text
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
