@@ -54,6 +54,7 @@ def _leave(status: int) -> None:
 
 
 def _main() -> bool:
+    messages.limit_repeats()
     settings = parse_command_line(sys.argv[1:])
     if settings.exit_with is not None:
         print(settings.exit_with)
