@@ -5,7 +5,7 @@ Three rules keep a path from holding up the program:
 - Opening never waits. A pipe needs its other side: a pipe that nobody writes to is not read, and
   one that nobody reads is not written.
 - Reading ends: a file with more than `LARGEST` bytes is refused, and so is a device without an end.
-- Writing never waits. A pipe that is full fails as a disk does that is full.
+- Writing never waits for the reader of a pipe: a pipe that is full fails as a full disk does.
 
 Files that the program writes for itself, such as its log, are created with mode 0600, less the
 umask, and no link leads to them. Another user who may write to the directory could otherwise have
@@ -131,8 +131,11 @@ def open_text(path: str, flags: int = 0) -> TextIOWrapper:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
             raise OSError(errno.ENXIO, "nobody reads this pipe", path) from None
         raise
-    with contextlib.suppress(OSError, AttributeError):  # not a pipe, or not Linux
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError, AttributeError):  # the user has many pipes; not Linux
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    else:
+        os.set_blocking(fd, True)  # a terminal is slow, but does not stop
     return open(fd, "w", encoding="utf-8")
 
 

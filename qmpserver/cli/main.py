@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
 
 import uvloop
@@ -25,7 +24,6 @@ def main() -> None:
     The error is one line for a command line that is wrong or that this host cannot satisfy, the
     unmet expectations of a stand-in, and a traceback for anything else.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a KeyboardInterrupt would show a traceback
     try:
         descriptors.open_standard_descriptors()
         succeeded = _main()

@@ -33,8 +33,8 @@ def patched(*arguments, **named):
     return original(*arguments, **named)
 
 setattr(owner, name, patched)
-from qmpserver.cli.main import main
-main()
+from qmpserver.cli.__main__ import start
+start()
 """
 NO_FILE = 'raise FileNotFoundError(2, "No such file or directory", "a-file")'
 
@@ -122,6 +122,25 @@ def test_signal_while_the_program_starts(where: str, options: list[str], tmp_pat
     assert ran.returncode == 0
     assert ran.stderr == "qmpserver: terminating on signal 15\n"
     assert not list(tmp_path.iterdir())
+
+
+IMPORTING = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "asyncio":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from qmpserver.cli.__main__ import start
+start()
+"""
+
+
+def test_ctrl_c_while_modules_are_imported() -> None:
+    ran = subprocess.run([sys.executable, "-c", IMPORTING, *SOFT], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -315,8 +334,13 @@ def test_daemon_whose_launcher_ends_before_it_is_ready(
         text=True,
     ) as process:
         until(path.exists)
-        process.send_signal(number)
-        _, shown = process.communicate(timeout=PATIENCE)
+        daemon = int(pidfile.read_text())
+        try:
+            process.send_signal(number)
+            _, shown = process.communicate(timeout=PATIENCE)
+            until(lambda: not list(tmp_path.iterdir()))
+        except BaseException:
+            os.kill(daemon, signal.SIGKILL)
+            raise
     assert process.returncode == -number
     assert shown == "qmpserver: terminating on signal 15\n"
-    until(lambda: not list(tmp_path.iterdir()))
