@@ -1,5 +1,15 @@
-"""`python -m qmpserver.cli` is the program `qmpserver`."""
+"""The program `qmpserver`, which is also `python -m qmpserver.cli`."""
 
-from qmpserver.cli.main import main
+import signal
 
-main()
+
+def start() -> None:
+    """Run the program; SIGINT ends it without a traceback, also while it imports its modules."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from qmpserver.cli.main import main
+
+    main()
+
+
+if __name__ == "__main__":
+    start()

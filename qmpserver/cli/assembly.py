@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.files import open_text
 from qmpserver.cli.messages import report
 from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.files import open_text
 from qmpserver.monitor import Registry, Server
 from qmpserver.qapi import Schema
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator

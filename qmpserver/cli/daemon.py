@@ -4,46 +4,62 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qmpserver.cli.settings import CommandLineError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+
+class Launcher:
+    """The process that has started this one, and waits until this one is ready.
+
+    It can be watched by an event loop: it becomes readable if that process ends earlier, as by
+    Ctrl-C. This one, which no terminal reaches, must end then.
+    """
+
+    def __init__(self, waiting: socket.socket) -> None:
+        self._waiting = waiting
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch."""
+        return self._waiting.fileno()
+
+    def release(self) -> None:
+        """Leave that process's directory, input and output, and let it exit with status 0.
+
+        Raises:
+            BrokenPipeError: It has ended.
+        """
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.close(null)
+        self._waiting.send(b"\0")
+        self._waiting.close()
 
 
-def daemonize() -> Callable[[], None]:
-    """Continue in a new process without a terminal; return a function that says it is ready.
+def daemonize() -> Launcher:
+    """Continue in a new process without a terminal.
 
-    The calling process exits: with status 0 once the new one calls the returned function, with
-    status 1 if the new one ends before. Call this before there are threads or a VM.
+    The calling process exits: with status 0 once the new one releases it, with status 1 if the new
+    one ends before. Call this before there are threads or a VM.
 
     Raises:
         CommandLineError: The system refuses a new process.
     """
-    reader, writer = os.pipe()
+    waiting, started = socket.socketpair()
     if _fork():
-        os.close(writer)
-        os._exit(0 if os.read(reader, 1) else 1)
-    os.close(reader)
+        started.close()
+        os._exit(0 if waiting.recv(1) else 1)
+    waiting.close()
     os.setsid()
     if _fork():
         os._exit(0)
     os.umask(0o027)
     for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN):
         signal.signal(number, signal.SIG_IGN)
-
-    def ready() -> None:
-        os.chdir("/")
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in range(3):
-            os.dup2(null, fd)
-        os.close(null)
-        os.write(writer, b"\0")
-        os.close(writer)
-
-    return ready
+    return Launcher(started)
 
 
 def _fork() -> int:

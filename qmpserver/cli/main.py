@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
 
 import uvloop
@@ -25,7 +24,6 @@ def main() -> None:
     The error is one line for a command line that is wrong or that this host cannot satisfy, the
     unmet expectations of a stand-in, and a traceback for anything else.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a KeyboardInterrupt would show a traceback
     try:
         descriptors.open_standard_descriptors()
         succeeded = _main()
@@ -54,6 +52,7 @@ def _leave(status: int) -> None:
 
 
 def _main() -> bool:
+    messages.limit_repeats()
     settings = parse_command_line(sys.argv[1:])
     if settings.exit_with is not None:
         print(settings.exit_with)
@@ -74,6 +73,6 @@ def _main() -> bool:
     if settings.process_name is not None:
         rename_process(settings.process_name)
     descriptors.check_limit(settings.cpus)
-    ready = daemonize() if settings.daemonize else None
+    launcher = daemonize() if settings.daemonize else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(settings, ready))
+        return runner.run(run(settings, launcher))

@@ -10,8 +10,9 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.files import open_text
+from qmpserver.cli.repeats import RepeatLimit
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.files import open_text
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
@@ -47,7 +48,7 @@ class _Report:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
             parts.insert(0, f"{stamp}.{rest:06d}Z")
         show(" ".join(parts))
-        _log.info(message)  # dropped without -D
+        _log.info(message, stacklevel=2)  # dropped without -D
 
 
 report = _Report()
@@ -79,6 +80,12 @@ class _LogFile(logging.FileHandler):
         show(f"qmpserver: cannot write the log, it ends here: {error.strerror}")
 
 
+def limit_repeats() -> None:
+    """Limit the warnings and errors that go to standard error, as they do without `-D`."""
+    if logging.lastResort is not None:
+        logging.lastResort = RepeatLimit(logging.lastResort)
+
+
 def log_to(path: str) -> None:
     """Write the log to file `path`, which is emptied first.
 
@@ -90,6 +97,7 @@ def log_to(path: str) -> None:
     except OSError as error:
         raise CommandLineError(f"Error opening logfile {path}: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    limited = RepeatLimit(handler)
     for name in _LOGGERS:
-        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).addHandler(limited)
     _log.setLevel(logging.INFO)

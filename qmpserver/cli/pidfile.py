@@ -7,8 +7,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.files import open_regular
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

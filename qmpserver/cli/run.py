@@ -16,25 +16,27 @@ from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
+    from qmpserver.cli.daemon import Launcher
     from qmpserver.cli.settings import Settings
     from qmpserver.monitor import Device, Server
-    from qmpserver.standin import StandIn
+    from qmpserver.standin import Scenario, StandIn
     from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
 
 _EXTENSION = "qmpserver.vm.accel.native._native"
+_END_S = 10  # from a signal to the end of the process, whatever it waits for
 
 _log = logging.getLogger("qmpserver")
 
 
-async def run(settings: Settings, ready: Callable[[], None] | None = None) -> bool:
+async def run(settings: Settings, launcher: Launcher | None = None) -> bool:
     """Run a machine, or a stand-in with `-fake`, until it is shut down.
 
     Args:
         settings: The command line's.
-        ready: Called when monitors listen and the machine has started.
+        launcher: Released when monitors listen and the machine has started.
 
     Returns:
         Whether a stand-in's expectations were met; True for a machine.
@@ -44,12 +46,14 @@ async def run(settings: Settings, ready: Callable[[], None] | None = None) -> bo
     """
     async with contextlib.AsyncExitStack() as stack:
         signalled = _catch_signals()
+        if launcher is not None:
+            _end_with(launcher)
         if settings.pidfile is not None:
             stack.enter_context(pidfile(settings.pidfile))
         if settings.fake is None:
-            await _run_machine(settings, signalled, ready, stack)
+            await _run_machine(settings, signalled, launcher, stack)
             return True
-        stand_in = await _run_stand_in(settings, signalled, ready, stack)
+        stand_in = await _run_stand_in(settings, *settings.fake, signalled, launcher, stack)
     failures = stand_in.failures()
     for failure in failures:
         report(failure)
@@ -59,7 +63,7 @@ async def run(settings: Settings, ready: Callable[[], None] | None = None) -> bo
 async def _run_machine(
     settings: Settings,
     signalled: asyncio.Future[int],
-    ready: Callable[[], None] | None,
+    launcher: Launcher | None,
     stack: contextlib.AsyncExitStack,
 ) -> None:
     try:
@@ -75,8 +79,8 @@ async def _run_machine(
         import qmpserver.web.serve  # noqa: F401 -- clients may have all descriptors later
     machine, server = await assemble(settings, stack)
     _shut_down_on_signal(signalled, machine)
-    await _open_monitors(settings, server, machine.finished)
-    if not machine.finished.is_set():
+    with _given_up_at(machine.finished):
+        await _open_monitors(settings, server)
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         try:
@@ -86,8 +90,7 @@ async def _run_machine(
             raise CommandLineError(f"cannot start the machine: {error}") from None
         if settings.incoming is not None and settings.incoming != "defer":
             await _wait_for_guest(settings.incoming, machine)
-        if ready is not None:
-            ready()
+        _release(launcher)
         _log.info("ready")
     await machine.finished.wait()
     if machine.failure is not None:
@@ -105,22 +108,23 @@ async def _wait_for_guest(uri: str, machine: Machine) -> None:
 
 async def _run_stand_in(
     settings: Settings,
+    value: str,
+    scenario: Scenario,
     signalled: asyncio.Future[int],
-    ready: Callable[[], None] | None,
+    launcher: Launcher | None,
     stack: contextlib.AsyncExitStack,
 ) -> StandIn:
-    from qmpserver.standin import Scenario, ScenarioError, StandIn  # only with -fake
+    from qmpserver.standin import ScenarioError, StandIn  # only with -fake
 
     try:
-        scenario = Scenario.from_option(settings.fake or "")
         stand_in = StandIn(scenario.on_machine(_machine_of_stand_in(settings)), own_process=True)
     except ScenarioError as error:
-        raise CommandLineError(f"-fake {settings.fake}: {error}") from None
+        raise CommandLineError(f"-fake {value}: {error}") from None
     stack.push_async_callback(stand_in.close)
     _shut_down_on_signal(signalled, stand_in)
-    await _open_monitors(settings, stand_in, stand_in.finished)
-    if ready is not None and not stand_in.finished.is_set():
-        ready()
+    with _given_up_at(stand_in.finished):
+        await _open_monitors(settings, stand_in)
+        _release(launcher)
     await stand_in.finished.wait()
     return stand_in
 
@@ -138,7 +142,11 @@ def _machine_of_stand_in(settings: Settings) -> dict[str, Any]:
 
 
 def _catch_signals() -> asyncio.Future[int]:
-    """Return a future of the first signal that ends the program."""
+    """Return a future of the first signal that ends the program.
+
+    The end is orderly unless it takes too long, as when standard error is a pipe that is full: then
+    the kernel ends the process, since no code of it may get to run.
+    """
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[int] = loop.create_future()
 
@@ -146,9 +154,37 @@ def _catch_signals() -> asyncio.Future[int]:
         if not signalled.done():
             signalled.set_result(number)
 
+    def handle(number: int, _frame: object) -> None:
+        if not signal.getitimer(signal.ITIMER_REAL)[0]:
+            signal.alarm(_END_S)
+        with contextlib.suppress(RuntimeError):  # the event loop has been closed
+            loop.call_soon_threadsafe(catch, number)
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, catch, number)
+        # Not the event loop's own handlers, which leave system calls that wait uninterrupted.
+        signal.signal(number, handle)
     return signalled
+
+
+def _end_with(launcher: Launcher) -> None:
+    """End the program, as by a signal, if the launcher ends before it is released."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.remove_reader(launcher.fileno())
+        signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(launcher.fileno(), end)
+
+
+def _release(launcher: Launcher | None) -> None:
+    if launcher is None:
+        return
+    asyncio.get_running_loop().remove_reader(launcher.fileno())
+    try:
+        launcher.release()
+    except BrokenPipeError:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | StandIn) -> None:
@@ -161,34 +197,36 @@ def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | S
     signalled.add_done_callback(shut_down)
 
 
-async def _open_monitors(settings: Settings, server: Server, finished: asyncio.Event) -> None:
-    """Open all monitors and wait for the clients that options demand, unless the end is earlier.
-
-    Nothing may run between the last monitor's opening and the caller's next step: a client that
-    is connected then must see the machine running.
-    """
-    opener = asyncio.current_task()
-    assert opener is not None
-    opening = True
+@contextlib.contextmanager
+def _given_up_at(finished: asyncio.Event) -> Iterator[None]:
+    """Leave the block, which may wait for names, clients or hosts, when `finished` is set."""
+    starter = asyncio.current_task()
+    assert starter is not None
+    starting = True
 
     def give_up(_: object) -> None:
-        if opening:
-            opener.cancel()
+        if starting:
+            starter.cancel()
 
     end = asyncio.ensure_future(finished.wait())
     end.add_done_callback(give_up)
     try:
-        await _open_and_wait(settings, server)
+        yield
     except asyncio.CancelledError:
         if not finished.is_set():
             raise
-        opener.uncancel()
+        starter.uncancel()
     finally:
-        opening = False
+        starting = False
         end.cancel()
 
 
-async def _open_and_wait(settings: Settings, server: Server) -> None:
+async def _open_monitors(settings: Settings, server: Server) -> None:
+    """Open all monitors and wait for the clients that options demand.
+
+    Nothing may run between the last monitor's opening and the caller's next step: a client that
+    is connected then must see the machine running.
+    """
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from qmpserver.monitor.chardev import Chardev
+    from qmpserver.standin import Scenario
     from qmpserver.vm.accel import AccelOptions
     from qmpserver.vm.machine.runstate import Actions
     from qmpserver.web.address import HttpOptions
@@ -45,7 +46,7 @@ class Settings:
     name: str | None = None
     process_name: str | None = None
     uuid: UUID | None = None
-    fake: str | None = None
+    fake: tuple[str, Scenario] | None = None  # the option's value, and its meaning
     stopped: bool = False
     incoming: str | None = None
     actions: Actions | None = None

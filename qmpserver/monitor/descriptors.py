@@ -80,6 +80,6 @@ def open_pipe(path: str) -> tuple[int, int]:
 
 def _open(path: str, flags: int) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC, 0o666)
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
     except OSError as error:
         raise DeviceError(f"Could not open '{path}': {os.strerror(error.errno or 0)}") from error

@@ -8,6 +8,7 @@ import os
 import re
 from typing import NamedTuple, NoReturn
 
+from qmpserver.files import read_text
 from qmpserver.qapi.doc import Doc
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
@@ -63,12 +64,11 @@ def parse(path: str) -> Parsed:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        try:
-            return file.read()
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise SchemaError(path, line, "text is not UTF-8") from None
+    try:
+        return read_text(path)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SchemaError(path, line, "text is not UTF-8") from None
 
 
 class _File:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+from qmpserver.files import open_text
 
 if TYPE_CHECKING:
     from qmpserver.transcript.message import Message
@@ -21,7 +24,8 @@ class Log:
     def __init__(self, path: str) -> None:
         self.failure: str | None = None
         self._path = path
-        self._file = open(path, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
+        self._file = open_text(path, os.O_TRUNC)
+        self._file.reconfigure(errors="replace", line_buffering=True)
 
     def write(self, message: Message) -> None:
         """Write a message; the first error ends the log, and not the conversation."""

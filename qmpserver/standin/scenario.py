@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from qmpserver.files import read_text
 from qmpserver.standin import faults, option, recorded
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import Reader, read_vocabulary
@@ -70,7 +71,7 @@ class Scenario:
             return cls.read({}, schema=schema)
         path = Path(name)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except UnicodeDecodeError:
             raise ScenarioError(f"{name}: text is not UTF-8") from None
         except OSError as error:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import json
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from qmpserver.files import LARGEST, read_bytes
 from qmpserver.qapi import Schema, SchemaError
 
 FILES = Path(__file__).parent / "vocabularies"
@@ -64,12 +66,14 @@ def _shipped(name: str) -> Vocabulary:
 
 
 def _read(path: Path) -> Schema:
-    raw = path.read_bytes()
+    raw = read_bytes(path)
     if raw.startswith(b"\x1f\x8b"):
         try:
-            raw = gzip.decompress(raw)
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LARGEST + 1)
         except (EOFError, OSError, zlib.error) as error:
             raise SchemaError(str(path), None, f"cannot be decompressed: {error}") from None
+        if len(raw) > LARGEST:
+            raise SchemaError(str(path), None, f"more than {LARGEST} bytes when decompressed")
     try:
         infos = json.loads(raw)
     except ValueError:

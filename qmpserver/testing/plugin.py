@@ -162,6 +162,7 @@ def qmp_transcript(
 
     With `pytest --qmp-record` the file is written instead.
     """
+    from qmpserver.files import read_text
     from qmpserver.transcript.compare_conversation import differences
     from qmpserver.transcript.format import write
 
@@ -174,12 +175,14 @@ def qmp_transcript(
                 f"{name}: the first {dropped} messages were dropped: pytest.mark.qmp(keep=None)",
                 pytrace=False,
             )
+        if path.exists() and not path.is_file():  # a pipe might wait for ever
+            pytest.fail(f"{path}: not a regular file", pytrace=False)
         if request.config.getoption("--qmp-record"):
             path.write_text(write(said, "ignore id"), encoding="utf-8")
             return
         if not path.exists():
             pytest.fail(f"no such file: {path}; pytest --qmp-record writes it", pytrace=False)
-        found = differences(path.read_text(encoding="utf-8"), said)
+        found = differences(read_text(path), said)
         assert not found, "\n".join([f"the conversation differs from {path}:", *found])
 
     return check

@@ -6,9 +6,9 @@ import ipaddress
 import secrets
 import ssl
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
+from qmpserver.files import read_bytes
 from qmpserver.keyval import OptionError, Options, kinds, parse_options
 from qmpserver.monitor import InetAddress, UnixAddress
 
@@ -105,8 +105,8 @@ def _tls(options: Options) -> ssl.SSLContext | None:
         return None
     if cert is None or key is None:
         raise OptionError(f"tls-{'key' if cert else 'cert'} is missing; both files are required")
-    _read("tls-cert", cert)
-    _read("tls-key", key)
+    _read("tls-cert", cert, regular=True)  # OpenSSL reads it again
+    _read("tls-key", key, regular=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -121,8 +121,8 @@ def _tls(options: Options) -> ssl.SSLContext | None:
     return context
 
 
-def _read(option: str, path: str) -> bytes:
+def _read(option: str, path: str, *, regular: bool = False) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_bytes(path, regular=regular)
     except OSError as error:
         raise OptionError(f"{option}={path}: {error.strerror}") from None

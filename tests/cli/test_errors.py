@@ -1,5 +1,6 @@
 """Errors inside the running program, and signals while it starts."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import PATIENCE
-from tests.conftest import Until
+from tests.conftest import Until, readable
 
 SOFT = ["-accel", "soft,dirty-ring-size=1024", "-m", "64M"]
 HELLO = '{"execute": "qmp_capabilities"}'
@@ -32,8 +33,8 @@ def patched(*arguments, **named):
     return original(*arguments, **named)
 
 setattr(owner, name, patched)
-from qmpserver.cli.main import main
-main()
+from qmpserver.cli.__main__ import start
+start()
 """
 NO_FILE = 'raise FileNotFoundError(2, "No such file or directory", "a-file")'
 
@@ -121,6 +122,25 @@ def test_signal_while_the_program_starts(where: str, options: list[str], tmp_pat
     assert ran.returncode == 0
     assert ran.stderr == "qmpserver: terminating on signal 15\n"
     assert not list(tmp_path.iterdir())
+
+
+IMPORTING = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "asyncio":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from qmpserver.cli.__main__ import start
+start()
+"""
+
+
+def test_ctrl_c_while_modules_are_imported() -> None:
+    ran = subprocess.run([sys.executable, "-c", IMPORTING, *SOFT], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -213,3 +233,114 @@ def test_daemon_that_a_signal_ends_before_it_is_ready(
     assert process.returncode == 1
     assert shown == "qmpserver: terminating on signal 15\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_signal_while_the_address_of_http_is_resolved(tmp_path: Path) -> None:
+    """The thread that waits for the name is left alone."""
+    ran = run(
+        "qmpserver.monitor.opening:listen",
+        "os.kill(os.getpid(), signal.SIGTERM); signal.pause()",
+        *(*SOFT, "-pidfile", f"{tmp_path}/pid", "-http", "127.0.0.1:0"),
+    )
+    assert (ran.returncode, ran.stderr) == (0, "qmpserver: terminating on signal 15\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_signal_while_a_pipe_has_no_reader(tmp_path: Path, until: Until) -> None:
+    """As QEMU does, `-qmp file:` waits for one."""
+    os.mkfifo(tmp_path / "fifo")
+    command = [sys.executable, "-m", "qmpserver.cli", *SOFT, "-pidfile", f"{tmp_path}/pid"]
+    with subprocess.Popen(
+        [*command, "-qmp", "stdio", "-qmp", f"file:{tmp_path}/fifo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert "QMP" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, shown = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, shown) == (0, "qmpserver: terminating on signal 2\n")
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("option", ["-fake {}", "-trace events={}", "-http :0,token-file={}"])
+def test_signal_while_a_writer_takes_its_time(
+    option: str, number: signal.Signals, until: Until
+) -> None:
+    source, sink = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "qmpserver.cli", *option.format(f"/dev/fd/{source}").split()],
+        stderr=subprocess.PIPE,
+        pass_fds=[source],
+        text=True,
+    ) as process:
+        try:
+            os.write(sink, b"#")
+            until(lambda: not readable(source, 0))  # the program reads it
+            process.send_signal(number)
+            _, shown = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    os.close(source)
+    os.close(sink)
+    assert (process.returncode, shown) == (-number, "")
+
+
+def test_signal_while_standard_error_is_stuck(until: Until) -> None:
+    """Not even the message can be written; the kernel ends the program then."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    statement = "import qmpserver.cli.run as run; run._END_S = 1"
+    command = [sys.executable, "-c", PATCHED, "qmpserver.cli.run:_catch_signals", statement]
+    with subprocess.Popen(
+        [*command, *SOFT, "-qmp", "stdio"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert "QMP" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == -signal.SIGALRM
+        finally:
+            process.kill()
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_daemon_whose_launcher_ends_before_it_is_ready(
+    options: list[str], number: signal.Signals, tmp_path: Path, until: Until
+) -> None:
+    """No terminal reaches the daemon."""
+    pidfile, path = tmp_path / "pid", tmp_path / "s"
+    command = [sys.executable, "-m", "qmpserver.cli", *options, "-daemonize"]
+    with subprocess.Popen(
+        [*command, "-pidfile", str(pidfile), "-qmp", f"unix:{path},server=on"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        until(path.exists)
+        daemon = int(pidfile.read_text())
+        try:
+            process.send_signal(number)
+            _, shown = process.communicate(timeout=PATIENCE)
+            until(lambda: not list(tmp_path.iterdir()))
+        except BaseException:
+            os.kill(daemon, signal.SIGKILL)
+            raise
+    assert process.returncode == -number
+    assert shown == "qmpserver: terminating on signal 15\n"

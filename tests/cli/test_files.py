@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.cli.files import open_text
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.files import LARGEST
 from tests.cli.conftest import PATIENCE, Start
 from tests.cli.test_process import PROGRAM, SOFT, run
 
@@ -37,7 +37,8 @@ async def test_modes(start: Start, tmp_path: Path, trace: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["-pidfile {}", "-D {}", "-trace *,file={}", "-trace *,file={}.json"]
+    "option",
+    ["-pidfile {}", "-D {}", "-trace *,file={}", "-trace *,file={}.json", "-fake default,log={}"],
 )
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_to_a_file(tmp_path: Path, option: str, there: bool) -> None:
@@ -47,7 +48,8 @@ def test_a_link_to_a_file(tmp_path: Path, option: str, there: bool) -> None:
         precious.write_text("precious")
     link = tmp_path / ("link.json" if "json" in option else "link")
     link.symlink_to(precious)
-    ran = run(*SOFT, *option.format(tmp_path / "link").split(), "-qmp", "stdio")
+    machine = [] if "-fake" in option else SOFT
+    ran = run(*machine, *option.format(tmp_path / "link").split(), "-qmp", "stdio")
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert ran.stderr.endswith(": it is a symbolic link\n")
@@ -68,7 +70,7 @@ def test_a_pidfile_that_is_no_file(tmp_path: Path, to: str) -> None:
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(CommandLineError, match="it is not a regular file"), pidfile(str(fifo)):
+        with pytest.raises(CommandLineError, match="not a regular file"), pidfile(str(fifo)):
             pass
     finally:
         os.close(reader)
@@ -96,12 +98,82 @@ def test_the_log_on_standard_output(tmp_path: Path, name: str, to_file: bool) ->
     assert re.search("INFO qmpserver: ready", said)
 
 
-def test_text_is_appended(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    with open_text(str(path)) as first, open_text(str(path)) as second:
-        first.write("1\n")
-        first.flush()
-        second.write("2\n")
-    assert path.read_text() == "1\n2\n"
-    with open_text(str(path), os.O_TRUNC):
-        assert path.read_text() == ""
+READ = [
+    "-fake {}",
+    "-fake default,schema={}",
+    "-bios {}",
+    "-trace events={}",
+    "-http :0,token-file={}",
+    "-http :0,tls-cert={},tls-key={}",
+]
+WRITTEN = [
+    "-pidfile {}",
+    "-D {}",
+    "-trace *,file={}",
+    "-trace *,file={}.json",
+    "-fake default,log={}",
+]
+
+
+@pytest.mark.parametrize("option", READ + WRITTEN)
+def test_a_pipe_without_its_other_side(tmp_path: Path, option: str) -> None:
+    fifo = tmp_path / ("fifo.json" if "json" in option else "fifo")
+    os.mkfifo(fifo)
+    machine = [] if "-fake" in option else SOFT
+    ran = run(*machine, *option.format(tmp_path / "fifo", tmp_path / "fifo").split())
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
+    assert "this pipe" in ran.stderr or "not a regular file" in ran.stderr
+    assert str(tmp_path / "fifo") in ran.stderr
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+@pytest.mark.parametrize("option", READ)
+def test_a_device_without_an_end(option: str) -> None:
+    machine = [] if "-fake" in option else SOFT
+    ran = run(*machine, *option.format("/dev/zero", "/dev/zero").split())
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
+    assert "/dev/zero" in ran.stderr
+    assert f"more than {LARGEST} bytes" in ran.stderr or "not a regular file" in ran.stderr
+
+
+def test_a_pipe_with_a_writer() -> None:
+    """As a shell's `<(command)` is."""
+    source, sink = os.pipe()
+    with subprocess.Popen(
+        [*PROGRAM, "-fake", f"/dev/fd/{source}", "-qmp", "stdio"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[source],
+        text=True,
+    ) as process:
+        os.close(source)
+        os.write(sink, b"machine = {")
+        os.write(sink, b" name = 'piped' }")
+        os.close(sink)
+        asked = QUIT.replace('{"execute": "quit"}', '{"execute": "query-name"}{"execute": "quit"}')
+        said, _ = process.communicate(asked, timeout=PATIENCE)
+    assert '{"return": {"name": "piped"}}' in said
+
+
+def test_a_log_whose_reader_stalls(tmp_path: Path) -> None:
+    """The log ends; the program does not."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    stalled = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    schema = '{"execute": "query-qmp-schema"}'  # 200 KB, and the pipe holds 1 MB
+    try:
+        ran = subprocess.run(
+            [*PROGRAM, "-fake", f"default,log={fifo}", "-qmp", "stdio"],
+            input=QUIT.replace('{"execute": "quit"}', 10 * schema + '{"execute": "quit"}'),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    finally:
+        os.close(stalled)
+    assert ran.stdout.count('"return"') == 1 + 10 + 1
+    assert ran.returncode == 1
+    assert ran.stderr == f"qmpserver: log: {fifo}: write could not complete without blocking\n"

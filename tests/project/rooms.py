@@ -14,18 +14,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "qmpserver"
 
 ALLOWED = {
+    "files": "",
     "keyval": "",
     "qmp": "",
-    "qapi": "",
+    "qapi": "files",
     "migration": "qmp keyval",
     "monitor": "qmp qapi keyval",
     "transcript": "qmp",
-    "standin": "migration monitor transcript qmp qapi keyval",
-    "vm": "migration monitor qmp qapi keyval",
-    "web": "vm migration monitor qmp qapi keyval",
-    "cli": "web vm standin migration monitor qmp qapi keyval",
-    "testing": "standin transcript monitor qmp qapi keyval",
-    "tools": "migration transcript qmp qapi",
+    "standin": "migration monitor transcript qmp qapi keyval files",
+    "vm": "migration monitor qmp qapi keyval files",
+    "web": "vm migration monitor qmp qapi keyval files",
+    "cli": "web vm standin migration monitor qmp qapi keyval files",
+    "testing": "standin transcript monitor qmp qapi keyval files",
+    "tools": "migration transcript qmp qapi files",
     "bench": "vm tools migration transcript qmp qapi keyval",
 }
 """The rooms that each room may import; all of them may import `_version`."""
@@ -34,6 +35,7 @@ LATE = {"testing": "cli vm"}
 """The rooms that a room may import inside functions, when somebody asks for them."""
 
 PURE = (
+    "files",
     "keyval",
     "qmp",
     "qapi",

@@ -419,6 +419,15 @@ def test(qmp, qmp_transcript):
 """
 
 
+def test_a_transcript_that_is_a_pipe(suite: pytest.Pytester) -> None:
+    suite.makepyfile(TRANSCRIBED)
+    os.mkfifo(suite.path / "pause.qmp")
+    for options in ([], ["--qmp-record"]):
+        ran = suite.runpytest_inprocess(*OPTIONS, *options)
+        ran.assert_outcomes(failed=1)
+        ran.stdout.fnmatch_lines(["*pause.qmp: not a regular file"])
+
+
 def test_a_transcript_is_written_and_compared_with(suite: pytest.Pytester) -> None:
     suite.makepyfile(TRANSCRIBED)
     transcript = suite.path / "pause.qmp"

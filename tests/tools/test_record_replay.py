@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from qemu.qmp import ConnectError, QMPClient
 
+from qmpserver.files import LARGEST
 from qmpserver.transcript import read
 from tests.conftest import Until
 from tests.tools.conftest import BIN, Run
@@ -95,6 +97,29 @@ def test_a_bad_file(qmpctl: Run, tmp_path: Path, content: bytes | None, why: str
     ran = qmpctl("replay", str(file), "--qmp", f"unix:{tmp_path}/none")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     assert why in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/dev/zero", f"more than {LARGEST} bytes"),
+        ("-", f"more than {LARGEST} bytes"),
+        ("fifo", "nobody writes to this pipe"),
+    ],
+)
+def test_a_transcript_that_never_ends(tmp_path: Path, name: str, why: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with open("/dev/zero", "rb") as endless:
+        ran = subprocess.run(
+            [f"{BIN}/qmpctl", "replay", name, "--qmp", "unix:none"],
+            stdin=endless,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=20,
+            check=False,
+            cwd=tmp_path,
+        )
+    assert (ran.returncode, ran.stderr) == (2, f"qmpctl: {name}: {why}\n")
 
 
 def test_help_tells_the_format(qmpctl: Run) -> None:

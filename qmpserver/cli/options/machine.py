@@ -177,8 +177,13 @@ def set_uuid(settings: Settings, value: str) -> None:
     "no machine, but a stand-in for QEMU that follows a scenario",
 )
 def use_stand_in(settings: Settings, value: str) -> None:
-    """Run a stand-in; the value is parsed with the scenario."""
-    settings.fake = value
+    """Run a stand-in; this reads the scenario."""
+    from qmpserver.standin import Scenario, ScenarioError
+
+    try:
+        settings.fake = value, Scenario.from_option(value)
+    except ScenarioError as error:
+        raise OptionError(str(error)) from None
 
 
 @option("S", "", "do not start the vCPUs; `cont` does")

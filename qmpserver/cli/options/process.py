@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
 from qmpserver.cli.help import help_text
 from qmpserver.cli.table import OPTIONS, WithFake, option
+from qmpserver.files import read_text
 from qmpserver.keyval import OptionError, kinds, parse_options
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def set_trace(settings: Settings, value: str) -> None:
         settings.trace.append(pattern)
     if (path := options.string("events")) is not None:
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = read_text(path).splitlines()
+        except UnicodeDecodeError:
+            raise OptionError(f"{path}: it is not UTF-8 text") from None
         except OSError as error:
             raise OptionError(f"{path}: {error.strerror}") from None
         settings.trace += [line for line in lines if line and not line.startswith("#")]

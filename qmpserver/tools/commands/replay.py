@@ -13,10 +13,10 @@ reached, hangs up, or does not speak QMP. The first answer that does not come en
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qmpserver import files
 from qmpserver.tools.address import add_qmp, server, servers
 from qmpserver.tools.errors import ServerError, UsageError
 from qmpserver.tools.numbers import at_least
@@ -53,8 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay all conversations of a file."""
     try:
-        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text("utf-8")
-        transcripts = transcript_format.read_all(text)
+        from_stdin = str(args.file) == "-"
+        content = files.read_descriptor(0) if from_stdin else files.read_bytes(args.file)
+        transcripts = transcript_format.read_all(files.text_of(content))
     except TranscriptError as error:
         raise UsageError(f"{args.file}: {error}") from None
     except UnicodeDecodeError:

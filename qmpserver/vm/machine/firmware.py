@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from qmpserver.files import read_bytes
 from qmpserver.vm.accel.memory import PAGE_SIZE
 from qmpserver.vm.machine.guest import GuestError
 
@@ -34,11 +33,7 @@ class Firmware:
 
     def __init__(self, path: str, ram: mmap | memoryview) -> None:
         try:
-            if not S_ISREG(
-                Path(path).stat().st_mode
-            ):  # reading another kind may block or never end
-                raise FirmwareError(f"could not load PC BIOS '{path}': not a regular file")
-            self.rom = Path(path).read_bytes()
+            self.rom = read_bytes(path, regular=True)
         except OSError as error:
             raise FirmwareError(f"could not load PC BIOS '{path}': {error.strerror}") from None
         if not 0 < len(self.rom) <= LARGEST or len(self.rom) % UNIT:
