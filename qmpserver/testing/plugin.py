@@ -163,6 +163,7 @@ def qmp_transcript(
     With `pytest --qmp-record` the file is written instead.
     """
     from qmpserver.transcript.compare_conversation import differences
+    from qmpserver.transcript.errors import TranscriptError
     from qmpserver.transcript.format import write
 
     def check(name: str) -> None:
@@ -179,7 +180,10 @@ def qmp_transcript(
             return
         if not path.exists():
             pytest.fail(f"no such file: {path}; pytest --qmp-record writes it", pytrace=False)
-        found = differences(path.read_text(encoding="utf-8"), said)
+        try:
+            found = differences(path.read_text(encoding="utf-8"), said)
+        except (OSError, TranscriptError, UnicodeDecodeError) as error:
+            pytest.fail(f"{path}: {error}", pytrace=False)
         assert not found, "\n".join([f"the conversation differs from {path}:", *found])
 
     return check

@@ -51,6 +51,8 @@ def set_trace(settings: Settings, value: str) -> None:
     if (path := options.string("events")) is not None:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise OptionError(f"{path}: text is not UTF-8") from None
         except OSError as error:
             raise OptionError(f"{path}: {error.strerror}") from None
         settings.trace += [line for line in lines if line and not line.startswith("#")]

@@ -53,7 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay all conversations of a file."""
     try:
-        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text("utf-8")
+        stdin = str(args.file) == "-"
+        text = sys.stdin.buffer.read().decode() if stdin else args.file.read_text("utf-8")
         transcripts = transcript_format.read_all(text)
     except TranscriptError as error:
         raise UsageError(f"{args.file}: {error}") from None
