@@ -23,18 +23,8 @@ _REFERENCES = (
 )
 
 
-# Properties that this module and others look at, whatever the driver is.
-_TYPES: dict[str, type] = {
-    "driver": str,
-    "id": str,
-    "bus": str,
-    "netdev": str,
-    "chardev": str,
-    "drive": str,
-    "memdev": str,
-    "iothread": str,
-    "node": int,
-}
+# Properties that name other objects, whatever the driver is.
+_LINKS = ("netdev", "chardev", "drive", "memdev", "iothread")
 _EXPECTED = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 
@@ -45,11 +35,18 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("device_add")
     def device_add(**properties: Any) -> None:
         driver = properties.get("driver")
-        if driver is None:
+        if not isinstance(driver, str):
             raise CommandError("Parameter 'driver' is missing")
-        for key, type_ in _TYPES.items():
+        for key in ("id", "bus"):
+            if not isinstance(properties.get(key), str):
+                properties.pop(key, None)  # QEMU takes another type for none
+        for key in _LINKS:
             if key in properties:
-                _check_type(key, properties[key], type_)
+                _check_type(key, properties[key], str)
+        if type(properties.get("node", 0)) is not int:
+            raise CommandError("Parameter 'node' expects uint64")
+        if not isinstance(properties.get("addr", 0), int | str):
+            raise CommandError("Invalid parameter type for 'addr', expected int or str")
         name = properties.get("id")
         if name is not None and name in state.devices:
             raise CommandError(f"Duplicate device ID '{name}'")
