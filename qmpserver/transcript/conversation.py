@@ -84,12 +84,15 @@ class Conversation:
         self._characters -= len(message.text)
         self._dropped += 1
         name = message.member("event") if message.is_event else message.command
-        if name is None or name in self._lost:
+        if name is None:
             return
-        if isinstance(name, str) and len(name) <= LONGEST_NAME and len(self._lost) < KEPT_NAMES:
-            self._lost.add(name)
-        else:
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
             self._lost_others = True
+        elif name not in self._lost:
+            if len(self._lost) < KEPT_NAMES:
+                self._lost.add(name)
+            else:
+                self._lost_others = True
 
     @contextmanager
     def listening(self, listener: Callable[[], object]) -> Iterator[None]:

@@ -74,7 +74,8 @@ async def test_what_is_removed_leaves_no_trace(
 async def test_one_entry_is_bounded(serve: Serve) -> None:
     async with serve("default") as served:
         client = await served.client()
-        for large in ("x" * (1 << 20), [[]] * 50_000, {f"{n}": n for n in range(20_000)}):
+        too_large: list[Any] = ["x" * (1 << 20), [[]] * 50_000, {f"{n}": n for n in range(20_000)}]
+        for large in too_large:
             refused = await client.execute("device_add", {"driver": "e1000", "p": large})
             assert refused["desc"].startswith("the properties are too large: ")
         assert await client.execute("device_add", {"driver": "e1000", "p": "x" * 500_000}) == {}
