@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from qmpserver.qapi.model import Type
 
+_MAX_NESTING = 100  # each level takes some frames of Python's stack
+
 _PLAIN: dict[str, object] = {
     "string": "",
     "number": 0,
@@ -34,7 +36,8 @@ def smallest(type_: Type) -> object:
     It has no optional members, empty arrays, and the first value of each enumeration.
 
     Raises:
-        ValueError: The type has no value: its enumeration is empty, or it contains itself.
+        ValueError: The type has no value: its enumeration is empty, or it contains itself; or the
+            type is nested too deeply.
     """
     return _value(type_, ())
 
@@ -42,6 +45,8 @@ def smallest(type_: Type) -> object:
 def _value(type_: Type, outer: tuple[Type, ...]) -> object:
     if type_ in outer:
         raise _EndlessError
+    if len(outer) >= _MAX_NESTING:
+        raise ValueError("its type is nested too deeply")
     inner = (*outer, type_)
     if isinstance(type_, ArrayType):
         return []

@@ -79,7 +79,7 @@ def _read(path: Path) -> Schema:
     for sender, type_ in {**returned, **sent}.items():
         try:  # the answer, if nothing else answers
             smallest(type_ or EMPTY)
-        except (RecursionError, ValueError) as error:
+        except ValueError as error:
             raise SchemaError(str(path), None, f"{sender}: {error}") from None
     return schema
 
