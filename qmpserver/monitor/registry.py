@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from qmpserver.qapi import Command, ParameterError, Schema
 from qmpserver.qmp import CommandError
 
-__all__ = ["Bound", "Registry", "RegistryError", "misfits"]
+__all__ = ["Bound", "Registry", "RegistryError"]
 
 _NEGOTIATION = "qmp_capabilities"
 _MAX_KEYWORDS = 4096
@@ -134,7 +134,7 @@ class Registry:
             if bound.allow_oob and bound.is_async
         ]
         for name, bound in sorted(self._bound.items()):
-            faults += misfits(bound, self.schema.commands[name])
+            faults += _misfits(bound, self.schema.commands[name])
         if faults:
             raise RegistryError("; ".join(faults))
 
@@ -200,7 +200,7 @@ class Registry:
         return {keywords[name]: value for name, value in arguments.items()}
 
 
-def misfits(bound: Bound, declaration: Command) -> Iterator[str]:
+def _misfits(bound: Bound, declaration: Command) -> Iterator[str]:
     """Yield the reasons why the handler cannot be called with the command's arguments."""
     taken = declaration.arguments
     try:

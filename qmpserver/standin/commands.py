@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.monitor.registry import Bound, Registry, misfits
+from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.qapi import ParameterError
 from qmpserver.qapi.model import EMPTY
 from qmpserver.qmp import CommandError
@@ -57,9 +57,12 @@ class Commands(Registry):
         Call it once, after the handlers of the state are bound.
         """
         self._undeclared.clear()  # handlers of commands that this schema lacks
-        for bound in list(self._bound.values()):
-            if not _fits(bound, self.schema.commands[bound.name]):
-                del self._bound[bound.name]
+        for name, bound in list(self._bound.items()):
+            handler = _adapted(bound, self.schema.commands[name])
+            if handler is None:
+                del self._bound[name]
+            else:
+                bound.handler = handler
         for name, declaration in self.schema.commands.items():
             if name != _NEGOTIATION and name not in self._bound:
                 value = smallest(declaration.returns or EMPTY)
@@ -169,33 +172,42 @@ class _Entry:
 
 
 # The types on the wire that a handler's annotation stands for.
-_WIRE = {
-    "str": ("string",),
-    "int": ("int",),
-    "bool": ("boolean",),
-    "list": ("array",),
-    "dict": ("object",),
-}
+_WIRE = {"str": "string", "int": "int", "bool": "boolean", "list": "array", "dict": "object"}
 
 
-def _fits(bound: Bound, declaration: Command) -> bool:
-    """Return whether the handler can be called with the command's arguments.
+def _adapted(bound: Bound, declaration: Command) -> Callable[..., Any] | None:
+    """Return a handler that can be called with the command's arguments; None if it cannot be.
 
-    A command of another schema may have the name of one of QEMU's, and nothing else in common.
+    Optional arguments of later releases are dropped. But a command of another schema may have the
+    name of one of QEMU's and nothing else in common.
     """
     try:
-        parameters = inspect.signature(bound.handler).parameters.values()
+        parameters = list(inspect.signature(bound.handler).parameters.values())
     except ValueError:  # a C function without arguments
-        return True
-    if any(misfits(bound, declaration)):
-        return False
-    types = {one.name.replace("-", "_"): one.type.wire for one in declaration.arguments.members}
-    for one in parameters:
+        return bound.handler
+    members = {one.name.replace("-", "_"): one for one in declaration.arguments.members}
+    takes_all = False
+    for one in parameters[bound.wants_client :]:
+        if one.kind is one.VAR_KEYWORD:
+            takes_all = True
+            continue
+        member = members.pop(one.name, None)
+        if one.default is one.empty and (member is None or member.optional):
+            return None
         annotated = re.match(r"\w+", str(one.annotation))
-        wanted = _WIRE.get(annotated[0] if annotated else "")
-        if wanted is not None and types.get(one.name, wanted[0]) not in wanted:
-            return False
-    return True
+        wire = _WIRE.get(annotated[0]) if annotated else None
+        if member is not None and wire not in (None, member.type.wire):
+            return None
+    if takes_all or not members:
+        return bound.handler
+    if not all(member.optional for member in members.values()):
+        return None
+    handler = bound.handler
+
+    def adapted(*client: Any, **arguments: Any) -> Any:
+        return handler(*client, **{k: v for k, v in arguments.items() if k not in members})
+
+    return adapted
 
 
 def _always(value: object) -> Callable[..., object]:

@@ -13,7 +13,7 @@ from qmpserver.qapi import Schema, SchemaError
 from qmpserver.qapi.model import EMPTY, AlternateType, ArrayType, ObjectType
 from qmpserver.qmp import CommandError
 from qmpserver.standin import Scenario, ScenarioError, StandIn, vocabulary
-from qmpserver.standin.commands import MAX_REFUSED, _fits
+from qmpserver.standin.commands import MAX_REFUSED, _adapted
 from qmpserver.standin.state.handlers import register_all
 from qmpserver.standin.values import fitted, smallest
 from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
@@ -246,7 +246,20 @@ async def test_the_state_answers_in_each_vocabulary(name: str) -> None:
     registry = Registry(stand_in.scenario.schema)
     register_all(registry, stand_in._state)
     for bound in registry.commands:
-        assert _fits(bound, registry.schema.commands[bound.name]), bound.name
+        adapted = _adapted(bound, registry.schema.commands[bound.name])
+        assert adapted is bound.handler, bound.name
+
+
+async def test_an_argument_of_a_later_release(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "later.json").write_text(
+        "{ 'command': 'stop', 'data': { '*gently': 'bool' } }"
+        "{ 'struct': 'StatusInfo', 'data': { 'status': 'str' } }"
+        "{ 'command': 'query-status', 'data': { '*of-whom': 'str' }, 'returns': 'StatusInfo' }"
+    )
+    async with serve(f"default,schema={tmp_path}/later.json") as served:
+        client = await served.client()
+        assert await client.execute("stop", {"gently": True}) == {}
+        assert await client.execute("query-status", {"of-whom": "me"}) == {"status": "paused"}
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -59,7 +59,7 @@ def register(registry: Registry, state: State) -> None:
         return [_shown(state, name) for name in reversed(state.nodes)]
 
     @registry.command("query-block")
-    def query_block() -> Any:
+    def query_block(flat: bool = False) -> Any:
         return [
             {
                 "device": "",
