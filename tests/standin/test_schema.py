@@ -169,6 +169,11 @@ async def test_every_command_is_answered_as_the_schema_says(
          ' {"name": "int", "meta-type": "builtin", "json-type": "int"}]', "int is not an object"),
         ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
          ' {"name": "0", "meta-type": "strange"}]', "unknown kind strange"),
+        ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
+         ' {"name": "0", "meta-type": "object", "members": [{"name": "k", "type": "1"}],'
+         ' "tag": "k", "variants": [{"case": "y", "type": "2"}]},'
+         ' {"name": "1", "meta-type": "enum", "members": [{"name": "x"}], "values": ["x"]},'
+         ' {"name": "2", "meta-type": "object", "members": []}]', "tag k has no value y"),
         ("[" * 100_000, "values are nested too deeply"),
         ('[{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "1"},'
          ' {"name": "0", "meta-type": "object", "members": []},'
