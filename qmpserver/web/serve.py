@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 128
 MAX_HEAD = 32 << 10  # bytes of a connection's first request, without its body
+MAX_REST = 1 << 20  # bytes behind it that are read before it is accepted; in fact few pieces
 KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
 LOGIN_TIMEOUT = 10.0  # seconds for a new connection to send the token
@@ -85,8 +86,10 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._admitted:
             super().data_received(data)
-        elif self._head is None:
+        elif self._head is None:  # read before the pause took effect
             self._rest += data
+            if len(self._rest) > MAX_REST:
+                self.force_close()
         else:
             head = (self._head + data).lstrip(b"\r\n")
             end = _END_OF_HEAD.search(head)
