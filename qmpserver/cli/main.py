@@ -55,7 +55,10 @@ def _main() -> bool:
     messages.limit_repeats()
     settings = parse_command_line(sys.argv[1:])
     if settings.exit_with is not None:
-        print(settings.exit_with)
+        try:
+            print(settings.exit_with, flush=True)
+        except OSError as error:
+            raise CommandLineError(f"cannot write the output: {error.strerror}") from None
         return True
     messages.report.timestamps = settings.timestamps
     messages.report.guest = settings.name if settings.guest_name else None

@@ -241,6 +241,9 @@ class Executor:
 
     def channel_closed(self) -> None:
         """Forget the client.  A command that it has started goes on; its result is discarded."""
+        if self._task is not None:
+            self._executions.leave(self._task)
+            self.session = Session(None)  # the old one may hold much that the client has sent
         self._left(self)
 
     def _run(self) -> None:

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["Executions"]
+__all__ = ["MAX_LEFT", "Executions"]
+
+MAX_LEFT = 256
+"""Commands that go on although their clients have left."""
 
 
 class Executions:
@@ -17,6 +20,7 @@ class Executions:
         self._loop = loop
         self._running: set[asyncio.Task[None]] = set()
         self._abandoned: set[asyncio.Task[None]] = set()
+        self._left: set[asyncio.Task[None]] = set()
 
     def start(self, execution: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `execution` as a task."""
@@ -29,6 +33,12 @@ class Executions:
         """Cancel an execution for the server's sake: nobody waits for its outcome any more."""
         self._abandoned.add(task)
         task.cancel()
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        """Note that the client of an execution has left; of too many, the newest is abandoned."""
+        self._left.add(task)
+        if len(self._left) > MAX_LEFT:
+            self.abandon(task)
 
     @property
     def current_is_abandoned(self) -> bool:
@@ -61,3 +71,4 @@ class Executions:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._abandoned.discard(task)
+        self._left.discard(task)

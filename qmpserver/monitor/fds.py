@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 from qmpserver.qmp import CommandError
 
-__all__ = ["FileDescriptors", "SetMember"]
+__all__ = ["MAX_KEPT", "MAX_TEXT", "FileDescriptors", "SetMember"]
+
+MAX_KEPT = 1024
+"""Descriptors of all clients."""
+
+MAX_TEXT = 1024
+"""Letters of a descriptor's name, or of the note on it."""
 
 
 class SetMember(NamedTuple):
@@ -40,8 +46,10 @@ class FileDescriptors:
         """Keep `fd` for `monitor` under `name`; close the descriptor that had this name.
 
         Raises:
-            CommandError: The name starts with a digit, as a descriptor's number does.
+            CommandError: The name starts with a digit, as a descriptor's number does; or it is too
+                long, or too many descriptors are kept.
         """
+        self._check_room(fd, name)
         if name[:1].isascii() and name[:1].isdigit():
             os.close(fd)
             raise CommandError("Parameter 'fdname' expects a name not starting with a digit")
@@ -76,8 +84,10 @@ class FileDescriptors:
         """Add `fd` to set `number`, by default to a new set, and return the set's number.
 
         Raises:
-            CommandError: The number is negative.
+            CommandError: The number is negative; or the note is too long, or too many descriptors
+                are kept.
         """
+        self._check_room(fd, opaque or "")
         if number is None:
             number = next(free for free in range(len(self._sets) + 1) if free not in self._sets)
         elif number < 0:
@@ -85,6 +95,15 @@ class FileDescriptors:
             raise CommandError("Parameter 'fdset-id' expects a non-negative value")
         self._sets.setdefault(number, []).append(SetMember(fd, opaque))
         return number
+
+    def _check_room(self, fd: int, text: str) -> None:
+        """Close `fd` and raise unless it can be kept with a name or note `text`."""
+        if len(text) > MAX_TEXT:
+            os.close(fd)
+            raise CommandError(f"a descriptor's name or note has at most {MAX_TEXT} letters")
+        if len(self._named) + sum(map(len, self._sets.values())) >= MAX_KEPT:
+            os.close(fd)
+            raise CommandError(f"no more than {MAX_KEPT} file descriptors are kept")
 
     def remove(self, number: int, fd: int | None = None) -> None:
         """Close set `number`, or only `fd` in it.

@@ -13,6 +13,7 @@ from qmpserver.qmp import CommandError
 __all__ = ["Bound", "Registry", "RegistryError"]
 
 _NEGOTIATION = "qmp_capabilities"
+_MAX_KEYWORDS = 4096
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -184,14 +185,19 @@ class Registry:
             try:
                 arguments = {keywords[name]: value for name, value in arguments.items()}
             except KeyError:
-                # Only names in the schema pass validation: few enough to keep.
-                for name in arguments:
-                    keywords[name] = name.replace("-", "_")
-                arguments = {keywords[name]: value for name, value in arguments.items()}
+                arguments = self._as_keywords(arguments)
             if bound.wants_client:
                 return bound.handler(client, **arguments)
             return bound.handler(**arguments)
         return bound.handler(client) if bound.wants_client else bound.handler()
+
+    def _as_keywords(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with `_` for `-` in their names, which are kept if they are few."""
+        keywords = {name: name.replace("-", "_") for name in arguments}
+        # Those of commands with `'gen': false` are the client's choice, and without number.
+        if len(self._keywords) + len(keywords) <= _MAX_KEYWORDS:
+            self._keywords |= {name: word for name, word in keywords.items() if len(name) < 64}
+        return {keywords[name]: value for name, value in arguments.items()}
 
 
 def _misfits(bound: Bound, declaration: Command) -> Iterator[str]:

@@ -128,6 +128,9 @@ class HumanClient:
 
     def channel_closed(self) -> None:
         """Forget the client.  A command that it has started goes on."""
+        if self._task is not None:
+            self._executions.leave(self._task)
+            self._waiting = b""
         self._left(self)
 
     def _run(self) -> None:

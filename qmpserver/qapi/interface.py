@@ -35,11 +35,11 @@ class Command(Entity):
         """
         if not self.gen:
             return dict(arguments)
-        visit = self._visit
-        if visit is None:
-            # Two threads may both compile the function; either one is right.
-            visit = self._visit = validate.arguments(self.arguments)
         try:
+            visit = self._visit
+            if visit is None:
+                # Two threads may both compile the function; either one is right.
+                visit = self._visit = validate.arguments(self.arguments)
             return visit(arguments)
         except RecursionError:
             raise validate.ParameterError("Arguments are nested too deeply") from None

@@ -134,6 +134,9 @@ class _Reader:
             branch = type_.branches[variant["case"]] = Branch(variant["case"], None)
             branch.type = self._object(variant["type"])
         if isinstance(type_.tag.type, EnumType):
+            known = {value.name for value in type_.tag.type.values}
+            if unknown := type_.branches.keys() - known:
+                raise TypeError(f"tag {info['tag']} has no value {min(unknown)}")
             for value in type_.tag.type.values:
                 if value.name not in type_.branches:
                     branch = type_.branches[value.name] = Branch(value.name, None)

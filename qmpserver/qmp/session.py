@@ -35,6 +35,9 @@ MAX_QUEUED = 8
 _MAX_UNREAD = 64
 """Unread messages; with so many, the session stops parsing and wants no more input."""
 
+MAX_WAITING = 1 << 20
+"""Bytes; while there are more, and a message waits for the end of a command, no input is taken."""
+
 _ALL = 1 << 62
 
 _NOT_FOUND = "CommandNotFound"
@@ -90,6 +93,7 @@ class Session:
         "_queue",
         "_steps",
         "_unread",
+        "_waiting",
         "work",
     )
 
@@ -112,6 +116,7 @@ class Session:
         self._negotiated = not self._negotiates
         self._oob = False
         self._busy = False
+        self._waiting = 0  # bytes of the messages that wait for a command's end, and of others
         self._output: list[bytes] = []
         self._output_size = 0
         if version is not None:
@@ -137,10 +142,15 @@ class Session:
     @property
     def wants_input(self) -> bool:
         """Whether the session takes more input; if not, wait until a command has ended."""
-        return len(self._unread) < _MAX_UNREAD and not self._unparsed
+        if self._unparsed or len(self._unread) >= _MAX_UNREAD:
+            return False
+        return self._waiting <= MAX_WAITING or not (self._unread or self._queue)
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client, for `next_command`."""
+        if not (self._unread or self._queue):
+            self._waiting = 0
+        self._waiting += len(data)
         self._input.append(data)
 
     def take_output(self) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.qapi import ParameterError
 from qmpserver.qapi.model import EMPTY
 from qmpserver.qmp import CommandError
+from qmpserver.standin.expect import shortened
 from qmpserver.standin.values import fitted, smallest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from qmpserver.qapi import Command
     from qmpserver.standin.parts import Reply, ScriptedEvent
     from qmpserver.standin.scenario import Scenario
 
@@ -54,6 +57,12 @@ class Commands(Registry):
         Call it once, after the handlers of the state are bound.
         """
         self._undeclared.clear()  # handlers of commands that this schema lacks
+        for name, bound in list(self._bound.items()):
+            handler = _adapted(bound, self.schema.commands[name])
+            if handler is None:
+                del self._bound[name]
+            else:
+                bound.handler = handler
         for name, declaration in self.schema.commands.items():
             if name != _NEGOTIATION and name not in self._bound:
                 value = smallest(declaration.returns or EMPTY)
@@ -68,7 +77,7 @@ class Commands(Registry):
         try:
             return super().find(name, oob)
         except CommandError as error:
-            self.refused.append(f"{name}: {error.desc}")
+            self._refuse(name, error.desc)
             raise
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
@@ -80,12 +89,26 @@ class Commands(Registry):
         try:
             arguments = bound.validate(arguments)
         except ParameterError as error:
-            self.refused.append(f"{bound.name}: {error.desc}")
+            self._refuse(bound.name, error.desc)
             raise CommandError(error.desc) from None
         reply = self._take(bound.name, arguments)
         if reply is not None and reply.delay:
             return self._answer_later(reply, bound, arguments, client)
         return self._answer(reply, bound, arguments, client)
+
+    def prepare(self, name: str, arguments: dict[str, Any]) -> None:
+        """Execute a command of the setup: by the state, as scripted replies are for clients.
+
+        Raises:
+            CommandError: The schema or the state refuses it, or it needs a client.
+        """
+        bound = self.find(name)
+        if bound.wants_client:
+            raise CommandError("it needs a client, so it cannot be part of the setup")
+        self._execute(bound, arguments, None)
+
+    def _refuse(self, name: str, desc: str) -> None:
+        self.refused.append(shortened(f"{name}: {desc}"))
 
     def _take(self, name: str, arguments: dict[str, Any]) -> Reply | None:
         """Return the first scripted reply that fits and is not used up, and count its use."""
@@ -146,6 +169,45 @@ class _Entry:
 
     reply: Reply
     left: int | None
+
+
+# The types on the wire that a handler's annotation stands for.
+_WIRE = {"str": "string", "int": "int", "bool": "boolean", "list": "array", "dict": "object"}
+
+
+def _adapted(bound: Bound, declaration: Command) -> Callable[..., Any] | None:
+    """Return a handler that can be called with the command's arguments; None if it cannot be.
+
+    Optional arguments of later releases are dropped. But a command of another schema may have the
+    name of one of QEMU's and nothing else in common.
+    """
+    try:
+        parameters = list(inspect.signature(bound.handler).parameters.values())
+    except ValueError:  # a C function without arguments
+        return bound.handler
+    members = {one.name.replace("-", "_"): one for one in declaration.arguments.members}
+    takes_all = False
+    for one in parameters[bound.wants_client :]:
+        if one.kind is one.VAR_KEYWORD:
+            takes_all = True
+            continue
+        member = members.pop(one.name, None)
+        if one.default is one.empty and (member is None or member.optional):
+            return None
+        annotated = re.match(r"\w+", str(one.annotation))
+        wire = _WIRE.get(annotated[0]) if annotated else None
+        if member is not None and wire not in (None, member.type.wire):
+            return None
+    if takes_all or not members:
+        return bound.handler
+    if not all(member.optional for member in members.values()):
+        return None
+    handler = bound.handler
+
+    def adapted(*client: Any, **arguments: Any) -> Any:
+        return handler(*client, **{k: v for k, v in arguments.items() if k not in members})
+
+    return adapted
 
 
 def _always(value: object) -> Callable[..., object]:

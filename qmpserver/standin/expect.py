@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SHOWN_COMMANDS = 1000
 SHOWN_ARGUMENTS = 20
+SHOWN_LETTERS = 500
+"""Of a command's name, or of its arguments: a client may send as many as it likes."""
 
 
 class Expectations:
@@ -44,7 +46,7 @@ class Expectations:
         if not isinstance(arguments, dict):  # clients may send anything
             arguments = {}
         self._commands += 1
-        self._names.append(name)
+        self._names.append(shortened(name))
         for count in self._counts:
             count.take(name, arguments)
         if self._in_order < len(self._order) and self._order[self._in_order].fits(name, arguments):
@@ -70,14 +72,14 @@ class _Count:
     def __init__(self, expectation: Expectation) -> None:
         self._expectation = expectation
         self._count = 0
-        self._others: deque[dict[str, Any]] = deque(maxlen=SHOWN_ARGUMENTS)
+        self._others: deque[str] = deque(maxlen=SHOWN_ARGUMENTS)
 
     def take(self, name: str, arguments: dict[str, Any]) -> None:
         if self._expectation.fits(name, arguments):
             self._count += 1
             self._others.clear()
         elif name == self._expectation.command and not self._count:
-            self._others.append(arguments)
+            self._others.append(shortened(_written(arguments)))
 
     def unmet(self) -> Iterator[str]:
         one, count = self._expectation, self._count
@@ -85,7 +87,19 @@ class _Count:
             sent = {0: "never sent", 1: "sent once"}.get(count, f"sent {count} times")
             yield f"expected {one} {_times(one)}; it was {sent}"
             if self._others:
-                yield f"  sent with other arguments: {'; '.join(map(json.dumps, self._others))}"
+                yield f"  sent with other arguments: {'; '.join(self._others)}"
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text."""
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+
+
+def _written(arguments: dict[str, Any]) -> str:
+    try:
+        return json.dumps(arguments)
+    except RecursionError:
+        return "{...}"
 
 
 def _times(one: Expectation) -> str:

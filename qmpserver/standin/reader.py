@@ -49,6 +49,8 @@ def read_vocabulary(
             found = vocabulary.load(named or vocabulary.DEFAULT, directory)
     except SchemaError as error:
         raise top.error("schema", str(error)) from None
+    except ValueError as error:  # a zero byte in the name
+        raise top.error("schema", str(error)) from None
     except OSError as error:
         known = ", ".join(vocabulary.NAMED)
         raise top.error(
@@ -59,7 +61,7 @@ def read_vocabulary(
     if version is not None:
         if found.version is None:
             raise top.error("version", "the guest agent sends no greeting; leave the key out")
-        if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version):
+        if not re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}", version):
             raise top.error("version", f"'{version}' is not a version such as 7.2.0")
         found = found._replace(version=version)
     return found
@@ -178,14 +180,13 @@ class Reader:
                 if name not in (*names, transcript.MORE):
                     raise table.error(f"arguments.{name}", unknown("argument", name, names))
         try:
-            transcript.compare(arguments, arguments)  # compiles the patterns
-        except re.error as error:
-            message = f"{error.pattern!r} is not a regular expression: {error}"
-            raise table.error("arguments", message) from None
+            transcript.check_patterns(arguments)
+        except transcript.PatternError as error:
+            raise table.error("arguments", str(error)) from None
         return arguments
 
     def _result(self, table: Table, command: Command) -> object:
-        result = table.get("return")
+        result = table.json("return")
         if result is not None:
             try:
                 command.validate_result(result)
@@ -251,7 +252,7 @@ def _count(table: Table) -> tuple[int, int | None]:
         return 1, None
     if isinstance(times, int) and not isinstance(times, bool) and times >= 0:
         return times, times
-    if isinstance(times, str) and (found := re.fullmatch(r"([0-9]*)\.\.([0-9]*)", times)):
+    if isinstance(times, str) and (found := re.fullmatch(r"([0-9]{0,9})\.\.([0-9]{0,9})", times)):
         least, most = (int(bound) if bound else None for bound in found.groups())
         if (least, most) != (None, None) and (most is None or (least or 0) <= most):
             return least or 0, most

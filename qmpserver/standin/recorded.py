@@ -12,7 +12,7 @@ from qmpserver import transcript
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.standin.parts import Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import read_vocabulary
-from qmpserver.standin.table import Table, unknown
+from qmpserver.standin.table import Table, shown, unknown
 from qmpserver.standin.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The session answers the first itself; the second ends the stand-in, with an event of its own.
 _NOT_REPLAYED = ("qmp_capabilities", "quit")
 # Start of the first line that is not a comment: an arrow, a JSON object, or a line of socat's.
-_TRANSCRIPT = re.compile(r"\A(?:\s*#[^\n]*\n|\s)*(?:[1-9]?(?:->|<-|=>|\+>)|\{|\$ |[<>] \d)")
+_TRANSCRIPT = re.compile(r"\A(?:#[^\n]*\n|\s)*(?:[1-9]?(?:->|<-|=>|\+>)|\{|\$ |[<>] \d)")
 
 
 class _RecordedReply(NamedTuple):
@@ -60,17 +60,28 @@ def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Rep
         if reply.error is None and reply.command not in commands:
             message = unknown("command", reply.command, commands)
             raise ScenarioError(f"{file}:{line}: {message}; give the recorded server's schema")
-    greeting = next((one.value["QMP"] for one in messages if one.is_greeting), None)
+    greeting = next((one for one in messages if one.is_greeting), None)
     if greeting is not None and found.version is not None:
-        numbers = greeting.get("version", {}).get("qemu", {})
-        version = ".".join(str(numbers.get(one, 0)) for one in ("major", "minor", "micro"))
-        found = found._replace(version=version)
+        found = found._replace(version=_version(file, greeting))
     replayed = [
         reply
         for _, reply in recorded
         if reply.command in commands and reply.command not in _NOT_REPLAYED
     ]
     return found, _lasting(replayed)
+
+
+def _version(file: str, greeting: transcript.Message) -> str:
+    """Return the version in a recorded greeting; a part that is not given is 0."""
+    numbers = greeting.value
+    for name in ("QMP", "version", "qemu"):
+        numbers = numbers.get(name, {}) if isinstance(numbers, dict) else None
+    if not isinstance(numbers, dict):
+        raise ScenarioError(f"{file}:{greeting.line}: the greeting has no version of QEMU")
+    triple = [numbers.get(part, 0) for part in ("major", "minor", "micro")]
+    if any(type(one) is not int or not 0 <= one < 10**9 for one in triple):
+        raise ScenarioError(f"{file}:{greeting.line}: {shown(numbers)} is not a version of QEMU")
+    return ".".join(map(str, triple))
 
 
 def _vocabulary(file: str, recorded: Sequence[_RecordedReply], name: str | None) -> Vocabulary:
@@ -99,7 +110,7 @@ def _replies(file: str, messages: Sequence[transcript.Message]) -> Iterator[_Rec
         if one.who == "client" or one.is_greeting or not isinstance(one.value, dict):
             continue
         if one.is_event:
-            event = ScriptedEvent(one.value["event"], one.value.get("data"))
+            event = _event(file, one)
             if unanswered or last is None:
                 before.append(event)
             else:
@@ -112,11 +123,7 @@ def _replies(file: str, messages: Sequence[transcript.Message]) -> Iterator[_Rec
         unanswered.remove(command)
         if last is not None:
             yield last
-        try:
-            last = _RecordedReply(command.line, _reply(command, one.value, before))
-        except (KeyError, TypeError):
-            message = f"{one.value['error']} is not an error; it must have a class and a desc"
-            raise ScenarioError(f"{file}:{one.line}: {message}") from None
+        last = _RecordedReply(command.line, _reply(file, command, one, before))
         before = []
     if last is not None:
         yield last
@@ -133,17 +140,43 @@ def _refuses_input(value: dict[str, Any]) -> bool:
     return str(desc).startswith(("JSON parse error", "QMP input"))
 
 
+def _event(file: str, message: transcript.Message) -> ScriptedEvent:
+    name, data = message.value["event"], message.value.get("data")
+    if not isinstance(name, str) or not isinstance(data, dict | None):
+        raise ScenarioError(f"{file}:{message.line}: {shown(message.value)} is not an event")
+    return ScriptedEvent(name, data)
+
+
 def _reply(
-    command: transcript.Message, value: dict[str, Any], before: Sequence[ScriptedEvent]
+    file: str,
+    command: transcript.Message,
+    answer: transcript.Message,
+    before: Sequence[ScriptedEvent],
 ) -> Reply:
-    error = value.get("error")
+    arguments = command.value.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise ScenarioError(f"{file}:{command.line}: {shown(arguments)} is not an object")
+    try:
+        transcript.check_patterns(arguments)
+    except transcript.PatternError as error:
+        raise ScenarioError(f"{file}:{command.line}: {error}") from None
+    value = answer.value
+    refusal = value.get("error")
+    if refusal is not None:
+        if not isinstance(refusal, dict) or not all(
+            isinstance(refusal.get(name), str) for name in ("class", "desc")
+        ):
+            message = f"{shown(refusal)} is not an error; it must have a class and a desc"
+            raise ScenarioError(f"{file}:{answer.line}: {message}")
+    elif "return" not in value:
+        raise ScenarioError(f"{file}:{answer.line}: {shown(value)} is neither a reply nor an event")
     return Reply(
         command.command or "",
-        command.value.get("arguments", {}),
+        arguments,
         times=1,
         result=value.get("return"),
         returns="return" in value,
-        error=None if error is None else (error["desc"], error["class"]),
+        error=None if refusal is None else (refusal["desc"], refusal["class"]),
         before=before,
         exact=True,
     )

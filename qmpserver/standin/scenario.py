@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Names of the scenario that scripts nothing, in place of a file.
 EMPTY = ("default", "none")
 
+_TOO_DEEP = "values are nested too deeply"
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -74,14 +76,16 @@ class Scenario:
             text = read_text(path)
         except UnicodeDecodeError:
             raise ScenarioError(f"{name}: text is not UTF-8") from None
-        except OSError as error:
-            raise ScenarioError(f"{name}: {error.strerror}") from None
-        if recorded.is_transcript(text):
-            vocabulary, replies = recorded.read(name, text, schema)
-            return cls(vocabulary.schema, vocabulary.version, replies=replies)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            raise ScenarioError(f"{name}: {getattr(error, 'strerror', error)}") from None
         try:
+            if recorded.is_transcript(text):
+                vocabulary, replies = recorded.read(name, text, schema)
+                return cls(vocabulary.schema, vocabulary.version, replies=replies)
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
+        except ValueError as error:  # also an integer of thousands of digits
             raise ScenarioError(f"{name}: {error}") from None
         return cls.read(table, name, path.parent, schema)
 
@@ -104,7 +108,13 @@ class Scenario:
         Raises:
             ScenarioError: The table is not a valid scenario.
         """
-        top = Table(name, "", table)
+        try:
+            return cls._read(Table(name, "", table), directory, schema)
+        except RecursionError:
+            raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
+
+    @classmethod
+    def _read(cls, top: Table, directory: Path, schema: str | None) -> Self:
         vocabulary = read_vocabulary(top, directory, schema)
         reader = Reader(vocabulary.schema)
         made = cls(

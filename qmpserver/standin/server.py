@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _NEGOTIATION = "qmp_capabilities"
 
+MAX_WAITING_EVENTS = 10_000
+"""Scripted events that wait for their time."""
+
 
 class StandIn(Server):
     """A QMP server without a machine, which does what a scenario says.
@@ -60,11 +63,7 @@ class StandIn(Server):
     ) -> None:
         self.scenario = scenario
         commands = Commands(scenario, self._send_later)
-        numbers = [int(one) for one in (scenario.version or "0.0.0").split(".")]
-        version = {
-            "qemu": dict(zip(("major", "minor", "micro"), numbers, strict=True)),
-            "package": "",
-        }
+        version = {"qemu": _triple(scenario.version or "0.0.0"), "package": ""}
         super().__init__(
             commands,
             version=None if scenario.version is None else version,
@@ -83,11 +82,11 @@ class StandIn(Server):
             raise ScenarioError("fault stopped-process needs a process of its own")
         if scenario.version is None:
             self._faults.append(AGENT(Spec("delimited"), scenario.schema))
-        for command, arguments in scenario.setup:
+        for number, (command, arguments) in enumerate(scenario.setup, 1):
             try:
-                commands.call(commands.find(command), arguments, None)
+                commands.prepare(command, arguments)
             except CommandError as error:
-                raise ScenarioError(f"setup: {command}: {error.desc}") from None
+                raise ScenarioError(f"setup[{number}]: {command}: {error.desc}") from None
         self._state.settled()
         self._expectations = Expectations(scenario.expected, ordered=scenario.ordered)
         self._log = None if scenario.log is None else _open_log(scenario.log)
@@ -101,6 +100,8 @@ class StandIn(Server):
         if scenario.events:
             self._sinks.append(self._begin_events)
         self._connected = 0
+        self._waiting_events = 0
+        self._unsent_events = 0
 
     def connect(
         self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
@@ -118,6 +119,11 @@ class StandIn(Server):
         failures = self._expectations.unmet()
         if self.scenario.strict:
             failures += [f"refused: {one}" for one in self._commands.refused]
+        if self._unsent_events:
+            failures.append(
+                f"{self._unsent_events} events were not sent: "
+                f"no more than {MAX_WAITING_EVENTS} can wait for their time"
+            )
         if self._log is not None and self._log.failure is not None:
             failures.append(self._log.failure)
         return failures
@@ -135,12 +141,11 @@ class StandIn(Server):
         if self._log is not None:
             self._log.close()
 
-    def later(self, seconds: float, function: Any, *arguments: Any) -> None:
+    def later(self, seconds: float, function: Any, *arguments: Any) -> asyncio.Handle:
         """Call a function after a delay (0: after the next replies) unless it has ended."""
         if seconds:
-            self._loop.call_later(seconds, self._unless_finished, function, *arguments)
-        else:
-            self._loop.call_soon(self._unless_finished, function, *arguments)
+            return self._loop.call_later(seconds, self._unless_finished, function, *arguments)
+        return self._loop.call_soon(self._unless_finished, function, *arguments)
 
     def _begin_events(self, message: Message) -> None:
         # Not `message.command`: QEMU's JSON dialect has strings in single quotes too.
@@ -154,14 +159,29 @@ class StandIn(Server):
 
     def _send_later(self, events: Iterable[ScriptedEvent]) -> None:
         for event in events:
-            if event.after:
-                self.later(event.after, self.emit, event.name, event.data)
-            else:
+            if not event.after:
                 self.emit(event.name, event.data)
+            elif self._waiting_events < MAX_WAITING_EVENTS:
+                self._waiting_events += 1
+                self.later(event.after, self._send_waiting, event)
+            else:
+                self._unsent_events += 1
+
+    def _send_waiting(self, event: ScriptedEvent) -> None:
+        self._waiting_events -= 1
+        self.emit(event.name, event.data)
+
+
+def _triple(version: str) -> dict[str, int]:
+    try:
+        numbers = [int(one) for one in version.split(".")]
+        return dict(zip(("major", "minor", "micro"), numbers, strict=True))
+    except ValueError:
+        raise ScenarioError(f"version: '{version}' is not a version such as 7.2.0") from None
 
 
 def _open_log(path: str) -> Log:
     try:
         return Log(path)
-    except OSError as error:
-        raise ScenarioError(f"log: {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ScenarioError(f"log: {path}: {getattr(error, 'strerror', error)}") from None

@@ -8,11 +8,13 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.qmp import dumps
 from qmpserver.standin.parts import ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_SHOWN = 200  # letters
 _LISTED = 24  # more names than this make an error message too long to read
 
 
@@ -106,9 +108,20 @@ class Table:
         """Return a table as a dictionary; None if the key is missing.
 
         Raises:
-            ScenarioError: The value is not a table.
+            ScenarioError: The value is not a table, or not JSON.
         """
         value: dict[str, Any] | None = self._typed(key, "a table", dict)
+        self._check_json(key, value)
+        return value
+
+    def json(self, key: str) -> Any:
+        """Return a value of any JSON type; None if the key is missing.
+
+        Raises:
+            ScenarioError: The value is not JSON.
+        """
+        value = self.get(key)
+        self._check_json(key, value)
         return value
 
     def table(self, key: str) -> Table:
@@ -153,6 +166,13 @@ class Table:
     def _below(self, key: str) -> str:
         return f"{self._where}.{key}".removeprefix(".")
 
+    def _check_json(self, key: str, value: Any) -> None:
+        """Refuse values that TOML or Python has and JSON has not, such as dates."""
+        try:
+            dumps(value, finite=True)
+        except TypeError as error:
+            raise self.error(key, f"it cannot be written as JSON: {error}") from None
+
     def _typed(self, key: str, description: str, *types: type) -> Any:
         value = self.get(key)
         if value is None:
@@ -163,8 +183,9 @@ class Table:
 
 
 def shown(value: object) -> str:
-    """Return a value as error messages show it: booleans as TOML writes them."""
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    """Return a value as error messages show it, shortened: booleans as TOML writes them."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.monitor.relay import Relay
+from qmpserver.qmp import MAX_TOKEN_SIZE
 from qmpserver.transcript.message import Message
 from qmpserver.transcript.splitter import ByteSplitter
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from qmpserver.transcript.message import Who
 
     Sink = Callable[[Message], object]
+
+
+SHOWN = 1000
+"""Letters of a message that is longer than a client may send."""
 
 
 class Tap(Relay):
@@ -50,7 +55,13 @@ class Tap(Relay):
     def _split(self, who: Who, data: bytes) -> None:
         if not self._sinks:
             return
-        for text in self._splitters[who].feed(data):
-            message = Message(who, text, client=self._client)
-            for sink in list(self._sinks):
-                sink(message)
+        splitter = self._splitters[who]
+        for text in splitter.feed(data):
+            self._pass(Message(who, text, client=self._client))
+        if splitter.held > MAX_TOKEN_SIZE:  # the session has refused it
+            for text in splitter.rest():
+                self._pass(Message(who, text[:SHOWN], client=self._client))
+
+    def _pass(self, message: Message) -> None:
+        for sink in list(self._sinks):
+            sink(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.qapi.model import AlternateType, ArrayType, EnumType, ObjectType, QType
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qmpserver.qapi.model import Type
+
+_MAX_NESTING = 100  # each level takes some frames of Python's stack
 
 _PLAIN: dict[str, object] = {
     "string": "",
@@ -21,8 +23,11 @@ _PLAIN: dict[str, object] = {
 }
 
 
-class _EndlessError(Exception):
+class _EndlessError(ValueError):
     """A value of the type would contain another value of the type without end."""
+
+    def __init__(self) -> None:
+        super().__init__("a value of its type would contain itself")
 
 
 def smallest(type_: Type) -> object:
@@ -31,7 +36,8 @@ def smallest(type_: Type) -> object:
     It has no optional members, empty arrays, and the first value of each enumeration.
 
     Raises:
-        ValueError: The type has an enumeration without values.
+        ValueError: The type has no value: its enumeration is empty, or it contains itself; or the
+            type is nested too deeply.
     """
     return _value(type_, ())
 
@@ -39,6 +45,8 @@ def smallest(type_: Type) -> object:
 def _value(type_: Type, outer: tuple[Type, ...]) -> object:
     if type_ in outer:
         raise _EndlessError
+    if len(outer) >= _MAX_NESTING:
+        raise ValueError("its type is nested too deeply")
     inner = (*outer, type_)
     if isinstance(type_, ArrayType):
         return []
@@ -76,10 +84,18 @@ def _first(types: Iterable[Type], outer: tuple[Type, ...]) -> object:
     raise _EndlessError
 
 
+def as_object(value: object) -> dict[str, Any]:
+    """Return a value that is an object, and an empty object in place of another one."""
+    return value if isinstance(value, dict) else {}
+
+
 def fitted(value: object, type_: Type) -> object:
     """Return a value with the members of a type, so that one handler serves many releases.
 
     Members that the type does not have are dropped; missing ones get their smallest value.
+
+    Raises:
+        ValueError: A missing member has no smallest value.
     """
     if isinstance(type_, ArrayType) and isinstance(value, list):
         return [fitted(item, type_.element) for item in value]
@@ -96,6 +112,7 @@ def fitted(value: object, type_: Type) -> object:
                 made[member.name] = smallest(member.type)
         if type_.tag is None:
             return made
-        branch = type_.branches[str(made[type_.tag.name])].type
-        assert isinstance(branch, ObjectType)
-        type_ = branch
+        branch = type_.branches.get(str(made[type_.tag.name]))
+        if branch is None or not isinstance(branch.type, ObjectType):
+            return made
+        type_ = branch.type

@@ -11,8 +11,6 @@ To add a release, put its file there and a line in `RELEASES`.
 from __future__ import annotations
 
 import functools
-import gzip
-import io
 import json
 import zlib
 from pathlib import Path
@@ -20,6 +18,8 @@ from typing import NamedTuple
 
 from qmpserver.files import LARGEST, read_bytes
 from qmpserver.qapi import Schema, SchemaError
+from qmpserver.qapi.model import EMPTY
+from qmpserver.standin.values import smallest
 
 FILES = Path(__file__).parent / "vocabularies"
 # Each release, and the version that a stand-in of it greets with.
@@ -28,6 +28,9 @@ DEFAULT = "qemu-7.2"
 OWN = "qmpserver"
 GUEST_AGENT = "guest-agent"
 NAMED = (*RELEASES, OWN, GUEST_AGENT)
+
+_GZIP = b"\x1f\x8b"
+_GZIP_WBITS = 31
 _OWN_SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
 
 
@@ -67,15 +70,36 @@ def _shipped(name: str) -> Vocabulary:
 
 def _read(path: Path) -> Schema:
     raw = read_bytes(path)
-    if raw.startswith(b"\x1f\x8b"):
-        try:
-            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(LARGEST + 1)
-        except (EOFError, OSError, zlib.error) as error:
-            raise SchemaError(str(path), None, f"cannot be decompressed: {error}") from None
-        if len(raw) > LARGEST:
-            raise SchemaError(str(path), None, f"more than {LARGEST} bytes when decompressed")
+    if raw.startswith(_GZIP):
+        raw = _unpacked(path, raw)
+    schema = _parsed(path, raw)
+    returned = {f"command '{one.name}'": one.returns for one in schema.commands.values()}
+    sent = {f"event '{one.name}'": one.data for one in schema.events.values()}
+    for sender, type_ in {**returned, **sent}.items():
+        try:  # the answer, if nothing else answers
+            smallest(type_ or EMPTY)
+        except ValueError as error:
+            raise SchemaError(str(path), None, f"{sender}: {error}") from None
+    return schema
+
+
+def _unpacked(path: Path, raw: bytes) -> bytes:
+    unpacking = zlib.decompressobj(wbits=_GZIP_WBITS)
+    try:
+        data = unpacking.decompress(raw, LARGEST)
+    except zlib.error as error:
+        raise SchemaError(str(path), None, f"cannot be decompressed: {error}") from None
+    if not unpacking.eof:
+        whole = f"it has more than {LARGEST} bytes" if unpacking.unconsumed_tail else "it is cut"
+        raise SchemaError(str(path), None, f"cannot be decompressed: {whole}")
+    return data
+
+
+def _parsed(path: Path, raw: bytes) -> Schema:
     try:
         infos = json.loads(raw)
+    except RecursionError:
+        raise SchemaError(str(path), None, "values are nested too deeply") from None
     except ValueError:
         return Schema.load(path)
     if isinstance(infos, dict):

@@ -6,14 +6,15 @@ meaning.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from qmpserver.monitor.relay import Relay
-from qmpserver.qmp import Parser
+from qmpserver.qmp import Parser, dumps
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,8 +24,27 @@ if TYPE_CHECKING:
 
 Kind = Literal["greeting", "reply", "event"]
 
+MAX_UNANSWERED = 16384
+"""Requests; more do not fit into the input that a session takes at a time."""
+
+MAX_NAME = 256
+"""Letters of a command's name; a schema has no longer ones."""
+
+_SHORT = 64  # letters of an id that is kept as it is
+
 # One message: in the pretty format up to the closing brace, else a line.
 _MESSAGE = re.compile(rb"\{\r\n.*?\r\n\}\r\n|.*?\r\n", re.DOTALL)
+
+
+def _key(value: object) -> object:
+    """Return a short value for an id, the same for equal ids."""
+    if (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, str) and len(value) <= _SHORT)
+    ):
+        return value
+    return hashlib.sha256(dumps(value)).digest()
 
 
 class WireMessage(NamedTuple):
@@ -59,6 +79,9 @@ class Filter(Protocol):
     def held(self, wire: Wire) -> int:
         """Return the number of bytes held for later; `Wire.drained` tells when they were sent."""
 
+    def forget(self, wire: Wire) -> None:
+        """Drop everything that is held for a wire, which is closed."""
+
 
 class Wire(Relay):
     """A client's connection with faults on it.
@@ -85,7 +108,8 @@ class Wire(Relay):
         self.first = first
         self._faults = faults
         self._parser = Parser()
-        self._unanswered: deque[tuple[Any, str]] = deque()  # id and command of each request
+        # Key of the id, and command, of each request; some commands are never answered.
+        self._unanswered: deque[tuple[object, str]] = deque(maxlen=MAX_UNANSWERED)
         self._trickle: deque[bytes] = deque()
         self._held: list[WireMessage] | None = None  # until a late start
 
@@ -114,6 +138,8 @@ class Wire(Relay):
 
     def write(self, data: bytes) -> None:
         """Pass whole messages through the faults, and send the results."""
+        if self.closed:
+            return
         for found in _MESSAGE.findall(data):
             message = self._read(found)
             if self._held is not None:
@@ -148,14 +174,22 @@ class Wire(Relay):
         """Pass bytes on, and note the command that each later reply belongs to."""
         for request in self._parser.feed(data):
             known = isinstance(request, dict)
-            name = request.get("execute", request.get("exec-oob", "")) if known else ""
-            self._unanswered.append((request.get("id") if known else None, str(name)))
+            name = request.get("execute", request.get("exec-oob")) if known else None
+            key = _key(request.get("id")) if known else None
+            self._unanswered.append((key, name[:MAX_NAME] if isinstance(name, str) else ""))
         super().data_received(data)
 
     def drained(self) -> None:
         """Tell the owner that the client has taken bytes, unless the connection is closed."""
         if not self.closed:
             super().drained()
+
+    def channel_closed(self) -> None:
+        """Forget the client."""
+        for fault in self._faults:
+            fault.forget(self)
+        self._trickle.clear()
+        super().channel_closed()
 
     def _drip(self, gap: float) -> None:
         if self._trickle and not self.closed:
@@ -170,8 +204,9 @@ class Wire(Relay):
             return WireMessage(data, "greeting", "")
         if "event" in value:
             return WireMessage(data, "event", value["event"])
-        for index, (request_id, name) in enumerate(self._unanswered):
-            if request_id == value.get("id"):
+        key = _key(value.get("id"))
+        for index, (request_key, name) in enumerate(self._unanswered):
+            if request_key == key:
                 del self._unanswered[index]
                 return WireMessage(data, "reply", name)
         return WireMessage(data, "reply", "")

@@ -164,6 +164,7 @@ def qmp_transcript(
     """
     from qmpserver.files import read_text
     from qmpserver.transcript.compare_conversation import differences
+    from qmpserver.transcript.errors import TranscriptError
     from qmpserver.transcript.format import write
 
     def check(name: str) -> None:
@@ -182,7 +183,10 @@ def qmp_transcript(
             return
         if not path.exists():
             pytest.fail(f"no such file: {path}; pytest --qmp-record writes it", pytrace=False)
-        found = differences(read_text(path), said)
+        try:
+            found = differences(read_text(path), said)
+        except (OSError, TranscriptError, UnicodeDecodeError) as error:
+            pytest.fail(f"{path}: {error}", pytrace=False)
         assert not found, "\n".join([f"the conversation differs from {path}:", *found])
 
     return check

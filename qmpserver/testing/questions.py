@@ -44,15 +44,22 @@ class Found(list[_Said]):
         wanted: Description of those that fit.
         among: All commands or events that are kept.
         dropped: How many messages are not kept.
+        complete: Whether none of these could be one that fits.
     """
 
     def __init__(
-        self, fitting: Iterable[_Said], wanted: str, among: list[_Said], dropped: int
+        self,
+        fitting: Iterable[_Said],
+        wanted: str,
+        among: list[_Said],
+        dropped: int,
+        complete: bool,
     ) -> None:
         super().__init__(fitting)
         self.wanted = wanted
         self.among = among
         self.dropped = dropped
+        self.complete = complete
 
     def __repr__(self) -> str:
         note = f", after {self.dropped} messages that were dropped" if self.dropped else ""
@@ -64,8 +71,8 @@ class Found(list[_Said]):
 class Questions:
     """Questions about a conversation. Any thread may ask, and event loops in other threads.
 
-    A conversation keeps a limited number of messages. A question that cannot be answered without
-    the dropped ones raises AssertionError.
+    A conversation keeps a limited number of messages, and the names of the others. A question that
+    cannot be answered without the dropped ones raises AssertionError.
     """
 
     def __init__(self, conversation: Conversation) -> None:
@@ -85,7 +92,8 @@ class Questions:
         In the names of arguments `_` stands for `-`.
 
         Raises:
-            AssertionError: There is none among the messages that are kept, and some were dropped.
+            AssertionError: Commands of this name were dropped, so that some would be missing;
+                `assert_received` tells whether there was one.
         """
         __tracebackhide__ = True
         return _certain(self._received(name, arguments), self.conversation)
@@ -96,7 +104,7 @@ class Questions:
         An event that several clients received is one event.
 
         Raises:
-            AssertionError: There is none among the messages that are kept, and some were dropped.
+            AssertionError: Events of this name were dropped, so that some would be missing.
         """
         __tracebackhide__ = True
         return _certain(self._sent(name, data), self.conversation)
@@ -108,11 +116,13 @@ class Questions:
             expected: A name each, or a name and all the arguments that the command had.
 
         Raises:
-            AssertionError: A command did not come; the text has its name and those that came.
+            AssertionError: A command did not come, or may have come among the messages that were
+                dropped; the text has its name and those that came.
         """
         __tracebackhide__ = True
         found = self._received(None, {})
         left = iter(found)
+        names = [one if isinstance(one, str) else one[0] for one in expected]
         for number, one in enumerate(expected):
             name, arguments = (one, None) if isinstance(one, str) else one
             if not any(
@@ -120,8 +130,9 @@ class Questions:
                 for got in left
             ):
                 wanted = name if arguments is None else _show(ReceivedCommand(name, arguments))
-                names = [before if isinstance(before, str) else before[0] for before in expected]
                 after = f" after {', '.join(names[:number])}" if number else ""
+                # If the first one was not dropped, none of the others came before it.
+                found.complete = not self.conversation.has_dropped(names[0])
                 raise AssertionError(
                     f"no {wanted}{after} among: {_listed(found)}{_note(found, self.conversation)}"
                 )
@@ -189,7 +200,8 @@ class Questions:
             for one in messages
             if one.command is not None
         ]
-        return _fitting(commands, name, arguments, dropped)
+        complete = not self.conversation.has_dropped(name)
+        return _fitting(commands, name, arguments, dropped, complete)
 
     def _sent(self, name: str | None, data: dict[str, Any]) -> Found[SentEvent]:
         messages, dropped = self.conversation.snapshot()
@@ -203,7 +215,8 @@ class Questions:
                 if copies[one.client, text] > most[text]:
                     most[text] += 1
                     events.append(SentEvent(one.value["event"], _object(one, "data")))
-        return _fitting(events, name, data, dropped)
+        complete = not self.conversation.has_dropped(name)
+        return _fitting(events, name, data, dropped, complete)
 
     def _block(self, look: Callable[[], Found[_Said]], count: int, patience: float) -> _Said:
         __tracebackhide__ = True
@@ -244,7 +257,7 @@ class Questions:
         """
         __tracebackhide__ = True
         found = look()
-        if found.dropped and count > 1:
+        if not found.complete:
             note = _note(found, self.conversation)
             raise AssertionError(f"{found.wanted}: cannot be counted{note}")
         return found if len(found) >= count else None
@@ -257,14 +270,14 @@ class Questions:
 
 def _certain(found: Found[_Said], conversation: Conversation) -> Found[_Said]:
     __tracebackhide__ = True
-    if found.dropped and not found:
+    if not found.complete:
         note = _note(found, conversation)
-        raise AssertionError(f"no {found.wanted} among: {_listed(found.among)}{note}")
+        raise AssertionError(f"{found.wanted}: {len(found)} among: {_listed(found.among)}{note}")
     return found
 
 
 def _note(found: Found[_Said], conversation: Conversation) -> str:
-    if not found.dropped:
+    if found.complete:
         return ""
     return (
         f"; {found.dropped} earlier messages were dropped, keep={conversation.keep}: "
@@ -278,7 +291,7 @@ def _object(message: Message, name: str) -> dict[str, Any]:
 
 
 def _fitting(
-    said: list[_Said], name: str | None, members: dict[str, Any], dropped: int
+    said: list[_Said], name: str | None, members: dict[str, Any], dropped: int, complete: bool
 ) -> Found[_Said]:
     def fits(one: _Said) -> bool:
         return name in (None, one.name) and all(
@@ -287,7 +300,7 @@ def _fitting(
         )
 
     wanted = " ".join([name or "message", *(f"{key}={value!r}" for key, value in members.items())])
-    return Found(filter(fits, said), wanted, said, dropped)
+    return Found(filter(fits, said), wanted, said, dropped, complete)
 
 
 def _listed(said: Iterable[ReceivedCommand | SentEvent]) -> str:

@@ -9,6 +9,7 @@ measurement.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -17,6 +18,8 @@ from qmpserver._version import VERSION
 from qmpserver.tools.address import add_qmp
 from qmpserver.tools.errors import QmpctlError, RefusedError, needs
 from qmpserver.tools.menu import add_commands
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
     "exec": ("tools.commands.exec", "execute a command"),
@@ -58,6 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"qmpctl: cannot write the output: {error.strerror}", file=sys.stderr)
+        return QmpctlError.status
     except KeyboardInterrupt:
         return 130
     return status

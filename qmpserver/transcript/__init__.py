@@ -13,7 +13,7 @@ server; its callers open files and sockets.
 - `recording`: passes bytes between two connections and writes a transcript.
 """
 
-from qmpserver.transcript.compare import MORE, Rules, compare
+from qmpserver.transcript.compare import MORE, PatternError, Rules, check_patterns, compare
 from qmpserver.transcript.errors import ReplayError, TranscriptError
 from qmpserver.transcript.format import Transcript, read, read_all
 from qmpserver.transcript.message import Message
@@ -21,10 +21,12 @@ from qmpserver.transcript.message import Message
 __all__ = [
     "MORE",
     "Message",
+    "PatternError",
     "ReplayError",
     "Rules",
     "Transcript",
     "TranscriptError",
+    "check_patterns",
     "compare",
     "read",
     "read_all",

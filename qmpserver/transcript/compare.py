@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 MORE = "..."
 """Stands for any further members of an object or elements of a list."""
 
+_MAX_NESTING = 200  # comparing takes some frames of Python's stack for each level
+
 ALWAYS_IGNORED = frozenset({"timestamp", "thread-id"})
+
+
+class PatternError(ValueError):
+    """An expected value cannot be compared with; the text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ def compare(expected: Any, got: Any, rules: Rules | None = None) -> list[str]:
     """Return the places where a value differs from the expected one, as text.
 
     Raises:
-        re.error: An expected string has a regular expression that is not valid.
+        PatternError: An expected string has a regular expression that is not valid.
     """
     return list(_compare(expected, got, rules or Rules(), "", None))
 
@@ -65,8 +71,13 @@ def compare_exactly(expected: Message, got: Message, rules: Rules) -> list[str]:
         return [said]
     if different := compare(expected.value, got.value, rules):
         return different
-    kept = _without(got.value, rules.ignore)
-    if json.dumps(_ordered(_without(expected.value, rules.ignore), kept)) != json.dumps(kept):
+    try:
+        kept = _without(got.value, rules.ignore)
+        ordered = _ordered(_without(expected.value, rules.ignore), kept)
+        in_order = json.dumps(ordered) == json.dumps(kept)
+    except RecursionError:
+        return [said]
+    if not in_order:
         return [f"the members' order: {said}"]
     return [f"the spelling: {said}"] if expected.value == got.value else []
 
@@ -75,13 +86,17 @@ def check_patterns(value: Any) -> None:
     """Raise if an expected value has a pattern that is not valid.
 
     Raises:
-        re.error: A regular expression is not valid.
+        PatternError: A regular expression is not valid, or the value is nested too deeply.
     """
-    if isinstance(value, str):
-        _matcher(value)
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            check_patterns(item)
+    left = [(value, 0)]
+    while left:
+        one, depth = left.pop()
+        if isinstance(one, str):
+            _matcher(one)
+        elif isinstance(one, dict | list):
+            if depth >= _MAX_NESTING:
+                raise PatternError("values are nested too deeply")
+            left += [(item, depth + 1) for item in (one.values() if isinstance(one, dict) else one)]
 
 
 def _without(value: Any, names: frozenset[str]) -> Any:
@@ -132,8 +147,16 @@ def _compare(expected: Any, got: Any, rules: Rules, path: str, name: str | None)
 
 def _same(expected: Any, got: Any, tolerance: float) -> bool:
     if _is_number(expected) and _is_number(got):
-        return bool(abs(got - expected) <= abs(expected) * tolerance)
+        return _near(got, expected, abs(expected), tolerance)
     return type(expected) is type(got) and bool(expected == got)
+
+
+def _near(got: float, middle: float, scale: float, part: float) -> bool:
+    """Return whether a number is within a part of `scale` around another one."""
+    try:
+        return bool(abs(got - middle) <= scale * part)
+    except OverflowError:  # an integer that no float can hold, beside a float
+        return got == middle
 
 
 def _is_number(value: Any) -> bool:
@@ -141,7 +164,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a deeply nested value"
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
@@ -174,10 +200,13 @@ def _matcher(text: str) -> Matcher | None:
         return lambda got: _is_number(got) and least <= got <= most
     if found := _NEAR.fullmatch(inner):
         middle, off = float(found[1]), float(found[2])
-        off *= abs(middle) / 100 if found[3] else 1
-        return lambda got: _is_number(got) and abs(got - middle) <= off
+        scale = abs(middle) / 100 if found[3] else 1.0
+        return lambda got: _is_number(got) and _near(got, middle, scale, off)
     if len(inner) > 2 and inner[0] == inner[-1] == "/":
-        pattern = re.compile(inner[1:-1])
+        try:
+            pattern = re.compile(inner[1:-1])
+        except (re.error, OverflowError, RecursionError) as error:
+            raise PatternError(f"/{inner[1:-1]}/ is not a regular expression: {error}") from None
         return lambda got: isinstance(got, str) and pattern.search(got) is not None
     if "|" in inner:
         return lambda got: got in inner.split("|")

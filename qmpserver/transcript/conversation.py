@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 KEPT_MESSAGES = 10_000
 KEPT_CHARACTERS = 16 << 20
+KEPT_NAMES = 1000
+LONGEST_NAME = 256
 
 
 class Conversation:
@@ -32,6 +34,8 @@ class Conversation:
         self._messages: deque[Message] = deque()
         self._characters = 0
         self._dropped = 0
+        self._lost: set[str] = set()  # names of the dropped commands and events
+        self._lost_others = False  # whether there were more names than these
         self._listeners: list[Callable[[], object]] = []
 
     @property
@@ -43,6 +47,13 @@ class Conversation:
     def dropped(self) -> int:
         """How many messages came before those that are kept."""
         return self._dropped
+
+    def has_dropped(self, name: str | None) -> bool:
+        """Return whether commands or events of this name, or of any, may have been dropped."""
+        if name is None:
+            return self._dropped > 0
+        with self._lock:
+            return self._lost_others or name in self._lost
 
     def snapshot(self) -> tuple[list[Message], int]:
         """Return the messages that are kept, and how many came before them."""
@@ -64,11 +75,24 @@ class Conversation:
                 while len(self._messages) > 1 and (
                     len(self._messages) > self.keep or self._characters > KEPT_CHARACTERS
                 ):
-                    self._characters -= len(self._messages.popleft().text)
-                    self._dropped += 1
+                    self._drop(self._messages.popleft())
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
+
+    def _drop(self, message: Message) -> None:
+        self._characters -= len(message.text)
+        self._dropped += 1
+        name = message.member("event") if message.is_event else message.command
+        if name is None:
+            return
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            self._lost_others = True
+        elif name not in self._lost:
+            if len(self._lost) < KEPT_NAMES:
+                self._lost.add(name)
+            else:
+                self._lost_others = True
 
     @contextmanager
     def listening(self, listener: Callable[[], object]) -> Iterator[None]:

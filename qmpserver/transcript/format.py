@@ -54,7 +54,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from qmpserver.transcript.captured import read_captured
-from qmpserver.transcript.compare import ALWAYS_IGNORED, Rules, check_patterns
+from qmpserver.transcript.compare import ALWAYS_IGNORED, PatternError, Rules, check_patterns
 from qmpserver.transcript.errors import TranscriptError
 from qmpserver.transcript.message import Message, Who
 
@@ -115,10 +115,8 @@ def read_all(text: str) -> list[Transcript]:
         if one.who == "server":
             try:
                 check_patterns(one.value)
-            except re.error as error:
-                raise TranscriptError(
-                    f"line {one.line}: /{error.pattern!s}/ is not a regular expression: {error}"
-                ) from None
+            except PatternError as error:
+                raise TranscriptError(f"line {one.line}: {error}") from None
     return transcripts
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qmpserver.transcript.message import Who
 
 READ_SIZE = 1 << 16
+MAX_HELD = 64 << 20  # characters of a message; a longer one is written in parts
 
 
 class Peer(NamedTuple):
@@ -56,6 +57,8 @@ async def _pump(
 
     while data := await _read(reader):
         write(splitter.feed(data))
+        if splitter.held > MAX_HELD:
+            write(splitter.rest())
         try:
             writer.write(data)
             await writer.drain()

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 5.0
 MAX_MESSAGE = 10 << 20  # bytes; QEMU's longest message is its schema, of 0.2 MB
+MAX_WAITING = 10_000  # messages that nothing has expected so far
+MAX_WAITING_SIZE = 64 << 20  # characters
+TOO_MANY = "it sends more messages than can be kept until they are expected"
 HUNG_UP = "the server has hung up"
 NO_GREETING = "no QMP greeting: it is no QMP server, or serves another client"
 TOO_LONG = f"it sends a message of over {MAX_MESSAGE >> 20} MB"
@@ -221,3 +224,6 @@ class _Player:
             if not isinstance(said.value, dict):
                 raise ReplayError(not_qmp(text))
             (self._events if said.is_event else self._replies).append(said)
+        waiting = [*self._events, *self._replies]
+        if len(waiting) > MAX_WAITING or sum(len(one.text) for one in waiting) > MAX_WAITING_SIZE:
+            raise ReplayError(TOO_MANY)

@@ -15,6 +15,7 @@ from qmpserver.monitor import InetAddress, UnixAddress
 HTTP_OPTIONS = kinds(string="address token-file tls-cert tls-key")
 LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65535
+_MAX_TOKEN = 4096
 _NEEDED = ("aiohttp", "prometheus_client")
 
 
@@ -94,6 +95,8 @@ def _read_token(path: str) -> str:
     token = _read("token-file", path).strip()
     if not token:
         raise OptionError(f"token-file={path}: the file is empty; expected a line with the token")
+    if len(token) > _MAX_TOKEN:  # no client could send it in a header
+        raise OptionError(f"token-file={path}: the token has more than {_MAX_TOKEN} letters")
     if not all(0x20 < byte < 0x7F for byte in token):
         raise OptionError(f"token-file={path}: expected one line of printable ASCII without spaces")
     return token.decode("ascii")

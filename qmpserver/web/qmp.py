@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,12 +13,14 @@ from qmpserver.qmp import MAX_TOKEN_SIZE, CommandError, ParseError, Parser, erro
 from qmpserver.web.channel import ReplyChannel, WebSocketChannel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from qmpserver.monitor import Client, Server
 
 MAX_WEBSOCKETS = 32
 MAX_FRAME = 1 << 20
+MAX_BODIES = 2 * MAX_TOKEN_SIZE  # bytes, of all requests that are read or executed
 BODY_TIMEOUT = 30.0  # seconds between two parts of a body
 GRACE = 1.0  # seconds for commands in progress and for clients to read, at shutdown
 
@@ -31,6 +34,7 @@ class Monitors:
         self._server = server
         self._clients: set[Client] = set()
         self._websockets = 0
+        self._held = 0  # bytes of the bodies of all requests
         self._ending = False
 
     def add_routes(self, app: web.Application) -> None:
@@ -67,7 +71,27 @@ class Monitors:
         """Execute the command in the body, in a session of its own."""
         if request.content_type != "application/json":  # an HTML form cannot send this type
             raise web.HTTPUnsupportedMediaType(text="Content-Type must be application/json\n")
-        body = await _read_command(request)
+        with self._holding() as hold:
+            return await self._execute(await _read_command(request, hold))
+
+    @contextmanager
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that is told of a body's bytes, and that refuses too many of all."""
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self._held + size > MAX_BODIES:
+                raise web.HTTPServiceUnavailable(text="too many long commands at a time\n")
+            self._held += size
+            held += size
+
+        try:
+            yield hold
+        finally:
+            self._held -= held
+
+    async def _execute(self, body: bytes) -> web.Response:
         channel = ReplyChannel()
         client = self._server.connect(channel, "http", events=False)
         self._clients.add(client)
@@ -100,7 +124,7 @@ def _drop_unread(request: web.Request) -> None:
         transport.abort()
 
 
-async def _read_command(request: web.Request) -> bytes:
+async def _read_command(request: web.Request, hold: Callable[[int], None]) -> bytes:
     """Read the body, which must be one JSON value; its maximum size is that on a socket.
 
     Between the parts of a long body, other clients are served.
@@ -114,6 +138,7 @@ async def _read_command(request: web.Request) -> bytes:
                 part = await request.content.read(READ_SIZE)
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="timeout while reading the body\n") from None
+        hold(len(part))
         body += part or b"\n"  # a number ends only at a delimiter
         _check_size(len(body))
         messages += parser.feed(part or b"\n")

@@ -78,6 +78,14 @@ class Guard:
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._check(request)
+        except web.HTTPException as refusal:
+            refusal.force_close()  # nothing more is read from a stranger
+            raise
+        return await handler(request)
+
+    def _check(self, request: web.Request) -> None:
         self._check_sender(request)
         for name in _HANDSHAKE:  # aiohttp assumes that these are ASCII
             if not request.headers.get(name, "").isascii():
@@ -91,7 +99,6 @@ class Guard:
         if not self._knows(given.strip()):
             raise web.HTTPUnauthorized(text=_NEEDED, headers={"WWW-Authenticate": "Bearer"})
         self.on_entry(request.protocol)
-        return await handler(request)
 
     def _check_sender(self, request: web.Request) -> None:
         """Refuse requests that a page of another server makes a browser send."""

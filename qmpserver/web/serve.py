@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,15 @@ from qmpserver.web.qmp import GRACE
 from qmpserver.web.security import Guard, Names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpserver.monitor import Server
     from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
 
 BACKLOG = 128
+MAX_HEAD = 32 << 10  # bytes of a connection's first request, without its body
+MAX_REST = 1 << 20  # bytes behind it that are read before it is accepted; in fact few pieces
 KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
 LOGIN_TIMEOUT = 10.0  # seconds for a new connection to send the token
@@ -44,6 +49,11 @@ class _ServerErrors(logging.Filter):
 
 _log.addFilter(_ServerErrors())
 
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_HEAD_TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+)
 _CONNECTION: dict[str, Any] = {
     "access_log": None,
     "logger": _log,
@@ -54,9 +64,63 @@ _CONNECTION: dict[str, Any] = {
 
 
 class _Connection(web.RequestHandler):
-    """A connection whose WebSocket takes masked frames only."""
+    """A connection that takes the head of one request until that had the token.
 
-    __slots__ = ()
+    A stranger costs no more than this head. What follows it is read after the request was
+    accepted. The connection's WebSocket takes masked frames only.
+    """
+
+    __slots__ = ("_admitted", "_head", "_on_lost", "_rest")
+
+    def __init__(self, *args: Any, on_lost: Callable[[_Connection], object], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._on_lost = on_lost
+        self._admitted = False
+        self._head: bytes | None = b""  # None when it was passed on
+        self._rest = b""  # bytes that came after it
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._on_lost(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._admitted:
+            super().data_received(data)
+        elif self._head is None:  # read before the pause took effect
+            self._rest += data
+            if len(self._rest) > MAX_REST:
+                self.force_close()
+        else:
+            head = (self._head + data).lstrip(b"\r\n")
+            end = _END_OF_HEAD.search(head)
+            size = len(head) if end is None else end.end()
+            if size > MAX_HEAD:
+                self._refuse()
+            elif end is None:
+                self._head = head
+            else:
+                self._head, self._rest = None, head[size:]
+                self._set_reading(False)
+                super().data_received(head[:size])
+
+    def admit(self) -> None:
+        """Read on: a request on this connection had the token."""
+        if not self._admitted:
+            self._admitted = True
+            rest, self._rest = self._rest, b""
+            self._set_reading(True)  # before flow control may pause it
+            super().data_received(rest)
+
+    def _set_reading(self, on: bool) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            (transport.resume_reading if on else transport.pause_reading)()
+
+    def _refuse(self) -> None:
+        transport = self.transport
+        if transport is not None:
+            transport.write(_HEAD_TOO_LONG)
+        self.force_close()
 
     def set_parser(self, parser: Any, *args: Any, **kwargs: Any) -> None:
         super().set_parser(MaskedFrames(parser), *args, **kwargs)  # type: ignore[arg-type]
@@ -67,7 +131,7 @@ class Site:
 
     def __init__(self, url: str, guard: Guard, runner: web.AppRunner, sock: socket.socket) -> None:
         self.url = url
-        self._unauthenticated: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        self._unauthenticated: dict[_Connection, asyncio.TimerHandle] = {}
         guard.on_entry = self._authenticated
         self._runner = runner
         self._sock = sock
@@ -96,17 +160,25 @@ class Site:
         if server is None or self.connections >= MAX_CONNECTIONS:
             return _Refused()
         loop = asyncio.get_running_loop()
-        connection = _Connection(server, loop=loop, **_CONNECTION)
+        connection = _Connection(server, loop=loop, on_lost=self._forget, **_CONNECTION)
         timer = loop.call_later(LOGIN_TIMEOUT, self._time_out, connection)
         self._unauthenticated[connection] = timer
         return connection
 
     def _authenticated(self, connection: web.RequestHandler) -> None:
-        timer = self._unauthenticated.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
+        assert isinstance(connection, _Connection)
+        if self._forget(connection):
+            connection.admit()
 
-    def _time_out(self, connection: web.RequestHandler) -> None:
+    def _forget(self, connection: _Connection) -> bool:
+        """Return whether no request on the connection has had the token so far."""
+        timer = self._unauthenticated.pop(connection, None)
+        if timer is None:
+            return False
+        timer.cancel()
+        return True
+
+    def _time_out(self, connection: _Connection) -> None:
         del self._unauthenticated[connection]
         if connection.transport is not None:
             connection.transport.abort()

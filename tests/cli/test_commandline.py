@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,7 @@ def test_help_as_a_value(words: str, first: str, listed: str) -> None:
         ("-chardev stdio,id=a -qmp stdio -daemonize", "-chardev stdio,id=a: cannot use stdio with"),
         ("-uuid {12345678-9abc-def0-1234-56789abcdef0}", "failed to parse UUID string: wrong form"),
         ("-trace events=/nonexistent", "-trace events=/nonexistent: /nonexistent: No such file"),
+        (f"-trace events={sys.executable}", f"{sys.executable}: text is not UTF-8"),
         ("-serial stdio", "-serial stdio: this program can only do 'none'"),
         ("-cpu Skylake", "-cpu Skylake: the vCPUs are the host's; expected 'host' or 'max'"),
         ("-global foo", "-global foo: Invalid parameter 'foo'"),

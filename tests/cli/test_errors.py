@@ -344,3 +344,18 @@ def test_daemon_whose_launcher_ends_before_it_is_ready(
             raise
     assert process.returncode == -number
     assert shown == "qmpserver: terminating on signal 15\n"
+
+
+@pytest.mark.parametrize("option", ["-help", "-version"])
+def test_output_to_a_full_disk(option: str) -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "qmpserver.cli", option],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+    message = "qmpserver: cannot write the output: No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (1, message)

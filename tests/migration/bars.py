@@ -380,11 +380,15 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._runs: dict[str, Results] = {}
-        if path.exists():
+        if not path.exists():
+            return
+        try:
             self._runs = {
                 row: {case: [restored(run) for run in runs] for case, runs in cases.items()}
                 for row, cases in json.loads(path.read_text()).items()
             }
+        except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
+            raise SystemExit(f"{path}: these are no runs of bars: {error}") from None
 
     def of(self, row: Row) -> Results:
         """Return the runs of a row, in the order of its cases; they can be added to."""

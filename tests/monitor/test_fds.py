@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from qmpserver.monitor import fds
 from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.qmp import CommandError
 
@@ -74,3 +75,34 @@ def test_sets() -> None:
         store.remove(0, 7)
     store.close()
     assert all(map(closed, fds))
+
+
+def test_a_bound_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fds, "MAX_KEPT", 2)
+    store = FileDescriptors()
+    store.keep("m", "name", opened())
+    number = store.add(opened(), None, None)
+    named, numbered = opened(), opened()
+    with pytest.raises(CommandError, match="no more than 2 file descriptors are kept"):
+        store.keep("m", "other", named)
+    with pytest.raises(CommandError, match="no more than 2 file descriptors are kept"):
+        store.add(numbered, None, None)
+    assert closed(named)
+    assert closed(numbered)
+    store.remove(number)
+    store.keep("m", "other", opened())
+    store.close()
+
+
+def test_a_bound_of_names_and_notes() -> None:
+    store = FileDescriptors()
+    text = "x" * (fds.MAX_TEXT + 1)
+    named, noted = opened(), opened()
+    with pytest.raises(CommandError, match="has at most 1024 letters"):
+        store.keep("m", text, named)
+    with pytest.raises(CommandError, match="has at most 1024 letters"):
+        store.add(noted, 0, text)
+    assert closed(named)
+    assert closed(noted)
+    store.keep("m", text[1:], opened())
+    store.close()

@@ -14,7 +14,7 @@ from qemu.qmp.qmp_client import ExecuteError
 
 import qmpserver.monitor.client
 from qmpserver.keyval import OptionError
-from qmpserver.monitor import Server
+from qmpserver.monitor import Server, executions
 from qmpserver.monitor.channel import Channel
 from qmpserver.monitor.relay import Relay
 from tests.monitor.conftest import until
@@ -250,6 +250,52 @@ async def test_a_client_that_vanishes_mid_command(
     assert await second.execute(b'{"execute": "echo", "id": 5}') == {"return": {}, "id": 5}
     # What the first had waiting went with it.
     assert commands.executed == ["block", "echo"]
+
+
+async def test_commands_whose_clients_left_are_bounded(
+    server: Server,
+    path: str,
+    connect: "Connect",
+    commands: "Commands",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executions, "MAX_LEFT", 3)
+    await listen(server, path)
+    tasks = []
+    for _ in range(5):
+        peer = await connect(path)
+        await peer.negotiate()
+        commands.blocked.clear()
+        peer.send(b'{"execute": "block"}')
+        await commands.blocked.wait()
+        assert commands.task is not None
+        tasks.append(commands.task)
+        peer.close()
+        await until(lambda: server.clients == 0)
+    await until(lambda: tasks[-1].done())
+    assert [task.done() for task in tasks] == [False, False, False, True, True]
+    commands.released.set()  # the others are as if nobody had left
+    await until(lambda: all(task.done() for task in tasks))
+    assert [task.cancelled() for task in tasks] == [False, False, False, True, True]
+    last = await connect(path)
+    await last.negotiate()
+    assert await last.execute(b'{"execute": "block"}') == {"return": {"blocked": True}}
+
+
+async def test_input_of_a_client_that_left_is_dropped(
+    server: Server, path: str, connect: "Connect", commands: "Commands"
+) -> None:
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    peer.send(b'{"execute": "block"}')
+    await commands.blocked.wait()
+    [executor] = server._executors
+    peer.send(b'{"execute": "echo"}{"execute": "echo", "id": "' + b"x" * 500_000)
+    await until(lambda: executor.session._waiting > 500_000)
+    peer.close()
+    await until(lambda: server.clients == 0)
+    assert executor.session._waiting == 0
 
 
 async def test_what_was_sent_before_the_end_of_input_is_answered(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from qmpserver.qmp import MAX_QUEUED, CommandError, Request, Session
+from qmpserver.qmp.session import MAX_WAITING
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
 NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
@@ -269,3 +270,21 @@ def test_pretty() -> None:
     talk = Talk(b"", pretty=True)
     assert talk.say(NEGOTIATE) == []
     assert talk.session.take_output() == b'{\r\n    "return": {\r\n    }\r\n}\r\n'
+
+
+@pytest.mark.parametrize("opening", [NEGOTIATE, NEGOTIATE_OOB])
+def test_long_messages_that_wait_are_bounded(opening: bytes) -> None:
+    """Two may be as long as QEMU allows: the one that is executed, and the next."""
+    talk = Talk(opening)
+    [first] = talk.say(b'{"execute": "a"}')
+    assert talk.session.wants_input
+    long = b'{"execute": "b", "id": "%b"}' % (b"x" * MAX_WAITING)
+    assert talk.say(long) == []
+    assert not talk.session.wants_input  # the client's socket is not read any more
+    talk.session.reply(first, {})
+    second = talk.session.next_command()
+    assert second is not None
+    assert talk.session.wants_input
+    assert talk.say(b'{"execute": "c"}' * 3) == []
+    assert talk.session.wants_input
+    talk.session.reply(second, {})

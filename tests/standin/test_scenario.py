@@ -45,7 +45,7 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
         ("[[on]]\ncommand = 'netdev_del'\narguments = { idd = 1 }",
          "a.toml: on[1].arguments.idd: unknown argument 'idd'; did you mean 'id'?"),
         ("[[on]]\ncommand = 'netdev_del'\narguments = { id = '</(/>' }",
-         "a.toml: on[1].arguments: '(' is not a regular expression: missing ), "),
+         "a.toml: on[1].arguments: /(/ is not a regular expression: missing ), "),
         ("[[on]]\ncommand = 'stop'\nevents = [{ event = 'STPO' }]",
          "a.toml: on[1].events[1].event: unknown event 'STPO'; did you mean 'STOP'?"),
         ("[[on]]\ncommand = 'stop'\nstatus = 'pausd'",
@@ -82,6 +82,43 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
          "a.toml:1: unknown command 'strange'; give the recorded server's schema"),
         ('-> {"execute": "stop"}\n<- {"error": {}}',
          "a.toml:2: {} is not an error; it must have a class and a desc"),
+        ('-> {"execute": "stop"}\n<- {"error": {"class": "GenericError"}}',
+         "a.toml:2: {'class': 'GenericError'} is not an error; it must have a class and a desc"),
+        ('-> {"execute": "stop"}\n<- {"error": {"class": 1, "desc": "no"}}',
+         "a.toml:2: {'class': 1"),
+        ('-> {"execute": "stop"}\n<- {"error": 1}', "a.toml:2: 1 is not an error; "),
+        ('-> {"execute": "stop"}\n<- {"retrun": {}}',
+         "a.toml:2: {'retrun': {}} is neither a reply nor an event"),
+        ('-> {"execute": "stop", "arguments": [1]}\n<- {"return": {}}',
+         "a.toml:1: [1] is not an object"),
+        ('-> {"execute": "stop", "arguments": {"a": "</(/>"}}\n<- {"return": {}}',
+         "a.toml:1: /(/ is not a regular expression: "),
+        ('-> {"execute": "stop"}\n<- {"event": 5}\n<- {"return": {}}',
+         "a.toml:2: {'event': 5} is not an event"),
+        ('-> {"execute": "stop"}\n<- {"event": "STOP", "data": 5}\n<- {"return": {}}',
+         "a.toml:2: {'event': 'STOP', 'data': 5} is not an event"),
+        ('<- {"QMP": 5}\n-> {"execute": "stop"}\n<- {"return": {}}',
+         "a.toml:1: the greeting has no version of QEMU"),
+        ('<- {"QMP": {"version": {"qemu": {"major": "x"}}}}\n'
+         '-> {"execute": "stop"}\n<- {"return": {}}',
+         "a.toml:1: {'major': 'x'} is not a version of QEMU"),
+        ('-> {"execute": "stop"}\n<- {"return": ' + '{"a":' * 300 + "1" + "}" * 301,
+         "a.toml: line 2: values are nested too deeply"),
+        ("#! tolerance x much\n-> {}", "a.toml: line 1: '#! tolerance x much' is not one of: "),
+        ("a = " + "[" * 5000, "a.toml: values are nested too deeply"),
+        ("a = " + "9" * 5000, "a.toml: Exceeds the limit"),
+        ("version = '" + "9" * 5000 + ".0.0'", "a.toml: version: '999"),
+        ("[[expect]]\ncommand = 'stop'\ntimes = '" + "9" * 5000 + "..'",
+         "a.toml: expect[1].times: "),
+        ("[[on]]\ncommand = 'stop'\nerror = 'no'\n[on.arguments]\na = '</x{99999999999}/>'",
+         "a.toml: on[1].arguments.a: unknown argument 'a'"),
+        ("[[on]]\ncommand = 'netdev_del'\narguments = { id = '</x{99999999999}/>' }",
+         "a.toml: on[1].arguments: /x{99999999999}/ is not a regular expression: "),
+        ("[[on]]\ncommand = 'device_add'\narguments = { since = 1979-05-27 }",
+         "a.toml: on[1].arguments: it cannot be written as JSON: "),
+        ("[[on]]\ncommand = 'qom-get'\nreturn = nan",
+         "a.toml: on[1].return: it cannot be written as JSON: "),
+        ('schema = "a\\u0000b"', "a.toml: schema: embedded null byte"),
     ],
 )  # fmt: skip
 def test_errors_name_the_place_and_the_value(tmp_path: Path, text: str, message: str) -> None:
@@ -94,8 +131,40 @@ def test_errors_name_the_place_and_the_value(tmp_path: Path, text: str, message:
 
 async def test_a_setup_that_the_state_refuses() -> None:
     gone = {"command": "netdev_del", "arguments": {"id": "n0"}}
-    with pytest.raises(ScenarioError, match="setup: netdev_del: Device 'n0' not found"):
+    with pytest.raises(ScenarioError, match=r"setup\[1\]: netdev_del: Device 'n0' not found"):
         StandIn(Scenario.read({"setup": [gone]}))
+
+
+@pytest.mark.parametrize("command", ["quit", "query-fdsets"])
+async def test_a_setup_that_needs_a_client(command: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        StandIn(Scenario.read({"setup": [{"command": "stop"}, {"command": command}]}))
+    message = f"setup[2]: {command}: it needs a client, so it cannot be part of the setup"
+    assert str(caught.value) == message
+
+
+async def test_a_setup_is_not_answered_by_the_script(serve: Serve) -> None:
+    scenario = {
+        "setup": [{"command": "stop"}],
+        "on": [{"command": "stop", "error": "scripted", "times": 1, "delay": 0.01}],
+    }
+    async with serve(scenario) as served:
+        client = await served.client()
+        assert (await client.execute("query-status"))["status"] == "paused"
+        assert (await client.execute("stop"))["desc"] == "scripted"
+
+
+@pytest.mark.parametrize("log", ["/", "a\0b"])
+async def test_a_log_that_cannot_be_written(log: str) -> None:
+    with pytest.raises(ScenarioError, match=f"^log: {log}: [A-Za-z ]+$"):
+        StandIn(Scenario.read({"log": log}))
+
+
+async def test_comments_before_a_scenario(tmp_path: Path) -> None:
+    """However many there are, it is known at once that it is no transcript."""
+    path = tmp_path / "a.toml"
+    path.write_text("\n\n# a comment\n" * 1000 + " " * 10_000 + "strict = true")
+    assert Scenario.load(str(path)).strict
 
 
 def table(text: str) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from qmpserver.monitor import Registry
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.qapi.model import EMPTY, AlternateType, ArrayType, ObjectType
 from qmpserver.qmp import CommandError
 from qmpserver.standin import Scenario, ScenarioError, StandIn, vocabulary
-from qmpserver.standin.commands import MAX_REFUSED
+from qmpserver.standin.commands import MAX_REFUSED, _adapted
+from qmpserver.standin.state.handlers import register_all
 from qmpserver.standin.values import fitted, smallest
 from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
 from tests.standin.conftest import Serve
@@ -20,6 +22,13 @@ from tests.standin.conftest import Serve
 RECORDED = vocabulary.FILES / "qemu-7.2.json.gz"
 # They end the conversation, or are refused after the negotiation.
 OWN_STATE = {"quit", "qmp_capabilities"}
+
+
+DEEP = "".join(
+    f'{{"name": "{number}", "meta-type": "object",'
+    f' "members": [{{"name": "a", "type": "{number + 1}"}}]}},'
+    for number in range(200)
+)
 
 
 def recorded() -> list[dict[str, Any]]:
@@ -160,6 +169,23 @@ async def test_every_command_is_answered_as_the_schema_says(
          ' {"name": "int", "meta-type": "builtin", "json-type": "int"}]', "int is not an object"),
         ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
          ' {"name": "0", "meta-type": "strange"}]', "unknown kind strange"),
+        ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
+         ' {"name": "0", "meta-type": "object", "members": [{"name": "k", "type": "1"}],'
+         ' "tag": "k", "variants": [{"case": "y", "type": "2"}]},'
+         ' {"name": "1", "meta-type": "enum", "members": [{"name": "x"}], "values": ["x"]},'
+         ' {"name": "2", "meta-type": "object", "members": []}]', "tag k has no value y"),
+        ("[" * 100_000, "values are nested too deeply"),
+        ('[{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "1"},'
+         ' {"name": "0", "meta-type": "object", "members": []},'
+         ' {"name": "1", "meta-type": "object", "members": [{"name": "a", "type": "1"}]}]',
+         "command 'c': a value of its type would contain itself"),
+        ('[{"name": "e", "meta-type": "event", "arg-type": "0"},'
+         ' {"name": "0", "meta-type": "object", "members": [{"name": "a", "type": "1"}]},'
+         ' {"name": "1", "meta-type": "enum", "members": [], "values": []}]',
+         "event 'e': .* has no value"),
+        (f'[{{"name": "c", "meta-type": "command", "arg-type": "200", "ret-type": "0"}},'
+         f' {DEEP} {{"name": "200", "meta-type": "object", "members": []}}]',
+         "command 'c': its type is nested too deeply"),
     ],
 )  # fmt: skip
 def test_files_without_a_schema(tmp_path: Path, text: str, message: str) -> None:
@@ -170,6 +196,75 @@ def test_files_without_a_schema(tmp_path: Path, text: str, message: str) -> None
     assert f"{tmp_path}/a.toml: schema: " in str(caught.value)
     with pytest.raises((SchemaError, OSError)):
         vocabulary.load("bad.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("packed", "message"),
+    [
+        (gzip.compress(b"[" + b" " * 2000), "it has more than 1000 bytes"),
+        (gzip.compress(b"[]" * 100)[:-9], "it is cut"),
+        (b"\x1f\x8b\0nothing", "unknown compression method"),
+    ],
+    ids=["large", "cut", "strange"],
+)
+def test_compressed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bytes, message: str
+) -> None:
+    monkeypatch.setattr(vocabulary, "LARGEST", 1000)
+    (tmp_path / "bad.gz").write_bytes(packed)
+    with pytest.raises(ScenarioError, match=f"bad.gz: cannot be decompressed: .*{message}"):
+        Scenario.read({"schema": str(tmp_path / "bad.gz")})
+
+
+async def test_arguments_of_a_deep_type(serve: Serve, tmp_path: Path) -> None:
+    optional = DEEP.replace('"type":', '"default": null, "type":')
+    (tmp_path / "deep.json").write_text(
+        f'[{{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "200"}},'
+        f' {optional} {{"name": "200", "meta-type": "object", "members": []}}]'
+    )
+    async with serve(f"default,schema={tmp_path}/deep.json") as served:
+        client = await served.client()
+        refused = await client.execute("c", {"a": {}})
+        assert refused["desc"] == "Arguments are nested too deeply"
+
+
+async def test_a_command_that_only_has_the_name_of_qemus(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(
+        "{ 'pragma': { 'command-name-exceptions': [ 'device_del', 'netdev_add' ] } }"
+        "{ 'command': 'device_del', 'data': { 'id': 'int' } }"
+        "{ 'command': 'netdev_add', 'data': { 'name': 'str' } }"
+        "{ 'command': 'stop', 'data': { 'reason': 'str' } }"
+        "{ 'command': 'query-migrate-capabilities' }"
+        "{ 'command': 'migrate-continue' }"
+    )
+    async with serve(f"default,schema={tmp_path}/mine.json") as served:
+        client = await served.client()
+        assert await client.execute("device_del", {"id": 1}) == {}
+        assert await client.execute("netdev_add", {"name": "n"}) == {}
+        assert await client.execute("stop", {"reason": "r"}) == {}
+        assert (await client.execute("migrate-continue"))["class"] == "GenericError"
+
+
+@pytest.mark.parametrize("name", vocabulary.NAMED)
+async def test_the_state_answers_in_each_vocabulary(name: str) -> None:
+    stand_in = StandIn(Scenario.read({"schema": name}))
+    registry = Registry(stand_in.scenario.schema)
+    register_all(registry, stand_in._state)
+    for bound in registry.commands:
+        adapted = _adapted(bound, registry.schema.commands[bound.name])
+        assert adapted is bound.handler, bound.name
+
+
+async def test_an_argument_of_a_later_release(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "later.json").write_text(
+        "{ 'command': 'stop', 'data': { '*gently': 'bool' } }"
+        "{ 'struct': 'StatusInfo', 'data': { 'status': 'str' } }"
+        "{ 'command': 'query-status', 'data': { '*of-whom': 'str' }, 'returns': 'StatusInfo' }"
+    )
+    async with serve(f"default,schema={tmp_path}/later.json") as served:
+        client = await served.client()
+        assert await client.execute("stop", {"gently": True}) == {}
+        assert await client.execute("query-status", {"of-whom": "me"}) == {"status": "paused"}
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -405,6 +405,107 @@ async def test_the_guest_agent(serve: Serve) -> None:
         assert (await client.receive())["id"] == "next"  # success is not answered
 
 
+# As QEMU 11.1 answers: a device's id and bus of another type are none.
+TYPES: list[tuple[dict[str, Any], str | None]] = [
+    ({"driver": []}, "Parameter 'driver' is missing"),
+    ({"driver": None}, "Parameter 'driver' is missing"),
+    ({"driver": "e1000", "id": []}, None),
+    ({"driver": "e1000", "id": 5}, None),
+    ({"driver": "e1000", "bus": {}}, None),
+    ({"driver": "e1000", "netdev": []}, "Invalid parameter type for 'netdev', expected: string"),
+    ({"driver": "e1000", "netdev": None}, "Invalid parameter type for 'netdev', expected: string"),
+    ({"driver": "virtio-blk-pci", "drive": 5},
+     "Invalid parameter type for 'drive', expected: string"),
+    ({"driver": "virtio-blk-pci", "iothread": 7},
+     "Invalid parameter type for 'iothread', expected: string"),
+    ({"driver": "pc-dimm", "memdev": {}}, "Invalid parameter type for 'memdev', expected: string"),
+    ({"driver": "pc-dimm", "node": "x"}, "Parameter 'node' expects uint64"),
+    ({"driver": "e1000", "addr": []}, "Invalid parameter type for 'addr', expected int or str"),
+]  # fmt: skip
+
+
+async def test_properties_of_another_type(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        for properties, refusal in TYPES:
+            got = await client.execute("device_add", properties)
+            assert got.get("desc") == refusal, properties
+        (bus,) = await do(client, "query-pci")
+        assert [one["qdev_id"] for one in bus["devices"]] == [""] * 4
+        assert len(await do(client, "query-chardev")) == 1
+        await do(client, "object-add", qom_type="memory-backend-ram", id="m", size=1)
+        refused = await do(client, "qom-set", path="/objects/m", property="size", value="x")
+        assert refused["desc"] == "Invalid parameter type for 'size', expected: integer"
+        assert await do(client, "qom-set", path="/objects/m", property="size", value=2) == {}
+        assert await do(client, "qom-get", path="/objects/m", property="size") == 2
+
+
+def coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+async def test_files_of_the_guest_agent(serve: Serve) -> None:
+    async with serve({"schema": "guest-agent"}) as served:
+        client = await served.connect()
+
+        async def opened(mode: str, path: str = "/a") -> int:
+            handle = await do(client, "guest-file-open", path=path, mode=mode)
+            assert isinstance(handle, int)
+            return handle
+
+        async def write(handle: int, text: str, **more: int) -> Any:
+            return await do(client, "guest-file-write", handle=handle, buf_b64=coded(text), **more)
+
+        async def content(path: str = "/a") -> str:
+            read = await do(client, "guest-file-read", handle=await opened("r", path))
+            return base64.b64decode(read["buf-b64"]).decode()
+
+        first = await opened("w")
+        assert await write(first, "hello") == {"count": 5, "eof": False}
+        second = await opened("r+")
+        await write(second, "J")
+        assert await content() == "Jello"
+        appending = await opened("a")
+        await write(first, "!")  # at its own position
+        await write(appending, "?")  # wherever the end is
+        await write(first, ".")
+        assert await content() == "Jello!."
+        await write(appending, "?", count=0)
+        assert (await write(appending, "?", count=-1))["desc"] == (
+            "value '-1' is invalid for argument count"
+        )
+        assert (await write(appending, "?", count=2))["desc"] == (
+            "value '2' is invalid for argument count"
+        )
+        for count in (-1, (48 << 20) + 1):
+            refused = await do(client, "guest-file-read", handle=second, count=count)
+            assert refused["desc"] == f"value '{count}' is invalid for argument count"
+        assert (await do(client, "guest-file-read", handle=second, count=2))["count"] == 2
+        refused = await do(client, "guest-file-read", handle=first)
+        assert refused["desc"] == "failed to read file: Bad file descriptor"
+        refused = await write(await opened("rb"), "x")
+        assert refused["desc"] == "failed to write to file: Bad file descriptor"
+        for mode in ("", "x", "rw", "r++"):
+            refused = await do(client, "guest-file-open", path="/a", mode=mode)
+            assert refused["desc"] == f"invalid file open mode '{mode}'"
+        for text in ("é", "a", "="):
+            refused = await do(client, "guest-file-write", handle=second, buf_b64=text)
+            assert refused["desc"] == "Base64 data is not valid"
+        await opened("w")  # empties it for the others, too
+        await write(first, "x")
+        assert await content() == "\0" * 7 + "x"
+
+
+async def test_processes_of_the_guest_agent(serve: Serve) -> None:
+    async with serve({"schema": "guest-agent"}) as served:
+        client = await served.connect()
+        pid, other = [(await do(client, "guest-exec", path="/x"))["pid"] for _ in range(2)]
+        assert await do(client, "guest-exec-status", pid=pid) == {"exited": True, "exitcode": 0}
+        again = await do(client, "guest-exec-status", pid=pid)
+        assert again["desc"] == f"PID {pid} does not exist"
+        assert (await do(client, "guest-exec", path="/x"))["pid"] not in (pid, other)
+
+
 # Commands whose refusals are compared with QEMU's, in this order.
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("netdev_add", {"type": "user", "id": "u"}),

@@ -606,6 +606,17 @@ def test_fixtures_of_the_same_name_are_left_alone(suite: pytest.Pytester) -> Non
     result.stdout.no_fnmatch_line("*it was looked at*")
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"-> {}\n<- nonsense", b"nothing"])
+def test_a_transcript_that_is_none(suite: pytest.Pytester, text: bytes) -> None:
+    suite.makepyfile(TRANSCRIBED)
+    transcript = suite.path / "pause.qmp"
+    transcript.write_bytes(text)
+    result = suite.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"{transcript}: *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
 def test_a_transcript_needs_all_messages(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """

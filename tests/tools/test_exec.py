@@ -25,6 +25,22 @@ def test_prints_what_is_returned(qmpctl: Run, server: str) -> None:
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "words", [["exec", "query-name"], ["exec", "query-qmp-schema"], ["schema"]]
+)
+def test_output_to_a_full_disk(server: str, words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [str(BIN / "qmpctl"), "--qmp", server, *words],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    message = "qmpctl: cannot write the output: No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (1, message)
+
+
 def test_arguments_have_the_schemas_types(qmpctl: Run, server: str) -> None:
     words = ["calc-time=1", "mode=page-sampling", "sample-pages=0x200"]
     assert qmpctl("--qmp", server, "exec", "calc-dirty-rate", *words).returncode == 0

@@ -50,6 +50,32 @@ def test_all_are_kept_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.dropped == 0
 
 
+def test_names_of_dropped_messages_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Conversation(keep=1)
+    kept.add(Message("client", '{"execute": "stop"}'))
+    assert not kept.has_dropped(None)
+    kept.add(Message("server", '{"event": "STOP"}'))
+    assert [kept.has_dropped(name) for name in (None, "stop", "STOP")] == [True, True, False]
+    kept.add(Message("client", "no JSON"))
+    kept.add(Message("client", '{"execute": 5}'))
+    assert [kept.has_dropped(name) for name in ("stop", "STOP", "cont")] == [True, True, False]
+    monkeypatch.setattr(conversation, "KEPT_NAMES", 3)
+    for name in ("a", "b"):
+        kept.add(Message("client", f'{{"execute": "{name}"}}'))
+    assert not kept.has_dropped("cont")
+    kept.add(Message("client", "more"))
+    assert kept.has_dropped("cont")  # nobody knows any more
+    assert len(kept._lost) == 3
+
+
+@pytest.mark.parametrize("name", ['"' + "x" * 300 + '"', "[]"])
+def test_a_name_that_is_not_remembered(name: str) -> None:
+    kept = Conversation(keep=1)
+    kept.add(Message("server", f'{{"event": {name}}}'))
+    kept.add(Message("client", ""))
+    assert kept.has_dropped("cont")
+
+
 def test_the_standard_bound() -> None:
     kept = Conversation()
     for number in range(10_002):

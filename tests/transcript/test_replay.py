@@ -120,3 +120,14 @@ def test_an_exact_replay_ends_with_the_connection(pair: Pair) -> None:
     pair[1].shutdown(socket.SHUT_WR)
     (difference,) = replay_exactly(read(EXACT + STOP + STOP), [pair[0]], 1.0)
     assert str(difference) == "line 5: stop: it is (end)"
+
+
+@pytest.mark.parametrize(("name", "most"), [("MAX_WAITING", 3), ("MAX_WAITING_SIZE", 60)])
+def test_messages_that_nothing_expects_are_bounded(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    ours, theirs = pair
+    monkeypatch.setattr(module, name, most)
+    theirs.sendall(GREETING + DONE + b'{"event": "STOP"}\r\n' * 4)
+    with pytest.raises(ReplayError, match="more messages than can be kept"):
+        list(replay(read(STOP), ours, 5.0))

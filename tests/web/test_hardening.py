@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,99 @@ async def test_a_head_that_is_none_is_refused(
     impatient: None, site: Web, http: aiohttp.ClientSession, raw: Any, head: str
 ) -> None:
     said = await (await raw(head)).ends()
-    assert said == b"" or said.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 ", b"HTTP/1.1 421 "))
+    refusals = (b"HTTP/1.0 400 ", b"HTTP/1.1 400 ", b"HTTP/1.1 421 ", b"HTTP/1.1 431 ")
+    assert said == b"" or said.startswith(refusals)
     await answers(site, http)
+
+
+async def test_a_head_that_is_too_long(
+    impatient: None, site: Web, http: aiohttp.ClientSession, raw: Any
+) -> None:
+    """Many headers, each of which would do."""
+    connection = await raw("GET / HTTP/1.1\r\n")
+    for _ in range(serve.MAX_HEAD // 1000 + 1):
+        connection.writer.write(b"X: " + b"x" * 1000 + b"\r\n")
+    assert (await connection.ends()).startswith(b"HTTP/1.1 431 ")
+    await answers(site, http)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_one_request_is_read_before_the_token(site: Web, raw: Any, apart: bool) -> None:
+    """Requests that follow a stranger's first one are not even parsed."""
+    request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n\r\n"
+    connection = await raw(request if apart else request * 1000)
+    if apart:
+        connection.writer.write(request.encode() * 1000)
+    said = await connection.ends()
+    assert said.count(b"HTTP/1.1 401 ") == 1
+    await comes_true(lambda: not site.site.connections)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_requests_in_a_row_with_the_token(site: Web, raw: Any, apart: bool) -> None:
+    body = '{"execute": "query-name"}'
+    request = (
+        f"POST /qmp HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
+        f"Authorization: Bearer {site.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    )
+    last = request.replace("Host:", "Connection: close\r\nHost:")
+    connection = await raw(request[:-10] if apart else request * 9 + last)
+    if apart:
+        await comes_true(lambda: site.site.connections)
+        connection.writer.write((request[-10:] + request * 8 + last).encode())
+    assert (await connection.ends()).count(b"HTTP/1.1 200 ") == 10
+
+
+async def test_strangers_cost_little(site: Web, raw: Any) -> None:
+    """Each sends as many headers as it may, and never ends."""
+    strangers = 64
+    head = b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (serve.MAX_HEAD // 4)
+    connections = [await raw() for _ in range(strangers)]
+    await comes_true(lambda: site.site.connections == strangers)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for connection in connections:
+            connection.writer.write(head[: serve.MAX_HEAD])
+            await connection.writer.drain()
+        await comes_true(
+            lambda: all(
+                len(one._head or b"") == serve.MAX_HEAD for one in site.site._unauthenticated
+            )
+        )
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < strangers * 2 * serve.MAX_HEAD
+
+
+async def test_strangers_who_leave_are_forgotten(site: Web, raw: Any) -> None:
+    for _ in range(20):
+        (await raw("GET")).close()
+    await comes_true(lambda: not site.site.connections and not site.site._unauthenticated)
+
+
+async def test_long_commands_are_bounded_together(
+    site: Web, http: aiohttp.ClientSession, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmp, "MAX_BODIES", 1000)
+    sizes: list[int] = []
+    monkeypatch.setattr(qmp, "_check_size", sizes.append)
+    command = json.dumps({"execute": "query-name", "id": "x" * 600})
+    half = await raw(
+        f"POST /qmp HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
+        f"Authorization: Bearer {site.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(command)}\r\nConnection: close\r\n\r\n{command[:600]}"
+    )
+    headers = {**site.bearer, "Content-Type": "application/json"}
+    await comes_true(lambda: 600 in sizes)
+    async with http.post(site.url + "/qmp", data=command, headers=headers) as response:
+        assert response.status == 503
+    half.writer.write(command[600:].encode())
+    assert (await half.ends()).startswith(b"HTTP/1.1 200 ")
+    async with http.post(site.url + "/qmp", data=command, headers=headers) as response:
+        assert response.status == 200
 
 
 async def test_so_many_connections_and_no_more(

@@ -299,6 +299,7 @@ def test_only_with_http_its_libraries_are_imported() -> None:
         ("127.0.0.1:80,token-file=/dev/null", "the file is empty"),
         ("127.0.0.1:80,token-file={binary}", "printable ASCII"),
         ("127.0.0.1:80,token-file={lines}", "printable ASCII"),
+        ("127.0.0.1:80,token-file={long}", "the token has more than 4096 letters"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_command_line_is_read(
@@ -309,6 +310,7 @@ def test_what_is_wrong_is_said_when_the_command_line_is_read(
     files = {
         "binary": b"\xff\xfe",
         "lines": b"one\ntwo\n",
+        "long": b"x" * 5000,
         "cert": one.cert_chain_pems[0].bytes(),
         "key": one.private_key_pem.bytes(),
         "other": other.private_key_pem.bytes(),

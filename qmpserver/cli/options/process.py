@@ -52,7 +52,7 @@ def set_trace(settings: Settings, value: str) -> None:
         try:
             lines = read_text(path).splitlines()
         except UnicodeDecodeError:
-            raise OptionError(f"{path}: it is not UTF-8 text") from None
+            raise OptionError(f"{path}: text is not UTF-8") from None
         except OSError as error:
             raise OptionError(f"{path}: {error.strerror}") from None
         settings.trace += [line for line in lines if line and not line.startswith("#")]

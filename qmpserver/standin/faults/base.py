@@ -87,6 +87,9 @@ class Fault:
         """Return the number of bytes held for later; `Wire.drained` tells when they were sent."""
         return 0
 
+    def forget(self, wire: Wire) -> None:
+        """Drop everything that is held for a wire, which is closed."""
+
     def strikes(self, message: WireMessage) -> bool:
         """Return whether the fault strikes this message, and count it if so."""
         if message.kind not in self.kinds or self.left == 0:

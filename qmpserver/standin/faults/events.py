@@ -57,6 +57,10 @@ class EventBeforeReply(Fault, name="event-before-reply"):
         """Return the number of bytes of the held replies."""
         return sum(len(message.data) for message in self._held.get(wire, ()))
 
+    def forget(self, wire: Wire) -> None:
+        """Drop the held replies."""
+        self._held.pop(wire, None)
+
     def _release(self, wire: Wire, send: Send, held: list[WireMessage]) -> None:
         if self._held.get(wire) is held:
             self.pass_by(wire, self.noise(), send)

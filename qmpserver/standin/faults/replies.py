@@ -9,6 +9,8 @@ from qmpserver.qmp import dumps
 from qmpserver.standin.faults.base import Fault, Spec
 
 if TYPE_CHECKING:
+    import asyncio
+
     from qmpserver.qapi import Schema
     from qmpserver.standin.faults.base import Send
     from qmpserver.standin.wire import Wire, WireMessage
@@ -25,6 +27,7 @@ class LateReply(Fault, name="late-reply"):
     def __init__(self, spec: Spec, schema: Schema) -> None:
         super().__init__(spec, schema)
         self._held: dict[Wire, list[WireMessage]] = {}
+        self._timers: dict[Wire, asyncio.TimerHandle] = {}
 
     def strike(self, wire: Wire, message: WireMessage, send: Send) -> None:
         """Hold the reply."""
@@ -32,7 +35,7 @@ class LateReply(Fault, name="late-reply"):
             self._held[wire].append(message)
             return
         self._held[wire] = [message]
-        wire.loop.call_later(self.seconds, self._release, wire, send)
+        self._timers[wire] = wire.loop.call_later(self.seconds, self._release, wire, send)
 
     def pass_by(self, wire: Wire, message: WireMessage, send: Send) -> None:
         """Hold a reply that must not overtake a late one."""
@@ -45,7 +48,14 @@ class LateReply(Fault, name="late-reply"):
         """Return the number of bytes of the held replies."""
         return sum(len(message.data) for message in self._held.get(wire, ()))
 
+    def forget(self, wire: Wire) -> None:
+        """Drop the held replies."""
+        if wire in self._held:
+            del self._held[wire]
+            self._timers.pop(wire).cancel()
+
     def _release(self, wire: Wire, send: Send) -> None:
+        del self._timers[wire]
         for message in self._held.pop(wire):
             send(message)
         wire.drained()

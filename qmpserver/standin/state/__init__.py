@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.values import fitted
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
     from qmpserver.monitor import Device
@@ -34,8 +36,11 @@ class Host(Protocol):
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to all clients."""
 
-    def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
+    def later(
+        self, seconds: float, function: Callable[..., None], *arguments: Any
+    ) -> asyncio.Handle:
         """Call a function after a delay; with 0, after the next replies."""
+        ...
 
     def shutdown(self, reason: str) -> None:
         """End it."""
@@ -52,7 +57,9 @@ class State:
         chardevs: Properties of each character device, by id.
         objects: Properties of each object, by id.
         nodes: Options of each block node, by name.
-        unplugging: Ids of devices that the guest has not released yet.
+        jobs: Properties of each block job, by id.
+        budget: The memory that all of these, and the files of a guest agent, may have.
+        unplugging: Devices that the guest has not released yet, by id, and when it will do so.
         resets: Functions that a reset of the machine calls.
     """
 
@@ -60,12 +67,14 @@ class State:
         self.machine = scenario.machine
         self.host = host
         self.status = scenario.machine.status
-        self.devices: dict[str, dict[str, Any]] = {}
-        self.netdevs: dict[str, dict[str, Any]] = {}
-        self.chardevs: dict[str, dict[str, Any]] = {}
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.nodes: dict[str, dict[str, Any]] = {}
-        self.unplugging: set[str] = set()
+        self.budget = Budget()
+        self.devices = Kept(self.budget)
+        self.netdevs = Kept(self.budget)
+        self.chardevs = Kept(self.budget)
+        self.objects = Kept(self.budget)
+        self.nodes = Kept(self.budget)
+        self.jobs = Kept(self.budget)
+        self.unplugging: dict[str, asyncio.Handle | None] = {}
         self.resets: list[Callable[[], None]] = []
         self._events = scenario.schema.events
         self._faults = {spec.name for spec in scenario.faults}
@@ -86,12 +95,14 @@ class State:
             fit: Any = None if data is None else fitted(data, self._events[event].data)
             self.host.emit(event, fit)
 
-    def later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
+    def later(
+        self, seconds: float, function: Callable[..., None], *arguments: Any
+    ) -> asyncio.Handle | None:
         """Call a function after a delay (0: after the reply); during the setup, call it at once."""
         if self._settled:
-            self.host.later(seconds, function, *arguments)
-        else:
-            function(*arguments)
+            return self.host.later(seconds, function, *arguments)
+        function(*arguments)
+        return None
 
     def set_status(self, status: str) -> None:
         """Enter a run state, and send STOP or RESUME."""

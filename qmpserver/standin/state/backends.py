@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -33,7 +34,7 @@ def register(registry: Registry, state: State) -> None:
 
     def open_chardev(name: str, backend: dict[str, Any]) -> Any:
         """Open a character device, or reopen it with another backend; return the reply."""
-        if backend["type"] != "pty":
+        if backend.get("type") != "pty":
             state.chardevs[name] = backend
             return {}
         pty = f"/dev/pts/{next(ptys)}"
@@ -118,15 +119,16 @@ def _of_type(state: State, prefix: str) -> list[str]:
 
 def _filename(state: State, name: str) -> str:
     backend = state.chardevs[name]
-    kind = backend["type"]
+    kind = backend.get("type", "null")
     if kind == "pty":
         return f"pty:{backend['pty']}"
     if kind != "socket":
         return str(kind)
-    data = backend["data"]
-    address = data["addr"]
-    where = address.get("data", {})
+    data = as_object(backend.get("data"))
+    address = as_object(data.get("addr"))
+    where = as_object(address.get("data"))
     path = where.get("path") or f"{where.get('host', '')}:{where.get('port', where.get('str', ''))}"
-    scheme = {"inet": "tcp"}.get(address["type"], address["type"])
+    kind = str(address.get("type", "unix"))
+    scheme = {"inet": "tcp"}.get(kind, kind)
     server = ",server=on" if data.get("server", True) else ""
     return f"disconnected:{scheme}:{path}{server}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ def register(registry: Registry, state: State) -> None:
     def blockdev_add(driver: str, **options: Any) -> None:
         options = {name.replace("_", "-"): value for name, value in options.items()}
         name = options.get("node-name")
-        if name is None:
+        if not isinstance(name, str):
             raise CommandError("'node-name' must be specified for the root node")
         if name in state.nodes:
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
@@ -47,7 +48,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("block_resize")
     def block_resize(size: int, device: str | None = None, node_name: str | None = None) -> None:
         name = _drive(state, device) if device else node_name
-        if name not in state.nodes:
+        if name is None or name not in state.nodes:
             raise CommandError(
                 f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
             )
@@ -58,7 +59,7 @@ def register(registry: Registry, state: State) -> None:
         return [_shown(state, name) for name in reversed(state.nodes)]
 
     @registry.command("query-block")
-    def query_block() -> Any:
+    def query_block(flat: bool = False) -> Any:
         return [
             {
                 "device": "",
@@ -73,7 +74,7 @@ def register(registry: Registry, state: State) -> None:
             if one.get("drive") in state.nodes
         ]
 
-    jobs: dict[str, dict[str, Any]] = {}
+    jobs = state.jobs
 
     def ended(name: str, event: str) -> None:
         job = jobs.pop(name, None)
@@ -151,7 +152,7 @@ _JOB_EVENT = ("type", "device", "len", "offset", "speed")
 
 
 def _node(state: State, name: str | None) -> dict[str, Any]:
-    if name not in state.nodes:
+    if name is None or name not in state.nodes:
         raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
     return state.nodes[name]
 
@@ -164,10 +165,10 @@ def _drive(state: State, device: str) -> str:
 def _shown(state: State, name: str) -> dict[str, Any]:
     node = state.nodes[name]
     below = node.get("file")
-    deepest = state.nodes.get(below, node) if isinstance(below, str) else below or node
+    deepest = state.nodes.get(below, node) if isinstance(below, str) else as_object(below) or node
     filename = deepest.get("filename", f"{deepest.get('driver', 'null-co')}://")
     size = node.get("size", deepest.get("size", SIZE))
-    cache = node.get("cache", {})
+    cache = as_object(node.get("cache"))
     return {
         "node-name": name,
         "drv": node["driver"],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
+    from qmpserver.standin.state.budget import Kept
 
 PERIPHERAL = "/machine/peripheral"
 # Properties that refer to a backend: the property, the attribute of `State`, QEMU's refusal.
@@ -20,6 +21,11 @@ _REFERENCES = (
     ("chardev", "chardevs", "Property '{driver}.chardev' can't find value '{value}'"),
     ("drive", "nodes", "Property '{driver}.drive' can't find value '{value}'"),
 )
+
+
+# Properties that name other objects, whatever the driver is.
+_LINKS = ("netdev", "chardev", "drive", "memdev", "iothread")
+_EXPECTED = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 
 def register(registry: Registry, state: State) -> None:
@@ -31,6 +37,16 @@ def register(registry: Registry, state: State) -> None:
         driver = properties.get("driver")
         if not isinstance(driver, str):
             raise CommandError("Parameter 'driver' is missing")
+        for key in ("id", "bus"):
+            if not isinstance(properties.get(key), str):
+                properties.pop(key, None)  # QEMU takes another type for none
+        for key in _LINKS:
+            if key in properties:
+                _check_type(key, properties[key], str)
+        if type(properties.get("node", 0)) is not int:
+            raise CommandError("Parameter 'node' expects uint64")
+        if not isinstance(properties.get("addr", 0), int | str):
+            raise CommandError("Invalid parameter type for 'addr', expected int or str")
         name = properties.get("id")
         if name is not None and name in state.devices:
             raise CommandError(f"Duplicate device ID '{name}'")
@@ -44,8 +60,8 @@ def register(registry: Registry, state: State) -> None:
                 if "memdev" in properties
                 else "'memdev' property is not set"
             )
-        key = name if isinstance(name, str) else f"unnamed{next(unnamed)}"
-        state.devices[key] = {**properties, "named": isinstance(name, str)}
+        key = f"unnamed{next(unnamed)}" if name is None else name
+        state.devices[key] = {**properties, "named": name is not None}
 
     @registry.command("device_del")
     def device_del(id: str) -> None:  # noqa: A002 -- the schema's name
@@ -54,13 +70,15 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
         if name in state.unplugging:
             raise CommandError(f"Device {name} is already in the process of unplug")
-        state.unplugging.add(name)
-        state.later(state.machine.unplug_time, unplugged, name)
+        state.unplugging[name] = None
+        handle = state.later(state.machine.unplug_time, unplugged, name)
+        if name in state.unplugging:
+            state.unplugging[name] = handle
 
     def unplugged(name: str) -> None:
-        if name not in state.unplugging:
-            return  # a reset of the machine has finished the unplug
-        state.unplugging.discard(name)
+        handle = state.unplugging.pop(name)
+        if handle is not None:
+            handle.cancel()  # a reset of the machine comes first
         driver = state.devices.pop(name)["driver"]
         path = f"{PERIPHERAL}/{name}"
         if driver.startswith("virtio-") and driver.endswith(("-pci", "-ccw")):
@@ -119,7 +137,9 @@ def register(registry: Registry, state: State) -> None:
         children = {
             PERIPHERAL: {name: one["driver"] for name, one in state.devices.items()},
             "/objects": {name: one["qom-type"] for name, one in state.objects.items()},
-            "/chardevs": {name: f"chardev-{one['type']}" for name, one in state.chardevs.items()},
+            "/chardevs": {
+                name: f"chardev-{one.get('type')}" for name, one in state.chardevs.items()
+            },
         }
         if path in children:
             found = [{"name": n, "type": f"child<{k}>"} for n, k in children[path].items()]
@@ -140,19 +160,29 @@ def register(registry: Registry, state: State) -> None:
         properties = _properties(state, path)
         if property not in properties:
             raise CommandError(f"Property '{properties['type']}.{property}' not found")
-        _object(state, path)[property] = value
+        _check_type(property, value, type(properties[property]))
+        where, name = _object(state, path)
+        where[name] = {**where[name], property: value}
 
 
-def _object(state: State, path: str) -> dict[str, Any]:
+def _check_type(name: str, value: object, type_: type) -> None:
+    if type(value) is not type_:
+        expected = _EXPECTED.get(type_, "value")
+        raise CommandError(f"Invalid parameter type for '{name}', expected: {expected}")
+
+
+def _object(state: State, path: str) -> tuple[Kept, str]:
+    """Return the place of an object: the properties of all of its kind, and its id."""
     parent, _, name = path.rpartition("/")
-    where = {PERIPHERAL: state.devices, "/objects": state.objects}.get(parent, {})
-    if name not in where:
+    where = {PERIPHERAL: state.devices, "/objects": state.objects}.get(parent)
+    if where is None or name not in where:
         raise CommandError(f"Device '{path}' not found", "DeviceNotFound")
-    return where[name]
+    return where, name
 
 
 def _properties(state: State, path: str) -> dict[str, Any]:
-    one = _object(state, path)
+    where, name = _object(state, path)
+    one = where[name]
     hidden = ("driver", "qom-type", "named", "id")
     shown = {name: value for name, value in one.items() if name not in hidden}
     return {"type": one.get("driver", one.get("qom-type")), "realized": True, **shown}

@@ -15,9 +15,11 @@ from qmpserver.migration.capabilities import CAPABILITIES, IN_PROGRESS, Capabili
 from qmpserver.migration.info import PAGE, Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
 from qmpserver.migration.status import OVER, UNDER_WAY
+from qmpserver.qapi.model import ArrayType, EnumType, ObjectType
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable, Sequence
 
     from qmpserver.migration.address import Address
@@ -39,6 +41,7 @@ class _Migration:
         self.parameters = Parameters()
         self._begun = self._ended = 0.0
         self._number = 0  # of the migration that a timer belongs to
+        self._converging: asyncio.Handle | None = None
         self._before = state.status  # the run state before the switchover
         self._incoming: Address | None = None
 
@@ -76,7 +79,10 @@ class _Migration:
         self._begun, self._number = time.monotonic(), self._number + 1
         self.enter("setup")
         self.state.later(0, self._step, "setup", "active")
-        self.state.later(self.state.machine.migration_time, self._converged, self._number)
+        if self._converging is not None:
+            self._converging.cancel()
+        seconds = self.state.machine.migration_time
+        self._converging = self.state.later(seconds, self._converged, self._number)
 
     def check_awaited(self) -> None:
         if self._incoming is not None:
@@ -183,7 +189,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("migrate-continue")
     def migrate_continue(**arguments: Any) -> None:
-        migration.resume(arguments["state"])
+        migration.resume(arguments.get("state", ""))
 
     @registry.command("query-migrate")
     def query_migrate() -> Any:
@@ -210,11 +216,13 @@ def register(registry: Registry, state: State) -> None:
 def _names(registry: Registry) -> Sequence[str]:
     """Return the capabilities of the schema: a release's, in its order."""
     command = registry.schema.commands.get("query-migrate-capabilities")
-    returned: Any = command.returns if command else None
-    if returned is None:
-        return CAPABILITIES
-    (found,) = [one for one in returned.element.members if one.name == "capability"]
-    return [value.name for value in found.type.values]
+    returned = command.returns if command else None
+    element = returned.element if isinstance(returned, ArrayType) else None
+    members = element.members if isinstance(element, ObjectType) else []
+    for one in members:
+        if one.name == "capability" and isinstance(one.type, EnumType):
+            return [value.name for value in one.type.values]
+    return CAPABILITIES
 
 
 def _sockets(address: Address) -> list[dict[str, Any]]:

@@ -76,15 +76,17 @@ class Channel:
             except ConnectionError:
                 raise wire.StreamError(wire.GONE) from None
 
-    async def receive(self, size: int | None = None) -> dict[str, Any]:
-        """Read a control frame, or only its payload of `size` bytes.
+    async def receive(
+        self, size: int | None = None, *, most: int = wire.MAX_PAYLOAD
+    ) -> dict[str, Any]:
+        """Read a control frame, or only its payload of `size` bytes; its payload has `most`.
 
         Raises:
             OSError: The descriptor failed.
             StreamError: The peer is gone, or does not keep to the format.
         """
         if size is None:
-            size = wire.payload_size(await self._read(wire.HEADER.size))
+            size = wire.payload_size(await self._read(wire.HEADER.size), most)
         return wire.decode(await self._read(size))
 
     async def _read(self, size: int) -> bytes:

@@ -12,7 +12,7 @@ from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.answers import wait_for_either
 from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check
-from qmpserver.vm.migration.wire import GONE, StreamError, expect, reason
+from qmpserver.vm.migration.wire import GONE, MAX_HELLO, StreamError, expect, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ class Destination:
         return await accept_one(self._address, take_fd)
 
     async def _receive(self, main: Channel) -> None:
-        hello = expect(await main.receive(), "hello")
+        hello = expect(await main.receive(most=MAX_HELLO), "hello")
         check(hello, self._machine, identify=self._capabilities["validate-uuid"])
         self._enter("active")
         await self._worker.run(self._machine.ram.clear)  # pages that are not sent are zero
@@ -224,7 +224,7 @@ class Destination:
 async def _introduced(channel: Channel, cookie: object) -> int | None:
     """Return the number of a data channel that knows the cookie; None for a stranger."""
     try:
-        hello = expect(await channel.receive(), "hello")
+        hello = expect(await channel.receive(most=MAX_HELLO), "hello")
     except (OSError, StreamError):
         return None
     number = hello.get("channel")

@@ -12,6 +12,8 @@ from typing import Any
 VERSION = 1
 CONTROL = 16
 MAX_PAYLOAD = 64 << 20  # bytes
+MAX_HELLO = 64 << 10  # bytes of the first message, which a stranger may have sent
+MAX_REASON = 1000  # letters of a failure's reason, which a peer may have written
 GONE = "the peer has closed the connection"
 HEADER = struct.Struct("<IIQQ")  # type, count, a, b
 
@@ -22,7 +24,8 @@ class StreamError(Exception):
 
 def reason(error: Exception) -> str:
     """Return why a migration failed, as `error-desc` tells and as the peer is told."""
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
 def encode(kind: str, **members: Any) -> bytes:
@@ -31,17 +34,17 @@ def encode(kind: str, **members: Any) -> bytes:
     return HEADER.pack(CONTROL, 0, len(payload), 0) + payload
 
 
-def payload_size(header: bytes) -> int:
+def payload_size(header: bytes, most: int = MAX_PAYLOAD) -> int:
     """Return the bytes of payload that follow the header of a control frame.
 
     Raises:
-        StreamError: It is no such header.
+        StreamError: It is no such header, or there are more than `most`.
     """
     type_, count, size, rest = HEADER.unpack(header)
     if type_ != CONTROL or count or rest:
         raise StreamError(f"expected a control frame, got the bytes {header[:8].hex()}")
-    if not 2 <= size <= MAX_PAYLOAD:
-        raise StreamError(f"a control frame of {size} bytes; 2 to {MAX_PAYLOAD} are allowed")
+    if not 2 <= size <= most:
+        raise StreamError(f"a control frame of {size} bytes; 2 to {most} are allowed")
     return int(size)
 
 

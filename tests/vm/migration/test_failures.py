@@ -156,6 +156,7 @@ async def test_nobody_listens(side: MakeSide, tmp_path: Path) -> None:
         (wire.HEADER.pack(wire.CONTROL, 0, 2, 0) + b"[]", 'a control frame without a "type"'),
         (wire.encode("go"), "expected the message 'hello', got 'go'"),
         (wire.encode("hello"), "the machines differ: version of the stream: None at the source"),
+        (wire.encode("hello", a="x" * wire.MAX_HELLO), "bytes; 2 to 65536 are allowed"),
         (b"", "the peer has closed the connection"),
     ],
 )
@@ -169,6 +170,16 @@ async def test_junk(side: MakeSide, tmp_path: Path, uri: str, junk: bytes, words
         assert await destination.ended() == "failed"
     assert words in destination.error
     assert destination.machine.state == "inmigrate"
+
+
+async def test_a_long_reason_is_kept_in_part(side: MakeSide, tmp_path: Path, uri: str) -> None:
+    destination = side(incoming=True)
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/m.sock")
+        client.sendall(wire.encode("error", desc="x" * 60_000))
+        assert await destination.ended() == "failed"
+    assert destination.error == "x" * wire.MAX_REASON + "..."
 
 
 async def test_a_source_refuses_answers_of_another_kind(side: MakeSide, tmp_path: Path) -> None:
