@@ -9,6 +9,7 @@ to walk. `parser` builds them, `writer` writes them.
 """
 
 import hashlib
+import re
 from array import array
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
@@ -19,14 +20,14 @@ from qmpserver.qmp.text import decode
 
 __all__ = ["PIECE", "Large", "LongError", "LongString", "Name", "Steps", "Tape", "refusal"]
 
-PIECE = 2048
-"""Bytes of a string that are handled in one step."""
+PIECE = 1024
+"""Bytes or characters of a string that are handled in one step, if each may need a look."""
 
 _VALUES = 256  # that are visited in one step
 _FREED = 2048  # values that are freed in one step
 _SMALL_VALUES = 64
-_SMALL_TEXT = 16384  # characters
-_DIRECT_MEMBERS = 256
+_SMALL_TEXT = 4096  # characters
+_FOUR_BYTES = re.compile(rb"[\xf0-\xff]")
 _SHOWN = 100  # characters of a long string in logs
 
 Steps = Generator[None, None, None]
@@ -36,7 +37,7 @@ class LongString:
     """A string in pieces, which is compared by a digest of its contents.
 
     Attributes:
-        pieces: Its parts in modified UTF-8, each of at most a few `PIECE`.
+        pieces: Its parts in modified UTF-8, each of at most a few KiB.
         memory: The bytes that a `str` of it takes; 0 for one that has no digest.
     """
 
@@ -62,11 +63,15 @@ class LongString:
         return hash(self._digest)
 
     def __str__(self) -> str:
-        """Return the whole string, which takes as long as it is long."""
-        return "".join(map(decode, self.pieces))
+        """Return the beginning, for logs."""
+        return f"{self.beginning}..."
 
     def __repr__(self) -> str:
         return f"{self.beginning!r}..."
+
+    def whole(self) -> str:
+        """Return the string itself, which takes as long as it is long."""
+        return "".join(map(decode, self.pieces))
 
     @property
     def beginning(self) -> str:
@@ -109,7 +114,7 @@ class Collector:
             self._digest.update(piece)
             self._length += len(text)
             if len(piece) != len(text):
-                self._width = max(self._width, 4 if max(piece) >= 0xF0 else 2)
+                self._width = max(self._width, 4 if _FOUR_BYTES.search(piece) else 2)
 
     def string(self) -> LongString:
         """Return the string."""
@@ -130,7 +135,7 @@ class LongError(CommandError):
     """
 
     def __init__(self, text: LongString, error_class: object = "GenericError") -> None:
-        super().__init__(f"{text.beginning}...", error_class)
+        super().__init__(text, error_class)
         self.text = text
 
 
@@ -188,9 +193,20 @@ class Large:
         return self.tape.values[self.start]
 
     @property
+    def shape(self) -> type:
+        """The type of the value in Python."""
+        value = self.value
+        if isinstance(value, LongString):
+            return str
+        return value if value is dict or value is list else type(value)
+
+    @property
     def size(self) -> int:
         """The number of values, nested ones and members' names included."""
         return self.tape.ends[self.start] - self.start
+
+    def __repr__(self) -> str:
+        return f"<{self.size} values>"
 
     def memory(self) -> Generator[None, None, int]:
         """Return the bytes that its strings take as `str`, in steps; a character may count as 4."""
@@ -268,7 +284,7 @@ class Large:
         return self.built() if length <= _SMALL_TEXT else self
 
     def built(self) -> Any:
-        """Return the value as Python's own, at once; long strings are not in it."""
+        """Return the value as Python's own, at once."""
         tape = self.tape
         root: list[Any] = []
         open_: list[tuple[Any, int]] = [(root, self.start + self.size)]
@@ -281,11 +297,15 @@ class Large:
             name = None
             if type(container) is dict:
                 name = tape.values[index]
+                if isinstance(name, LongString):
+                    name = name.whole()
                 index += 1
             value = tape.values[index]
             if value is dict or value is list:
                 value = value()
                 open_.append((value, tape.ends[index]))
+            elif isinstance(value, LongString):
+                value = value.whole()
             if name is None:
                 container.append(value)
             else:

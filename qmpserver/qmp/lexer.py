@@ -83,12 +83,8 @@ _GROUP_KINDS = (
 # Runs that do not change the state; skipping them makes long strings cheap.
 _RUNS = {
     _State.RECOVERY: re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*+"),
-    _State.DOUBLE_QUOTED: re.compile(
-        rb'(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+'
-    ),
-    _State.SINGLE_QUOTED: re.compile(
-        rb"(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"
-    ),
+    _State.DOUBLE_QUOTED: re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+'),
+    _State.SINGLE_QUOTED: re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"),
     _State.DIGITS: re.compile(rb"[0-9]*+"),
     _State.FRACTION: re.compile(rb"[0-9]*+"),
     _State.EXPONENT_DIGITS: re.compile(rb"[0-9]*+"),

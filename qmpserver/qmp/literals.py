@@ -53,9 +53,7 @@ def scalar(token: Token) -> Scalar:
         raise parse_error(f"invalid keyword '{raw.decode('ascii')}'") from None
 
 
-def long_scalar(
-    kind: TokenKind, parts: list[bytes]
-) -> Generator[None, None, LongString | float]:
+def long_scalar(kind: TokenKind, parts: list[bytes]) -> Generator[None, None, LongString | float]:
     """Return the value of a long token, in steps; `parts` are used up.
 
     Raises:
@@ -144,8 +142,9 @@ def _pieces(parts: list[bytes]) -> Iterator[tuple[bytes, bool]]:
     parts.reverse()
     while parts:
         part = parts.pop()
-        for start in range(0, max(len(part), 1), PIECE):
-            yield part[start : start + PIECE], not parts and start + PIECE >= len(part)
+        size = PIECE if b"\\" in part or not part.isascii() else max(len(part), 1)
+        for start in range(0, max(len(part), 1), size):
+            yield part[start : start + size], not parts and start + size >= len(part)
 
 
 def _character_end(raw: bytes) -> int:

@@ -7,7 +7,6 @@ Python's stack.
 """
 
 import enum
-import itertools
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -31,10 +30,14 @@ _FAST_NESTING = 64
 # The work of one step: about 100 us at most.
 _STEP_LINES = 64
 _STEP_TOKENS = 8
+_STEP_SIZE = 1024  # bytes
 
-# A message with more tokens or bytes, or with a long token, is large.
-_SMALL_TOKENS = 1024
-_SMALL_SIZE = 32768
+_FAST_LINE = 4096  # bytes
+
+# A message with more tokens or bytes, or with a longer token, is large.
+_SMALL_TOKENS = 512
+_SMALL_SIZE = 8192
+_LONG_TOKEN = 2048
 
 _LARGEST_SET = 4096
 _SETS = 256
@@ -350,22 +353,29 @@ class Parser:
                 if len(rest) == len(data):
                     break
                 data = rest
-        tokens = self._lexer.feed(data)
-        while some := list(itertools.islice(tokens, _STEP_TOKENS)):
-            messages = []
-            for token in some:
-                if token[0] is TokenKind.PART:
-                    self._parts.append(token[1])
-                elif self._parts:
-                    yield messages
-                    messages = []
-                    yield from self._long_token(token, messages)
-                else:
-                    self._token(token, messages)
-            yield messages
+        messages = []
+        count = size = 0
+        for token in self._lexer.feed(data):
+            length = len(token[1])
+            if token[0] is TokenKind.PART:
+                self._parts.append(token[1])
+            elif self._parts or length > _LONG_TOKEN:
+                yield messages
+                messages = []
+                yield from self._long_token(token, messages)
+            else:
+                self._token(token, messages)
+            count += 1
+            size += length
+            if count >= _STEP_TOKENS or size >= _STEP_SIZE:
+                yield messages
+                messages = []
+                count = size = 0
             while self._garbage:
                 for _ in self._garbage.pop().release():
                     yield []
+        if count:
+            yield messages
 
     def _token(self, token: Token, messages: list[Any]) -> None:
         kind, raw = token
@@ -467,6 +477,8 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
     while start < end and len(messages) < _STEP_LINES:
         newline = data.find(b"\n", start)
         line = data[start : newline if newline >= 0 else end]
+        if len(line) > _FAST_LINE:
+            break
         try:
             message = orjson.loads(line)
         except orjson.JSONDecodeError:

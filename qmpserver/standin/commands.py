@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.qapi import ParameterError
 from qmpserver.qapi.model import EMPTY
-from qmpserver.qmp import CommandError
+from qmpserver.qmp import CommandError, LongString
 from qmpserver.standin.values import fitted, smallest
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Commands(Registry):
                 value = smallest(declaration.returns or EMPTY)
                 self._bound[name] = Bound(name, declaration, _always(value), False)
 
-    def find(self, name: str, oob: bool = False) -> Bound:
+    def find(self, name: str | LongString, oob: bool = False) -> Bound:
         """Return a command, as `Registry.find` does; note an unknown one in `refused`.
 
         Raises:
