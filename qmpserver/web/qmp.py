@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from qmpserver.monitor.channel import READ_SIZE
-from qmpserver.qmp import MAX_TOKEN_SIZE, CommandError, ParseError, Parser, error_message
+from qmpserver.qmp import MAX_TOKEN_SIZE, CommandError, Large, Parser, error_message
 from qmpserver.web.channel import ReplyChannel, WebSocketChannel
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from typing import NoReturn
 
     from qmpserver.monitor import Client, Server
@@ -67,15 +68,15 @@ class Monitors:
         """Execute the command in the body, in a session of its own."""
         if request.content_type != "application/json":  # an HTML form cannot send this type
             raise web.HTTPUnsupportedMediaType(text="Content-Type must be application/json\n")
-        body = await _read_command(request)
+        parts = await _read_command(request)
         channel = ReplyChannel()
         client = self._server.connect(channel, "http", events=False)
         self._clients.add(client)
         try:
             channel.receive(_NEGOTIATION)
             channel.replies.clear()
-            for start in range(0, len(body), READ_SIZE):
-                channel.receive(body[start : start + READ_SIZE])
+            for part in parts:
+                channel.receive(part)
                 await asyncio.sleep(0)
             channel.receive_eof()
             await channel.done.wait()
@@ -83,7 +84,7 @@ class Monitors:
             self._clients.discard(client)
             channel.close()
         if channel.replies:
-            return _json(b"".join(channel.replies))
+            return _json(channel.replies)
         if self._ending:
             raise web.HTTPServiceUnavailable(text="the server ended before the command completed\n")
         raise web.HTTPNoContent  # a command that sends no reply on success
@@ -100,12 +101,22 @@ def _drop_unread(request: web.Request) -> None:
         transport.abort()
 
 
-async def _read_command(request: web.Request) -> bytes:
-    """Read the body, which must be one JSON value; its maximum size is that on a socket.
+async def _read_command(request: web.Request) -> list[bytes]:
+    """Read the parts of the body, which must be one JSON value, as large as on a socket.
 
-    Between the parts of a long body, other clients are served.
+    Between steps, other clients are served.
     """
-    parser, body = Parser(), bytearray()
+    parser = Parser()
+    try:
+        return await _read_parts(request, parser)
+    finally:
+        for _ in parser.release():
+            await asyncio.sleep(0)
+
+
+async def _read_parts(request: web.Request, parser: Parser) -> list[bytes]:
+    parts: list[bytes] = []
+    size = 0
     messages: list[object] = []
     _check_size(request.content_length or 0)
     while True:
@@ -114,16 +125,21 @@ async def _read_command(request: web.Request) -> bytes:
                 part = await request.content.read(READ_SIZE)
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="timeout while reading the body\n") from None
-        body += part or b"\n"  # a number ends only at a delimiter
-        _check_size(len(body))
-        messages += parser.feed(part or b"\n")
-        if messages and isinstance(messages[0], ParseError):
+        parts.append(part or b"\n")  # a number ends only at a delimiter
+        size += len(parts[-1])
+        _check_size(size)
+        for some in parser.steps(parts[-1]):
+            messages += some
+            await asyncio.sleep(0)
+        if messages and isinstance(messages[0], CommandError):
             _refuse(messages[0])
         if len(messages) > 1 or (not part and not (messages and parser.idle)):
             _refuse(CommandError("Expecting one command in the body"))
         if not part:
-            return bytes(body)
-        await asyncio.sleep(0)
+            if isinstance(messages[0], Large):
+                for _ in messages[0].tape.release():
+                    await asyncio.sleep(0)
+            return parts
 
 
 def _check_size(size: int) -> None:
@@ -135,5 +151,13 @@ def _refuse(error: CommandError) -> NoReturn:
     raise web.HTTPBadRequest(text=error_message(error).decode(), content_type="application/json")
 
 
-def _json(body: bytes) -> web.Response:
+def _json(replies: list[bytes]) -> web.Response:
+    body = b"".join(replies) if sum(map(len, replies)) <= MAX_FRAME else _sent(replies)
     return web.Response(body=body, content_type="application/json")
+
+
+async def _sent(replies: list[bytes]) -> AsyncIterator[bytes]:
+    """Yield the parts of a large reply."""
+    for part in replies:
+        yield part
+        await asyncio.sleep(0)
