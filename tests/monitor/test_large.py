@@ -150,7 +150,7 @@ async def test_others_are_served_meanwhile(
 ) -> None:
     """No callback of the event loop takes long, whoever else runs on the machine."""
     took: list[float] = []
-    run = asyncio.Handle._run  # type: ignore[attr-defined]
+    run = asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> None:
         start = time.thread_time()
