@@ -8,6 +8,8 @@ bytes and counts the ends of lines.
 A round trip is measured with client and server on one processor, and with each on its own; most of
 the latter is the scheduler's time, which wakes the other process twice. Beside the servers an echo
 is measured, a process that answers each line with the same bytes: no server can be faster.
+
+With `--large`, round trips are measured while another client sends one large message.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import select
 import signal
 import socket
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -39,8 +42,12 @@ ANSWER = b'{"return": {"status": "prelaunch", "running": false}}\r\n'
 DEPTH = 200  # commands of a client that are not answered yet
 ROUND_TRIPS = 100  # a window
 
+ESCAPE = b"\\u1234"
+PAUSE_S = 0.001  # between round trips beside a large message
+
 NO_MORE = "the server has stopped answering"
 ECHO = "an echo"
+BESIDE = "round trip beside a large message, ms"
 ROUND_TRIPS_ON = {1: "round trip, on one processor, us", 2: "round trip, on two, us"}
 
 
@@ -60,6 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[1, 10, 100],
         help="numbers of clients (1 10 100)",
     )
+    parser.add_argument(
+        "--large",
+        type=at_least(1),
+        metavar="MIB",
+        help="send a message of this size from another client (none)",
+    )
     add_servers(parser)
     parser.add_argument("--no-qemu", action="store_true", help="measure this server alone")
     add_output(parser)
@@ -69,12 +82,13 @@ def run(args: argparse.Namespace) -> int:
     """Measure as the options say."""
     candidates = launched(args, [ours(args)] if args.no_qemu else [qemu(args), ours(args)])
     with ExitStack() as stack:
-        loads = [stack.enter_context(_load(one, max(args.clients))) for one in candidates]
+        loads = [stack.enter_context(_load(one, max(2, *args.clients))) for one in candidates]
         loads += [stack.enter_context(_running(address)) for address in servers(args)]
         echo = stack.enter_context(_echo())
         processors = sorted(os.sched_getaffinity(0))
         trips = {n: what for n, what in ROUND_TRIPS_ON.items() if n <= len(processors)}
         rows = [*trips.values(), *(_row(clients) for clients in args.clients)]
+        rows += [BESIDE] if args.large else []
         everyone = [*loads, echo]
         series = {(load.name, what): Series(load.name, what) for what in rows for load in everyone}
         done = stack.enter_context(progress("qmp", args.windows))
@@ -88,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
                         continue
                     rate = flood(load.sockets[:clients], args.seconds) / 1e3
                     series[load.name, _row(clients)].samples.append(rate)
+                if args.large and len(load.sockets) > 1:
+                    series[load.name, BESIDE].samples += load.beside(args.large << 20)
             done(window + 1)
         notes = [f"{one.name}: {_idle(one.idle_kib)}" for one in loads[: len(candidates)]]
         rate = flood(echo.sockets, args.seconds) / 1e3
@@ -157,6 +173,40 @@ class Load:
                 pass
             took.append((time.monotonic_ns() - start) / 1e3)
         return took
+
+    def beside(self, size: int) -> list[float]:
+        """Return the milliseconds of round trips while another client sends one large message.
+
+        Raises:
+            ServerError: The server hangs up, or stops answering.
+        """
+        child = os.fork()
+        if not child:
+            with suppress(BaseException):
+                _send_large(self.sockets[1], size)
+            os._exit(0)
+        took = []
+        try:
+            while os.waitpid(child, os.WNOHANG) == (0, 0):
+                took += [us / 1e3 for us in self.round_trips(1)]
+                time.sleep(PAUSE_S)
+        except ServerError:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        return took
+
+
+def _send_large(client: socket.socket, size: int) -> None:
+    """Send a message with a large `id`, and read its reply."""
+    client.settimeout(None)
+    text = ESCAPE * (size // len(ESCAPE))
+    message = b'{"execute": "query-status", "id": "%b"}\n' % text
+    sender = threading.Thread(target=client.sendall, args=(message,))
+    sender.start()
+    while not client.recv(1 << 20).endswith(b"\n"):
+        pass
+    sender.join()
 
 
 def _send(client: socket.socket, data: bytes | memoryview) -> None:

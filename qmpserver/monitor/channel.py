@@ -69,7 +69,7 @@ class Connection(Protocol):
         """Read again after `pause`."""
 
     def write(self, data: bytes) -> None:
-        """Send whole messages."""
+        """Send whole messages, or a part of a large one; only its last part ends a line."""
 
     async def flush_until(self, deadline: float) -> None:
         """Wait until all is sent, the channel is closed, or `deadline` (loop time) is over."""

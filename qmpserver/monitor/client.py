@@ -16,7 +16,7 @@ from qmpserver.monitor.device import Device
 from qmpserver.monitor.executions import Executions
 from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.monitor.registry import Bound, Registry
-from qmpserver.qmp import CommandError, Request, Session, printable
+from qmpserver.qmp import CommandError, Large, Request, Session, Steps, printable
 
 __all__ = ["Client", "Executor", "Host"]
 
@@ -141,6 +141,7 @@ class Executor:
         "_left",
         "_loop",
         "_registry",
+        "_releasing",
         "_scheduled",
         "_task",
         "channel",
@@ -175,6 +176,7 @@ class Executor:
         self._corked = False
         self._ended = False
         self._scheduled = False
+        self._releasing: Steps | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -192,7 +194,7 @@ class Executor:
         self.session.encoded_event(message)
         if not self._corked:
             self._flush()
-            if self.channel.unsent > MAX_UNSENT_EVENTS:
+            if self.channel.unsent + self.session.held > MAX_UNSENT_EVENTS:
                 _log.warning("monitor %s: client does not read, disconnected", self.client.monitor)
                 self.channel.close()
 
@@ -215,6 +217,12 @@ class Executor:
             if self._task is not None:
                 await asyncio.wait({self._task}, timeout=max(0.0, deadline - self._loop.time()))
             await self.channel.flush_until(deadline)
+            while self.session.replying and self._loop.time() < deadline:
+                if self.channel.closed:
+                    break
+                self._run()
+                await self.channel.flush_until(deadline)
+                await asyncio.sleep(0)
         finally:
             self.abort()
 
@@ -245,6 +253,18 @@ class Executor:
             self._executions.leave(self._task)
             self.session = Session(None)  # the old one may hold much that the client has sent
         self._left(self)
+        self._release()
+
+    def _release(self) -> None:
+        """Free large messages in steps."""
+        if self._releasing is None:
+            self._releasing = self.session.release()
+        try:
+            next(self._releasing)
+        except StopIteration:
+            self._releasing = None
+        else:
+            self._loop.call_soon(self._release)
 
     def _run(self) -> None:
         """Execute one batch of commands, and send all replies together."""
@@ -254,7 +274,11 @@ class Executor:
         registry, client = self._registry, self.client
         left = BATCH
         self._corked = True
-        while self.executes and channel.unsent <= MAX_UNSENT_REPLIES and not channel.closed:
+        while (
+            (self.executes or session.replying)
+            and channel.unsent <= MAX_UNSENT_REPLIES
+            and not channel.closed
+        ):
             if session.output_size > MAX_UNSENT_REPLIES:
                 # The channel knows how much of it the client takes.
                 self._flush()
@@ -266,14 +290,21 @@ class Executor:
                 self._loop.call_soon(self._run_scheduled)
                 return
             done = session.work
-            command = session.next_command(left)
+            command = None
+            if self.executes:
+                command = session.next_command(left)
+            else:
+                session.write_reply()
             left -= session.work - done
             if command is None:
-                if left > 0:
+                if left > 0 and not session.replying:
                     break
                 continue
             try:
                 bound = registry.find(command.name, command.oob)
+                if type(command.arguments) is Large:
+                    self._task = self._executions.start(self._call_large(command, bound))
+                    continue
                 result = registry.call(bound, command.arguments, client)
                 awaited = type(result) not in _VALUES and inspect.isawaitable(result)
             except BaseException as error:
@@ -297,11 +328,33 @@ class Executor:
     @property
     def _answered(self) -> bool:
         """Whether every command that is to be executed has been answered."""
-        return self.session.idle or not (self.executes or self.session.busy)
+        session = self.session
+        return session.idle or not (self.executes or session.busy or session.replying)
 
     def _run_scheduled(self) -> None:
         self._scheduled = False
         self._run()
+
+    async def _call_large(self, command: Request, bound: Bound) -> None:
+        """Execute a command with large arguments."""
+        result: Any = None
+        try:
+            for _ in self._registry.check_large(bound, command.arguments):
+                await asyncio.sleep(0)
+            result = self._registry.call(bound, command.arguments.built(), self.client)
+        except BaseException as error:
+            if self._executions.current_is_abandoned:
+                raise
+            self._failed(command, error)
+        else:
+            if not inspect.isawaitable(result):
+                self._succeeded(command, bound, result)
+            elif command.oob:
+                self._refuse(command, result)
+            else:
+                await self._await(command, bound, result)
+                return
+        self._completed(command)
 
     async def _await(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
         try:
@@ -312,8 +365,14 @@ class Executor:
             self._failed(command, error)
         else:
             self._succeeded(command, bound, value)
+        self._completed(command)
+
+    def _completed(self, command: Request) -> None:
+        """Go on after a command that took some time."""
         self._task = None
         self._run()
+        if self.channel.closed and command.large is not None:
+            self._release()
 
     def _refuse(self, command: Request, result: Awaitable[Any]) -> None:
         """Fail a command that would hold up the commands after it, out of band."""

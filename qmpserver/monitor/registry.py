@@ -8,9 +8,16 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from qmpserver.qapi import Command, ParameterError, Schema
-from qmpserver.qmp import CommandError
+from qmpserver.qapi.steps import LONG, check_in_steps
+from qmpserver.qmp import CommandError, Large, LongString, Steps, refusal
 
-__all__ = ["Bound", "Registry", "RegistryError"]
+__all__ = ["MAX_ARGUMENTS", "MAX_STRINGS", "Bound", "Registry", "RegistryError"]
+
+MAX_ARGUMENTS = 16384
+"""Values in the arguments of a command that is executed, nested ones included."""
+
+MAX_STRINGS = 8 << 20
+"""Bytes that the strings in them take; a character may take four."""
 
 _NEGOTIATION = "qmp_capabilities"
 _MAX_KEYWORDS = 4096
@@ -32,6 +39,7 @@ class Bound:
 
     __slots__ = (
         "allow_oob",
+        "arguments",
         "failed",
         "handler",
         "is_async",
@@ -55,6 +63,7 @@ class Bound:
         call = getattr(handler, "__call__", None)  # noqa: B004 -- an object may be a handler
         self.is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
         self.allow_oob = declaration.allow_oob
+        self.arguments = declaration.arguments if declaration.gen else None
         self.success_response = declaration.success_response
         self.validate = declaration.validate
         self.succeeded = 0
@@ -148,26 +157,49 @@ class Registry:
         """All commands that have a handler."""
         return self._bound.values()
 
-    def count_failure(self, name: str) -> None:
+    def count_failure(self, name: str | LongString) -> None:
         """Count a failure of command `name`, also if there is no such command."""
-        bound = self._bound.get(name)
+        bound = self._bound.get(name) if isinstance(name, str) else None
         if bound is not None:
             bound.failed += 1
         else:
             self.not_found += 1
 
-    def find(self, name: str, oob: bool = False) -> Bound:
+    def find(self, name: str | LongString, oob: bool = False) -> Bound:
         """Return command `name`.
 
         Raises:
             CommandError: There is no such command, or it cannot be executed out of band.
         """
-        bound = self._bound.get(name)
+        bound = self._bound.get(name) if isinstance(name, str) else None
         if bound is None:
-            raise CommandError(f"The command {name} has not been found", "CommandNotFound")
+            raise refusal(
+                "The command ", name, " has not been found", error_class="CommandNotFound"
+            )
         if oob and not bound.allow_oob:
             raise CommandError(f"The command {name} does not support OOB")
         return bound
+
+    def check_large(self, bound: Bound, arguments: Large) -> Steps:
+        """Check in steps that large arguments may be passed to `call`.
+
+        Raises:
+            CommandError: They do not match the schema, or they are too large.
+        """
+        if arguments.size <= MAX_ARGUMENTS and (yield from arguments.memory()) <= MAX_STRINGS:
+            return
+        if bound.arguments is not None:
+            try:
+                yield from check_in_steps(bound.arguments, arguments)
+            except ParameterError as error:
+                before, mark, after = error.desc.partition(LONG)
+                if isinstance(error.long, LongString) and mark:
+                    raise refusal(before, error.long, after) from None
+                raise CommandError(error.desc) from None
+        raise CommandError(
+            f"Arguments of {bound.name} are too large: at most {MAX_ARGUMENTS} values and "
+            f"{MAX_STRINGS >> 20} MiB of strings are possible"
+        )
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
         """Check `arguments` and call the handler.

@@ -52,7 +52,7 @@ class Relay:
         self._channel.resume()
 
     def write(self, data: bytes) -> None:
-        """Send whole messages."""
+        """Send whole messages, or a part of a large one; only its last part ends a line."""
         self._channel.write(data)
 
     async def flush_until(self, deadline: float) -> None:

@@ -38,7 +38,13 @@ _UNSIGNED = frozenset({"uint8", "uint16", "uint32", "uint64", "size"})
 
 
 class ParameterError(ValueError):
-    """An argument that the schema does not allow; the text is QEMU's."""
+    """An argument that the schema does not allow; the text is QEMU's.
+
+    Attributes:
+        long: A long string that a mark in the text stands for; see `steps`.
+    """
+
+    long: object = None
 
     def __init__(self, form: str, *details: str, nearest: bool = False) -> None:
         super().__init__(form, *details)
@@ -81,7 +87,7 @@ def arguments(type_: ObjectType) -> VisitObject:
 
     It returns a new dict; absent optional members stay absent. It raises ParameterError.
     """
-    return _Compiler(strict=False).object(type_)
+    return Compiler(strict=False).object(type_)
 
 
 def output(what: str, type_: Type) -> Check:
@@ -91,7 +97,7 @@ def output(what: str, type_: Type) -> Check:
         what: The sender, for the error's text.
         type_: The type of the output.
     """
-    visit = _Compiler(strict=True).visit(type_)
+    visit = Compiler(strict=True).visit(type_)
 
     def check(value: object) -> None:
         try:
@@ -106,7 +112,7 @@ def _wrong_type(expected: str) -> ParameterError:
     return ParameterError("Invalid parameter type for '{}', expected: {}", expected)
 
 
-class _Compiler:
+class Compiler:
     """Compiles types to closures.
 
     Input is as lenient as in QEMU: a negative number is valid for an unsigned type, modulo 2**64.
@@ -118,6 +124,7 @@ class _Compiler:
         self._done: dict[int, Visit] = {}
 
     def visit(self, type_: Type) -> Visit:
+        """Return the function that checks and converts a value of a type."""
         key = id(type_)
         if key not in self._done:
             # A recursive type finds this while it is being compiled.
@@ -190,7 +197,7 @@ class _Compiler:
         shapes: dict[type, Visit] = {}
         for branch in type_.branches.values():
             visit_branch = self.visit(branch.type)
-            for python in _PYTHON[branch.type.wire]:
+            for python in PYTHON_TYPES[branch.type.wire]:
                 shapes[python] = visit_branch
 
         def visit(value: object) -> object:
@@ -204,6 +211,7 @@ class _Compiler:
         return visit
 
     def object(self, type_: ObjectType) -> VisitObject:
+        """Return the function that checks and converts an object."""
         record = self._record(type_)
 
         def visit(value: object) -> dict[str, object]:
@@ -305,7 +313,7 @@ _SIMPLE: dict[str, Visit] = {
     "null": _null,
     "any": _any,
 }
-_PYTHON: dict[str, tuple[type, ...]] = {
+PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "number": (int, float),
     "int": (int, float),

@@ -8,6 +8,7 @@ used on its own: bytes in, commands to execute and bytes to send out.
 import warnings
 
 from qmpserver.qmp.errors import CommandError, ParseError, printable
+from qmpserver.qmp.large import Large, LongString, Steps, refusal
 from qmpserver.qmp.lexer import MAX_TOKEN_SIZE
 from qmpserver.qmp.parser import Parser
 from qmpserver.qmp.session import MAX_QUEUED, Request, Session
@@ -17,14 +18,18 @@ __all__ = [
     "MAX_QUEUED",
     "MAX_TOKEN_SIZE",
     "CommandError",
+    "Large",
+    "LongString",
     "ParseError",
     "Parser",
     "Request",
     "Session",
+    "Steps",
     "dumps",
     "error_message",
     "event_message",
     "printable",
+    "refusal",
     "return_message",
 ]
 

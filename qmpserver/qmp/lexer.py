@@ -12,9 +12,12 @@ import enum
 import re
 from collections.abc import Iterator
 
-__all__ = ["MAX_TOKEN_SIZE", "Lexer", "Token", "TokenKind"]
+__all__ = ["MAX_TOKEN_SIZE", "PART_SIZE", "Lexer", "Token", "TokenKind"]
 
 MAX_TOKEN_SIZE = 64 << 20
+
+PART_SIZE = 16384
+"""Bytes of a token that is not complete from which on they are passed on as a part."""
 
 
 class TokenKind(enum.IntEnum):
@@ -29,6 +32,8 @@ class TokenKind(enum.IntEnum):
     """Bytes that start no token; the lexer skips to a resynchronization point."""
     OVERSIZE = 6
     """A token longer than MAX_TOKEN_SIZE; the lexer starts anew at the next byte."""
+    PART = 7
+    """The beginning of a long token, or its continuation; the rest follows."""
 
 
 Token = tuple[TokenKind, bytes]
@@ -78,8 +83,8 @@ _GROUP_KINDS = (
 # Runs that do not change the state; skipping them makes long strings cheap.
 _RUNS = {
     _State.RECOVERY: re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*+"),
-    _State.DOUBLE_QUOTED: re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*+'),
-    _State.SINGLE_QUOTED: re.compile(rb"[^\x00-\x1f'\\\xfe\xff]*+"),
+    _State.DOUBLE_QUOTED: re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+'),
+    _State.SINGLE_QUOTED: re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"),
     _State.DIGITS: re.compile(rb"[0-9]*+"),
     _State.FRACTION: re.compile(rb"[0-9]*+"),
     _State.EXPONENT_DIGITS: re.compile(rb"[0-9]*+"),
@@ -138,11 +143,12 @@ class Lexer:
     Not thread-safe; one lexer serves one stream.
     """
 
-    __slots__ = ("_partial", "_state")
+    __slots__ = ("_partial", "_passed", "_state")
 
     def __init__(self) -> None:
         self._state = _State.START
         self._partial = bytearray()
+        self._passed = 0  # bytes of the token that were passed on in parts
 
     @property
     def idle(self) -> bool:
@@ -170,17 +176,18 @@ class Lexer:
         """Go byte by byte to the end of one token or of `data`."""
         state = self._state
         partial = self._partial
+        room = MAX_TOKEN_SIZE - self._passed
         end = len(data)
         while position < end:
             run = _RUNS.get(state)
             if run is not None:
                 # Within a token, no run may pass the byte that exceeds the limit.
-                limit = min(end, position + MAX_TOKEN_SIZE + 1 - len(partial))
+                limit = min(end, position + room + 1 - len(partial))
                 match = run.match(data, position, limit if state is not _State.RECOVERY else end)
                 assert match is not None
                 if state is not _State.RECOVERY:
                     partial += match[0]
-                    if len(partial) > MAX_TOKEN_SIZE:
+                    if len(partial) > room:
                         return self._finish(match.end(), TokenKind.OVERSIZE)
                 position = match.end()
                 if position == end:
@@ -205,13 +212,19 @@ class Lexer:
             state = target
             if state is not _State.START:
                 partial.append(byte)
-                if len(partial) > MAX_TOKEN_SIZE:
+                if len(partial) > room:
                     return self._finish(position, TokenKind.OVERSIZE)
         self._state = state
-        return position, None
+        if len(partial) < PART_SIZE:
+            return position, None
+        self._passed += len(partial)
+        part = bytes(partial)
+        partial.clear()
+        return position, (TokenKind.PART, part)
 
     def _finish(self, position: int, kind: TokenKind) -> tuple[int, Token]:
         token = bytes(self._partial)
         self._partial.clear()
+        self._passed = 0
         self._state = _State.RECOVERY if kind is TokenKind.STRAY else _State.START
         return position, (kind, token)

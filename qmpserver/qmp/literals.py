@@ -1,10 +1,14 @@
 """Values of single tokens: strings, numbers, keywords; `parser` handles nesting."""
 
-from qmpserver.qmp.errors import ParseError
-from qmpserver.qmp.lexer import Token, TokenKind
-from qmpserver.qmp.text import decode, decode_lossy, is_valid_codepoint
+import re
+from collections.abc import Generator, Iterator
 
-__all__ = ["Scalar", "parse_error", "scalar"]
+from qmpserver.qmp.errors import CommandError, ParseError
+from qmpserver.qmp.large import PIECE, Collector, LongError, LongString
+from qmpserver.qmp.lexer import Token, TokenKind
+from qmpserver.qmp.text import INVALID_CHARACTER, decode, decode_lossy, is_valid_codepoint
+
+__all__ = ["Scalar", "long_scalar", "long_stray", "parse_error", "scalar", "stray"]
 
 Scalar = str | int | float | bool | None
 
@@ -16,6 +20,11 @@ _INT64_MIN = -(1 << 63)
 _UINT64_MAX = (1 << 64) - 1
 # No 64-bit number is longer; longer ones need no big-number arithmetic.
 _LONGEST_INTEGER = 20
+# More digits than a double needs to be rounded correctly, if one more tells of the rest.
+_DIGITS = 800
+_UNICODE_ESCAPES = re.compile(rb"(?:\\u[0-9a-fA-F]{4})++")
+_LONGEST_ESCAPE = 12  # a surrogate pair
+_LONGEST_CHARACTER = 6  # in `decode_lossy`
 
 
 def parse_error(message: str) -> ParseError:
@@ -44,29 +53,147 @@ def scalar(token: Token) -> Scalar:
         raise parse_error(f"invalid keyword '{raw.decode('ascii')}'") from None
 
 
+def long_scalar(kind: TokenKind, parts: list[bytes]) -> Generator[None, None, LongString | float]:
+    """Return the value of a long token, in steps; `parts` are used up.
+
+    Raises:
+        ParseError: The token has the form of a value but is invalid.
+    """
+    if kind is TokenKind.STRING:
+        return (yield from _long_string(parts))
+    if kind is TokenKind.KEYWORD:
+        raise parse_error(f"invalid keyword '{parts[0].decode('ascii')}'")
+    return (yield from _long_number(parts))
+
+
+def stray(raw: bytes) -> ParseError:
+    """Return the error for bytes that start no token."""
+    return ParseError(f"JSON parse error, stray '{decode_lossy(raw)}'")
+
+
+def long_stray(parts: list[bytes]) -> Generator[None, None, CommandError]:
+    """Return the error for the beginning of a long token and a byte that does not continue it."""
+    text = Collector()
+    text.add("JSON parse error, stray '")
+    rest = b""
+    for piece, last in _pieces(parts):
+        raw = rest + piece
+        end = len(raw) if last else _character_end(raw)
+        text.add(decode_lossy(raw[:end]))
+        rest = raw[end:]
+        yield
+    text.add("'")
+    return LongError(text.string())
+
+
+def _long_string(parts: list[bytes]) -> Generator[None, None, LongString]:
+    text = Collector()
+    parts[0] = parts[0][1:]
+    rest = b""
+    for piece, last in _pieces(parts):
+        raw = rest + piece
+        end = len(raw) - 1 if last else _character_end(raw)
+        decoded, position = _unescape(raw, 0, end, end if last else end - _LONGEST_ESCAPE)
+        text.add("".join(decoded))
+        rest = raw[position:]
+        yield
+    return text.string()
+
+
+def _long_number(parts: list[bytes]) -> Generator[None, None, float]:
+    """Return the double nearest to a number of any length."""
+    negative = parts[0].startswith(b"-")
+    parts[0] = parts[0].removeprefix(b"-")
+    digits = bytearray()
+    power = b""  # without leading zeros
+    exponent, direction = 0, 1
+    fraction = rounded = scaled = False
+    for piece, _ in _pieces(parts):
+        mantissa, scale = (b"", piece) if scaled else (piece, b"")
+        if not scaled:
+            mantissa, marker, scale = piece.lower().partition(b"e")
+            scaled = bool(marker)
+        for run in mantissa.partition(b"."):
+            if run == b".":
+                fraction = True
+                continue
+            if fraction:
+                exponent -= len(run)
+            if not digits:
+                run = run.lstrip(b"0")
+            taken = run[: _DIGITS - len(digits)]
+            digits += taken
+            exponent += len(run) - len(taken)
+            rounded = rounded or bool(run[len(taken) :].strip(b"0"))
+        if scale.startswith(b"-"):
+            direction = -1
+        power = (power + scale).lstrip(b"+-0")[: _LONGEST_INTEGER + 1]
+        yield
+    if rounded:
+        digits += b"1"
+        exponent -= 1
+    exponent += direction * int(power or b"0")
+    value = float(b"%be%d" % (bytes(digits) or b"0", exponent))
+    return -value if negative else value
+
+
+def _pieces(parts: list[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield the contents of `parts`, which it empties, in pieces, and whether each is the last."""
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        size = PIECE if b"\\" in part or not part.isascii() else max(len(part), 1)
+        for start in range(0, max(len(part), 1), size):
+            yield part[start : start + size], not parts and start + size >= len(part)
+
+
+def _character_end(raw: bytes) -> int:
+    """Return the end of the last character of `raw` that is certainly complete."""
+    for end in range(len(raw) - 1, max(len(raw) - 1 - _LONGEST_CHARACTER, -1), -1):
+        if raw[end] >= 0xC0:
+            return end
+    return len(raw)
+
+
 def _string(raw: bytes) -> str:
     body = raw[1:-1]
     if b"\\" not in body:
         return _plain(body)
+    parts, _ = _unescape(raw, 1, len(raw) - 1, len(raw) - 1)
+    return "".join(parts)
+
+
+def _unescape(raw: bytes, position: int, end: int, stop: int) -> tuple[list[str], int]:
+    """Decode a string's contents.
+
+    Args:
+        raw: Contains them.
+        position: Where they begin.
+        end: Where they end.
+        stop: From where on no escape sequence is begun.
+
+    Returns:
+        The decoded parts, and the position up to which they were decoded.
+    """
     parts: list[str] = []
-    position = 1
-    end = len(raw) - 1
-    while position < end:
+    while position < stop:
         backslash = raw.find(b"\\", position, end)
         if backslash < 0:
-            parts.append(_plain(raw[position:end]))
-            break
-        parts.append(_plain(raw[position:backslash]))
+            backslash = end
+        if backslash > position:
+            parts.append(_plain(raw[position:backslash]))
+            position = backslash
+            continue
         escape = raw[backslash + 1]
         if escape == ord("u"):
-            character, position = _unicode_escape(raw, backslash)
-            parts.append(character)
+            text, position = _unicode_escapes(raw, backslash, stop)
+            parts.append(text)
         elif escape in _ESCAPES:
             parts.append(_ESCAPES[escape])
             position = backslash + 2
         else:
             raise parse_error("invalid escape sequence in string")
-    return "".join(parts)
+    return parts, position
 
 
 def _plain(raw: bytes) -> str:
@@ -74,6 +201,24 @@ def _plain(raw: bytes) -> str:
         return decode(raw)
     except ValueError:
         raise parse_error("invalid UTF-8 sequence in string") from None
+
+
+def _unicode_escapes(raw: bytes, start: int, stop: int) -> tuple[str, int]:
+    """Return the characters of adjacent escape sequences, and the position after them."""
+    match = _UNICODE_ESCAPES.match(raw, start, stop)
+    if match is not None and match.end() - start > _LONGEST_ESCAPE:
+        units = bytes.fromhex(match[0].replace(b"\\u", b"").decode("ascii"))
+        try:
+            text = units.decode("utf-16-be")
+        except UnicodeDecodeError as error:
+            # Half a pair: the other half may follow after `stop`.
+            text = units[: error.start].decode("utf-16-be")
+        invalid = INVALID_CHARACTER.search(text)
+        if invalid is not None:
+            text = text[: invalid.start()]
+        if text:
+            return text, start + 3 * len(text.encode("utf-16-be"))
+    return _unicode_escape(raw, start)
 
 
 def _unicode_escape(raw: bytes, start: int) -> tuple[str, int]:

@@ -8,7 +8,7 @@ one.  So the members' names determine their order, and clients see it.
 from collections.abc import Iterable
 from functools import lru_cache
 
-__all__ = ["bucket", "member_order"]
+__all__ = ["BucketSum", "bucket", "member_order"]
 
 _BUCKETS = 512
 _U32 = 0xFFFFFFFF
@@ -24,11 +24,32 @@ def bucket(name: str) -> int:
 
 def _bucket(name: str) -> int:
     # Modified UTF-8: a NUL can only come from an escape sequence.
-    raw = name.encode("utf-8", "surrogatepass").replace(b"\0", b"\xc0\x80")
-    key = 0x238F13AF * len(raw)
-    for index in range(min(_SHIFTS, len(raw))):  # 5 and 24 have no common divisor
-        key += sum(raw[index::_SHIFTS]) << (index * 5 % _SHIFTS)
-    return (1103515243 * (key & _U32) + 12345 & _U32) % _BUCKETS
+    total = BucketSum()
+    total.add(name.encode("utf-8", "surrogatepass").replace(b"\0", b"\xc0\x80"))
+    return total.bucket
+
+
+class BucketSum:
+    """The sum from which QEMU chooses the bucket of a name that comes in pieces."""
+
+    __slots__ = ("_key", "_length")
+
+    def __init__(self) -> None:
+        self._key = 0
+        self._length = 0
+
+    def add(self, raw: bytes) -> None:
+        """Add a piece in modified UTF-8."""
+        key, length = self._key, self._length
+        for index in range(min(_SHIFTS, len(raw))):  # 5 and 24 have no common divisor
+            key += sum(raw[index::_SHIFTS]) << ((length + index) * 5 % _SHIFTS)
+        self._key, self._length = key, length + len(raw)
+
+    @property
+    def bucket(self) -> int:
+        """The index of the bucket of all that was added."""
+        key = self._key + 0x238F13AF * self._length
+        return (1103515243 * (key & _U32) + 12345 & _U32) % _BUCKETS
 
 
 _short_bucket = lru_cache(maxsize=4096)(_bucket)

@@ -7,29 +7,40 @@ Python's stack.
 """
 
 import enum
-import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, TypeVar
 
 import orjson
 
-from qmpserver.qmp.errors import ParseError
+from qmpserver.qmp.errors import CommandError, ParseError
+from qmpserver.qmp.large import Large, LongString, Name, Steps, Tape
 from qmpserver.qmp.lexer import MAX_TOKEN_SIZE, Lexer, Token, TokenKind
-from qmpserver.qmp.literals import parse_error, scalar
-from qmpserver.qmp.text import decode_lossy
+from qmpserver.qmp.literals import long_scalar, long_stray, parse_error, scalar, stray
 
 __all__ = ["MAX_NESTING", "MAX_TOKEN_COUNT", "Parser"]
 
 MAX_NESTING = 1024
 MAX_TOKEN_COUNT = 2 << 20
 
-# Longer or deeper packets are rare; the slow path checks their limits.
-_FAST_SIZE = 1 << 20
+_PACKET = 16384  # bytes taken at once
+
+# Deeper packets are rare; the slow path checks their limits.
 _FAST_NESTING = 64
 
 # The work of one step: about 100 us at most.
 _STEP_LINES = 64
 _STEP_TOKENS = 8
+_STEP_SIZE = 1024  # bytes
+
+_FAST_LINE = 4096  # bytes
+
+# A message with more tokens or bytes, or with a longer token, is large.
+_SMALL_TOKENS = 512
+_SMALL_SIZE = 8192
+_LONG_TOKEN = 2048
+
+_LARGEST_SET = 4096
+_SETS = 256
 
 
 class _Expect(enum.Enum):
@@ -45,18 +56,24 @@ class _Expect(enum.Enum):
     ELEMENT_END = enum.auto()
 
 
+_BETWEEN_VALUES = (_Expect.COLON, _Expect.MEMBER_END, _Expect.ELEMENT_END)
+
+
 class _Frame:
     """An object or array that is being read."""
 
     __slots__ = ("container", "expect", "key")
 
-    def __init__(self, container: dict[str, Any] | list[Any], expect: _Expect) -> None:
+    def __init__(self, container: Any, expect: _Expect) -> None:
         self.container = container
         self.expect = expect
         self.key = ""
 
 
-_OBJECT_OR_ARRAY = {b"{": (dict, _Expect.FIRST_KEY), b"[": (list, _Expect.FIRST_ELEMENT)}
+_OBJECT_OR_ARRAY: dict[bytes, tuple[type, _Expect]] = {
+    b"{": (dict, _Expect.FIRST_KEY),
+    b"[": (list, _Expect.FIRST_ELEMENT),
+}
 
 
 class _Builder:
@@ -65,8 +82,8 @@ class _Builder:
     __slots__ = ("error", "frames", "result")
 
     def __init__(self) -> None:
-        self.frames: list[_Frame] = []
-        self.error: ParseError | None = None
+        self.frames: list[Any] = []
+        self.error: CommandError | None = None
         self.result: Any = None
 
     def token(self, token: Token) -> None:
@@ -75,8 +92,12 @@ class _Builder:
             try:
                 self._token(token)
             except ParseError as error:
-                self.error = error
-                self.frames.clear()
+                self.fail(error)
+
+    def fail(self, error: CommandError) -> None:
+        """Ignore all further tokens."""
+        self.error = error
+        self.frames.clear()
 
     def _token(self, token: Token) -> None:
         kind, raw = token
@@ -112,8 +133,10 @@ class _Builder:
             container, expect = _OBJECT_OR_ARRAY[raw]
         except KeyError:
             raise parse_error("expecting value") from None
+        return self._open(container, expect)
+
+    def _open(self, container: type, expect: _Expect) -> None:
         self.frames.append(_Frame(container(), expect))
-        return None
 
     def _close(self) -> None:
         self._value(self.frames.pop().container)
@@ -139,6 +162,113 @@ class _Builder:
             raise parse_error("key is not a string in object")
 
 
+class _LargeFrame:
+    """An object or array of a large message that is being read; it begins at `start`."""
+
+    __slots__ = ("expect", "key", "names", "start")
+
+    def __init__(self, start: int, expect: _Expect) -> None:
+        self.start = start
+        self.expect = expect
+        self.key: Name = ""
+        self.names: list[set[Name]] = [set()]
+
+    def add(self, name: Name) -> bool:
+        """Remember the name of a member; return False if there is one already."""
+        if len(self.names) == 1 and len(self.names[0]) == _LARGEST_SET:
+            # To grow one set would take long.
+            names = self.names[0]
+            self.names = [set() for _ in range(_SETS)]
+            for one in names:
+                self.names[hash(one) % _SETS].add(one)
+        among = self.names[hash(name) % len(self.names)]
+        before = len(among)
+        among.add(name)
+        return len(among) > before
+
+
+class _LargeBuilder(_Builder):
+    """Builds one large message, a `Large`, in steps."""
+
+    __slots__ = ("_closed", "_long", "tape")
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        super().__init__()
+        self.tape = Tape()
+        self._closed: list[set[Name]] = []
+        self._long: LongString | float | None = None
+        for token in tokens:
+            self.token(token)
+
+    def token(self, token: Token) -> None:
+        """Take one token."""
+        if self._closed:
+            self._closed.pop()
+        super().token(token)
+
+    def long_token(self, kind: TokenKind, parts: list[bytes]) -> Steps:
+        """Take one long token in steps; `parts` are used up."""
+        if self.error is not None:
+            return
+        try:
+            if self.frames and self.frames[-1].expect in _BETWEEN_VALUES:
+                self._token((kind, b""))  # an error
+            self._value((yield from long_scalar(kind, parts)))
+        except ParseError as error:
+            self.fail(error)
+
+    def fail(self, error: CommandError) -> None:
+        """Ignore all further tokens."""
+        for frame in self.frames:
+            self._closed += frame.names
+        super().fail(error)
+
+    def release(self) -> Steps:
+        """Free everything but the result, in steps."""
+        for frame in self.frames:
+            self._closed += frame.names
+        while self._closed:
+            self._closed.pop()
+            yield
+        if self.result is None:
+            yield from self.tape.release()
+
+    def _open(self, container: type, expect: _Expect) -> None:
+        self.frames.append(_LargeFrame(len(self.tape.values), expect))
+        self.tape.values.append(container)
+        self.tape.ends.append(0)
+
+    def _close(self) -> None:
+        frame = self.frames.pop()
+        self._closed += frame.names
+        self.tape.ends[frame.start] = len(self.tape.values)
+        self._complete(None)
+
+    def _value(self, value: Any) -> None:
+        self.tape.values.append(value)
+        self.tape.ends.append(len(self.tape.values))
+        self._complete(value)
+
+    def _complete(self, value: Any) -> None:
+        """Note that a value is complete; of containers, `value` is None."""
+        if not self.frames:
+            self.result = Large(self.tape)
+            return
+        frame = self.frames[-1]
+        match frame.expect:
+            case _Expect.FIRST_ELEMENT | _Expect.ELEMENT:
+                frame.expect = _Expect.ELEMENT_END
+            case _Expect.MEMBER_VALUE:
+                if not frame.add(frame.key):
+                    raise parse_error("duplicate key")
+                frame.expect = _Expect.MEMBER_END
+            case _ if isinstance(value, str | LongString):
+                frame.key = value
+                frame.expect = _Expect.COLON
+            case _:
+                raise parse_error("key is not a string in object")
+
+
 class Parser:
     """Streaming parser of QEMU's JSON dialect.
 
@@ -149,18 +279,36 @@ class Parser:
             tests compare the two.
     """
 
-    __slots__ = ("_braces", "_brackets", "_builder", "_fast", "_lexer", "_size", "_tokens")
+    __slots__ = (
+        "_braces",
+        "_brackets",
+        "_builder",
+        "_fast",
+        "_garbage",
+        "_lexer",
+        "_parts",
+        "_seen",
+        "_size",
+        "_tokens",
+    )
 
     def __init__(self, *, fast: bool = True) -> None:
         self._fast = fast
         self._lexer = Lexer()
         self._builder = _Builder()
+        self._seen: list[Token] = []  # of a message that may become large
+        self._parts: list[bytes] = []  # of a long token
+        self._garbage: list[_LargeBuilder] = []
         self._reset()
 
     def _reset(self) -> None:
+        if isinstance(self._builder, _LargeBuilder):
+            self._garbage.append(self._builder)
+            self._builder = _Builder()
         self._builder.frames.clear()
         self._builder.error = None
         self._builder.result = None
+        self._seen.clear()
         self._braces = 0
         self._brackets = 0
         self._tokens = 0
@@ -175,8 +323,8 @@ class Parser:
         """Take the next bytes of the stream.
 
         Returns:
-            The completed messages: JSON values, and for each error a `ParseError`,
-            which is returned, not raised.
+            The completed messages: JSON values, `Large` if they are large, and for each error a
+            `CommandError`, which is returned, not raised.
         """
         return [message for messages in self.steps(data) for message in messages]
 
@@ -186,6 +334,16 @@ class Parser:
         Each step yields the messages that it has completed, as `feed` returns them; there may
         be none.  The caller must take all steps before it calls this again.
         """
+        for start in range(0, len(data), _PACKET):
+            yield from self._packet(data[start : start + _PACKET])
+
+    def release(self) -> Steps:
+        """Free an incomplete message in steps; the parser cannot be used afterwards."""
+        self._reset()
+        while self._garbage:
+            yield from self._garbage.pop().release()
+
+    def _packet(self, data: bytes) -> Iterator[list[Any]]:
         if self._fast and self.idle:
             while data:
                 messages: list[Any] = []
@@ -195,11 +353,28 @@ class Parser:
                 if len(rest) == len(data):
                     break
                 data = rest
-        tokens = self._lexer.feed(data)
-        while some := list(itertools.islice(tokens, _STEP_TOKENS)):
-            messages = []
-            for token in some:
+        messages = []
+        count = size = 0
+        for token in self._lexer.feed(data):
+            length = len(token[1])
+            if token[0] is TokenKind.PART:
+                self._parts.append(token[1])
+            elif self._parts or length > _LONG_TOKEN:
+                yield messages
+                messages = []
+                yield from self._long_token(token, messages)
+            else:
                 self._token(token, messages)
+            count += 1
+            size += length
+            if count >= _STEP_TOKENS or size >= _STEP_SIZE:
+                yield messages
+                messages = []
+                count = size = 0
+            while self._garbage:
+                for _ in self._garbage.pop().release():
+                    yield []
+        if count:
             yield messages
 
     def _token(self, token: Token, messages: list[Any]) -> None:
@@ -213,25 +388,77 @@ class Parser:
                 self._brackets += 1
             elif raw == b"]":
                 self._brackets -= 1
-        error: ParseError | None = None
         if kind is TokenKind.STRAY:
-            error = ParseError(f"JSON parse error, stray '{decode_lossy(raw)}'")
-        elif self._size + len(raw) + 1 > MAX_TOKEN_SIZE:
+            self._end(messages, stray(raw))
+        elif not self._exceeds(len(raw), messages):
+            if type(self._builder) is _Builder:
+                if self._tokens < _SMALL_TOKENS and self._size < _SMALL_SIZE:
+                    self._seen.append(token)
+                else:
+                    self._grow()
+            self._builder.token(token)
+            self._taken(len(raw), messages)
+
+    def _long_token(self, token: Token, messages: list[Any]) -> Iterator[list[Any]]:
+        """Take the end of a long token, in steps."""
+        kind, raw = token
+        parts, self._parts = [*self._parts, raw], []
+        size = sum(map(len, parts))
+        if kind is TokenKind.STRAY:
+            self._end(messages, (yield from _paused(long_stray(parts))))
+        elif not self._exceeds(size, messages):
+            builder = self._grow()
+            yield from _paused(builder.long_token(kind, parts))
+            self._taken(size, messages)
+
+    def _grow(self) -> _LargeBuilder:
+        """Go on with a builder for large messages."""
+        if not isinstance(self._builder, _LargeBuilder):
+            error = self._builder.error
+            self._builder = _LargeBuilder(() if error else self._seen)
+            self._builder.error = error
+            self._seen.clear()
+        return self._builder
+
+    def _exceeds(self, size: int, messages: list[Any]) -> bool:
+        """End the message if a token of `size` bytes exceeds a limit."""
+        if self._size + size + 1 > MAX_TOKEN_SIZE:
             error = ParseError("JSON token size limit exceeded")
         elif self._tokens + 1 > MAX_TOKEN_COUNT:
             error = ParseError("JSON token count limit exceeded")
         elif self._braces + self._brackets > MAX_NESTING:
             error = ParseError("JSON nesting depth limit exceeded")
         else:
-            self._builder.token(token)
-            self._tokens += 1
-            self._size += len(raw)
-            braces, brackets = self._braces, self._brackets
-            if (braces > 0 or brackets > 0) and braces >= 0 and brackets >= 0:
-                return
-            error = self._builder.error
-        messages.append(error if error is not None else self._builder.result)
+            return False
+        self._end(messages, error)
+        return True
+
+    def _taken(self, size: int, messages: list[Any]) -> None:
+        """Count a token, and end the message if it is complete."""
+        self._tokens += 1
+        self._size += size
+        braces, brackets = self._braces, self._brackets
+        if not ((braces > 0 or brackets > 0) and braces >= 0 and brackets >= 0):
+            self._end(messages, self._builder.error)
+
+    def _end(self, messages: list[Any], error: CommandError | None) -> None:
+        if error is not None:
+            self._builder.result = None
+        messages.append(self._builder.result if error is None else error)
         self._reset()
+
+
+T = TypeVar("T")
+
+
+def _paused(steps: Generator[None, None, T]) -> Generator[list[Any], None, T]:
+    """Take all steps, and yield no messages between them; return the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        yield []
 
 
 def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
@@ -243,13 +470,15 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
     # Single quotes outside of strings, control characters and bad bytes are
     # errors in orjson, too.  Escapes and non-ASCII characters are excluded here;
     # _is_plain() finds the remaining differences.
-    if len(data) > _FAST_SIZE or b"\\" in data or not data.isascii():
+    if b"\\" in data or not data.isascii():
         return data
     start = 0
     end = len(data)
     while start < end and len(messages) < _STEP_LINES:
         newline = data.find(b"\n", start)
         line = data[start : newline if newline >= 0 else end]
+        if len(line) > _FAST_LINE:
+            break
         try:
             message = orjson.loads(line)
         except orjson.JSONDecodeError:

@@ -14,14 +14,26 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qmpserver.qmp.errors import CommandError, as_text
+from qmpserver.qmp.large import PIECE, Large, LongError, LongString
 from qmpserver.qmp.order import member_order
-from qmpserver.qmp.text import INVALID_CHARACTER
+from qmpserver.qmp.text import INVALID_CHARACTER, decode
 
-__all__ = ["dumps", "error_message", "event_message", "return_message"]
+__all__ = [
+    "LONG_TEXT",
+    "dumps",
+    "error_message",
+    "error_steps",
+    "event_message",
+    "return_message",
+    "return_steps",
+]
+
+LONG_TEXT = 8192
+"""Characters of an error's description from which on it is written in steps."""
 
 _encode = json.JSONEncoder(check_circular=False).encode
 
-_ESCAPED = re.compile('[^ -~]|["\\\\]')
+_ESCAPED = re.compile('["\\\\\b\f\n\r\t]|[\0-\x07\x0b\x0e-\x1f\x7f-\U0010ffff]+')
 _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _PLAIN = frozenset({str, int, bool, type(None)})
@@ -32,6 +44,9 @@ _orders: dict[tuple[str, ...], tuple[str, ...] | None] = {}
 _MAX_ORDERS = 1024
 _MAX_REMEMBERED = 1024  # letters
 _MAX_ORDERED_NESTING = 100
+
+_STEP_TOKENS = 64
+_STEP_SIZE = 4096  # bytes
 
 
 class _NotFastError(Exception):
@@ -109,6 +124,44 @@ def event_message(
     return _line(dumps(message, pretty, finite=True))
 
 
+def return_steps(value: Any, request_id: Large, pretty: bool = False) -> Iterator[bytes]:
+    """Return an iterator over the parts of what `return_message` returns.
+
+    Raises:
+        TypeError: `value` is not a JSON value.
+    """
+    message = return_message(value, False, None, pretty)
+    end = b"\r\n}\r\n" if pretty else b"}\r\n"
+    member = b',\r\n    "id": ' if pretty else b', "id": '
+    parts = _parts(_tokens(request_id, pretty, False, depth=1))
+    return itertools.chain((message.removesuffix(end) + member,), parts, (end,))
+
+
+def error_steps(
+    error: CommandError, has_id: bool = False, request_id: Any = None, pretty: bool = False
+) -> Iterator[bytes]:
+    """Return an iterator over the parts of what `error_message` returns."""
+    desc = error.text if isinstance(error, LongError) else as_text(error.desc)
+    message: dict[str, Any] = {"error": {"class": as_text(error.error_class), "desc": desc}}
+    if has_id:
+        message["id"] = request_id
+    return itertools.chain(_parts(_tokens(message, pretty, False)), (b"\r\n",))
+
+
+def _parts(tokens: Iterator[str]) -> Iterator[bytes]:
+    """Yield the text in parts, each after a step; only the last part of a message ends a line."""
+    some: list[str] = []
+    size = 0
+    for token in tokens:
+        some.append(token)
+        size += len(token)
+        if size >= _STEP_SIZE or len(some) >= _STEP_TOKENS or not token:
+            yield "".join(some).replace("\n", "\r\n").encode("ascii")
+            some.clear()
+            size = 0
+    yield "".join(some).replace("\n", "\r\n").encode("ascii")
+
+
 _EMPTY: dict[type, bytes] = {dict: b"{}", list: b"[]"}
 
 
@@ -154,20 +207,19 @@ def _ordered(value: Any, depth: int) -> Any:
 
 
 def _string(text: str) -> str:
-    return f'"{_ESCAPED.sub(_escape, text)}"'
+    return f'"{_escaped(text)}"'
+
+
+def _escaped(text: str) -> str:
+    return _ESCAPED.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    if character in _SHORT:
-        return _SHORT[character]
-    if INVALID_CHARACTER.match(character):
-        return "\\uFFFD"
-    codepoint = ord(character)
-    if codepoint > 0xFFFF:
-        codepoint -= 0x10000
-        return f"\\u{0xD800 + (codepoint >> 10):04X}\\u{0xDC00 + (codepoint & 0x3FF):04X}"
-    return f"\\u{codepoint:04X}"
+    found = match[0]
+    if found in _SHORT:
+        return _SHORT[found]
+    units = INVALID_CHARACTER.sub("\ufffd", found).encode("utf-16-be")
+    return "\\u" + units.hex("|", 2).upper().replace("|", "\\u")
 
 
 def _scalar(value: Any, finite: bool) -> str:
@@ -186,52 +238,100 @@ def _scalar(value: Any, finite: bool) -> str:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _tokens(value: Any, pretty: bool, finite: bool) -> Iterator[str]:
-    """Yield the text of `value` in pieces, without recursion."""
-    levels: list[tuple[Iterator[tuple[str, Any]], str, int]] = []
+def _tokens(value: Any, pretty: bool, finite: bool, depth: int = 0) -> Iterator[str]:
+    """Yield the text of `value` in pieces, without recursion; empty ones between steps.
+
+    Args:
+        value: A JSON value, `Large` or `LongString`.
+        pretty: As in `dumps`.
+        finite: As in `dumps`.
+        depth: The number of containers around it.
+    """
+    levels: list[tuple[_Children, str, int]] = []
     entered: set[int] = set()
     prefix = ""
     while True:
-        children: Iterator[tuple[str, Any]]
         identity = id(value)
         if identity in entered:
             raise TypeError(f"Object of type {type(value).__name__} contains itself")
-        if isinstance(value, Mapping):
-            children = _members(value)
-            yield prefix + "{"
-            levels.append((children, "}", identity))
-            entered.add(identity)
-            first = True
-        elif isinstance(value, list | tuple):
-            children = zip(itertools.repeat(""), value)
-            yield prefix + "["
-            levels.append((children, "]", identity))
+        brackets, children = _children(value)
+        if brackets:
+            yield prefix + brackets[0]
+            levels.append((children, brackets[1], identity))
             entered.add(identity)
             first = True
         else:
-            yield prefix + _scalar(value, finite)
+            scalar = value.value if isinstance(value, Large) else value
+            if _is_long(scalar):
+                yield prefix
+                yield from _long_string(scalar)
+            else:
+                yield prefix + _scalar(scalar, finite)
             first = False
         while levels:
             children, closing, identity = levels[-1]
-            child = next(children, None)
-            if child is not None:
+            child = next(children, _END)
+            if child is None:
+                yield ""
+                continue
+            if child is not _END:
                 break
             levels.pop()
             entered.discard(identity)
-            yield _newline(levels, pretty) + closing
+            yield _newline(levels, pretty, depth) + closing
             first = False
         else:
             return
-        separator = _newline(levels, pretty)
+        separator = _newline(levels, pretty, depth)
         if not first:
             separator = "," + (separator or " ")
-        prefix, value = separator + child[0], child[1]
+        name, value = child
+        if name is None:
+            prefix = separator
+        elif _is_long(name):
+            yield separator
+            yield from _long_string(name)
+            prefix = ": "
+        else:
+            prefix = f"{separator}{_string(name)}: "
 
 
-def _members(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in member_order(value):
-        yield f"{_string(name)}: ", value[name]
+_Children = Iterator[tuple[Any, Any] | None]
+_END = ("", "")
 
 
-def _newline(levels: list[Any], pretty: bool) -> str:
-    return "\n" + " " * (4 * len(levels)) if pretty else ""
+def _children(value: Any) -> tuple[str, _Children]:
+    """Return the brackets of a container and its members or elements; no brackets of a scalar."""
+    if isinstance(value, Large):
+        if value.value is dict:
+            return "{}", value.ordered_members()
+        if value.value is list:
+            return "[]", (None if one is None else (None, one) for one in value.elements())
+    elif isinstance(value, Mapping):
+        return "{}", ((name, value[name]) for name in member_order(value))
+    elif isinstance(value, list | tuple):
+        return "[]", zip(itertools.repeat(None), value)
+    return "", iter(())
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, LongString) or (isinstance(value, str) and len(value) > PIECE)
+
+
+def _long_string(text: str | LongString) -> Iterator[str]:
+    yield '"'
+    if isinstance(text, LongString):
+        for piece in text.pieces:
+            yield from _slices(decode(piece))
+    else:
+        yield from _slices(text)
+    yield '"'
+
+
+def _slices(text: str) -> Iterator[str]:
+    for start in range(0, len(text), PIECE):
+        yield _escaped(text[start : start + PIECE])
+
+
+def _newline(levels: list[Any], pretty: bool, depth: int) -> str:
+    return "\n" + " " * (4 * (len(levels) + depth)) if pretty else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.qapi import ParameterError
 from qmpserver.qapi.model import EMPTY
-from qmpserver.qmp import CommandError
+from qmpserver.qmp import CommandError, LongString
 from qmpserver.standin.expect import shortened
 from qmpserver.standin.values import fitted, smallest
 
@@ -68,7 +68,7 @@ class Commands(Registry):
                 value = smallest(declaration.returns or EMPTY)
                 self._bound[name] = Bound(name, declaration, _always(value), False)
 
-    def find(self, name: str, oob: bool = False) -> Bound:
+    def find(self, name: str | LongString, oob: bool = False) -> Bound:
         """Return a command, as `Registry.find` does; note an unknown one in `refused`.
 
         Raises:
@@ -107,7 +107,7 @@ class Commands(Registry):
             raise CommandError("it needs a client, so it cannot be part of the setup")
         self._execute(bound, arguments, None)
 
-    def _refuse(self, name: str, desc: str) -> None:
+    def _refuse(self, name: str | LongString, desc: str) -> None:
         self.refused.append(shortened(f"{name}: {desc}"))
 
     def _take(self, name: str, arguments: dict[str, Any]) -> Reply | None:

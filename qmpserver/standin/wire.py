@@ -112,6 +112,7 @@ class Wire(Relay):
         self._unanswered: deque[tuple[object, str]] = deque(maxlen=MAX_UNANSWERED)
         self._trickle: deque[bytes] = deque()
         self._held: list[WireMessage] | None = None  # until a late start
+        self._parts: list[bytes] = []  # of a large message
 
     def start(self, owner: Owner) -> None:
         """Start reading, unless a fault starts it later or refuses the client."""
@@ -137,9 +138,14 @@ class Wire(Relay):
             super().resume()
 
     def write(self, data: bytes) -> None:
-        """Pass whole messages through the faults, and send the results."""
+        """Pass messages through the faults as soon as they are whole, and send the results."""
         if self.closed:
             return
+        self._parts.append(data)
+        if not data.endswith(b"\r\n"):
+            return
+        data = b"".join(self._parts)
+        self._parts.clear()
         for found in _MESSAGE.findall(data):
             message = self._read(found)
             if self._held is not None:

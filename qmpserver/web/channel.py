@@ -27,6 +27,7 @@ class WebSocketChannel:
         self._ws = ws
         self._owner: Owner | None = None
         self._frames: deque[str] = deque()
+        self._parts: list[bytes] = []  # of a large message
         self._unsent = 0
         self._wake = asyncio.Event()
         self._reading = asyncio.Event()
@@ -63,9 +64,14 @@ class WebSocketChannel:
         self._reading.set()
 
     def write(self, data: bytes) -> None:
-        """Send `data`: whole messages, each terminated by CR LF."""
+        """Send `data`: whole messages, each terminated by CR LF, or a part of a large one."""
         if self.closed:
             return
+        self._parts.append(data)
+        if not data.endswith(b"\r\n"):
+            return
+        data = b"".join(self._parts)
+        self._parts.clear()
         for message in data.decode().split("\r\n"):
             if message:
                 self._frames.append(message)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from qmpserver.monitor.channel import READ_SIZE
-from qmpserver.qmp import MAX_TOKEN_SIZE, CommandError, ParseError, Parser, error_message
+from qmpserver.qmp import MAX_TOKEN_SIZE, CommandError, Large, Parser, error_message
 from qmpserver.web.channel import ReplyChannel, WebSocketChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import NoReturn
 
     from qmpserver.monitor import Client, Server
@@ -91,15 +91,15 @@ class Monitors:
         finally:
             self._held -= held
 
-    async def _execute(self, body: bytes) -> web.Response:
+    async def _execute(self, parts: list[bytes]) -> web.Response:
         channel = ReplyChannel()
         client = self._server.connect(channel, "http", events=False)
         self._clients.add(client)
         try:
             channel.receive(_NEGOTIATION)
             channel.replies.clear()
-            for start in range(0, len(body), READ_SIZE):
-                channel.receive(body[start : start + READ_SIZE])
+            for part in parts:
+                channel.receive(part)
                 await asyncio.sleep(0)
             channel.receive_eof()
             await channel.done.wait()
@@ -107,7 +107,7 @@ class Monitors:
             self._clients.discard(client)
             channel.close()
         if channel.replies:
-            return _json(b"".join(channel.replies))
+            return _json(channel.replies)
         if self._ending:
             raise web.HTTPServiceUnavailable(text="the server ended before the command completed\n")
         raise web.HTTPNoContent  # a command that sends no reply on success
@@ -124,12 +124,24 @@ def _drop_unread(request: web.Request) -> None:
         transport.abort()
 
 
-async def _read_command(request: web.Request, hold: Callable[[int], None]) -> bytes:
-    """Read the body, which must be one JSON value; its maximum size is that on a socket.
+async def _read_command(request: web.Request, hold: Callable[[int], None]) -> list[bytes]:
+    """Read the parts of the body, which must be one JSON value, as large as on a socket.
 
-    Between the parts of a long body, other clients are served.
+    Between steps, other clients are served.
     """
-    parser, body = Parser(), bytearray()
+    parser = Parser()
+    try:
+        return await _read_parts(request, parser, hold)
+    finally:
+        for _ in parser.release():
+            await asyncio.sleep(0)
+
+
+async def _read_parts(
+    request: web.Request, parser: Parser, hold: Callable[[int], None]
+) -> list[bytes]:
+    parts: list[bytes] = []
+    size = 0
     messages: list[object] = []
     _check_size(request.content_length or 0)
     while True:
@@ -138,17 +150,22 @@ async def _read_command(request: web.Request, hold: Callable[[int], None]) -> by
                 part = await request.content.read(READ_SIZE)
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="timeout while reading the body\n") from None
+        parts.append(part or b"\n")  # a number ends only at a delimiter
         hold(len(part))
-        body += part or b"\n"  # a number ends only at a delimiter
-        _check_size(len(body))
-        messages += parser.feed(part or b"\n")
-        if messages and isinstance(messages[0], ParseError):
+        size += len(parts[-1])
+        _check_size(size)
+        for some in parser.steps(parts[-1]):
+            messages += some
+            await asyncio.sleep(0)
+        if messages and isinstance(messages[0], CommandError):
             _refuse(messages[0])
         if len(messages) > 1 or (not part and not (messages and parser.idle)):
             _refuse(CommandError("Expecting one command in the body"))
         if not part:
-            return bytes(body)
-        await asyncio.sleep(0)
+            if isinstance(messages[0], Large):
+                for _ in messages[0].tape.release():
+                    await asyncio.sleep(0)
+            return parts
 
 
 def _check_size(size: int) -> None:
@@ -160,5 +177,13 @@ def _refuse(error: CommandError) -> NoReturn:
     raise web.HTTPBadRequest(text=error_message(error).decode(), content_type="application/json")
 
 
-def _json(body: bytes) -> web.Response:
+def _json(replies: list[bytes]) -> web.Response:
+    body = b"".join(replies) if sum(map(len, replies)) <= MAX_FRAME else _sent(replies)
     return web.Response(body=body, content_type="application/json")
+
+
+async def _sent(replies: list[bytes]) -> AsyncIterator[bytes]:
+    """Yield the parts of a large reply."""
+    for part in replies:
+        yield part
+        await asyncio.sleep(0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from qemu.qmp import ExecuteError
 
 from tests.cli.conftest import answer, execute
 
@@ -127,6 +128,17 @@ async def test_chosen_cpu_stays(
         client = await program.connect()
         shown = await execute(client, "human-monitor-command", command_line="info cpus")
         assert shown.startswith("* CPU #0:")
+        await client.disconnect()
+
+
+async def test_a_line_that_would_hold_up_others(start: "Start") -> None:
+    async with start(*SOFT) as program:
+        client = await program.connect()
+        long = "x" * 65536
+        shown = await execute(client, "human-monitor-command", command_line=long)
+        assert shown == f"unknown command: '{long}'\r\n"
+        with pytest.raises(ExecuteError, match="'command-line' expects at most 65536 characters"):
+            await execute(client, "human-monitor-command", command_line=f"{long}x")
         await client.disconnect()
 
 

@@ -253,7 +253,7 @@ async def test_a_result_that_does_not_tell_its_class(
             ForgetfulError(),
             "GenericError",
             "Internal error in command boom: "
-            "AttributeError(\"'ForgetfulError' object has no attribute 'error_class'\")",
+            "AttributeError(\"'ForgetfulError' object has no attribute 'desc'\")",
         ),
     ],
     ids=lambda value: type(value).__name__,

@@ -292,10 +292,10 @@ async def test_input_of_a_client_that_left_is_dropped(
     await commands.blocked.wait()
     [executor] = server._executors
     peer.send(b'{"execute": "echo"}{"execute": "echo", "id": "' + b"x" * 500_000)
-    await until(lambda: executor.session._waiting > 500_000)
+    await until(lambda: executor.session._backlog > 500_000)
     peer.close()
     await until(lambda: server.clients == 0)
-    assert executor.session._waiting == 0
+    assert executor.session._backlog == 0
 
 
 async def test_what_was_sent_before_the_end_of_input_is_answered(

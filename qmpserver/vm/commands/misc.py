@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     )
     from qmpserver.vm.machine.machine import Machine
 
+MAX_COMMAND_LINE = 65536  # a longer one would hold up other clients
+
 TYPES: dict[Kind, CommandLineParameterType] = {
     Kind.STRING: "string",
     Kind.BOOL: "boolean",
@@ -50,6 +52,10 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
+        if len(command_line) > MAX_COMMAND_LINE:
+            raise CommandError(
+                f"Parameter 'command-line' expects at most {MAX_COMMAND_LINE} characters"
+            )
         monitor = HumanMonitor(registry, COMMANDS)
         if cpu_index is not None and not await monitor.select_cpu(cpu_index):
             raise CommandError("Parameter 'cpu-index' expects a CPU number")
