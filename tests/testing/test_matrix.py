@@ -1,26 +1,34 @@
-"""Two combinations of the matrix, the oldest ones; `python -m tests.testing.matrix` runs them all."""
+"""The matrix's test suites, in the environment that is here: nothing is installed for them."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.testing.matrix import COMBINATIONS, Combination, environment, run
+from tests.testing.matrix import COMBINATIONS, Combination, run
 
-EXTREMES = ("pytest 7.0, pluggy 1.0", "pytest-asyncio 0.23.8")
+HERE = ("newest, pytest-asyncio, auto", "newest, no autoload")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "combination",
-    [one for one in COMBINATIONS if one.name in EXTREMES],
+    [one for one in COMBINATIONS if one.name in HERE],
     ids=lambda combination: combination.name,
 )
-def test_extremes(combination: Combination, tmp_path: Path) -> None:
-    python = environment(tmp_path / "env", combination.packages)
-    directory = tmp_path / "suite"
-    directory.mkdir()
-    assert " passed" in run(python, combination, directory)
+def test_here(combination: Combination, tmp_path: Path) -> None:
+    assert "pytest-" in run(Path(sys.executable), combination, tmp_path)
 
 
-def test_both_are_there() -> None:
-    assert set(EXTREMES) <= {one.name for one in COMBINATIONS}
+def test_a_failure_is_told(tmp_path: Path) -> None:
+    fails = Combination("fails", (), {"fails": "def test(qmp):\n    qmp.cmd('no-such')\n"})
+    with pytest.raises(RuntimeError, match="The command no-such has not been found"):
+        run(Path(sys.executable), fails, tmp_path)
+    skips = Combination("skips", (), {"fails": "import pytest\ndef test(): pytest.skip()\n"})
+    with pytest.raises(RuntimeError, match="1 tests should have passed"):
+        run(Path(sys.executable), skips, tmp_path)
+
+
+def test_names() -> None:
+    names = [one.name for one in COMBINATIONS]
+    assert len(set(names)) == len(names)
