@@ -2,7 +2,8 @@
 
 Nothing in this package opens a socket, reads a clock or knows a command other
 than `qmp_capabilities`.  It imports nothing else of the project and can be
-used on its own: bytes in, commands to execute and bytes to send out.
+used on its own: bytes in, commands to execute and bytes to send out. `client`
+is the other side of it: commands to send, and bytes in, messages out.
 
 Names are imported when they are first used: a client needs no parser of requests.
 """

@@ -33,7 +33,10 @@ qmpctl --qmp unix:vm.sock exec cancel-vcpu-dirty-limit
 qmpctl migrate unix:vm.sock unix:there.sock --within 8s --pause 300ms
 printf '%s\\n' '-> {"execute": "query-name"}' '<- {"return": {}}' > said.qmp
 qmpctl --qmp unix:vm.sock replay said.qmp
-qmpctl --qmp unix:vm.sock record --help > /dev/null
+qmpctl --qmp unix:vm.sock record --listen unix:between.sock made.qmp &
+until qmpctl --qmp unix:between.sock exec query-name; do sleep 0.1; done
+wait $!
+grep query-name made.qmp
 qmpctl guest --output dirty.bin
 qmpctl bench qmp --no-qemu --accel soft --windows 1 --seconds 0.01 --clients 1
 qmpctl --qmp unix:vm.sock exec quit

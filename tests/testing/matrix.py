@@ -148,7 +148,10 @@ COMBINATIONS = (
     Combination("pytest 9.0", ("pytest==9.0.*",)),
     Combination("newest", ("pytest",)),
     *(_asyncio(release, "7.0.0") for release in ("0.21.0", "0.21.2", "0.23.8")),
-    *(_asyncio(release) for release in ("0.21.0", "0.21.2", "0.23.0", "0.23.2", "0.23.5")),
+    _asyncio("0.21.0", "7.4.*"),
+    _asyncio("0.21.2", "8.2.*"),
+    _asyncio("0.23.0", "7.4.*"),
+    _asyncio("0.23.5", "8.0.*"),
     *(_asyncio(release) for release in ("0.23.8", "0.24.0", "0.25.3", "0.26.0", "1.0.0", "1.2.0")),
     NEWEST,
     Combination(
@@ -178,7 +181,7 @@ COMBINATIONS = (
     ),
     Combination(
         "pytest-asyncio 0.21.2, no autoload",
-        ("pytest<9", "pytest-asyncio==0.21.2"),
+        ("pytest==8.2.*", "pytest-asyncio==0.21.2"),
         ON_ASYNCIO,
         ("-p", "pytest_asyncio.plugin", "-p", "qmpserver.testing.plugin"),
         autoload=False,
