@@ -22,7 +22,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qmpserver._version import VERSION as __version__
     from qmpserver.keyval import OptionError
     from qmpserver.monitor import (
         Client,
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     )
     from qmpserver.qapi import Schema, SchemaError
     from qmpserver.qmp import CommandError
+
+    __version__: str
 
 __all__ = [
     "Client",

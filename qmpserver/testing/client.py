@@ -104,8 +104,10 @@ class MonitorClient:
             CommandError: The server answered with an error.
             ConnectionError: The connection has ended.
             TimeoutError: There is no answer within `patience`.
+            RuntimeError: This does not run on a loop of asyncio.
         """
-        answer = asyncio.wrap_future(self._send(name, arguments))
+        loop = asyncio.get_running_loop()
+        answer = asyncio.wrap_future(self._send(name, arguments), loop=loop)
         try:
             return _result(await asyncio.wait_for(answer, self.patience))
         except TimeoutError:

@@ -112,6 +112,15 @@ def test_on_one_loop_after_the_other() -> None:
         assert server.received("set-vcpu-dirty-limit", dirty_rate=64)
 
 
+def test_on_no_loop_of_asyncio() -> None:
+    """As on trio: nothing is sent."""
+    with ServerThread() as server, MonitorClient(server.path) as client:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            client.execute("stop").send(None)
+        assert client.cmd("query-status")["running"]
+        assert not server.received("stop")
+
+
 def test_an_answer_that_nobody_waits_for_any_more() -> None:
     """The next answer is the next command's; events are received meanwhile."""
     with ServerThread() as server, MonitorClient(server.path) as client:
