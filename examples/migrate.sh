@@ -3,5 +3,5 @@
 # feels. Needs Python 3.11 or later and a C compiler.
 set -eu
 cd "$(dirname "$0")/.."
-sh .ci/venv tools
+sh .ci/venv examples
 exec .venv/bin/python examples/migrate.py "$@"

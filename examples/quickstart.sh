@@ -3,5 +3,5 @@
 # limit, and a cancel that takes effect at once. Needs Python 3.11 or later and a C compiler.
 set -eu
 cd "$(dirname "$0")/.."
-sh .ci/venv tools
+sh .ci/venv examples
 exec .venv/bin/python examples/quickstart.py "$@"

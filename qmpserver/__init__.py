@@ -21,8 +21,6 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qmpserver import _version
-
 if TYPE_CHECKING:
     from qmpserver.keyval import OptionError
     from qmpserver.monitor import (
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     )
     from qmpserver.qapi import Schema, SchemaError
     from qmpserver.qmp import CommandError
+
+    __version__: str
 
 __all__ = [
     "Client",
@@ -52,8 +52,6 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = _version.VERSION
-
 _HOMES = {
     "Client": "monitor",
     "CommandError": "qmp",
@@ -66,6 +64,7 @@ _HOMES = {
     "Schema": "qapi",
     "SchemaError": "qapi",
     "Server": "monitor",
+    "__version__": "_version",
 }
 # Old names, until the next minor release: the module and the name there, and the advice.
 _DEPRECATED = {
@@ -83,6 +82,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"qmpserver.{module}"), attribute)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"qmpserver.{_HOMES[name]}"), name)
+    attribute = "VERSION" if name == "__version__" else name
+    value = getattr(import_module(f"qmpserver.{_HOMES[name]}"), attribute)
     globals()[name] = value
     return value

@@ -28,9 +28,10 @@ from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.servers import Candidate, add_servers, launched, ours, qemu
 from qmpserver.bench.vm import peer
+from qmpserver.qmp.client import HUNG_UP, encode
 from qmpserver.tools.address import ServerAddress, servers
-from qmpserver.tools.client import REPLY_S, Client, encode
-from qmpserver.tools.errors import HUNG_UP, ServerError, sensible
+from qmpserver.tools.client import REPLY_S, Client
+from qmpserver.tools.errors import ServerError, sensible
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.scheduling import real_time
 from qmpserver.bench.servers import add_servers, enter, launched, ours
 from qmpserver.bench.vm import VmError
+from qmpserver.qmp.client import encode
 from qmpserver.tools.address import servers
-from qmpserver.tools.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from qmpserver.bench.launch import launch
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.servers import OURS, ours
 from qmpserver.bench.vm import VmError
-from qmpserver.tools.client import encode
+from qmpserver.qmp.client import encode
 from qmpserver.tools.numbers import at_least
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ __all__ = ["CommandError", "ParseError", "as_text", "printable"]
 class CommandError(Exception):
     """An error that the client receives as a QMP error object.
 
-    A command handler raises it; the session turns it into the reply.
+    A command handler raises it; the session turns it into the reply. `testing.MonitorClient` raises
+    it where a server replies with such an object.
 
     Args:
         desc: The human-readable message, in QEMU's words where QEMU has some. Anything but a

@@ -1,17 +1,19 @@
-"""QMP servers for test suites, and the pytest plugin that provides them."""
+"""QMP servers for test suites, a small client, and the pytest plugin that provides both."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qmpserver.testing.client import MonitorClient
     from qmpserver.testing.thread import ServerThread
 
-__all__ = ["ServerThread"]
+__all__ = ["MonitorClient", "ServerThread"]
+
+_HOMES = {"MonitorClient": "client", "ServerThread": "thread"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a name at its first use: pytest loads the plugin in suites that do not use it."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'qmpserver.testing' has no attribute '{name}'")
-    from qmpserver.testing import thread
-
-    return getattr(thread, name)
+    return getattr(import_module(f"qmpserver.testing.{_HOMES[name]}"), name)

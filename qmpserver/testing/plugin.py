@@ -16,16 +16,11 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from types import ModuleType
 
-    from qemu.qmp import QMPClient
-    from qemu.qmp.legacy import QEMUMonitorProtocol
-
+    from qmpserver.testing.client import MonitorClient
     from qmpserver.testing.thread import ServerThread
 
 _SHOWN = 200  # the last messages, beside a failed test
-_ASYNCIO = "asyncio"  # the name of pytest-asyncio among the plugins
-_NEEDS_ASYNCIO = "qmp: in a coroutine test it needs pytest-asyncio, 1.0 or later"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,55 +98,12 @@ def qmp_server(request: pytest.FixtureRequest) -> Iterator[ServerThread]:
 
 
 @pytest.fixture
-def qmp(request: pytest.FixtureRequest) -> QMPClient | QEMUMonitorProtocol:
-    """A client of `qmp_server`, negotiated, on a monitor of its own.
+def qmp(qmp_server: ServerThread) -> Iterator[MonitorClient]:
+    """A client of `qmp_server`, negotiated, on a monitor of its own; see `MonitorClient`."""
+    from qmpserver.testing.client import MonitorClient
 
-    In a coroutine test it is a `qemu.qmp.QMPClient`, else a `qemu.qmp.legacy.QEMUMonitorProtocol`.
-    """
-    try:
-        import qemu.qmp  # noqa: F401
-    except ImportError:
-        pytest.fail("qmp: it needs qemu.qmp: pip install 'qmpserver[pytest]'", pytrace=False)
-    name = "_qmp_blocking"
-    if inspect.iscoroutinefunction(getattr(request, "function", None)):
-        if request.node.get_closest_marker("anyio") is not None:
-            pytest.fail(_NEEDS_ASYNCIO, pytrace=False)
-        name = _async_client(request.config).fixture_for(request)
-    client: QMPClient | QEMUMonitorProtocol = request.getfixturevalue(name)
-    return client
-
-
-def _async_client(config: pytest.Config) -> ModuleType:
-    """Return the module with the fixtures for coroutine tests, registered as a plugin."""
-    if not config.pluginmanager.hasplugin(_ASYNCIO):
-        pytest.fail(_NEEDS_ASYNCIO, pytrace=False)
-    try:
-        from qmpserver.testing import async_client
-    except (ImportError, TypeError):  # an old release, or another plugin of this name
-        pytest.fail(_NEEDS_ASYNCIO, pytrace=False)
-    if not config.pluginmanager.is_registered(async_client):
-        config.pluginmanager.register(async_client)
-    return async_client
-
-
-@pytest.fixture
-def _qmp_blocking(qmp_server: ServerThread) -> Iterator[QEMUMonitorProtocol]:
-    import asyncio
-    import contextlib
-
-    from qemu.qmp import QMPError
-    from qemu.qmp.legacy import QEMUMonitorProtocol
-
-    async def create() -> QEMUMonitorProtocol:
-        return QEMUMonitorProtocol(qmp_server.add_monitor(), nickname="qmp")
-
-    # The client takes the running loop; without one, it would make one and never close it.
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        client = runner.run(create())
-        client.connect()
+    with MonitorClient(qmp_server.add_monitor()) as client:
         yield client
-        with contextlib.suppress(EOFError, OSError, QMPError):  # the server may have broken it
-            client.close()
 
 
 @pytest.fixture

@@ -12,16 +12,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.tools.errors import (
-    HUNG_UP,
-    MAX_MESSAGE,
-    NO_GREETING,
-    TOO_LONG,
-    RefusedError,
-    ServerError,
-    not_qmp,
-    sensible,
-)
+from qmpserver.qmp.client import HUNG_UP, NO_GREETING, Incoming, NotQmpError, encode, not_qmp
+from qmpserver.tools.errors import RefusedError, ServerError, sensible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,14 +23,6 @@ if TYPE_CHECKING:
 GREETING_S = 5.0
 REPLY_S = 10.0
 _RECEIVE = 1 << 16
-
-
-def encode(command: str, arguments: Mapping[str, object] | None = None) -> bytes:
-    """Return the bytes of a command, to be sent later without further work."""
-    message: dict[str, object] = {"execute": command}
-    if arguments:
-        message["arguments"] = arguments
-    return json.dumps(message).encode()
 
 
 class Client:
@@ -71,8 +55,7 @@ class Client:
         self.received = 0
         self.on_event: Callable[[dict[str, Any]], None] | None = None
         self._reply_s = reply_s
-        self._input = bytearray()
-        self._searched = 0  # bytes of the input that hold no end of a line
+        self._incoming = Incoming()
         try:
             self.socket = address.connect(greeting_s)
         except OSError as error:
@@ -164,7 +147,7 @@ class Client:
         arrived = select.poll()
         arrived.register(self.socket, select.POLLIN)
         deadline = time.monotonic() + self._reply_s
-        while self._input or arrived.poll(0):
+        while self._incoming or arrived.poll(0):
             try:
                 self._event(self._read(deadline))
             except TimeoutError:
@@ -176,38 +159,28 @@ class Client:
 
     def _read(self, deadline: float) -> dict[str, Any]:
         """Return the next message; raise TimeoutError at the deadline, and ServerError."""
-        line = self._read_line(deadline)
         try:
-            message = json.loads(line.decode())
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
-            raise self._error(not_qmp(line))
+            while (message := self._incoming.take()) is None:
+                self._incoming.feed(self._receive(deadline))
+        except NotQmpError as error:
+            raise self._error(str(error)) from None
         return message
 
-    def _read_line(self, deadline: float) -> bytes:
-        while not (end := self._input.find(b"\n", self._searched) + 1):
-            self._searched = len(self._input)
-            if self._searched > MAX_MESSAGE:
-                raise self._error(TOO_LONG)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            try:
-                self.socket.settimeout(left)
-                data = self.socket.recv(_RECEIVE)
-            except TimeoutError:
-                raise
-            except OSError:
-                data = b""
-            self.received = time.monotonic_ns()
-            if not data:
-                raise self._error(HUNG_UP)
-            self._input += data
-        line = bytes(self._input[:end])
-        del self._input[:end]
-        self._searched = 0
-        return line
+    def _receive(self, deadline: float) -> bytes:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        try:
+            self.socket.settimeout(left)
+            data = self.socket.recv(_RECEIVE)
+        except TimeoutError:
+            raise
+        except OSError:
+            data = b""
+        self.received = time.monotonic_ns()
+        if not data:
+            raise self._error(HUNG_UP)
+        return data
 
     def _error(self, text: str) -> ServerError:
         return ServerError(f"{self.address}: {text}")

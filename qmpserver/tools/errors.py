@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_MESSAGE = 10 << 20  # bytes; QEMU's longest message is its schema, of 0.2 MB
-HUNG_UP = "the server has hung up"
-NO_GREETING = "no QMP greeting: it is no QMP server, or serves another client"
-TOO_LONG = f"it sends a message of over {MAX_MESSAGE >> 20} MB"
-
 
 class QmpctlError(Exception):
     """The command failed; the text says why."""
@@ -46,11 +41,6 @@ class RefusedError(QmpctlError):
         self.error_class = error_class
         self.desc = desc
         self.place = place
-
-
-def not_qmp(said: bytes | str) -> str:
-    """Return the text that describes a server which sends `said`."""
-    return f"it sent text that is not QMP: {said[:60].rstrip()!r}"
 
 
 @contextlib.contextmanager

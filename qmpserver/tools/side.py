@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.migration.extensions import LATE
 from qmpserver.migration.status import OVER
-from qmpserver.tools.errors import QmpctlError, RefusedError, ServerError, not_qmp, sensible
+from qmpserver.qmp.client import not_qmp
+from qmpserver.tools.errors import QmpctlError, RefusedError, ServerError, sensible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qmpserver.qmp.client import HUNG_UP, MAX_MESSAGE, NO_GREETING, TOO_LONG, not_qmp
 from qmpserver.transcript.compare import compare
 from qmpserver.transcript.errors import ReplayError
 from qmpserver.transcript.message import Message
@@ -20,23 +21,14 @@ if TYPE_CHECKING:
     from qmpserver.transcript.format import Transcript
 
 PATIENCE_S = 5.0
-MAX_MESSAGE = 10 << 20  # bytes; QEMU's longest message is its schema, of 0.2 MB
 MAX_WAITING = 10_000  # messages that nothing has expected so far
 MAX_WAITING_SIZE = 64 << 20  # characters
 TOO_MANY = "it sends more messages than can be kept until they are expected"
-HUNG_UP = "the server has hung up"
-NO_GREETING = "no QMP greeting: it is no QMP server, or serves another client"
-TOO_LONG = f"it sends a message of over {MAX_MESSAGE >> 20} MB"
 
 _READ_SIZE = 1 << 20
 _GREETING = '{"QMP": "<object>"}'
 _IMPLIED = -1  # line of a message that the transcript does not have
 _NEGOTIATION = '{"execute": "qmp_capabilities"}'
-
-
-def not_qmp(said: bytes | str) -> str:
-    """Return the text that describes a server which sends `said`."""
-    return f"what it sends is not QMP: {said[:60].rstrip()!r}"
 
 
 @dataclass(frozen=True, slots=True)

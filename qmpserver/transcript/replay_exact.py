@@ -6,18 +6,11 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from qmpserver.qmp.client import HUNG_UP, MAX_MESSAGE, NO_GREETING, TOO_LONG, not_qmp
 from qmpserver.transcript.compare import compare_exactly
 from qmpserver.transcript.errors import ReplayError
 from qmpserver.transcript.message import END, Message
-from qmpserver.transcript.replay import (
-    HUNG_UP,
-    MAX_MESSAGE,
-    NO_GREETING,
-    PATIENCE_S,
-    TOO_LONG,
-    Difference,
-    not_qmp,
-)
+from qmpserver.transcript.replay import PATIENCE_S, Difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

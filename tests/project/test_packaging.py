@@ -10,43 +10,44 @@ from pathlib import Path
 import pytest
 
 from qmpserver import __version__
+from tests.conftest import Until
+from tests.project.test_readme import README, Reader, blocks
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NATIVE = "qmpserver/vm/accel/native/"
-SMOKE = """
-import asyncio, sys, qmpserver
-from pathlib import Path
-from qemu.qmp import ConnectError, QMPClient
-
-assert Path(qmpserver.__file__).is_relative_to(sys.prefix), qmpserver.__file__
-
-async def main(path):
-    options = f"-accel soft,dirty-ring-size=4096 -m 64M -qmp unix:{path},server=on,wait=on"
-    process = await asyncio.create_subprocess_exec(sys.prefix + "/bin/qmpserver", *options.split())
-    try:
-        client = QMPClient("smoke")
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await client.connect(path)
-                    break
-                except ConnectError:
-                    assert process.returncode is None
-                    await asyncio.sleep(0.01)
-            await client.execute("set-vcpu-dirty-limit", {"dirty-rate": 100})
-            limits = await client.execute("query-vcpu-dirty-limit")
-            assert limits[0]["limit-rate"] == 100, limits
-            await client.execute("quit")
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-asyncio.run(main(sys.argv[1]))
+# The subcommands of qmpctl that need nothing more.
+BASE = """
+serve() {
+    qmpserver -accel soft,dirty-ring-size=4096 -m 64M -qmp unix:$1.sock,server=on,wait=off \\
+        -pidfile $1.pid -daemonize $2 $3
+}
+serve vm
+serve there -incoming defer
+qmpctl --qmp unix:vm.sock exec set-vcpu-dirty-limit dirty-rate=100
+qmpctl --qmp unix:vm.sock exec query-vcpu-dirty-limit --json | grep '"limit-rate": 100'
+qmpctl --qmp unix:vm.sock schema set-vcpu-dirty-limit | grep dirty-rate
+qmpctl --qmp unix:vm.sock top --once --interval 0.1
+qmpctl --qmp unix:vm.sock exec cancel-vcpu-dirty-limit
+qmpctl migrate unix:vm.sock unix:there.sock --within 8s --pause 300ms
+printf '%s\\n' '-> {"execute": "query-name"}' '<- {"return": {}}' > said.qmp
+qmpctl --qmp unix:vm.sock replay said.qmp
+qmpctl --qmp unix:vm.sock record --listen unix:between.sock made.qmp &
+until qmpctl --qmp unix:between.sock exec query-name; do sleep 0.1; done
+wait $!
+grep query-name made.qmp
+qmpctl guest --output dirty.bin
+qmpctl bench qmp --no-qemu --accel soft --windows 1 --seconds 0.01 --clients 1
+qmpctl --qmp unix:vm.sock exec quit
+qmpctl --qmp unix:there.sock exec quit
 """
+# Those that need more, and the package and the extra that they name.
+EXTRAS = {
+    "completion bash": ("completion", "argcomplete", "tools"),
+    "top --qmp unix:x": ("top", "textual", "tools"),
+    "bench cancel --plot x.svg": ("--plot", "matplotlib", "plot"),
+}
 PLUGIN = """
 import pytest
 
@@ -118,15 +119,31 @@ def test_metadata(built: dict[str, Path]) -> None:
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
 
 
-def test_installed_alone_it_works(built: dict[str, Path], tmp_path: Path) -> None:
-    """From the sdist, so that pip builds the wheel too."""
+def test_installed_alone_it_works(built: dict[str, Path], tmp_path: Path, until: Until) -> None:
+    """From the sdist, so that pip builds the wheel too; then the page's examples, then pytest."""
     run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
-    python = tmp_path / "env" / "bin" / "python"
+    programs = tmp_path / "env" / "bin"
+    python = programs / "python"
     pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    run(*pip, f"{built['.gz']}[pytest]", cwd=tmp_path)
-    assert run(python, "-c", "import qmpserver; print(qmpserver.__version__)", cwd=tmp_path) == (
-        f"{__version__}\n"
-    )
-    run(python, "-c", SMOKE, tmp_path / "qmp.sock", cwd=tmp_path)
+    run(*pip, built[".gz"], cwd=tmp_path)
+    where = "import qmpserver; print(qmpserver.__version__, qmpserver.__file__)"
+    version, file = run(python, "-c", where, cwd=tmp_path).split()
+    assert version == __version__
+    assert Path(file).is_relative_to(tmp_path)
+    directory = tmp_path / "d"
+    directory.mkdir()
+    with Reader(directory, programs) as reader:
+        reader.run("sh", BASE)
+        for command, (user, package, extra) in EXTRAS.items():
+            said = f"qmpctl: {user} needs {package}: pip install 'qmpserver[{extra}]'\n"
+            assert reader.run("sh", f"! qmpctl {command}") == said
+        shown = blocks(README.read_text())
+        for language, block in shown:
+            if language == "sh" and "sh examples/" not in block:
+                reader.run(language, block)
+        until(lambda: not reader.pidfiles)
+        run(*pip, f"{built['.gz']}[pytest]", cwd=tmp_path)
+        (fixtures,) = (block for _, block in shown if "def test_" in block)
+        reader.run("python", fixtures)
     (tmp_path / "test_it.py").write_text(PLUGIN)
     run(python, "-m", "pytest", "-W", "error", "test_it.py", cwd=tmp_path)

@@ -58,27 +58,38 @@ def links(page: Path) -> list[str]:
 class Reader:
     """Runs the blocks of a page in a directory that looks like the checkout."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, programs: Path = BIN) -> None:
         self._directory = directory
         for name in ("examples", "schema"):
             (directory / name).symlink_to(ROOT / name)
-        path = f"{BIN}:{os.environ['PATH']}"
+        self._python = str(programs / "python")
+        path = f"{programs}:{os.environ['PATH']}"
         self._env = {**os.environ, "HOME": str(directory), "PATH": path}
 
-    def run(self, language: str, text: str) -> None:
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pidfile in self.pidfiles:
+            os.kill(int(pidfile.read_text()), signal.SIGKILL)
+
+    def run(self, language: str, text: str) -> str:
+        """Run a block, and return its output."""
         if language == "python":
             script = self._directory / "test_snippet.py"
             script.write_text(text)
             pytest_ = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
-            self._run([sys.executable, *(pytest_ if "def test_" in text else []), str(script)])
-        elif language == "sh":
-            self._run(["bash", "-ec", text])
-        else:
-            for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
-                got = self._run(["bash", "-c", command])
-                checker = doctest.OutputChecker()
-                options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-                assert checker.check_output(shown, got, options), f"$ {command}\n{got}"
+            return self._run([self._python, *(pytest_ if "def test_" in text else []), str(script)])
+        if language == "sh":
+            return self._run(["bash", "-ec", text])
+        said = ""
+        for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+            got = self._run(["bash", "-c", command])
+            checker = doctest.OutputChecker()
+            options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            assert checker.check_output(shown, got, options), f"$ {command}\n{got}"
+            said += got
+        return said
 
     def _run(self, command: list[str]) -> str:
         # A pipe would stay open as long as a daemon that has inherited it.
@@ -104,10 +115,8 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    reader = Reader(tmp_path)
-    yield reader
-    for pidfile in reader.pidfiles:
-        os.kill(int(pidfile.read_text()), signal.SIGKILL)
+    with Reader(tmp_path) as reader:
+        yield reader
 
 
 @pytest.mark.slow

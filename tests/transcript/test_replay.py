@@ -33,7 +33,7 @@ EXACT = f"#! exact\n{STOP}"
     [
         (b"", r"no QMP greeting: .* \(after 0.1 s\)"),
         (None, "the server has hung up"),
-        (b'{"hello": 1}\r\n', "what it sends is not QMP: '{\"hello\": 1}'"),
+        (b'{"hello": 1}\r\n', "it sent text that is not QMP: '{\"hello\": 1}'"),
         (b"x" * 20_000, "it sends a message of over"),
     ],
 )
