@@ -334,8 +334,10 @@ class Parser:
         Each step yields the messages that it has completed, as `feed` returns them; there may
         be none.  The caller must take all steps before it calls this again.
         """
-        for start in range(0, len(data), _PACKET):
-            yield from self._packet(data[start : start + _PACKET])
+        if len(data) <= _PACKET:
+            return self._packet(data)
+        packets = (data[start : start + _PACKET] for start in range(0, len(data), _PACKET))
+        return (messages for packet in packets for messages in self._packet(packet))
 
     def release(self) -> Steps:
         """Free an incomplete message in steps; the parser cannot be used afterwards."""
@@ -353,6 +355,8 @@ class Parser:
                 if len(rest) == len(data):
                     break
                 data = rest
+            else:
+                return
         messages = []
         count = size = 0
         for token in self._lexer.feed(data):

@@ -260,9 +260,6 @@ class Session:
             else:
                 return None
             self.work += 1
-            if type(message) is Large:
-                self._reading = self._large_command(message)
-                continue
             command = self._command(message)
             if command is not None:
                 self._busy = self._busy or not command.oob
@@ -303,6 +300,11 @@ class Session:
         """
         if result is None:
             result = {}
+        if command.large is None:  # most are not, and this is the shortest way
+            self._send(return_message(result, command.has_id, command.id, self._pretty))
+            if not command.oob:
+                self._busy = False
+            return
         self._send_return(result, command.has_id, command.id)
         self.finish(command)
 
@@ -387,8 +389,11 @@ class Session:
         return False
 
     def _command(self, message: Any) -> Request | None:
-        """Return the request in `message`, or None after answering it."""
+        """Return the request in `message`, or None after answering it or if it is large."""
         if type(message) is not dict:
+            if type(message) is Large:
+                self._reading = self._large_command(message)
+                return None
             if not isinstance(message, CommandError):
                 message = CommandError("QMP input must be a JSON object")
             self._send_error(message)
