@@ -284,6 +284,7 @@ def test_long_messages_that_wait_are_bounded(opening: bytes) -> None:
     talk.session.reply(first, {})
     second = talk.session.next_command()
     assert second is not None
+    assert talk.session.next_command() is None
     assert talk.session.wants_input
     assert talk.say(b'{"execute": "c"}' * 3) == []
     assert talk.session.wants_input

@@ -74,7 +74,8 @@ async def test_what_is_removed_leaves_no_trace(
 async def test_one_entry_is_bounded(serve: Serve) -> None:
     async with serve("default") as served:
         client = await served.client()
-        too_large: list[Any] = ["x" * (1 << 20), [[]] * 50_000, {f"{n}": n for n in range(20_000)}]
+        many, members = ["x" * 100] * 15_000, {f"{n}": "x" * 200 for n in range(8_000)}
+        too_large: list[Any] = ["x" * (1 << 20), many, members]
         for large in too_large:
             refused = await client.execute("device_add", {"driver": "e1000", "p": large})
             assert refused["desc"].startswith("the properties are too large: ")
