@@ -6,6 +6,7 @@ same case. After each case no descriptor, no thread and no error in the log may 
 many cases no memory.
 """
 
+import asyncio
 import contextlib
 import faulthandler
 import gc
@@ -25,6 +26,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+
+import uvloop
 
 from tests.fuzz.trend import growth
 
@@ -250,14 +253,15 @@ def _ended(status: int) -> str:
 
 def _run(subject: str, first: int, seconds: float, most: int | None, progress: Progress) -> None:
     faulthandler.enable()
-    started = time.monotonic()
     cases: Callable[[], AbstractContextManager[Case]]
     cases = importlib.import_module(f"tests.fuzz.{subject}").cases
     watch = Watch()
     with watch.watching(), cases() as case:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(asyncio.sleep(0))
         case(random.Random("warm-up"))  # what a process has once is not left by a case
         watch.begin()
-        sampled = time.monotonic()
+        started = sampled = time.monotonic()
         inputs = count = 0
         while True:
             inputs += case(random.Random(f"{subject} {first + count}"))

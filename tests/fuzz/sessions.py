@@ -27,7 +27,9 @@ from tests.fuzz.messages import encode, json_value, make, pieces, spoil
 SCHEMA = Path(__file__).parents[1] / "monitor" / "schema.json"
 VERSION = {"qemu": {"major": 11, "minor": 1, "micro": 0}, "package": ""}
 BOUND = 2.0  # seconds until another client is answered; a loaded machine takes some of it
+OVERTAKEN = 8  # commands in band that others overtake
 PATIENCE = 20.0
+GRACE = 0.01  # of clients that are gone, and whose commands would take for ever
 SOCKET = "q"
 EVENT = b'{"timestamp": '
 KNOWN = [
@@ -221,7 +223,7 @@ async def slow(rng: random.Random) -> int:
     async with peer() as client:
         await client.send(b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}')
         assert await client.reply() == {"return": {}}
-        count = rng.randint(1, 12)
+        count = rng.randint(1, OVERTAKEN)
         in_band = [{"execute": rng.choice(["block", "echo"]), "id": n} for n in range(count)]
         await client.send(b"".join(encode(rng, one) for one in in_band))
         answered: list[int] = []
@@ -289,7 +291,7 @@ async def _case(rng: random.Random) -> int:
             worst = await watching
             assert worst < BOUND, f"another client waited for {worst:.3f} s"
     finally:
-        await server.close(0.1)
+        await server.close(GRACE)
     assert not server.clients
     return sum(inputs)
 

@@ -17,7 +17,7 @@ from typing import Any
 import uvloop
 
 from qmpserver.migration.address import parse_uri
-from qmpserver.vm.migration import wire
+from qmpserver.vm.migration import answers, wire
 from tests.fuzz.destination import PAGE, PAGES, PATH, RAM, SYNC
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import json_value, spoil
@@ -60,8 +60,7 @@ class Destination:
             for _ in range(self._channels):
                 await self._message(await self._accept())
             carriers = self._sockets[1:] or [main]
-            for one in carriers:
-                await self._pages(one)
+            await asyncio.gather(*map(self._pages, carriers))
             await self._message(main)
             await self._answer(main, "ready")
             await self._message(main)
@@ -141,6 +140,8 @@ class Destination:
 
     def _close(self) -> None:
         for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # a pending read delays the end of the descriptor
             one.close()
 
     def close(self) -> None:
@@ -204,6 +205,7 @@ async def _check_guest(side: Side) -> None:
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """Each case is a machine whose guest is to move."""
+    answers.LAST_WORDS_S = 0.05  # of a silent peer
 
     def case(rng: random.Random) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -31,7 +31,7 @@ from tests.web.conftest import Web, serving
 
 BOUND = 2.0
 PATIENCE = 15.0
-QUIET = 0.03  # seconds in which a peer says something, or is waiting for more
+QUIET = 0.01  # seconds in which a peer says something, or is waiting for more
 PATHS = ["/", "/qmp", "/live", "/metrics", "/help", "/static/index.html", "/static/../x", "/x",
          "/qmp/", "//qmp", "/static/%2e%2e/%00", "/" + "y" * 3000, "*", "/qmp?token=x",
          "/?token="]  # fmt: skip
