@@ -7,6 +7,7 @@ line, and the guest has not run.
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import socket
@@ -30,6 +31,7 @@ RUN = 64  # the most pages of a frame
 PAGES, ZERO, SYNC = 1, 2, 3
 PATH = "m"
 PATIENCE = 15.0
+MESSAGE = wire.CONTROL.to_bytes(4, "little")
 STATES = ["running", "paused", "prelaunch", "postmigrate"]
 RAM_PAGES = RAM // PAGE
 
@@ -97,7 +99,7 @@ class Stream:
             case 4:
                 parts[index] = channel, data[: rng.randrange(len(data))]
                 del parts[index + 1 :]
-            case 5:
+            case 5 if len(data) >= wire.HEADER.size:
                 number = rng.choice(
                     [0, 1, 2, 3, 16, 64, 65, 512, 1023, 1024, 1 << 31, (1 << 64) - 1]
                 )
@@ -110,16 +112,22 @@ class Stream:
 
     def _spoil_message(self) -> None:
         control = [
-            (index, channel, wire.decode(data[wire.HEADER.size :]))
+            (index, channel, data[wire.HEADER.size :])
             for index, (channel, data) in enumerate(self.parts)
-            if wire.HEADER.unpack(data[: wire.HEADER.size])[0] == wire.CONTROL
+            if data.startswith(MESSAGE)
         ]
-        index, channel, message = self._rng.choice(control)
+        if not control:
+            return
+        index, channel, said = self._rng.choice(control)
+        try:
+            other: object = json.loads(said)
+        except ValueError:  # it is damaged already
+            return
         for _ in range(self._rng.randint(1, 2)):
-            message = spoilt(message, self._rng)
-        kind = message.pop("type", "state") if isinstance(message, dict) else "state"
-        if isinstance(kind, str) and isinstance(message, dict):
-            self.parts[index] = channel, wire.encode(kind, **message)
+            other = spoilt(other, self._rng)
+        payload = json.dumps(other).encode()
+        frame = wire.HEADER.pack(wire.CONTROL, 0, len(payload), 0) + payload
+        self.parts[index] = channel, frame
 
 
 async def _send(stream: Stream, rng: random.Random) -> None:

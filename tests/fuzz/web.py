@@ -24,6 +24,7 @@ from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import VERSION_INFO
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
+from qmpserver.web import serve
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import encode, json_value, pieces, spoil
 from tests.monitor.conftest import until
@@ -44,8 +45,8 @@ HEADERS = ["Origin: http://evil.example", "Origin: null", "Host: evil.example", 
            "Authorization: Bearer", "Sec-WebSocket-Version: 12"]  # fmt: skip
 COMMANDS = ["query-name", "query-status", "query-version", "stop", "cont", "query-kvm", "nothing",
             "query-vcpu-dirty-limit", "query-migrate", "query-cpus-fast"]  # fmt: skip
-REFUSED = re.compile(rb"HTTP/1\.[01] (?:4\d\d|505|501) |HTTP/1\.1 100 ")
-STATUS = re.compile(rb"^HTTP/1\.[01] (\d\d\d) ", re.MULTILINE)
+REFUSED = re.compile(rb"HTTP/[01]\.[0-9] (?:4\d\d|505|501) |HTTP/1\.1 100 ")
+STATUS = re.compile(rb"^HTTP/[01]\.[0-9] (\d\d\d) ", re.MULTILINE)
 ALLOWED = {100, 101, 200, 204, 303, 400, 401, 403, 404, 405, 408, 411, 413, 415, 417, 421, 426, 431,
            501, 503, 505}  # fmt: skip
 
@@ -64,6 +65,9 @@ class Request:
         message = {"execute": self.command, "id": json_value(rng, 2)}
         body = encode(rng, message)
         headers = [host, entry, f"Content-Length: {len(body)}", "Content-Type: application/json"]
+        if rng.random() < 0.2:
+            headers[2] = "Transfer-Encoding: chunked"
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         method, path = "POST", "/qmp"
         if self.websocket:
             key = base64.b64encode(rng.randbytes(16)).decode()
@@ -177,9 +181,7 @@ def _check(request: Request, answer: bytes, web: Web) -> None:
         assert int(first[1]) != 500, shown
     if not request.said_token:
         assert not answer or REFUSED.match(answer), shown
-    assert web.token.encode() not in answer.replace(f"{_cookie(web)}=".encode(), b"") or (
-        b"set-cookie" in answer.lower()
-    ), shown
+    assert request.said_token or web.token.encode() not in answer, shown
     if request.whole and not request.websocket:
         assert first, shown
         assert int(first[1]) == 200, shown
@@ -236,6 +238,7 @@ async def _case(rng: random.Random, machine: Machine) -> int:
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """Each case has a server of its own, in front of one machine."""
+    serve.LOGIN_TIMEOUT = 0.5
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
         async def start() -> Machine:
@@ -253,5 +256,7 @@ def cases() -> Iterator[Case]:
         def case(rng: random.Random) -> int:
             return runner.run(_case(rng, machine))
 
-        yield case
-        runner.run(machine.close())
+        try:
+            yield case
+        finally:
+            runner.run(machine.close())

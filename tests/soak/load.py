@@ -9,7 +9,9 @@ from typing import Any
 
 import aiohttp
 
+from tests.conftest import listens
 from tests.fuzz.messages import make
+from tests.monitor.conftest import until
 from tests.soak.programs import MACHINE, PATIENCE, TOKEN, Program, running
 from tests.standin.conftest import Raw
 
@@ -154,10 +156,12 @@ class Load:
         await self.execute("migrate-set-parameters", max_bandwidth=0)
         self._destinations += 1
         name, directory = f"destination{self._destinations}", self._machine.directory
-        uri = f"unix:{directory / name}.stream"
-        async with running(name, directory, *MACHINE, "-incoming", uri) as destination:
-            await self.execute("migrate", uri=uri)
-            assert await self._ended() == "completed"
+        stream = directory / f"{name}.stream"
+        options = [*MACHINE, "-incoming", f"unix:{stream}"]
+        async with running(name, directory, *options) as destination:
+            await until(lambda: listens(stream))
+            await self.execute("migrate", uri=f"unix:{stream}")
+            assert await self._ended() == "completed", await self.execute("query-migrate")
             client = await destination.client()
             await self._wait(client, "query-status", "running")
             await client.close()

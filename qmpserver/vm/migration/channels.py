@@ -118,25 +118,25 @@ class Channel:
         Raises:
             StreamError: It has.
         """
-        loop = asyncio.get_running_loop()
 
-        def look() -> None:
-            nonlocal timer
-            if self.hung_up:
-                limit.reschedule(loop.time())
-            else:
-                timer = loop.call_later(LOOK_S, look)
+        async def look(limit: asyncio.Timeout) -> None:
+            while True:
+                if self.hung_up:
+                    limit.reschedule(asyncio.get_running_loop().time())
+                    return
+                await asyncio.sleep(LOOK_S)
 
-        timer = loop.call_later(LOOK_S, look)
         try:
             async with asyncio.timeout(None) as limit:
-                yield
+                looking = asyncio.ensure_future(look(limit))
+                try:
+                    yield
+                finally:
+                    looking.cancel()
         except TimeoutError:
             if limit.expired():
                 raise wire.StreamError(wire.GONE) from None
             raise
-        finally:
-            timer.cancel()
 
     @property
     def position(self) -> int:
