@@ -12,7 +12,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import uvloop
 
@@ -213,50 +213,51 @@ async def bystander(web: Web, ended: asyncio.Event) -> float:
         await writer.wait_closed()
 
 
-async def _case(rng: random.Random, machine: Machine) -> int:
+async def _case(rng: random.Random, web: Web) -> int:
+    async with asyncio.timeout(PATIENCE):
+        ended = asyncio.Event()
+        watching = asyncio.ensure_future(bystander(web, ended))
+        seeds = [rng.random() for _ in range(rng.randint(1, 12))]
+        try:
+            counts = await asyncio.gather(*(talk(random.Random(one), web) for one in seeds))
+        finally:
+            ended.set()
+            worst = await watching
+        assert worst < BOUND, f"a holder of the token waited for {worst:.3f} s"
+        await until(lambda: not (web.site.connections or web.server.clients))
+    return sum(counts)
+
+
+@contextlib.asynccontextmanager
+async def _serving() -> AsyncIterator[Web]:
+    """Serve a machine that runs."""
+    ram = Ram(16 << 20)
+    accel, _ = open_accelerator(ram, [AccelOptions("soft", 4096)])
+    guest = DirtyGuest({"rate": "10", "size": "1M"}, ram.buffer, 1, accel.clock_hz)
+    guest.load()
+    accel.add_vcpus(guest, 1)
+    machine = Machine(ram, accel, guest)
+    machine.start()
     registry = Registry(own_schema())
     register_all(registry, machine)
     server = Server(registry, version=VERSION_INFO)
     machine.emit = server.emit
     try:
-        async with asyncio.timeout(PATIENCE), serving(server, machine) as web:
-            ended = asyncio.Event()
-            watching = asyncio.ensure_future(bystander(web, ended))
-            seeds = [rng.random() for _ in range(rng.randint(1, 12))]
-            try:
-                counts = await asyncio.gather(*(talk(random.Random(one), web) for one in seeds))
-            finally:
-                ended.set()
-                worst = await watching
-            assert worst < BOUND, f"a holder of the token waited for {worst:.3f} s"
-            await until(lambda: not (web.site.connections or server.clients))
+        async with serving(server, machine) as web:
+            yield web
     finally:
         await server.close(0.1)
-    return sum(counts)
+        await machine.close()
 
 
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
-    """Each case has a server of its own, in front of one machine."""
+    """One server has all cases: their connections must leave nothing in it."""
     serve.LOGIN_TIMEOUT = 0.5
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-
-        async def start() -> Machine:
-            ram = Ram(16 << 20)
-            accel, _ = open_accelerator(ram, [AccelOptions("soft", 4096)])
-            guest = DirtyGuest({"rate": "10", "size": "1M"}, ram.buffer, 1, accel.clock_hz)
-            guest.load()
-            accel.add_vcpus(guest, 1)
-            machine = Machine(ram, accel, guest)
-            machine.start()
-            return machine
-
-        machine = runner.run(start())
-
-        def case(rng: random.Random) -> int:
-            return runner.run(_case(rng, machine))
-
+        stack = contextlib.AsyncExitStack()
+        web = runner.run(stack.enter_async_context(_serving()))
         try:
-            yield case
+            yield lambda rng: runner.run(_case(rng, web))
         finally:
-            runner.run(machine.close())
+            runner.run(stack.aclose())
