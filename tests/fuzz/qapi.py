@@ -18,6 +18,7 @@ from qmpserver.qapi.typed import python_types
 from tests.fuzz.explore import Case
 from tests.fuzz.values import RANGES, spoilt, value_of
 
+OWN = Path(__file__).parents[2] / "schema"
 ROOT = Path("root.json")
 SHOWN = re.compile(r"[^\n:]+\.json:([0-9]+): [^\n]+")
 BUILTIN = [*RANGES, "str", "number", "bool", "any", "null"]
@@ -268,11 +269,15 @@ def check_spoilt(schema: Schema, again: Schema, name: str, given: dict[str, obje
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """Each case is a schema and values for it."""
+    real = "\n".join(path.read_text() for path in sorted(OWN.glob("*.json")))
 
     def case(rng: random.Random) -> int:
         text = Maker(rng).text()
         whole = rng.random() < 0.6
         if not whole:
+            if rng.random() < 0.3:
+                start = rng.randrange(len(real))
+                text = real[start : start + rng.randint(1, 2000)]
             text = break_text(rng, text)
         ROOT.write_text(text, errors="surrogateescape")
         conditions = rng.choice([None, (), ("ON",), ("ON", "SOME_2")])

@@ -13,12 +13,23 @@ from tests.fuzz.trend import growth
 ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("QMPSERVER_SEED", "1")
 SECONDS = 5
-ELSEWHERE = {"receiver"}  # tests/vm/native/run.sh has it
+STREAMS = ["destination", "source"]
+ELSEWHERE = ["receiver"]  # tests/vm/native/run.sh has it
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", [one for one in SUBJECTS if one not in ELSEWHERE])
+@pytest.mark.parametrize("subject", [one for one in SUBJECTS if one not in STREAMS + ELSEWHERE])
 def test_made_up_input(subject: str) -> None:
+    explore(subject)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", STREAMS)
+def test_made_up_streams(subject: str) -> None:
+    explore(subject)
+
+
+def explore(subject: str) -> None:
     command = [sys.executable, "-m", "tests.fuzz", subject, "--seconds", str(SECONDS)]
     ended = subprocess.run(
         [*command, "--seed", SEED], cwd=ROOT, capture_output=True, text=True, check=False

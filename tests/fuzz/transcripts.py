@@ -129,12 +129,14 @@ def check_recorded(text: str) -> None:
 
 def check_torn(rng: random.Random) -> int:
     """Cut bytes into messages in two ways."""
-    text = "\n".join(one.text for one in conversation(rng))
-    if rng.random() < 0.5:
+    said = conversation(rng)
+    text = rng.choice(["", "\n"]).join(one.text for one in said)
+    whole, torn = ByteSplitter(), ByteSplitter()
+    if spoilt := rng.random() < 0.5:
         text = spoil_text(rng, text)
     data = text.encode()
-    whole, torn = ByteSplitter(), ByteSplitter()
     expected = [*whole.feed(data), *whole.rest()]
+    assert spoilt or [json.loads(one) for one in expected] == [one.value for one in said], text
     got = [one for piece in pieces(rng, data) for one in torn.feed(piece)]
     assert [*got, *torn.rest()] == expected, text
     return 1
