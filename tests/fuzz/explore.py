@@ -45,7 +45,7 @@ SUBJECTS = (
     "source",
     "receiver",
 )
-HANG = 60.0  # seconds without the end of a case
+HANG = 120.0  # seconds without the end of a case
 MOST_FAILURES = 10
 PATIENCE = 10.0  # seconds until a thread that is about to end has ended
 SAMPLES = 40  # of memory in a run
@@ -209,13 +209,14 @@ def _run_child(
 ) -> int:
     """Run cases in a child process in a directory of its own; return how it ended."""
     progress.write(first, 0, 0)
+    parent = os.getpid()
     with tempfile.TemporaryDirectory(prefix="fuzz") as directory:
         child = os.fork()
         if not child:
             status = 1
             try:
                 os.chdir(directory)
-                _run(subject, first, seconds, most, progress)
+                _run(subject, first, seconds, most, progress, parent)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -251,7 +252,15 @@ def _ended(status: int) -> str:
     return f"status {os.waitstatus_to_exitcode(status)}"
 
 
-def _run(subject: str, first: int, seconds: float, most: int | None, progress: Progress) -> None:
+def _run(
+    subject: str,
+    first: int,
+    seconds: float,
+    most: int | None,
+    progress: Progress,
+    parent: int,
+) -> None:
+    """Run cases until it is time, or the parent is gone."""
     faulthandler.enable()
     cases: Callable[[], AbstractContextManager[Case]]
     cases = importlib.import_module(f"tests.fuzz.{subject}").cases
@@ -269,7 +278,7 @@ def _run(subject: str, first: int, seconds: float, most: int | None, progress: P
             count += 1
             progress.write(first + count, count, inputs)
             now = time.monotonic()
-            if count == most or now - started >= seconds:
+            if count == most or now - started >= seconds or os.getppid() != parent:
                 break
             if now - sampled > seconds / SAMPLES:
                 sampled = now

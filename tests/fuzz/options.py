@@ -26,7 +26,7 @@ from qmpserver.monitor import parse_chardev, parse_device
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import TEXTS
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 GROUPS = {"smp": "smp-opts", "m": "memory"}
 VALUES = {
     Kind.STRING: ["x", "", "on", "a,,b", "none", "file", "socket", "\u00e9", "help", "?"],

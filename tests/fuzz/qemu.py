@@ -8,16 +8,19 @@ from collections.abc import Iterator
 
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import make
+from tests.qemu import transcript
 from tests.qemu.transcript import OURS, QEMU, talking
 
 # Of several unexpected arguments QEMU names the first of a hash table's order.
 ARGUMENTS = re.compile(rb"arguments[^\w{]*\{[^\w}]*\w")
+PATIENCE = 60.0
 BATCH = 50  # at once: to wait for each would take most of the time
 
 
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """Start both once: what ends whatever was begun separates the cases."""
+    transcript.PATIENCE = PATIENCE
     options = ["-machine", "none", "-S"]
     if shutil.which(QEMU[0]) is None:
         yield lambda _rng: 0

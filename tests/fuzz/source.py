@@ -23,7 +23,7 @@ from tests.fuzz.explore import Case
 from tests.fuzz.messages import json_value, spoil
 from tests.vm.migration.conftest import Side, no_fd, opened
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 STEPS = ["welcome", "ready", "running"]
 MISDEEDS = ["other", "twice", "spoilt", "junk", "error", "pages", "close", "silent", "reset"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.conftest import HAS_KVM, listens
 from tests.standin.conftest import Raw
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 TOKEN = "the-token-of-this-soak"
 ACCEL = "kvm" if HAS_KVM else "soft"
 MACHINE = ["-accel", f"{ACCEL},dirty-ring-size=4096", "-smp", "2", "-m", "32M",
