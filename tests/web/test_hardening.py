@@ -173,13 +173,6 @@ async def test_a_head_that_is_none_is_refused(
     await answers(site, http)
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing"])
-async def test_an_expectation_that_is_no_text(site: Web, raw: Any, path: str) -> None:
-    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nConnection: close\r\n"
-    said = await (await raw(head.encode() + b"Expect: \xee\r\n\r\n")).ends()
-    assert said.startswith(b"HTTP/1.1 400 ")
-
-
 async def test_so_many_connections_and_no_more(
     site: Web, http: aiohttp.ClientSession, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +297,13 @@ async def test_a_frame_that_is_too_long(site: Web, http: aiohttp.ClientSession) 
         assert message.type is aiohttp.WSMsgType.CLOSE
         assert message.data == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
     await answers(site, http)
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing"])
+async def test_an_expectation_that_is_no_text(site: Web, raw: Any, path: str) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nConnection: close\r\n"
+    said = await (await raw(head.encode() + b"Expect: \xee\r\n\r\n")).ends()
+    assert said.startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(
