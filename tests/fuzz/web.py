@@ -253,7 +253,7 @@ async def _serving() -> AsyncIterator[Web]:
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """One server has all cases: their connections must leave nothing in it."""
-    serve.LOGIN_TIMEOUT = 0.5
+    serve.LOGIN_TIMEOUT = 0.3
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stack = contextlib.AsyncExitStack()
         web = runner.run(stack.enter_async_context(_serving()))
