@@ -30,6 +30,7 @@ BLOCK = 512  # pages that travel on one channel
 RUN = 64  # the most pages of a frame
 PAGES, ZERO, SYNC = 1, 2, 3
 PATH = "m"
+STUCK = 0.3  # seconds without a reader until a source gives up
 PATIENCE = 60.0
 MESSAGE = wire.CONTROL.to_bytes(4, "little")
 STATES = ["running", "paused", "prelaunch", "postmigrate"]
@@ -130,11 +131,18 @@ class Stream:
         self.parts[index] = channel, frame
 
 
-async def _send(stream: Stream, rng: random.Random) -> None:
-    """Send a stream over its channels, in pieces, and hang up."""
+async def _send(stream: Stream, rng: random.Random, patience: float) -> None:
+    """Send a stream over its channels, in pieces, and hang up, also if not all of it is taken."""
     loop = asyncio.get_running_loop()
+
+    async def send(sock: socket.socket, data: bytes, cut: int) -> None:
+        with contextlib.suppress(OSError):
+            await loop.sock_sendall(sock, data[:cut])
+            await asyncio.sleep(0)
+            await loop.sock_sendall(sock, data[cut:])
+
     with contextlib.ExitStack() as stack:
-        sockets = []
+        sockets, sending = [], []
         for channel in range(stream.channels + 1):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.setblocking(False)
@@ -144,9 +152,12 @@ async def _send(stream: Stream, rng: random.Random) -> None:
             # The destination may have refused the first channel already.
             with contextlib.suppress(ConnectionError, FileNotFoundError):
                 await loop.sock_connect(sock, PATH)
-                await loop.sock_sendall(sock, data[:cut])
-                await asyncio.sleep(0)
-                await loop.sock_sendall(sock, data[cut:])
+                sending.append(asyncio.ensure_future(send(sock, data, cut)))
+        _, stuck = await asyncio.wait(sending, timeout=patience)
+        for one in stuck:
+            one.cancel()
+        if stuck:
+            await asyncio.wait(stuck)
         for sock in sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_WR)
@@ -165,7 +176,7 @@ async def _case(rng: random.Random) -> int:
                 stream.damage()
         await side.migration.incoming(parse_uri(f"unix:{PATH}"), no_fd, exit_on_error=False)
         before = side.progress()
-        await _send(stream, rng)
+        await _send(stream, rng, STUCK if damaged else PATIENCE)
         status = await side.ended()
         error = side.error
         if status == "failed":
