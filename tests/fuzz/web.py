@@ -217,7 +217,7 @@ async def _case(rng: random.Random, web: Web) -> int:
     async with asyncio.timeout(PATIENCE):
         ended = asyncio.Event()
         watching = asyncio.ensure_future(bystander(web, ended))
-        seeds = [rng.random() for _ in range(rng.randint(1, 12))]
+        seeds = [rng.random() for _ in range(rng.choice([1, 5, 20, 50]))]
         try:
             counts = await asyncio.gather(*(talk(random.Random(one), web) for one in seeds))
         finally:
@@ -253,7 +253,7 @@ async def _serving() -> AsyncIterator[Web]:
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """One server has all cases: their connections must leave nothing in it."""
-    serve.LOGIN_TIMEOUT = 0.3
+    serve.LOGIN_TIMEOUT = 1.0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stack = contextlib.AsyncExitStack()
         web = runner.run(stack.enter_async_context(_serving()))
