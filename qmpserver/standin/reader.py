@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from qmpserver.qapi.model import Type
     from qmpserver.standin.table import Table
 
+MAX_CPUS = 1024  # as of -smp
+MAX_MEMORY = 1 << 46  # bytes, as of -m
+
 _ERROR_CLASSES = (
     "GenericError",
     "CommandNotFound",
@@ -84,8 +87,8 @@ class Reader:
         migration, unplug = table.seconds("migration-time"), table.seconds("unplug-time")
         made = MachineState(
             status=self._status(table) or standard.status,
-            cpus=table.integer("cpus", 1) or standard.cpus,
-            memory=table.integer("memory", 1) or standard.memory,
+            cpus=table.integer("cpus", 1, MAX_CPUS) or standard.cpus,
+            memory=table.integer("memory", 1, MAX_MEMORY) or standard.memory,
             name=table.string("name"),
             uuid=uuid or standard.uuid,
             migration_time=standard.migration_time if migration is None else migration,

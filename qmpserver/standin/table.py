@@ -82,8 +82,8 @@ class Table:
         """
         return bool(self._typed(key, "true or false", bool))
 
-    def integer(self, key: str, least: int = 0) -> int | None:
-        """Return an integer that is `least` or more; None if the key is missing.
+    def integer(self, key: str, least: int = 0, most: int | None = None) -> int | None:
+        """Return an integer from `least` to `most`; None if the key is missing.
 
         Raises:
             ScenarioError: The value is not such an integer.
@@ -91,6 +91,8 @@ class Table:
         value: int | None = self._typed(key, "an integer", int)
         if value is not None and value < least:
             raise self.error(key, f"{value} is too small; it must be {least} or more")
+        if value is not None and most is not None and value > most:
+            raise self.error(key, f"{value} is too large; it must be {most} or less")
         return value
 
     def seconds(self, key: str) -> float | None:

@@ -44,7 +44,7 @@ class Splitter:
         self._in_string = False
         while mark := self._MARK.search(self._text, self._at):
             found = mark[0]
-            if found in ('"', "'") and self._depth:
+            if found in ('"', "'"):
                 end = self._text.find("\n", mark.end())
                 if end < 0:
                     self._in_string = True

@@ -20,11 +20,13 @@ from qmpserver.web.qmp import GRACE
 from qmpserver.web.security import Guard, Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from qmpserver.monitor import Server
     from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
+
+    _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 BACKLOG = 128
 MAX_HEAD = 32 << 10  # bytes of a connection's first request, without its body
@@ -142,6 +144,9 @@ class Site:
         """Start accepting connections."""
         self._file = sockets.socket_file(options.address)
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        server.request_handler = _with_ascii_expectation(server.request_handler)
         self._listener = await asyncio.get_running_loop().create_server(
             self._connection,
             sock=self._sock,
@@ -191,6 +196,20 @@ class Site:
         for timer in self._unauthenticated.values():
             timer.cancel()
         sockets.remove(self._sock, self._file)
+
+
+def _with_ascii_expectation(handler: _Handler) -> _Handler:
+    """Return `handler` for requests whose `Expect` is ASCII, which aiohttp assumes.
+
+    It looks at this header before the guard sees the request.
+    """
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if not request.headers.get("Expect", "").isascii():
+            raise web.HTTPBadRequest(text="Expect must be ASCII\n")
+        return await handler(request)
+
+    return handle
 
 
 class _Refused(asyncio.Protocol):

@@ -76,6 +76,17 @@ async def test_stale_ids_of_consecutive_replies(serve: Serve) -> None:
         assert [(await client.receive())["id"] for _ in "abc"] == ["stale", "a", "b"]
 
 
+@pytest.mark.parametrize("other", ["not-json", "glued-replies"])
+async def test_a_stale_id_of_a_reply_that_is_spoilt(serve: Serve, other: str) -> None:
+    async with serve(f"default,fault={other},fault=stale-id,fault=stale-id:stop") as served:
+        client = await served.client()
+        client.send("query-name", id=1)
+        assert await client.line() != b""
+        await client.close()
+        client = await served.connect()
+        assert "QMP" in await client.receive()
+
+
 async def test_event_before_greeting(serve: Serve) -> None:
     async with serve("default,fault=event-before-greeting") as served:
         client = await served.connect()

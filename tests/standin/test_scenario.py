@@ -65,6 +65,8 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
         ("[[setup]]\ncommand = 'netdev_del'",
          "a.toml: setup[1].arguments: Parameter 'id' is missing"),
         ("[machine]\ncpus = 0", "a.toml: machine.cpus: 0 is too small; it must be 1 or more"),
+        ("[machine]\ncpus = 1025",
+         "a.toml: machine.cpus: 1025 is too large; it must be 1024 or less"),
         ("machine = 0", "a.toml: machine: 0 is not a table"),
         ("[machine]\nvcpus = 1",
          "a.toml: machine.vcpus: unknown key 'vcpus'; did you mean 'cpus'?"),

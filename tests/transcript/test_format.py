@@ -1,11 +1,8 @@
 """The transcript format: read, matched and compared."""
 
-import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from qmpserver.transcript import Message, Rules, TranscriptError, compare, read, read_all
 from qmpserver.transcript.compare import compare_exactly
@@ -107,32 +104,6 @@ def test_differences_say_where() -> None:
     ]
     assert compare({"rate": [100]}, {"rate": [110]}, Rules(tolerance={"rate": 0.1})) == []
     assert compare({"rate": [100]}, {"rate": [111]}, Rules(tolerance={"rate": 0.1})) != []
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-
-
-@pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a loaded machine
-@given(
-    st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4),
-    st.integers(1, 9),
-    st.sampled_from(["", "\n"]),
-)
-def test_messages_are_cut_wherever_they_are_torn(
-    values: list[Any], size: int, between: str
-) -> None:
-    text = between.join(json.dumps(value, ensure_ascii=False) for value in values)
-    splitter = Splitter()
-    cut = []
-    for at in range(0, len(text), size):
-        cut += list(splitter.feed(text[at : at + size]))
-    assert [json.loads(one) for one in cut] == values
-    assert list(splitter.rest()) == []
 
 
 def test_garbage_is_cut_at_its_line() -> None:

@@ -46,3 +46,9 @@ def test_a_string_that_is_not_closed_ends_with_its_line() -> None:
 
 def test_a_brace_too_many_does_not_disturb_the_next_message() -> None:
     assert list(Splitter().feed('} {"a": {"b": 1}}')) == ["}", '{"a": {"b": 1}}']
+
+
+def test_a_bracket_in_a_string_that_is_torn() -> None:
+    splitter = Splitter()
+    assert list(splitter.feed('"')) == []
+    assert list(splitter.feed('}" {"a": 1}')) == ['"}" {"a": 1}']

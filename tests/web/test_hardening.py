@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import random
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -392,6 +391,13 @@ async def test_a_frame_that_is_too_long(site: Web, http: aiohttp.ClientSession) 
     await answers(site, http)
 
 
+@pytest.mark.parametrize("path", ["/", "/nothing"])
+async def test_an_expectation_that_is_no_text(site: Web, raw: Any, path: str) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nConnection: close\r\n"
+    said = await (await raw(head.encode() + b"Expect: \xee\r\n\r\n")).ends()
+    assert said.startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -532,60 +538,3 @@ async def test_quit_is_answered(http: aiohttp.ClientSession) -> None:
             async with asyncio.timeout(PATIENCE):
                 assert await process.wait() == 0
             assert await process.stderr.read() == b""
-
-
-REQUESTS = [
-    b"GET / HTTP/1.1\r\n",
-    b"GET /?token=TOKEN HTTP/1.1\r\n",
-    b"GET /metrics HTTP/1.1\r\n",
-    b"GET /static/../../../etc/passwd HTTP/1.1\r\n",
-    b"POST /qmp HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 27\r\n",
-    b"POST /qmp HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
-    b"GET /qmp HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
-]
-BODIES = [
-    b'{"execute": "query-status"}',
-    b'1b\r\n{"execute": "query-status"}\r\n0\r\n\r\n',
-    frame(NEGOTIATION) + frame('{"execute": "query-status"}') + b"\x88\x82\0\0\0\0\x03\xe8",
-]
-
-
-def spoil(request: bytearray, chance: random.Random) -> None:
-    """Change a few bytes."""
-    for _ in range(chance.choice((0, 1, 1, 2, 5, 20))):
-        place = chance.randrange(len(request))
-        match chance.randrange(4):
-            case 0:
-                request[place] = chance.randrange(256)
-            case 1:
-                del request[place : place + chance.randrange(1, 10)]
-            case 2:
-                request[place:place] = chance.randbytes(chance.randrange(1, 8))
-            case 3:
-                request[place:place] = chance.choice((b"\r\n", b"\0", b": ", b"x" * 9000))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-async def test_nonsense_is_not_worth_a_line(
-    site: Web, http: aiohttp.ClientSession, raw: Any, seed: int
-) -> None:
-    chance = random.Random(seed)
-    head = f"Host: 127.0.0.1:{site.port}\r\nAuthorization: Bearer {site.token}\r\n\r\n".encode()
-
-    async def one() -> None:
-        request = bytearray(chance.choice(REQUESTS) + head + chance.choice(BODIES))
-        spoil(request, chance)
-        leaves = chance.random()
-        connection = await raw(request.replace(b"TOKEN", site.token.encode()))
-        if leaves > 0.3:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(leaves / 5):
-                    await connection.reader.read()
-        connection.writer.transport.abort()
-
-    for _ in range(10):
-        await asyncio.gather(*(one() for _ in range(30)))
-    await comes_true(lambda: site.site.connections <= 1)
-    await answers(site, http)

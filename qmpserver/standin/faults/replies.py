@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import dumps
 from qmpserver.standin.faults.base import Fault, Spec
@@ -70,15 +70,27 @@ class StaleId(Fault, name="stale-id"):
 
     def strike(self, wire: Wire, message: WireMessage, send: Send) -> None:
         """Send the reply with the previous `id`."""
-        value = json.loads(message.data)
-        value["id"], self._last = self._last, value.get("id", self._last)
-        send(message._replace(data=dumps(value) + b"\r\n"))
+        value = _value(message)
+        if value is not None:
+            value["id"], self._last = self._last, value.get("id", self._last)
+            message = message._replace(data=dumps(value) + b"\r\n")
+        send(message)
 
     def pass_by(self, wire: Wire, message: WireMessage, send: Send) -> None:
         """Note the `id` of a reply."""
-        if message.kind == "reply":
-            self._last = json.loads(message.data).get("id", self._last)
+        value = _value(message) if message.kind == "reply" else None
+        if value is not None:
+            self._last = value.get("id", self._last)
         send(message)
+
+
+def _value(message: WireMessage) -> dict[str, Any] | None:
+    """Return a reply's object; None if another fault has spoilt it."""
+    try:
+        value: dict[str, Any] = json.loads(message.data)
+    except ValueError:
+        return None
+    return value
 
 
 class SplitReply(Fault, name="split-reply"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import stat
 from functools import partial
@@ -28,11 +29,12 @@ from qmpserver.monitor.sockets import connect, remove, socket_file
 from qmpserver.vm.migration import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from qmpserver.migration.address import Address
 
 BACKLOG = 256  # the most data channels, and the main one
+LOOK_S = 0.1  # between two looks whether a peer has hung up
 
 
 class Channel:
@@ -103,6 +105,40 @@ class Channel:
                 raise wire.StreamError(wire.GONE)
             data += chunk
         return bytes(data)
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the peer of a socket has hung up, also if not all that it sent was read."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    @contextlib.asynccontextmanager
+    async def unless_hung_up(self) -> AsyncIterator[None]:
+        """End the block with an error if the peer of this socket hangs up.
+
+        Raises:
+            StreamError: It has.
+        """
+
+        async def look(limit: asyncio.Timeout) -> None:
+            while True:
+                if self.hung_up:
+                    limit.reschedule(asyncio.get_running_loop().time())
+                    return
+                await asyncio.sleep(LOOK_S)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                looking = asyncio.ensure_future(look(limit))
+                try:
+                    yield
+                finally:
+                    looking.cancel()
+        except TimeoutError:
+            if limit.expired():
+                raise wire.StreamError(wire.GONE) from None
+            raise
 
     @property
     def position(self) -> int:

@@ -102,7 +102,8 @@ class Destination:
             await self._load_ram(main, hello["mapped"])
             state = expect(await main.receive(), "state")
         else:
-            await self._accept_others(hello)
+            async with main.unless_hung_up():
+                await self._accept_others(hello)
             state = expect(await self._receive_ram(main), "state")
         await self._load(state)
         if main.two_way:

@@ -262,6 +262,26 @@ async def end_when_active(source: Side, destination: Side, directory: Path, turn
     await source.close()
 
 
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_source_that_dies_before_its_data_channels(
+    side: MakeSide, tmp_path: Path, uri: str, silent: bool
+) -> None:
+    """Also if it has sent more than was read, and while a stranger is listened to."""
+    destination = side(incoming=True)
+    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    with socket.socket(socket.AF_UNIX) as main, socket.socket(socket.AF_UNIX) as stranger:
+        main.connect(f"{tmp_path}/m.sock")
+        hello = describe(destination.machine, identify=False)
+        main.sendall(wire.encode("hello", **hello, channels=2, cookie="x"))
+        main.sendall(wire.encode("state"))
+        if silent:
+            stranger.connect(f"{tmp_path}/m.sock")
+        main.shutdown(socket.SHUT_WR)
+        assert await destination.ended() == "failed"
+    assert destination.error == "the peer has closed the connection"
+    assert destination.machine.state == "inmigrate"
+
+
 async def test_a_data_channel_that_says_nothing_is_closed(side: MakeSide, tmp_path: Path) -> None:
     destination = side(incoming=True)
     uri = f"unix:{tmp_path}/m"

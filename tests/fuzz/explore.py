@@ -1,0 +1,304 @@
+"""Runs the cases of a subject in a child process, and names the seed of one that fails.
+
+A subject is a module with a context manager `cases` that gives a function: it makes one case from a
+`random.Random`, checks what must hold, and returns the number of inputs. A seed always makes the
+same case. After each case no descriptor, no thread and no error in the log may be left, and over
+many cases no memory.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import importlib
+import logging
+import mmap
+import os
+import random
+import signal
+import struct
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import uvloop
+
+from tests.fuzz.trend import growth
+
+Case = Callable[[random.Random], int]
+
+SUBJECTS = (
+    "sessions",
+    "qemu",
+    "qapi",
+    "options",
+    "scenarios",
+    "transcripts",
+    "web",
+    "destination",
+    "source",
+    "receiver",
+)
+HANG = 120.0  # seconds without the end of a case
+MOST_FAILURES = 10
+PATIENCE = 10.0  # seconds until a thread that is about to end has ended
+SAMPLES = 40  # of memory in a run
+LEAK = 20_000  # blocks of memory in a run that are none, and this part of those there are:
+LEAK_PART = 0.05
+
+
+@dataclass
+class Outcome:
+    """The result of exploring a subject.
+
+    Attributes:
+        subject: Its name.
+        cases: The cases that ended.
+        inputs: The inputs in them.
+        seconds: The time that it took.
+        failures: The seeds that failed.
+    """
+
+    subject: str
+    cases: int = 0
+    inputs: int = 0
+    seconds: float = 0.0
+    failures: list[int] | None = None
+
+    def __str__(self) -> str:
+        failed = f", {len(self.failures)} FAILED" if self.failures else ""
+        return (
+            f"{self.subject:12} {self.cases:9,} cases {self.inputs:11,} inputs "
+            f"in {self.seconds:5.0f} s{failed}"
+        )
+
+
+class Progress:
+    """Numbers that a child process writes and its parent reads."""
+
+    _LAYOUT = struct.Struct("qqq")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self._LAYOUT.size)
+
+    def write(self, seed: int, cases: int, inputs: int) -> None:
+        """Note the seed that is being run, and the counts of those that ended."""
+        self._LAYOUT.pack_into(self._memory, 0, seed, cases, inputs)
+
+    def read(self) -> tuple[int, int, int]:
+        """Return the seed, the cases and the inputs."""
+        seed, cases, inputs = self._LAYOUT.unpack_from(self._memory)
+        return seed, cases, inputs
+
+
+class Watch(logging.Handler):
+    """Watches the process while cases run: descriptors, threads, memory, logged errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._problems: list[str] = []
+        self._before = (0, 0)
+        self._blocks: list[float] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch during the block; warnings are errors in it."""
+        root = logging.getLogger()
+        root.addHandler(self)
+        hooks = sys.unraisablehook, threading.excepthook
+        sys.unraisablehook = lambda one: self._problems.append(f"unraisable: {one.exc_value!r}")
+        threading.excepthook = lambda one: self._problems.append(f"thread: {one.exc_value!r}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                yield
+        finally:
+            sys.unraisablehook, threading.excepthook = hooks
+            root.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep an error of the log."""
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info))
+        self._problems.append(f"logged: {text}")
+
+    def begin(self) -> None:
+        """Note what there is before the first case."""
+        self._before = self._left()
+
+    def check(self) -> None:
+        """Check after a case that nothing of it is left.
+
+        Raises:
+            AssertionError: Something is.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while (left := self._left()) != self._before and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.002)
+        assert left == self._before, (
+            f"descriptors and threads: {self._before} before, {left} after; "
+            f"{_descriptors()}; {_threads()}"
+        )
+        assert not self._problems, "\n".join(self._problems)
+
+    def sample(self) -> None:
+        """Measure memory, after a collection."""
+        gc.collect()
+        self._blocks.append(float(sys.getallocatedblocks()))
+
+    def check_memory(self) -> None:
+        """Check that memory is flat.
+
+        Raises:
+            AssertionError: It grows.
+        """
+        if len(self._blocks) >= SAMPLES // 2:
+            grown = growth(self._blocks)
+            assert grown <= max(LEAK, LEAK_PART * self._blocks[0]), (
+                f"memory grew by {grown:.0f} blocks: {self._blocks}"
+            )
+
+    @staticmethod
+    def _left() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+
+def explore(subject: str, first: int, seconds: float, most: int | None = None) -> Outcome:
+    """Run cases with the seeds from `first` on, for so long or so many; print failures.
+
+    A failure is printed with the command that repeats it; the next seeds follow.
+    """
+    outcome = Outcome(subject, failures=[])
+    assert outcome.failures is not None
+    started = time.monotonic()
+    seed = first
+    while outcome.cases < (most or sys.maxsize) and len(outcome.failures) < MOST_FAILURES:
+        left = seconds - (time.monotonic() - started)
+        if left <= 0:
+            break
+        progress = Progress()
+        status = _run_child(subject, seed, left, most and most - outcome.cases, progress)
+        seed, cases, inputs = progress.read()
+        outcome.cases += cases
+        outcome.inputs += inputs
+        if status == 0:
+            break
+        outcome.failures.append(seed)
+        outcome.cases += 1
+        print(
+            f"{subject}: seed {seed} failed ({_ended(status)}); repeat it with\n"
+            f"    python -m tests.fuzz {subject} --seed {seed} --count 1",
+            file=sys.stderr,
+            flush=True,
+        )
+        seed += 1
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _run_child(
+    subject: str, first: int, seconds: float, most: int | None, progress: Progress
+) -> int:
+    """Run cases in a child process in a directory of its own; return how it ended."""
+    progress.write(first, 0, 0)
+    parent = os.getpid()
+    with tempfile.TemporaryDirectory(prefix="fuzz") as directory:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                os.chdir(directory)
+                _run(subject, first, seconds, most, progress, parent)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        try:
+            return _wait(child, progress)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+
+
+def _wait(child: int, progress: Progress) -> int:
+    """Return the wait status of a child, which is ended if it makes no progress."""
+    last, since = progress.read(), time.monotonic()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        if progress.read() != last:
+            last, since = progress.read(), time.monotonic()
+        elif time.monotonic() - since > HANG:
+            os.kill(child, signal.SIGABRT)  # the fault handler shows all stacks
+            since = time.monotonic()
+        time.sleep(0.02)
+
+
+def _ended(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"status {os.waitstatus_to_exitcode(status)}"
+
+
+def _run(
+    subject: str,
+    first: int,
+    seconds: float,
+    most: int | None,
+    progress: Progress,
+    parent: int,
+) -> None:
+    """Run cases until it is time, or the parent is gone."""
+    faulthandler.enable()
+    cases: Callable[[], AbstractContextManager[Case]]
+    cases = importlib.import_module(f"tests.fuzz.{subject}").cases
+    watch = Watch()
+    with watch.watching(), cases() as case:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(asyncio.sleep(0))
+        case(random.Random("warm-up"))  # what a process has once is not left by a case
+        watch.begin()
+        started = sampled = time.monotonic()
+        inputs = count = 0
+        while True:
+            inputs += case(random.Random(f"{subject} {first + count}"))
+            watch.check()
+            count += 1
+            progress.write(first + count, count, inputs)
+            now = time.monotonic()
+            if count == most or now - started >= seconds or os.getppid() != parent:
+                break
+            if now - sampled > seconds / SAMPLES:
+                sampled = now
+                watch.sample()
+        watch.check_memory()
+        gc.collect()
+        watch.check()  # of exceptions that nobody retrieved
+
+
+def _descriptors() -> list[str]:
+    shown = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            shown.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sorted(shown)
+
+
+def _threads() -> list[str]:
+    shown = []
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/comm") as file:
+            shown.append(file.read().strip())
+    return sorted(shown)
