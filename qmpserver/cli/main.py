@@ -8,8 +8,7 @@ import logging
 import os
 import signal
 import sys
-
-import uvloop
+from typing import TYPE_CHECKING
 
 from qmpserver.cli import descriptors, messages
 from qmpserver.cli.commandline import named, parse_command_line
@@ -17,6 +16,9 @@ from qmpserver.cli.daemon import daemonize, rename_process
 from qmpserver.cli.run import run
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.monitor import FdAddress, SocketChardev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
@@ -53,6 +55,14 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # it is compiled, and not for every system
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
 def _main() -> bool:
     settings = parse_command_line(sys.argv[1:])
     if settings.exit_with is not None:
@@ -75,5 +85,5 @@ def _main() -> bool:
         rename_process(settings.process_name)
     descriptors.check_limit(settings.cpus)
     ready = daemonize() if settings.daemonize else None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run(settings, ready))

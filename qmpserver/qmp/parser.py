@@ -11,11 +11,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
 from qmpserver.qmp.errors import ParseError
 from qmpserver.qmp.lexer import MAX_TOKEN_SIZE, Lexer, Token, TokenKind
 from qmpserver.qmp.literals import parse_error, scalar
+from qmpserver.qmp.plain import loads
 from qmpserver.qmp.text import decode_lossy
 
 __all__ = ["MAX_NESTING", "MAX_TOKEN_COUNT", "Parser"]
@@ -145,8 +144,8 @@ class Parser:
     Not thread-safe; one parser serves one stream.
 
     Args:
-        fast: Parse plain messages with orjson.  The result is the same without, and
-            tests compare the two.
+        fast: Parse plain messages with a general library.  The result is the same
+            without, and tests compare the two.
     """
 
     __slots__ = ("_braces", "_brackets", "_builder", "_fast", "_lexer", "_size", "_tokens")
@@ -241,7 +240,7 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         The rest, for the slow path, which handles everything.
     """
     # Single quotes outside of strings, control characters and bad bytes are
-    # errors in orjson, too.  Escapes and non-ASCII characters are excluded here;
+    # errors in both libraries, too.  Escapes and non-ASCII characters are excluded here;
     # _is_plain() finds the remaining differences.
     if len(data) > _FAST_SIZE or b"\\" in data or not data.isascii():
         return data
@@ -251,8 +250,8 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         newline = data.find(b"\n", start)
         line = data[start : newline if newline >= 0 else end]
         try:
-            message = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            message = loads(line)
+        except ValueError:
             if not line or line == b"\r":
                 start += len(line) + 1
                 continue
@@ -265,7 +264,7 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
 
 
 def _is_plain(line: bytes, message: dict[str, Any]) -> bool:
-    """Return whether orjson's result for `line` is certainly QEMU's, too.
+    """Return whether the library's result for `line` is certainly QEMU's, too.
 
     It is not if there may be duplicate keys (more colons than keys, perhaps inside of
     strings), nor with doubles: QEMU's dialect decides which integers become doubles, and

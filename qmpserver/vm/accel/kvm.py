@@ -246,6 +246,8 @@ class KvmAccelerator:
         self._first: dict[str, Any] = {}  # the initial state
         self._open: list[Any] = []  # closed by close(), last first
         self.engine: Engine
+        if (machine := os.uname().machine) != "x86_64":
+            raise AcceleratorError(f"KVM is used on x86-64 only, this is {machine}")
         try:
             self._kvm = self._keep(Kvm())
         except OSError as error:

@@ -186,6 +186,7 @@ static int kvm_log_dirty_pages(struct engine *engine, bool on)
 	return 0;
 }
 
+#ifdef __x86_64__
 static void kvm_push_canaries(struct engine *engine, uint32_t count)
 {
 	_Alignas(struct kvm_msrs) uint8_t buffer[sizeof(struct kvm_msrs) +
@@ -202,6 +203,13 @@ static void kvm_push_canaries(struct engine *engine, uint32_t count)
 	msrs->nmsrs = writes + 1;
 	ioctl(engine->kvm.canary_fd, KVM_SET_MSRS, msrs); /* the ring tells whether it succeeded */
 }
+#else
+static void kvm_push_canaries(struct engine *engine, uint32_t count)
+{
+	(void)engine; /* no other architecture has the MSR: no canary is made there */
+	(void)count;
+}
+#endif
 
 static void kvm_free_vcpu(struct vcpu *vcpu)
 {
