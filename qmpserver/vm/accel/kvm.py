@@ -56,8 +56,8 @@ class _Descriptor:
             OSError: The call failed.
         """
         if isinstance(arg, int):
-            arg = ffi.cast("unsigned long", arg)
-        result: int = lib.ioctl(self.fd, request, arg)
+            arg = ffi.cast("void *", arg)
+        result: int = lib.kvm_ioctl(self.fd, request, arg)
         if result < 0:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         return result

@@ -67,10 +67,12 @@ def test_requirements_that_are_not_met(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(missing, "KERNEL_HEADER", tmp_path / "kvm.h")
     assert explain(NOT_BUILT) == (
         "the native engine was not built, for lack of the C compiler strange-gcc, Python.h, "
-        "linux/kvm.h: install that (Debian: apt-get install gcc libc6-dev python3-dev "
-        f"linux-libc-dev), then {AGAIN}"
+        "linux/kvm.h of Linux 5.15 or later: install that (Debian: apt-get install gcc libc6-dev "
+        f"python3-dev linux-libc-dev), then {AGAIN}"
     )
-    (tmp_path / "kvm.h").touch()
+    (tmp_path / "kvm.h").write_text("#define KVM_CAP_DIRTY_LOG_RING 192\n")
+    assert "Python.h, linux/kvm.h of Linux 5.15 or later: install that" in explain(NOT_BUILT)
+    (tmp_path / "kvm.h").write_text("#define KVM_CAP_SREGS2 200\n")
     (tmp_path / "Python.h").touch()
     assert "for lack of the C compiler strange-gcc: install that" in explain(NOT_BUILT)
 

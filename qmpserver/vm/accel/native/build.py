@@ -38,13 +38,12 @@ SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*.c") if pa
 
 # The C library's types in the engine's structures; what all accelerators use of KVM's interface.
 SYSTEM = """
-int ioctl(int fd, unsigned long request, ...);
 int fallocate(int fd, int mode, long offset, long length);
 #define FALLOC_FL_PUNCH_HOLE ...
 #define FALLOC_FL_KEEP_SIZE ...
 
 typedef struct { ...; } pthread_mutex_t;
-typedef unsigned long pthread_t;
+typedef struct { ...; } pthread_t;
 typedef void *timer_t;
 typedef struct { ...; } sem_t;
 
@@ -176,5 +175,4 @@ ffibuilder.set_source(
     include_dirs=[ROOT],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
     optional=True,
-    py_limited_api=False,
 )

@@ -12,6 +12,10 @@
 
 #include "engine.h"
 
+#ifndef sigev_notify_thread_id /* musl and newer glibc have the name */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
 /*
  * A write to this MSR has KVM write the time to the given page at once: three times, so that a reader sees
  * whether it is whole, and each write pushes an entry. The address is the VM's, not the vCPU's, and the guest could
@@ -23,6 +27,11 @@
 
 /* initial-exec: a signal handler must not be the one to allocate thread-local storage */
 static __thread struct kvm_run *own_run __attribute__((tls_model("initial-exec")));
+
+int kvm_ioctl(int fd, unsigned long request, void *arg)
+{
+	return ioctl(fd, request, arg);
+}
 
 static void on_kick(int sig)
 {
@@ -63,7 +72,7 @@ static int kvm_thread_init(struct vcpu *vcpu)
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_THREAD_ID;
 	event.sigev_signo = KICK_SIGNAL;
-	event._sigev_un._tid = vcpu->tid;
+	event.sigev_notify_thread_id = vcpu->tid;
 	if (timer_create(CLOCK_MONOTONIC, &event, &vcpu->look_timer) < 0)
 		return errno;
 	mask_kick(SIG_UNBLOCK);

@@ -39,6 +39,6 @@ def _lacking() -> dict[str, str]:
         lacking[f"the C compiler {compiler}"] = "gcc libc6-dev"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         lacking["Python.h"] = "python3-dev"
-    if not KERNEL_HEADER.exists():
-        lacking["linux/kvm.h"] = "linux-libc-dev"
+    if not KERNEL_HEADER.exists() or "KVM_CAP_SREGS2" not in KERNEL_HEADER.read_text():
+        lacking["linux/kvm.h of Linux 5.15 or later"] = "linux-libc-dev"
     return lacking
