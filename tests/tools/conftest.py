@@ -23,6 +23,8 @@ def qmpctl() -> Run:
     """Run qmpctl with some arguments; it never shows a traceback."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        if {"bench", "guest"} & {*arguments}:
+            require_engine()
         ran = subprocess.run(
             [BIN / "qmpctl", *arguments],
             capture_output=True,
