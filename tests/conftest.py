@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cffi import FFI
 
 # A shell that runs the tests in the background makes them, and all their children, ignore SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -68,6 +67,17 @@ def kvm() -> None:
         pytest.skip("/dev/kvm cannot be opened")
 
 
+def require_engine() -> None:
+    """Skip the test where the native engine cannot be imported."""
+    pytest.importorskip("qmpserver.vm.accel.native", exc_type=ImportError)
+
+
+@pytest.fixture
+def engine() -> None:
+    """Skip the test where the native engine cannot be imported."""
+    require_engine()
+
+
 @pytest.fixture
 def qemu() -> None:
     """Skip the test where QEMU is not installed."""
@@ -94,6 +104,7 @@ def newer_qemu() -> str:
 @pytest.fixture(params=["soft", "kvm"])
 def accel(request: pytest.FixtureRequest) -> str:
     """Run the test on each accelerator; on `kvm` only where it can be used."""
+    require_engine()
     name: str = request.param
     if name == "kvm":
         request.getfixturevalue("kvm")
@@ -106,6 +117,7 @@ def c_library(tmp_path_factory: pytest.TempPathFactory) -> CLibrary:
 
     It takes a cdef and the text, and returns `(ffi, lib)`.
     """
+    cffi = pytest.importorskip("cffi")
 
     def build(cdef: str, source: str) -> Any:
         path = tmp_path_factory.mktemp("native")
@@ -113,7 +125,7 @@ def c_library(tmp_path_factory: pytest.TempPathFactory) -> CLibrary:
         command = ["cc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
         command += [f"-I{NATIVE}", "part.c", "-o", "part.so"]
         subprocess.run(command, cwd=path, check=True, timeout=60)
-        ffi = FFI()
+        ffi = cffi.FFI()
         ffi.cdef(cdef)
         return ffi, ffi.dlopen(str(path / "part.so"))
 

@@ -37,6 +37,8 @@ def firmware_image(
     Raises:
         GuestError: The options are wrong, or do not fit the machine.
     """
+    if not lib.guest_boot_page_end - lib.guest_boot_page:
+        raise GuestError("firmware: its machine code is x86-64's, and built there only")
     options = options or {}
     if options.get("rate", "0") != "0" and clock_hz <= 0:
         raise GuestError("firmware: a rate needs the frequency of the time stamp counter")

@@ -77,5 +77,7 @@ def rename_process(name: str) -> None:
     """
     try:
         Path("/proc/self/comm").write_bytes(os.fsencode(name))
+    except FileNotFoundError:
+        raise CommandLineError("Change of process name not supported by your OS") from None
     except OSError as error:
         raise CommandLineError(f"unable to change process name: {error.strerror}") from None

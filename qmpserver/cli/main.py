@@ -7,8 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-
-import uvloop
+from typing import TYPE_CHECKING
 
 from qmpserver.cli import descriptors, messages
 from qmpserver.cli.commandline import named, parse_command_line
@@ -16,6 +15,9 @@ from qmpserver.cli.daemon import daemonize, rename_process
 from qmpserver.cli.run import run
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.monitor import FdAddress, SocketChardev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
@@ -51,6 +53,14 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # it is compiled, and not for every system
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
 def _main() -> bool:
     messages.limit_repeats()
     settings = parse_command_line(sys.argv[1:])
@@ -77,5 +87,5 @@ def _main() -> bool:
         rename_process(settings.process_name)
     descriptors.check_limit(settings.cpus)
     launcher = daemonize() if settings.daemonize else None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run(settings, launcher))

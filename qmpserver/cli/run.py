@@ -71,10 +71,7 @@ async def _run_machine(
     except ImportError as error:
         if error.name != _EXTENSION:
             raise
-        raise CommandLineError(
-            f"the native engine was not built ({error}): with a C compiler and Python's headers, "
-            "`pip install` builds it; -fake does not need it"
-        ) from None
+        raise CommandLineError(f"{error}; -fake does not need it") from None
     if settings.http is not None:
         import qmpserver.web.serve  # noqa: F401 -- clients may have all descriptors later
     machine, server = await assemble(settings, stack)

@@ -10,7 +10,7 @@ machine.  README.md says how to embed it.
 `registry`                             the commands, bound to functions
 `events`                               how often events are sent, and to which clients
 `executions`, `background`             coroutines of commands; blocking calls in threads
-`channel`, `relay`                     bytes to and from one client
+`channel`, `relay`, `readiness`        bytes to and from one client
 `chardev`, `opening`                   device descriptions in QEMU's syntax; devices from them
 `device`                               where clients come from; the kinds:
 `socket_devices`, `sockets`            listening and connecting sockets

@@ -9,9 +9,10 @@ slower, with a copy and a buffer of a quarter of a megabyte per read.
 import asyncio
 import contextlib
 import os
-import select
 import socket
 from typing import TYPE_CHECKING, Protocol
+
+from qmpserver.monitor.readiness import is_hung_up, pollable, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ READ_SIZE = 16384
 
 _MAX_FDS = 16
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
-_RIGHTS_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_RIGHTS_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # macOS has none
 
 
 class Owner(Protocol):
@@ -104,8 +105,8 @@ class Channel:
         "_reading",
         "_sink",
         "_sock",
+        "_stop_watch",
         "_unsent",
-        "_watch",
         "_writing",
         "on_close",
     )
@@ -125,7 +126,7 @@ class Channel:
         self._descriptors: set[int] = set()
         self._fds: list[int] = []
         self._flushed: asyncio.Future[None] | None = None
-        self._watch: select.epoll | None = None
+        self._stop_watch: Callable[[], None] | None = None
         self._sock: socket.socket | None
         self.on_close: Callable[[], None] | None = None
         self._read: Callable[[], bytes]
@@ -140,7 +141,7 @@ class Channel:
             if close_descriptors:
                 self._descriptors = {source, sink} - {-1}
             self._read = self._read_descriptor
-            self._polled = source >= 0 and _pollable(source)
+            self._polled = source >= 0 and pollable(source)
 
     def start(self, owner: Owner) -> None:
         """Start reading, and tell `owner` of everything."""
@@ -149,17 +150,18 @@ class Channel:
         self.resume()
 
     def watch(self) -> None:
-        """Until `start`, read nothing, but close when the client leaves."""
-        # The loop waits for readable sockets only, and a socket with unread bytes stays readable.
-        self._watch = select.epoll(1)
-        self._watch.register(self._reader, select.EPOLLRDHUP)
-        self._loop.add_reader(self._watch.fileno(), self.close)
+        """Until `start`, read nothing, but close when the client leaves.
+
+        Raises:
+            OSError: The client cannot be watched.
+        """
+        assert self._sock is not None
+        self._stop_watch = watch(self._loop, self._sock, self.close)
 
     def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._loop.remove_reader(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
+        if self._stop_watch is not None:
+            self._stop_watch()
+            self._stop_watch = None
 
     @property
     def closed(self) -> bool:
@@ -297,7 +299,7 @@ class Channel:
         if self._sock is None:
             # The writing side leads somewhere else, where output may still be wanted.
             self._reader = -1
-        elif _is_hung_up(self._sock):
+        elif is_hung_up(self._sock):
             self.close()
         elif self._owner is not None:
             self._reader = -1
@@ -334,23 +336,7 @@ class Channel:
             for fd in self.take_fds():
                 os.close(fd)
             for fd in received:
+                os.set_inheritable(fd, False)
                 with contextlib.suppress(OSError):
                     os.set_blocking(fd, True)
             self._fds = received
-
-
-def _is_hung_up(sock: socket.socket) -> bool:
-    """Return whether the peer has closed both directions, as far as the system knows."""
-    poll = select.poll()
-    poll.register(sock, 0)
-    return any(happened & select.POLLHUP for _, happened in poll.poll(0))
-
-
-def _pollable(fd: int) -> bool:
-    """Return whether epoll accepts `fd`; regular files and /dev/null, always ready, it refuses."""
-    with select.epoll() as poll:
-        try:
-            poll.register(fd, select.EPOLLIN)
-        except PermissionError:
-            return False
-    return True

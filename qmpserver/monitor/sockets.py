@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import stat
+import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -28,7 +29,10 @@ __all__ = [
     "socket_file",
 ]
 
-_PATH_ROOM = 108
+# macOS and the BSDs have shorter addresses and no names outside the file system.
+_LINUX = sys.platform == "linux"
+_PATH_ROOM = 108 if _LINUX else 104
+_MODE = 0o600
 _LOCK_PATIENCE = 10.0  # seconds
 _LOCK_AGAIN = 0.01  # seconds
 
@@ -170,8 +174,10 @@ def _unix_name(address: UnixAddress) -> bytes:
     path = os.fsencode(address.path)
     if not path:  # the kernel would choose an abstract name, open to every user
         raise DeviceError("a UNIX socket needs a path")
+    if address.abstract and not _LINUX:
+        raise DeviceError(f"UNIX socket '{address.path}': abstract=on is for Linux only")
     room = _PATH_ROOM - 1 if address.abstract else _PATH_ROOM
-    # The system allows a path of 108 bytes, but Python needs one for a terminating zero.
+    # The system allows a path that fills it, but Python needs a byte for a terminating zero.
     if len(path) > _PATH_ROOM - 1:
         raise DeviceError(
             f"UNIX socket path '{address.path}' is too long",
@@ -187,13 +193,16 @@ def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
     name = _unix_name(address)
     sock = _unix_socket()
     with _reporting(f"Failed to bind socket to {address.path}", sock):
-        os.fchmod(sock.fileno(), 0o600)  # the file gets this mode, less the umask
+        if _LINUX:
+            os.fchmod(sock.fileno(), _MODE)  # the file gets this mode, less the umask
         try:
             sock.bind(name)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or address.abstract:
                 raise
             _replace(name, sock)
+        if not _LINUX:  # nobody can have connected: it does not listen yet
+            os.chmod(name, os.lstat(name).st_mode & _MODE)
     with _reporting("Failed to listen on socket", sock):
         sock.listen(backlog)
     return sock

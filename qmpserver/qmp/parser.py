@@ -10,12 +10,11 @@ import enum
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
-import orjson
-
 from qmpserver.qmp.errors import CommandError, ParseError
 from qmpserver.qmp.large import Large, LongString, Name, Steps, Tape
 from qmpserver.qmp.lexer import MAX_TOKEN_SIZE, Lexer, Token, TokenKind
 from qmpserver.qmp.literals import long_scalar, long_stray, parse_error, scalar, stray
+from qmpserver.qmp.plain import loads
 
 __all__ = ["MAX_NESTING", "MAX_TOKEN_COUNT", "Parser"]
 
@@ -275,8 +274,8 @@ class Parser:
     Not thread-safe; one parser serves one stream.
 
     Args:
-        fast: Parse plain messages with orjson.  The result is the same without, and
-            tests compare the two.
+        fast: Parse plain messages with a general library.  The result is the same
+            without, and tests compare the two.
     """
 
     __slots__ = (
@@ -472,7 +471,7 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         The rest, for the slow path, which handles everything.
     """
     # Single quotes outside of strings, control characters and bad bytes are
-    # errors in orjson, too.  Escapes and non-ASCII characters are excluded here;
+    # errors in both libraries, too.  Escapes and non-ASCII characters are excluded here;
     # _is_plain() finds the remaining differences.
     if b"\\" in data or not data.isascii():
         return data
@@ -484,8 +483,8 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         if len(line) > _FAST_LINE:
             break
         try:
-            message = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            message = loads(line)
+        except ValueError:
             if not line or line == b"\r":
                 start += len(line) + 1
                 continue
@@ -498,7 +497,7 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
 
 
 def _is_plain(line: bytes, message: dict[str, Any]) -> bool:
-    """Return whether orjson's result for `line` is certainly QEMU's, too.
+    """Return whether the library's result for `line` is certainly QEMU's, too.
 
     It is not if there may be duplicate keys (more colons than keys, perhaps inside of
     strings), nor with doubles: QEMU's dialect decides which integers become doubles, and

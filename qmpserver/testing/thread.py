@@ -302,16 +302,21 @@ class ServerThread(Questions):
         return fake
 
     async def _machine(self, ended: asyncio.Event, stack: contextlib.AsyncExitStack) -> Server:
-        from qmpserver.cli.assembly import assemble
         from qmpserver.cli.commandline import parse_command_line
         from qmpserver.cli.settings import CommandLineError
 
         accel = self._accel if "," in self._accel else f"{self._accel},dirty-ring-size=4096"
         try:
             settings = parse_command_line(["-accel", accel, "-smp", str(self._smp or 1)])
+            from qmpserver.cli.assembly import assemble
+
             machine, server = await assemble(settings, stack)
         except CommandLineError as error:
             raise ValueError(str(error)) from None
+        except ImportError as error:
+            if not (error.name or "").startswith("qmpserver.vm"):
+                raise
+            raise ValueError(str(error)) from None  # it says how to get the native engine
         machine.finished = ended
         machine.start()
         return server

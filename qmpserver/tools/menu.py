@@ -50,10 +50,7 @@ class _Lazy(argparse.ArgumentParser):
         except ImportError as error:
             if not (error.name or "").startswith(ENGINE):
                 raise
-            raise QmpctlError(
-                f"{self.prog.removeprefix('qmpctl ')} needs the engine, which cannot be imported: "
-                f"{error.msg}"
-            ) from None
+            raise QmpctlError(f"{self.prog.removeprefix('qmpctl ')}: {error.msg}") from None
         self._module = ""
         self.description = module.__doc__
         self.set_defaults(run=getattr(module, "run", None))

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class Migration:
         directory = self._socket.enter_context(
             tempfile.TemporaryDirectory(prefix="qmpctl-", ignore_cleanup_errors=True)
         )
-        if (owner := _user(self.destination.client.socket)) != os.geteuid():
+        if (owner := _user(self.destination.client)) != os.geteuid():
             try:
                 os.chown(directory, owner, -1)
             except OSError:
@@ -310,9 +311,11 @@ class Migration:
         )
 
 
-def _user(connection: socket.socket) -> int:
+def _user(client: Client) -> int:
     """Return the user ID of the process that listens on a UNIX socket."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    if sys.platform != "linux":  # the file's owner: each system asks for the peer in its own way
+        return os.stat(str(client.address.where)).st_uid
+    credentials = client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(struct.unpack("3i", credentials)[1])
 
 

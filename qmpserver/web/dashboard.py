@@ -5,10 +5,10 @@ The files are read at the start: no path of a client's is looked up in the file 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
 from aiohttp import web
 
 from qmpserver.web.help import describe
@@ -55,5 +55,5 @@ class Dashboard:
         return web.Response(body=body, content_type=content_type, charset="utf-8")
 
     async def _help(self, _request: web.Request) -> web.Response:
-        body = orjson.dumps(describe(self._schema))
+        body = json.dumps(describe(self._schema)).encode()
         return web.Response(body=body, content_type="application/json")

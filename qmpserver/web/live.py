@@ -7,10 +7,9 @@ Commands and events use `/qmp`.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from qmpserver._version import VERSION
 from qmpserver.web.broadcast import Broadcast
@@ -40,7 +39,7 @@ class Live:
         app.on_shutdown.append(self._finish)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        return await self._watchers.serve(request, orjson.dumps(self.machine()), self._start)
+        return await self._watchers.serve(request, _encoded(self.machine()), self._start)
 
     def _start(self) -> None:
         if self._task is None:
@@ -51,7 +50,7 @@ class Live:
         due = loop.time()
         try:
             while len(self._watchers):
-                await self._watchers.send(orjson.dumps(self.frame()))
+                await self._watchers.send(_encoded(self.frame()))
                 due = max(due + INTERVAL, loop.time())
                 await asyncio.sleep(due - loop.time())
         finally:
@@ -107,6 +106,10 @@ class Live:
                 "cancel-to-wake": trimmed(reaper.cancel_to_wake),
             },
         }
+
+
+def _encoded(frame: dict[str, Any]) -> bytes:
+    return json.dumps(frame, separators=(",", ":")).encode()
 
 
 def trimmed(histogram: list[int]) -> list[int]:

@@ -49,10 +49,9 @@ def test_stand_in_needs_no_machine(options: str) -> None:
 def test_machine_says_that_the_engine_was_not_built(accel: str) -> None:
     ran = run(EXTENSION, "-accel", accel)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr == (
-        f"qmpserver: the native engine was not built (No module named '{EXTENSION}'): with a C "
-        "compiler and Python's headers, `pip install` builds it; -fake does not need it\n"
-    )
+    assert ran.stderr.startswith("qmpserver: the native engine was not built")
+    assert ran.stderr.endswith("; -fake does not need it\n")
+    assert ran.stderr.count("\n") == 1
 
 
 def test_another_missing_module_is_an_internal_error() -> None:

@@ -1,6 +1,7 @@
 """The sdist and the wheel: contents, metadata, and that an installation works on its own."""
 
 import email
+import os
 import subprocess
 import sys
 import tarfile
@@ -58,8 +59,25 @@ def test(qmp_server, qmp):
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, timeout=300)
+PURE = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from qmpserver.testing import ServerThread
+
+with ServerThread() as server:
+    assert server.running
+try:
+    ServerThread(accel="soft").__enter__()
+except ValueError as error:
+    print(error)
+"""
+PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from qmpserver.{} import main; main()"
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, text=True, capture_output=True, timeout=300, env=os.environ | env
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -93,8 +111,9 @@ def test_wheel_contents(built: dict[str, Path]) -> None:
         if name != "qmpserver/schema"
         and (not name.endswith((".c", ".h", ".md")) or "/static/" in name)
     }
-    extension = {name for name in names if name.startswith(NATIVE) and name.endswith(".so")}
-    assert len(extension) == 1
+    extension = {f"{NATIVE}_native.abi3.so"}  # one for all versions of Python
+    assert "-cp311-abi3-linux_" in built[".whl"].name
+    assert extension <= names
     assert names - extension == wanted
 
 
@@ -147,3 +166,44 @@ def test_installed_alone_it_works(built: dict[str, Path], tmp_path: Path, until:
         reader.run("python", fixtures)
     (tmp_path / "test_it.py").write_text(PLUGIN)
     run(python, "-m", "pytest", "-W", "error", "test_it.py", cwd=tmp_path)
+
+
+def test_without_a_compiler_there_is_no_engine(built: dict[str, Path], tmp_path: Path) -> None:
+    """Python's own modules are all that the rest needs."""
+    with tarfile.open(built[".gz"]) as sdist:
+        sdist.extractall(tmp_path, filter="tar")
+    (source,) = tmp_path.iterdir()
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    run(*build, cwd=source, CC="no-such-compiler")
+    (wheel,) = (source / "dist").iterdir()
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        archive.extractall(installed)
+
+    base = Path(sys.base_prefix) / "bin" / Path(sys.executable).name
+    bare: list[str | Path] = [base, "-ISW", "error", "-c"]
+
+    def ended(module: str, *arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [*bare, PROGRAM.format(module), installed, *arguments],
+            input='{"execute": "qmp_capabilities"}{"execute": "quit"}',
+            text=True,
+            capture_output=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    status, shown, said = ended("cli.main", "-fake", "default", "-qmp", "stdio")
+    assert (status, said, '"event": "SHUTDOWN"' in shown) == (0, "", True)
+    why = run(*bare, PURE, installed, cwd=tmp_path)
+    assert why.startswith("the native engine was not built")
+    why = why.rstrip()
+    assert ended("cli.main", "-accel", "soft", "-qmp", "stdio") == (
+        1,
+        "",
+        f"qmpserver: {why}; -fake does not need it\n",
+    )
+    # The program exits with the status that main() returns.
+    assert ended("tools.qmpctl", "bench", "cancel")[2] == f"qmpctl: bench cancel: {why}\n"

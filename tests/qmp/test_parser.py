@@ -4,15 +4,26 @@ Words and places of errors were taken from QEMU 7.2's answers.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import qmpserver.qmp.parser
 from qmpserver.qmp import ParseError, Parser
+from qmpserver.qmp.plain import loads, stdlib_loads
+
+
+@pytest.fixture(
+    scope="module", params=[loads, stdlib_loads], ids=["fastest", "stdlib"], autouse=True
+)
+def library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run each test with each library that the fast path may have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qmpserver.qmp.parser, "loads", request.param)
+        yield
 
 
 def parse(data: bytes, *, fast: bool = True) -> list[Any]:
@@ -226,11 +237,22 @@ def same(left: list[Any], right: list[Any]) -> bool:
 @example(b'{"a":1,"\\u0061":2}')
 @example(b'{"a":[{"b":":","b":1}]}')
 @example(b'{"a":18446744073709551616}')
+@example(b'{"a":-9223372036854775809}')
+@example(b'{"a":NaN}')
+@example(b'{"a":-Infinity}')
+@example(b'{"a":"\x7f"}')
+@example(b'{"a":\x0c1}')
 @example(b'{"a":0e5}')
 @example(b'{"a":-0}')
 @given(_documents)
 def test_fast_path_gives_what_the_dialect_gives(data: bytes) -> None:
     assert same(Parser().feed(data), Parser(fast=False).feed(data))
+
+
+def test_the_fast_path_leaves_deep_nesting_to_the_other() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        stdlib_loads(b"[" * 100_000)
+    assert parse(b'{"a":' + b"[" * 1024)[0] == ("error", "JSON nesting depth limit exceeded")
 
 
 @pytest.mark.slow
@@ -251,4 +273,4 @@ def test_strict_json_is_read_as_such(value: dict[str, Any]) -> None:
     encoded = json.dumps(value).encode()
     [message] = Parser().feed(encoded)
     if not isinstance(message, ParseError):  # noncharacters
-        assert message == orjson.loads(encoded)
+        assert message == json.loads(encoded)

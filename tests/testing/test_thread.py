@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from qmpserver.monitor import DeviceError
 from qmpserver.standin import ScenarioError
 from qmpserver.testing import ServerThread, thread
-from tests.conftest import Until
+from tests.conftest import Until, require_engine
 
 PATIENCE = 10.0
 NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
@@ -118,6 +119,8 @@ def test_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("accel", ["fake", "soft"])
 def test_after_quit(until: Until, accel: str) -> None:
+    if accel == "soft":
+        require_engine()
     server = ServerThread(accel=accel)
     with pytest.raises(RuntimeError, match="has not been started: use it in a with block"):
         server.emit("STOP")
@@ -241,6 +244,8 @@ def test_a_waiter_whose_loop_was_closed_costs_no_message() -> None:
 
 @pytest.mark.parametrize("accel", ["fake", "soft"])
 def test_messages_are_kept_once(accel: str) -> None:
+    if accel == "soft":
+        require_engine()
     with ServerThread(accel=accel) as server:
         with client(server.path), client(server.add_monitor()):
             pass
@@ -308,6 +313,30 @@ with ServerThread(smp=2) as server, socket.socket(socket.AF_UNIX) as client:
     server.wait_received("qmp_capabilities")
 print("served")
 """
+
+
+MACHINE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "qmpserver.vm.accel.native._native":
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocked())
+from qmpserver.testing import ServerThread
+try:
+    with ServerThread(accel="soft"):
+        print("served")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_machine_without_the_engine_says_how_to_get_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MACHINE], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert re.fullmatch("the native engine (was not built|needs).*\n", done.stdout)
 
 
 def test_a_fake_needs_no_native_code() -> None:

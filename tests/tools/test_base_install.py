@@ -1,6 +1,7 @@
 """qmpctl without its extras, and without the engine, is of full use but for what needs them."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from qmpserver.tools.address import address
 from qmpserver.tools.client import Client
 from qmpserver.tools.errors import ServerError
 from qmpserver.tools.qmpctl import COMMANDS
-from tests.conftest import Until
+from tests.conftest import Until, require_engine
 from tests.tools.conftest import PATIENCE, serving
 
 EXTRAS = ["argcomplete", "aiohttp", "matplotlib", "prometheus_client", "qemu", "rich", "textual"]
@@ -113,16 +114,17 @@ def test_record_and_replay(here: str, tmp_path: Path) -> None:
         (
             ENGINE,
             ["bench", "cancel"],
-            "bench cancel needs the engine, which cannot be imported: "
-            "No module named 'qmpserver.vm'",
-        ),
-        (
-            ["qmpserver.vm.accel.native._native"],
-            ["guest", "--output", "x"],
-            "guest needs the engine, which cannot be imported: "
-            "No module named 'qmpserver.vm.accel.native._native'",
+            "bench cancel: No module named 'qmpserver.vm'",
         ),
     ],
 )
 def test_one_line_names_what_is_missing(refused: list[str], words: list[str], said: str) -> None:
+    if "--plot" in words:
+        require_engine()
     assert without(refused, *words) == (1, "", f"qmpctl: {said}\n")
+
+
+def test_the_engine_is_told_how_to_get() -> None:
+    status, shown, said = without(["qmpserver.vm.accel.native._native"], "guest", "--output", "x")
+    assert (status, shown) == (1, "")
+    assert re.fullmatch("qmpctl: guest: the native engine (was not built|needs).*\n", said)

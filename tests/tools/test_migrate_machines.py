@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import HAS_KVM, Until, listens
+from tests.conftest import HAS_KVM, Until, listens, require_engine
 from tests.tools.conftest import BIN, PATIENCE, Run
 
 GUEST = {"size": "1M", "rate": "40"}
@@ -33,6 +33,7 @@ def machine(request: pytest.FixtureRequest, qmpctl: Run, tmp_path: Path) -> list
         assert qmpctl("guest", "--output", str(image), *words).returncode == 0
         accel = "kvm,dirty-ring-size=4096" if HAS_KVM else "tcg"
         return ["qemu-system-x86_64", "-accel", accel, "-bios", str(image)]
+    require_engine()
     if kind == "kvm":
         request.getfixturevalue("kvm")
     guest = ",".join(["dirty", *(f"{key}={value}" for key, value in GUEST.items())])

@@ -2,16 +2,19 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+import qmpserver.tools.migration
 from qmpserver.tools.address import ServerAddress
 from qmpserver.tools.errors import RefusedError, ServerError, UsageError
 from qmpserver.tools.figures import Figures
-from qmpserver.tools.migration import Migration, Outcome
+from qmpserver.tools.migration import Migration, Outcome, _user
 
 if TYPE_CHECKING:
     from qmpserver.tools.client import Client
@@ -50,8 +53,11 @@ Look = Callable[[Figures], object]
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Answers] = []
+    user = os.geteuid()
+    if sys.platform != "linux":  # there it is the owner of a file, and no file is here
+        monkeypatch.setattr(qmpserver.tools.migration, "_user", lambda _: user)
 
     def one(path: str, **results: Any) -> Answers:
         made.append(Answers(path, **results))
@@ -179,6 +185,15 @@ def test_the_private_socket_of_another_user(make: Make, monkeypatch: pytest.Monk
     destination = make("/b", query_status=[INMIGRATE])
     with pytest.raises(UsageError, match=r"^give --uri: unix:/b is of another user$"):
         followed(make("/a"), destination)
+
+
+def test_the_user_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the owner of the socket's file."""
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+    monkeypatch.setattr(os, "stat", {"/b": SimpleNamespace(st_uid=7)}.__getitem__)
+    client = Answers("/b")
+    assert _user(cast("Client", client)) == 7
+    client.close()
 
 
 def test_no_private_socket_between_machines(make: Make) -> None:

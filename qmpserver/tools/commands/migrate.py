@@ -213,7 +213,7 @@ class _Interrupt:
         self.number = 0
 
     def __enter__(self) -> _Interrupt:
-        self.fd = os.eventfd(0)
+        self.fd, self._writer = os.pipe()
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -221,12 +221,13 @@ class _Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(self.fd)
+        os.close(self._writer)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
-        os.eventfd_write(self.fd, 1)
+        os.write(self._writer, b"\0")
 
 
 @contextlib.contextmanager

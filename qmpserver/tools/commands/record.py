@@ -107,8 +107,9 @@ def _bound(path: str) -> socket.socket:
     """
     bound = socket.socket(socket.AF_UNIX)
     try:
-        os.fchmod(bound.fileno(), 0o600)  # the file gets this mode, less the umask
         bound.bind(path)
+        # Nobody can have connected: it does not listen yet.
+        os.chmod(path, os.lstat(path).st_mode & 0o600)
     except OSError:
         bound.close()
         raise

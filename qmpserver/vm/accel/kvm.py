@@ -56,8 +56,8 @@ class _Descriptor:
             OSError: The call failed.
         """
         if isinstance(arg, int):
-            arg = ffi.cast("unsigned long", arg)
-        result: int = lib.ioctl(self.fd, request, arg)
+            arg = ffi.cast("void *", arg)
+        result: int = lib.kvm_ioctl(self.fd, request, arg)
         if result < 0:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         return result
@@ -246,6 +246,8 @@ class KvmAccelerator:
         self._first: dict[str, Any] = {}  # the initial state
         self._open: list[Any] = []  # closed by close(), last first
         self.engine: Engine
+        if (machine := os.uname().machine) != "x86_64":
+            raise AcceleratorError(f"KVM is used on x86-64 only, this is {machine}")
         try:
             self._kvm = self._keep(Kvm())
         except OSError as error:

@@ -1,9 +1,11 @@
 """The build of the native data plane with cffi, in API mode.
 
 The C compiler takes constants and the layout of KVM's structures from the system's `linux/kvm.h`;
-SYSTEM only names the ones that Python uses.
+SYSTEM and KVM only name the ones that Python uses. Where the extension cannot be compiled,
+the installation goes on without it.
 """
 
+import os
 from pathlib import Path
 
 from cffi import FFI
@@ -34,23 +36,26 @@ HEADERS = [
 ROOT = "qmpserver/vm/accel/native"
 SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*.c") if path.name[0] != "_")
 
-# The C library's types in the engine's structures; KVM's structures and constants that Python uses.
+# The C library's types in the engine's structures; what all accelerators use of KVM's interface.
 SYSTEM = """
-int ioctl(int fd, unsigned long request, ...);
 int fallocate(int fd, int mode, long offset, long length);
 #define FALLOC_FL_PUNCH_HOLE ...
 #define FALLOC_FL_KEEP_SIZE ...
 
 typedef struct { ...; } pthread_mutex_t;
-typedef unsigned long pthread_t;
+typedef struct { ...; } pthread_t;
 typedef void *timer_t;
 typedef struct { ...; } sem_t;
 
 #define KICK_SIGNAL ...
+#define KVM_EXIT_SHUTDOWN ...
 
 struct kvm_dirty_gfn { uint32_t flags; uint32_t slot; uint64_t offset; ...; };
 struct kvm_run { uint8_t immediate_exit; uint32_t exit_reason; ...; };
+"""
 
+# For Python's side of the accelerator KVM, which is x86-64's: other architectures differ.
+KVM = """
 struct kvm_segment {
     uint64_t base; uint32_t limit; uint16_t selector;
     uint8_t type, present, dpl, db, s, l, g, avl; ...;
@@ -131,7 +136,6 @@ struct kvm_cpuid2 { uint32_t nent; uint32_t padding; struct kvm_cpuid_entry2 ent
 #define KVM_CAP_XCRS ...
 #define KVM_CAP_XSAVE2 ...
 #define KVM_CAP_TSC_CONTROL ...
-#define KVM_EXIT_SHUTDOWN ...
 #define KVM_MEM_READONLY ...
 #define KVM_MEM_LOG_DIRTY_PAGES ...
 #define KVM_DIRTY_LOG_PAGE_OFFSET ...
@@ -156,6 +160,8 @@ def _declarations(header: str) -> str:
 
 ffibuilder = FFI()
 ffibuilder.cdef(SYSTEM)
+if os.uname().machine == "x86_64":
+    ffibuilder.cdef(KVM)
 for _header in HEADERS:
     ffibuilder.cdef(_declarations(_header))
 ffibuilder.set_source(
@@ -168,5 +174,5 @@ ffibuilder.set_source(
     ],
     include_dirs=[ROOT],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
-    py_limited_api=False,
+    optional=True,
 )

@@ -2,7 +2,8 @@
  * The machine code of the built-in guest `dirty`, and the firmware page that starts it on a PC.
  *
  * To the host both are data: bytes that are copied to guest memory. They are written in assembly, so that the
- * same instructions come out whatever the compiler and its flags.
+ * same instructions come out whatever the compiler and its flags. Other assemblers than x86's leave both empty:
+ * the software accelerator runs guest_dirty_next() instead.
  */
 #include "guest.h"
 
@@ -37,6 +38,7 @@ _Static_assert(offsetof(struct dirty_guest, progress) == 40, "PROGRESS");
  * There are two loops: the usual one, which looks at the control block before every store, and a tight one
  * for sequential stores at full speed, left after 256 of them or at the end of the set.
  */
+#ifdef __x86_64__
 __asm__(
 	".pushsection .rodata\n"
 	".balign 64\n"
@@ -284,3 +286,14 @@ __asm__(
 	".code64\n"
 	".popsection\n"
 );
+#else
+__asm__(
+	".pushsection .rodata\n"
+	".globl guest_dirty_code, guest_dirty_code_end, guest_boot_page, guest_boot_page_end\n"
+"guest_dirty_code:\n"
+"guest_dirty_code_end:\n"
+"guest_boot_page:\n"
+"guest_boot_page_end:\n"
+	".popsection\n"
+);
+#endif

@@ -12,6 +12,10 @@
 
 #include "engine.h"
 
+#ifndef sigev_notify_thread_id /* musl and newer glibc have the name */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
 /*
  * A write to this MSR has KVM write the time to the given page at once: three times, so that a reader sees
  * whether it is whole, and each write pushes an entry. The address is the VM's, not the vCPU's, and the guest could
@@ -23,6 +27,11 @@
 
 /* initial-exec: a signal handler must not be the one to allocate thread-local storage */
 static __thread struct kvm_run *own_run __attribute__((tls_model("initial-exec")));
+
+int kvm_ioctl(int fd, unsigned long request, void *arg)
+{
+	return ioctl(fd, request, arg);
+}
 
 static void on_kick(int sig)
 {
@@ -63,7 +72,7 @@ static int kvm_thread_init(struct vcpu *vcpu)
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_THREAD_ID;
 	event.sigev_signo = KICK_SIGNAL;
-	event._sigev_un._tid = vcpu->tid;
+	event.sigev_notify_thread_id = vcpu->tid;
 	if (timer_create(CLOCK_MONOTONIC, &event, &vcpu->look_timer) < 0)
 		return errno;
 	mask_kick(SIG_UNBLOCK);
@@ -186,6 +195,7 @@ static int kvm_log_dirty_pages(struct engine *engine, bool on)
 	return 0;
 }
 
+#ifdef __x86_64__
 static void kvm_push_canaries(struct engine *engine, uint32_t count)
 {
 	_Alignas(struct kvm_msrs) uint8_t buffer[sizeof(struct kvm_msrs) +
@@ -202,6 +212,13 @@ static void kvm_push_canaries(struct engine *engine, uint32_t count)
 	msrs->nmsrs = writes + 1;
 	ioctl(engine->kvm.canary_fd, KVM_SET_MSRS, msrs); /* the ring tells whether it succeeded */
 }
+#else
+static void kvm_push_canaries(struct engine *engine, uint32_t count)
+{
+	(void)engine; /* no other architecture has the MSR: no canary is made there */
+	(void)count;
+}
+#endif
 
 static void kvm_free_vcpu(struct vcpu *vcpu)
 {

@@ -15,6 +15,9 @@ struct kvm_vm {
 	int canary_fd; /* of the canary's vCPU */
 	uint64_t canary_gpa; /* its page */
 };
+
+/* ioctl(), whose declaration differs between C libraries. */
+int kvm_ioctl(int fd, unsigned long request, void *arg);
 /* cdef end */
 
 int kvm_install_kick(void);

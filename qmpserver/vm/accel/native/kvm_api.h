@@ -1,11 +1,15 @@
 /*
- * linux/kvm.h, and the numbers that headers older than 6.1 lack. Having a number says nothing of the running
- * kernel: whoever uses one asks KVM_CHECK_EXTENSION first.
+ * linux/kvm.h of Linux 5.15 or later, and the numbers that headers older than 6.1 lack. Having a number says nothing of
+ * the running kernel: whoever uses one asks KVM_CHECK_EXTENSION first.
  */
 #ifndef QMPSERVER_KVM_API_H
 #define QMPSERVER_KVM_API_H
 
 #include <linux/kvm.h>
+
+#if !defined(KVM_CAP_DIRTY_LOG_RING) || !defined(KVM_CAP_SREGS2)
+#error "linux/kvm.h of Linux 5.15 or later is needed"
+#endif
 
 #ifndef KVM_CAP_BINARY_STATS_FD
 #define KVM_CAP_BINARY_STATS_FD 203

@@ -110,16 +110,16 @@ void channel_set_state(struct channel *channel, enum channel_state state)
 
 enum channel_state channel_fail(struct channel *channel, int error_number, const char *format, ...)
 {
-	char text[64];
 	va_list args;
 	int length;
 
 	va_start(args, format);
 	length = vsnprintf(channel->error, sizeof(channel->error), format, args);
 	va_end(args);
-	if (error_number && length >= 0 && (size_t)length < sizeof(channel->error))
-		snprintf(channel->error + length, sizeof(channel->error) - (size_t)length, ": %s",
-			 strerror_r(error_number, text, sizeof(text)));
+	if (error_number && length >= 0 && (size_t)length < sizeof(channel->error)) {
+		errno = error_number; /* C libraries do not agree on strerror_r() */
+		snprintf(channel->error + length, sizeof(channel->error) - (size_t)length, ": %m");
+	}
 	return CHANNEL_FAILED;
 }
 
