@@ -23,6 +23,7 @@ _LONGEST_INTEGER = 20
 # More digits than a double needs to be rounded correctly, if one more tells of the rest.
 _DIGITS = 800
 _UNICODE_ESCAPES = re.compile(rb"(?:\\u[0-9a-fA-F]{4})++")
+_STRAY_PIECE = 128  # bytes: invalid ones are read one by one
 _LONGEST_ESCAPE = 12  # a surrogate pair
 _LONGEST_CHARACTER = 6  # in `decode_lossy`
 
@@ -76,7 +77,7 @@ def long_stray(parts: list[bytes]) -> Generator[None, None, CommandError]:
     text = Collector()
     text.add("JSON parse error, stray '")
     rest = b""
-    for piece, last in _pieces(parts):
+    for piece, last in _pieces(parts, _STRAY_PIECE):
         raw = rest + piece
         end = len(raw) if last else _character_end(raw)
         text.add(decode_lossy(raw[:end]))
@@ -90,7 +91,7 @@ def _long_string(parts: list[bytes]) -> Generator[None, None, LongString]:
     text = Collector()
     parts[0] = parts[0][1:]
     rest = b""
-    for piece, last in _pieces(parts):
+    for piece, last in _pieces(parts, PIECE):
         raw = rest + piece
         end = len(raw) - 1 if last else _character_end(raw)
         decoded, position = _unescape(raw, 0, end, end if last else end - _LONGEST_ESCAPE)
@@ -108,7 +109,7 @@ def _long_number(parts: list[bytes]) -> Generator[None, None, float]:
     power = b""  # without leading zeros
     exponent, direction = 0, 1
     fraction = rounded = scaled = False
-    for piece, _ in _pieces(parts):
+    for piece, _ in _pieces(parts, PIECE):
         mantissa, scale = (b"", piece) if scaled else (piece, b"")
         if not scaled:
             mantissa, marker, scale = piece.lower().partition(b"e")
@@ -137,12 +138,15 @@ def _long_number(parts: list[bytes]) -> Generator[None, None, float]:
     return -value if negative else value
 
 
-def _pieces(parts: list[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield the contents of `parts`, which it empties, in pieces, and whether each is the last."""
+def _pieces(parts: list[bytes], careful: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield the contents of `parts`, which it empties, in pieces, and whether each is the last.
+
+    Those with a backslash or a byte that is not ASCII have at most `careful` bytes.
+    """
     parts.reverse()
     while parts:
         part = parts.pop()
-        size = PIECE if b"\\" in part or not part.isascii() else max(len(part), 1)
+        size = careful if b"\\" in part or not part.isascii() else max(len(part), 1)
         for start in range(0, max(len(part), 1), size):
             yield part[start : start + size], not parts and start + size >= len(part)
 

@@ -21,7 +21,7 @@ EVERYTHING_IS_LARGE = {
     qmpserver.qmp.parser: {"_SMALL_TOKENS": 1, "_LONG_TOKEN": 18, "_FAST_LINE": 1, "_SETS": 2},
     qmpserver.qmp.lexer: {"PART_SIZE": 19},
     qmpserver.qmp.large: {"_SMALL_VALUES": 1, "_VALUES": 4, "_FREED": 2},
-    qmpserver.qmp.literals: {"PIECE": 5},
+    qmpserver.qmp.literals: {"PIECE": 5, "_STRAY_PIECE": 3},
     qmpserver.qmp.writer: {"PIECE": 3, "LONG_TEXT": 4, "_STEP_TOKENS": 2},
 }
 
