@@ -29,7 +29,7 @@ case "${1-}" in
 "")
 	lint
 	check "C: warnings and sanitizers" sh tests/vm/native/run.sh
-	check "pytest, in parallel" tests -n 2 --dist loadfile --no-loadscope-reorder -m "not serial"
+	check "pytest, in parallel" tests -n 3 --dist loadfile --no-loadscope-reorder -m "not serial"
 	check "pytest, one at a time" tests -m serial
 	;;
 --fast)

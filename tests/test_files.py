@@ -108,6 +108,7 @@ def test_a_pipe_that_is_full(fifo: Path) -> None:
     os.close(reader)
 
 
+@pytest.mark.slow
 def test_a_schema_that_grows_when_it_is_decompressed(tmp_path: Path) -> None:
     path = tmp_path / "schema.gz"
     path.write_bytes(gzip.compress(bytes(files.LARGEST + 1)))

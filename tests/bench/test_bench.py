@@ -131,6 +131,7 @@ def test_a_running_server_goes_on_running(qmpctl: Run, running: str) -> None:
     assert "9 vCPUs are needed, it has 2" in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start(qmpctl: Run) -> None:
     ran = qmpctl("bench", "cancel", "--server", "no-such-server")
     assert (ran.returncode, ran.stderr) == (

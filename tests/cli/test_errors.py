@@ -100,6 +100,7 @@ def test_error_in_a_callback_is_logged_and_ends_nothing(tmp_path: Path, until: U
     assert "FileNotFoundError: [Errno 2] No such file or directory: 'a-file'" in log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "options"),
     [
@@ -235,6 +236,7 @@ def test_daemon_that_a_signal_ends_before_it_is_ready(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_signal_while_the_address_of_http_is_resolved(tmp_path: Path) -> None:
     """The thread that waits for the name is left alone."""
     ran = run(
@@ -292,6 +294,7 @@ def test_signal_while_a_writer_takes_its_time(
     assert (process.returncode, shown) == (-number, "")
 
 
+@pytest.mark.slow
 def test_signal_while_standard_error_is_stuck(until: Until) -> None:
     """Not even the message can be written; the kernel ends the program then."""
     reader, writer = os.pipe()
@@ -320,6 +323,7 @@ def test_signal_while_standard_error_is_stuck(until: Until) -> None:
     os.close(writer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [SOFT, ["-fake", "default"]], ids=["machine", "stand-in"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_daemon_whose_launcher_ends_before_it_is_ready(

@@ -26,6 +26,7 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize("trace", ["t", "t.json"])
 async def test_modes(start: Start, tmp_path: Path, trace: str) -> None:
@@ -36,6 +37,7 @@ async def test_modes(start: Start, tmp_path: Path, trace: str) -> None:
     assert modes == [0o600] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     ["-pidfile {}", "-D {}", "-trace *,file={}", "-trace *,file={}.json", "-fake default,log={}"],
@@ -77,6 +79,7 @@ def test_a_pidfile_that_is_no_file(tmp_path: Path, to: str) -> None:
     assert fifo.is_fifo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to_file", [False, True])
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
 def test_the_log_on_standard_output(tmp_path: Path, name: str, to_file: bool) -> None:
@@ -115,6 +118,7 @@ WRITTEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", READ + WRITTEN)
 def test_a_pipe_without_its_other_side(tmp_path: Path, option: str) -> None:
     fifo = tmp_path / ("fifo.json" if "json" in option else "fifo")
@@ -128,6 +132,7 @@ def test_a_pipe_without_its_other_side(tmp_path: Path, option: str) -> None:
     assert list(tmp_path.iterdir()) == [fifo]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", READ)
 def test_a_device_without_an_end(option: str) -> None:
     machine = [] if "-fake" in option else SOFT
@@ -157,6 +162,7 @@ def test_a_pipe_with_a_writer() -> None:
     assert '{"return": {"name": "piped"}}' in said
 
 
+@pytest.mark.slow
 def test_a_log_whose_reader_stalls(tmp_path: Path) -> None:
     """The log ends; the program does not."""
     fifo = tmp_path / "fifo"

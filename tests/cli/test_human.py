@@ -72,6 +72,7 @@ def human(tmp_path: Path) -> list[str]:
     return ["-chardev", device, "-mon", "chardev=hmp"]
 
 
+@pytest.mark.slow
 async def test_a_limit_by_hand(
     start: "Start", machine: list[str], human: list[str], connect_human: ConnectHuman
 ) -> None:
@@ -116,6 +117,7 @@ async def test_a_limit_by_hand(
         assert await program.wait() == 0
 
 
+@pytest.mark.slow
 async def test_chosen_cpu_stays(
     start: "Start", human: list[str], connect_human: ConnectHuman
 ) -> None:
@@ -131,6 +133,7 @@ async def test_chosen_cpu_stays(
         await client.disconnect()
 
 
+@pytest.mark.slow
 async def test_a_line_that_would_hold_up_others(start: "Start") -> None:
     async with start(*SOFT) as program:
         client = await program.connect()
@@ -142,6 +145,7 @@ async def test_a_line_that_would_hold_up_others(start: "Start") -> None:
         await client.disconnect()
 
 
+@pytest.mark.slow
 async def test_going_away_while_a_command_runs(
     start: "Start", human: list[str], connect_human: ConnectHuman
 ) -> None:

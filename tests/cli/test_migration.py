@@ -102,6 +102,7 @@ async def test_passed_descriptors(launch: Launch) -> None:
             await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_a_failure_ends_the_destination(launch: Launch, tmp_path: Path, until: Until) -> None:
     async with launch("b", "-incoming", f"unix:{tmp_path}/m") as b:
         await asyncio.to_thread(until, lambda: listens(tmp_path / "m"))
@@ -127,6 +128,7 @@ async def test_a_failure_may_leave_the_destination(launch: Launch, tmp_path: Pat
         await hang_up(destination)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uri", "words"),
     [

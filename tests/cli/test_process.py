@@ -195,6 +195,7 @@ def test_passed_descriptors_are_taken_from_the_environment() -> None:
     assert environ == {"A": "b"}
 
 
+@pytest.mark.slow
 async def test_the_log(start: Start, tmp_path: Path, until: Until) -> None:
     path = tmp_path / "log"
     async with start(*SOFT, "-D", str(path), "-trace", "dirtylimit_set_vcpu") as program:
@@ -245,6 +246,7 @@ async def test_a_full_disk(
     assert len(said.splitlines()) < 4
 
 
+@pytest.mark.slow
 async def test_a_timeline_for_chrome(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     async with start(*SOFT, "-trace", f"*,file={path}") as program:
@@ -272,6 +274,7 @@ def test_unknown_trace_event() -> None:
     assert "-trace nope: warning: trace event 'nope' does not exist" in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patterns", "state"),
     [(["kvm_run_exit"], "enabled"), (["kvm_*", "-kvm_run_exit"], "disabled")],
@@ -306,11 +309,13 @@ def test_prefix_of_messages(options: list[str], prefix: str) -> None:
         assert re.fullmatch(f"{prefix}qmpserver: {re.escape(message)}", line)
 
 
+@pytest.mark.slow
 async def test_name_of_the_process(start: Start) -> None:
     async with start(*SOFT, "-name", "vm,process=a-name-of-more-than-15-bytes") as program:
         assert read_proc(program.process.pid, "comm") == "a-name-of-more-\n"
 
 
+@pytest.mark.slow
 async def test_actions_and_uuid(start: Start) -> None:
     uuid = "12345678-9ABC-def0-1234-56789abcdef0"
     async with start(*SOFT, "-uuid", uuid, "-no-shutdown", "-no-reboot") as program:
@@ -350,6 +355,7 @@ async def test_firmware(start: Start, accel: str, tmp_path: Path) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 def test_without_standard_descriptors(tmp_path: Path, until: Until) -> None:
     """A descriptor that is opened first must not become standard output."""
     path = tmp_path / "s"
@@ -373,6 +379,7 @@ def test_without_standard_descriptors(tmp_path: Path, until: Until) -> None:
             process.kill()
 
 
+@pytest.mark.slow
 def test_few_descriptors(tmp_path: Path) -> None:
     for most, cpus, needed in ((8, 1, 44), (43, 1, 44), (47, 2, 48)):
         ran = subprocess.run(
@@ -403,6 +410,7 @@ def test_two_servers_on_one_path(tmp_path: Path, until: Until) -> None:
         assert first.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_a_huge_machine(tmp_path: Path) -> None:
     """Memory is sparse: it takes space only where the guest touches it."""
     ran: Any = subprocess.run(
@@ -417,6 +425,7 @@ def test_a_huge_machine(tmp_path: Path) -> None:
     assert f'"base-memory": {1 << 40}' in ran.stdout
 
 
+@pytest.mark.slow
 async def test_a_monitor_on_nothing(start: Start) -> None:
     """A monitor on /dev/null ends at once, and the program goes on."""
     async with start(*SOFT, "-chardev", "file,id=c,path=/dev/null", "-mon", "c") as program:

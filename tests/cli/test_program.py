@@ -112,6 +112,7 @@ async def test_refusals(
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_no_ring_no_limit(start: Start, accel: str) -> None:
     async with start("-accel", accel) as program:
         client = await program.connect()
@@ -121,6 +122,7 @@ async def test_no_ring_no_limit(start: Start, accel: str) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_run_states_and_events(start: Start, machine: list[str]) -> None:
     async with start(*machine, "-S") as program:
         client = await program.connect()
@@ -185,6 +187,7 @@ async def test_a_second_client_waits_ungreeted(start: Start) -> None:
         await writer.wait_closed()
 
 
+@pytest.mark.slow
 async def test_a_client_vanishes_in_mid_command(start: Start, machine: list[str]) -> None:
     async with start(*machine) as program:
         for tail in (b'{"execute":"stop"}', b'{"execute":"cont"}', b'{"execute":"query-st'):
@@ -197,6 +200,7 @@ async def test_a_client_vanishes_in_mid_command(start: Start, machine: list[str]
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_tcp_and_chardev(start: Start) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -231,6 +235,7 @@ async def test_other_users_cannot_connect(start: Start) -> None:
         assert program.path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_kvm_missing(tmp_path: Path) -> None:
     """Without a usable /dev/kvm the default falls back and says so; `-accel kvm` fails."""
     if os.geteuid() or subprocess.run(["unshare", "-m", "true"], check=False).returncode:

@@ -118,6 +118,7 @@ def test_standard_error_is_limited(
     assert capsys.readouterr().err == "".join(f"line {number}\n" for number in range(BURST))
 
 
+@pytest.mark.slow
 async def test_a_client_that_causes_lines(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "log"
     async with start(*SOFT, "-D", str(path)) as program:

@@ -53,6 +53,7 @@ async def test_states_and_events(start: Start, machine: list[str]) -> None:
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_reboot_as_shutdown_pauses(start: Start, machine: list[str]) -> None:
     async with start(*machine) as program:
         client, events = await listen(program)

@@ -135,6 +135,7 @@ def test_a_wrong_result_is_caught() -> None:
         SCHEMA.commands["stop"].validate_result({"stopped": True})
 
 
+@pytest.mark.slow
 async def test_command_line_options(start: Start) -> None:
     async with start(*MACHINE) as program:
         client = await program.connect()

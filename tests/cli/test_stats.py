@@ -19,6 +19,7 @@ def values(result: dict[str, Any]) -> dict[str, Any]:
     return {stat["name"]: stat["value"] for stat in result["stats"]}
 
 
+@pytest.mark.slow
 async def test_values_agree_with_their_schema(start: Start, machine: list[str], accel: str) -> None:
     async with start(*machine) as program:
         client = await program.connect()
@@ -87,6 +88,7 @@ async def test_nothing_is_wanted(start: Start, arguments: dict[str, object]) -> 
         await hang_up(client)
 
 
+@pytest.mark.slow
 async def test_as_qemu_tells_them(start: Start, kvm: None, qemu: None, tmp_path: Path) -> None:
     """The same kernel's statistics, in the same order; what they count differs."""
     options = "-accel kvm -smp 2 -nodefaults -display none -qmp stdio"

@@ -66,6 +66,7 @@ def test_exposure_is_as_stated() -> None:
     assert float(found[2]) < 1.5
 
 
+@pytest.mark.slow
 async def test_the_command_of_the_unit_serves_a_client(tmp_path: Path) -> None:
     program, *options = command()
     assert program == INSTALLED

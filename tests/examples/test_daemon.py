@@ -50,6 +50,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
         await process.wait()
 
 
+@pytest.mark.slow
 async def test_daemon(daemon: Daemon) -> None:
     assert stat.S_IMODE(daemon.path.stat().st_mode) == 0o600
     cook, guest = await daemon.connect(), await daemon.connect()
@@ -73,6 +74,7 @@ async def test_daemon(daemon: Daemon) -> None:
     await hang_up(guest)
 
 
+@pytest.mark.slow
 async def test_qmp_shell_drives_the_daemon(daemon: Daemon) -> None:
     shell = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "qemu.qmp.qmp_shell", str(daemon.path)),

@@ -57,6 +57,7 @@ async def answer(path: Path, message: bytes) -> bytes:
 REFUSED = b'"desc": "Arguments of %b are too large'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -85,6 +86,7 @@ async def test_large_arguments(
         assert says in reply
 
 
+@pytest.mark.slow
 async def test_large_arguments_that_only_the_handler_checks(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ async def test_large_arguments_that_only_the_handler_checks(
         assert REFUSED % b"loose" in refused
 
 
+@pytest.mark.slow
 async def test_names_that_are_told_in_full(registry: Registry, tmp_path: Path) -> None:
     name = b"a" * 100_000
     items = ITEM * MAX_ARGUMENTS

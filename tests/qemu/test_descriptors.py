@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import Until, listens
 
 OURS = [sys.executable, "-m", "qmpserver.cli", "-accel", "soft", "-m", "8M"]
@@ -104,6 +106,7 @@ def pass_descriptors(argv: list[str], directory: Path, until: Until) -> list[Any
     return [json.loads(re.sub(r'"fd": (\d+)', number, json.dumps(answer))) for answer in said]
 
 
+@pytest.mark.slow
 def test_descriptors(tmp_path: Path, qemu: None, until: Until) -> None:
     assert pass_descriptors(OURS, tmp_path, until) == pass_descriptors(QEMU, tmp_path, until)
 
@@ -163,6 +166,7 @@ def _disconnected(answer: Any) -> set[str]:
     return {one["label"] for one in devices if one["filename"].startswith("disconnected:")}
 
 
+@pytest.mark.slow
 def test_devices_and_yank(tmp_path: Path, qemu: None, until: Until) -> None:
     for place in ("ours", "qemu"):
         (tmp_path / place).mkdir()
@@ -171,6 +175,7 @@ def test_devices_and_yank(tmp_path: Path, qemu: None, until: Until) -> None:
     assert ours.replace("/ours/", "/qemu/") == theirs
 
 
+@pytest.mark.slow
 def test_what_was_sent_before_half_closing_is_answered(tmp_path: Path, until: Until) -> None:
     """QEMU does so too, but for the last answer now and then."""
     with running(OURS, tmp_path, until) as path:

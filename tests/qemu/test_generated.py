@@ -21,6 +21,7 @@ def pair(qemu: None) -> Iterator[Pair]:
         yield ours[0], theirs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [b"", b'{"execute": "qmp_capabilities"}'])
 def test_before_and_after_negotiation(pair: Pair, opening: bytes) -> None:
     ours, theirs = (
@@ -29,6 +30,7 @@ def test_before_and_after_negotiation(pair: Pair, opening: bytes) -> None:
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_nesting(pair: Pair) -> None:
     for depth in (1022, 1023, 1024, 1025):
         data = b'{"id":%b%b}\n' % (b"[" * depth, b"]" * depth)

@@ -240,6 +240,7 @@ def test_human_monitor_command(until: Until) -> None:
         assert ours.human("quit") == theirs.human("quit")
 
 
+@pytest.mark.slow
 def test_without_a_ring(until: Until) -> None:
     lines = ["set_vcpu_dirty_limit 5", "cancel_vcpu_dirty_limit", "info vcpu_dirty_limit"]
     with both("kvm", until) as (ours, theirs):
@@ -250,6 +251,7 @@ def test_without_a_ring(until: Until) -> None:
             assert_same(line, partial(ours.enter, keys), partial(theirs.enter, keys), until)
 
 
+@pytest.mark.slow
 def test_all_help_is_qemus(until: Until) -> None:
     with both(RING, until) as (ours, theirs):
         ours.read_prompt()

@@ -110,6 +110,7 @@ _sent = st.lists(
 ).map(b"\n".join)
 
 
+@pytest.mark.slow
 @example(
     b'{"execute":"x","id":"\\ud834\\udd1e\\ud834\\udd1e\\ud834\\udd1e\\ud834\\udd1e"}',
     16384,
@@ -144,6 +145,7 @@ def test_long_numbers(digits: str, length: int) -> None:
         same_answers(f'{{"execute":"x","id":[{text}]}}'.encode(), 100)
 
 
+@pytest.mark.slow
 def test_the_first_unexpected_member_of_many() -> None:
     """It is that of the first bucket, and within one bucket the one that came last."""
     many = ",".join(f'"k{number}":{number}' for number in range(2000))
@@ -153,6 +155,7 @@ def test_the_first_unexpected_member_of_many() -> None:
     assert len(json.loads(written.splitlines()[-1])["id"]) == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x" * 3000, "\u00e9" * 3000, "\0" * 3000, "a\U0001d11e" * 900])
 def test_long_names(name: str) -> None:
     quoted = json.dumps(name)

@@ -161,6 +161,7 @@ def test_token_count_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse(b"[1,12]", fast=False) == [[1, 12]]
 
 
+@pytest.mark.slow
 def test_token_size_limit() -> None:
     parser = Parser()
     chunk = b"a" * (1 << 20)
@@ -175,6 +176,7 @@ def test_token_size_limit() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_message_size_limit_counts_all_tokens() -> None:
     parser = Parser()
     chunk = b'"' + b"a" * (8 << 20) + b'",'
@@ -268,6 +270,7 @@ def test_packets_make_no_difference(data: bytes, sizes: list[int]) -> None:
     assert same(messages, Parser(fast=False).feed(data))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), st.text() | st.integers(-(2**63), 2**64 - 1)))
 def test_strict_json_is_read_as_such(value: dict[str, Any]) -> None:
     encoded = json.dumps(value).encode()

@@ -71,6 +71,7 @@ async def test_what_is_removed_leaves_no_trace(
         assert served.stand_in._state.budget.take(5_000)
 
 
+@pytest.mark.slow
 async def test_one_entry_is_bounded(serve: Serve) -> None:
     async with serve("default") as served:
         client = await served.client()

@@ -92,6 +92,7 @@ def bound_by_state(name: str) -> list[str]:
     return [*plain, *stateful, *["device_add", "blockdev-add", "object-add", "qom-get"] * 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", vocabulary.NAMED)
 async def test_arguments_of_any_type(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = vocabulary.load(name, Path()).schema
@@ -271,6 +272,7 @@ TRANSCRIPT = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_transcripts_with_made_up_values(tmp_path: Path) -> None:
     path = tmp_path / "a.qmp"
     texts = st.sampled_from(["</(/>", "</x{99999999999}/>", "quit", 10**400])
@@ -305,6 +307,7 @@ TEXTS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_texts_that_are_no_scenarios(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
 
@@ -341,6 +344,7 @@ KNOWN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_schemas_with_made_up_values(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     names = st.sampled_from([one["name"] for one in SCHEMA] + KNOWN)

@@ -74,6 +74,7 @@ def test_stdio(start: Start) -> None:
     assert (process.returncode, errors) == (0, b"")
 
 
+@pytest.mark.slow
 def test_unix(start: Start, tmp_path: Path, until: Until) -> None:
     path = tmp_path / "q.sock"
     process = start("none", "-qmp", f"unix:{path},server=on,wait=off")
@@ -149,6 +150,7 @@ def test_exit_status(
     assert process.returncode == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("met", [True, False])
 def test_a_signal_ends_it_with_the_same_status(
     start: Start, tmp_path: Path, until: Until, met: bool
@@ -164,6 +166,7 @@ def test_a_signal_ends_it_with_the_same_status(
     assert (b"expected stop once; it was never sent" in errors) is not met
 
 
+@pytest.mark.slow
 def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) -> None:
     log, sent = tmp_path / "log.qmp", HELLO + b'{"execute": "query-status"}\nno JSON\n' + QUIT
     process = start(f"default,log={log}", "-S", "-qmp", "stdio")

@@ -95,6 +95,7 @@ def test_started_from_go(elsewhere: Path) -> None:
     subprocess.run(["go", "test", "./..."], cwd=elsewhere, check=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("rustc") is None, reason="rustc is not installed")
 def test_started_from_rust(elsewhere: Path) -> None:
     begin, end = re.split(r"^// at the end.*$", snippet("rust"), flags=re.MULTILINE)
@@ -118,6 +119,7 @@ async def until_event(client: Raw, wanted: str, **data: object) -> None:
             return
 
 
+@pytest.mark.slow
 async def test_hotplug_as_kata_does_it(serve: Serve) -> None:
     async with serve(str(EXAMPLES / "kata-hotplug.toml")) as served:
         client = await served.client()

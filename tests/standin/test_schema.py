@@ -41,6 +41,7 @@ def schema() -> Schema:
     return Schema.from_introspection(recorded())
 
 
+@pytest.mark.slow
 def test_introspection_of_the_introspected_is_the_same(schema: Schema) -> None:
     infos = recorded()
     assert schema.introspect() == infos
@@ -67,6 +68,7 @@ def test_the_shipped_vocabulary_is_this_qemus() -> None:
     assert all(mine.flat(name) == theirs.flat(name) for name in theirs.roots())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
 def test_refusals_of_arguments_are_qemus(schema: Schema) -> None:
     """Spoil valid arguments of each command in one place, and compare both refusals."""

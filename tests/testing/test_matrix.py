@@ -20,6 +20,7 @@ def test_here(combination: Combination, tmp_path: Path) -> None:
     assert "pytest-" in run(Path(sys.executable), combination, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failure_is_told(tmp_path: Path) -> None:
     fails = Combination("fails", (), {"fails": "def test(qmp):\n    qmp.cmd('no-such')\n"})
     with pytest.raises(RuntimeError, match="The command no-such has not been found"):

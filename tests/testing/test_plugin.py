@@ -289,6 +289,7 @@ def test_a_fault(suite: pytest.Pytester) -> None:
     suite.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=2)
 
 
+@pytest.mark.slow
 def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """
@@ -418,6 +419,7 @@ def test_a_transcript_that_is_a_pipe(suite: pytest.Pytester) -> None:
         ran.stdout.fnmatch_lines(["*pause.qmp: not a regular file"])
 
 
+@pytest.mark.slow
 def test_a_transcript_is_written_and_compared_with(suite: pytest.Pytester) -> None:
     suite.makepyfile(TRANSCRIBED)
     transcript = suite.path / "pause.qmp"

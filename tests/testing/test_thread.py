@@ -339,6 +339,7 @@ def test_a_machine_without_the_engine_says_how_to_get_it() -> None:
     assert re.fullmatch("the native engine (was not built|needs).*\n", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_fake_needs_no_native_code() -> None:
     done = subprocess.run([sys.executable, "-c", PURE], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("served\n", "")

@@ -283,6 +283,7 @@ def test_top_where_every_query_is_refused(qmpctl: Run, behaving: Connected) -> N
     assert ran.stdout.startswith(f"{address}: ?, 0 vCPUs\n")
 
 
+@pytest.mark.slow
 def test_a_lone_surrogate_in_a_result(qmpctl: Run, behaving: Connected) -> None:
     named: dict[str, object] = {"return": {"name": "\ud800", "status": "\udfff"}}
     others: dict[str, dict[str, object]] = {

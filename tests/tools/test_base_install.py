@@ -81,6 +81,7 @@ def test_exec_and_schema(here: str) -> None:
     assert len(rows) == 2
 
 
+@pytest.mark.slow
 def test_record_and_replay(here: str, tmp_path: Path) -> None:
     between, file = f"unix:{tmp_path}/between", tmp_path / "transcript"
     words = ["--qmp", here, "record", "--listen", between, str(file)]

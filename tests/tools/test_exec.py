@@ -226,6 +226,7 @@ def test_zsh_completes(server: str) -> None:
         until(b"\ntested")
 
 
+@pytest.mark.slow
 def test_completion_without_a_server_says_nothing(tmp_path: Path) -> None:
     assert in_bash(f"qmpctl --qmp unix:{tmp_path}/none exec q", presses=1) == set()
 

@@ -188,6 +188,7 @@ def test_a_destination_that_listens_already(qmpctl: Run, pair: Pair) -> None:
     assert not pair[1].received("migrate-incoming")
 
 
+@pytest.mark.slow
 def test_a_uri_for_a_destination_that_listens_already(qmpctl: Run, pair: Pair) -> None:
     scripted(pair[1], {"socket-address": [{"type": "unix", "path": "/x"}]}, {"status": "completed"})
     assert qmpctl(*migrate(pair, "--uri", "tcp:[::1]:5")).returncode == 0
@@ -259,6 +260,7 @@ def test_a_cancel_without_effect(endless: Pair) -> None:
     assert destination.running
 
 
+@pytest.mark.slow
 def test_both_sides_tell_why_it_failed(qmpctl: Run, endless: Pair) -> None:
     source, destination = endless
     scripted(source, ACTIVE, {"status": "failed", "error-desc": "Broken pipe"})
@@ -289,6 +291,7 @@ def test_only_the_destination_fails(qmpctl: Run, pair: Pair) -> None:
     assert ran.stderr.startswith("qmpctl: the migration failed: destination: Wrong name; ")
 
 
+@pytest.mark.slow
 def test_the_destination_goes(endless: Pair) -> None:
     source, destination = endless
     scripted(source, ACTIVE)
@@ -364,6 +367,7 @@ def test_a_server_that_is_named_as_elsewhere(qmpctl: Run) -> None:
     assert ran.returncode == 2
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal(endless: Pair) -> None:
     source, destination = endless
     scripted(source, ACTIVE)

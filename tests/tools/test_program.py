@@ -40,6 +40,7 @@ def test_no_addresses(text: str) -> None:
         address(text)
 
 
+@pytest.mark.slow
 def test_interrupted(here: str) -> None:
     argv = [str(BIN / "qmpctl"), "--qmp", here, "top", "--csv", "--interval", "0.1"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

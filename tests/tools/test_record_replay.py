@@ -181,6 +181,7 @@ def test_recorded_and_replayed(qmpctl: Run, server: str, tmp_path: Path, until: 
     assert ran.returncode == 2
 
 
+@pytest.mark.slow
 def test_recording_to_a_full_disk(server: str, tmp_path: Path, until: Until) -> None:
     here = tmp_path / "a.sock"
     argv = [str(BIN / "qmpctl"), "--qmp", server, "record", "--listen", f"unix:{here}", "/dev/full"]
@@ -207,6 +208,7 @@ def test_what_socat_saw(qmpctl: Run, server: str, tmp_path: Path, until: Until) 
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
+@pytest.mark.slow
 def test_record_without_a_server(qmpctl: Run, tmp_path: Path, until: Until) -> None:
     here = tmp_path / "a.sock"
     argv = [str(BIN / "qmpctl"), "record", "--qmp", f"unix:{tmp_path}/none", "--listen"]

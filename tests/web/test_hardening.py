@@ -101,6 +101,7 @@ async def test_who_says_too_little_is_disconnected(
     assert await connection.ends() == b""
 
 
+@pytest.mark.slow
 async def test_who_says_it_slowly_is_disconnected(impatient: None, site: Web, raw: Any) -> None:
     connection = await raw("GET / HTTP/1.1\r\n")
     ended = asyncio.create_task(connection.ends())

@@ -47,6 +47,7 @@ async def test_first_the_machine_then_a_frame_each_interval(
     assert {len(one[key]) for one in frames for key in ("limits", "waiting")} == {VCPUS}
 
 
+@pytest.mark.slow
 async def test_watching_does_not_track(site: Web, http: aiohttp.ClientSession) -> None:
     async with watching(site, http) as ws:
         await frame(ws)

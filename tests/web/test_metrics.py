@@ -184,6 +184,7 @@ async def test_commands_by_name_and_result(site: Web, http: aiohttp.ClientSessio
     assert after.value("qmpserver_monitor_clients", mode="readline") == 0
 
 
+@pytest.mark.slow
 async def test_the_run_state(site: Web, http: aiohttp.ClientSession) -> None:
     async def states() -> dict[str, float]:
         samples = (await scrape(site, http)).samples()["qmpserver_run_state"]

@@ -35,6 +35,7 @@ def token_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 async def test_tls(server: Server, machine: Machine, token_file: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
@@ -119,6 +120,7 @@ async def test_a_live_socket_is_not_taken_away(
     assert stat.S_ISSOCK(os.stat(behind_a_proxy).st_mode)
 
 
+@pytest.mark.slow
 async def test_nginx_in_front(
     server: Server, machine: Machine, token_file: Path, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def assert_sensible(decision: Decision) -> None:
     assert decision.expected_downtime >= 0
 
 
+@pytest.mark.slow
 @given(st.sampled_from(POLICIES), st.lists(LOOKS, min_size=1, max_size=8))
 def test_any_figures_get_an_answer(make: Callable[[], Policy], looks: list[Look]) -> None:
     """Also figures that no guest has: an error would end the migration."""
@@ -160,6 +161,7 @@ def test_auto_converge_ends_late_and_sends_much() -> None:
     assert throttles == {0, *range(20, 100, 10), 99}
 
 
+@pytest.mark.slow
 def test_dirty_limit_is_sooner_the_lower_it_is() -> None:
     outcomes = [migrate(DirtyLimit(limit)) for limit in (20, 50, 80, 100)]
     totals = [outcome.total for outcome in outcomes]
@@ -177,6 +179,7 @@ def test_the_promise_is_sooner_and_lets_the_guest_write_more(cold_first: bool) -
     assert ours.dirtied > 1.3 * best.dirtied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [400, 1500])
 def test_hot_spots_are_not_sent_over_and_over(rate: float) -> None:
     ours = migrate(Promise(), rate=rate, downtime=0.1, total=3.5, hot=0.1, cold_first=True)

@@ -89,6 +89,7 @@ def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -
     assert all(limit == 0 or limit > 20 for limit in limits), "never held"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cold_first", [True, False])
 @pytest.mark.parametrize("total", [5, 20])
 def test_a_limit_that_can_wait_comes_late(total: float, cold_first: bool) -> None:
@@ -102,6 +103,7 @@ def test_a_limit_that_can_wait_comes_late(total: float, cold_first: bool) -> Non
     assert all(limit == 0 or limit > 10 for _, one, _ in outcome.trace for limit in one.limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cold_first", [True, False])
 def test_a_limit_that_costs_more_the_later_it_comes_comes_soon(cold_first: bool) -> None:
     """While the guest is free, the rest grows: a higher limit for longer is better."""
@@ -150,6 +152,7 @@ def test_a_light_vcpu_keeps_its_speed(cold_first: bool) -> None:
     assert guest[0].limited_for > 5
 
 
+@pytest.mark.slow
 def test_equally_greedy_vcpus_get_the_same_limit() -> None:
     guest = [Vcpu(16, constant(300), 16 * index) for index in range(16)]
     outcome = Migration(RAM, constant(LINK), guest, 0.3, 5).run(Promise())
@@ -188,6 +191,7 @@ def test_an_idle_guest_takes_no_longer_than_its_memory() -> None:
     assert outcome.total == pytest.approx(RAM / LINK, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cold_first", [True, False])
 def test_a_link_that_gets_slower_is_made_up_for(cold_first: bool) -> None:
     link = step(5, LINK, LINK / 2)
@@ -220,6 +224,7 @@ def test_a_promise_that_cannot_be_kept_is_told_at_once(cold_first: bool) -> None
     assert told[0].expected_total == pytest.approx(outcome.total, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_promise_is_kept_again_when_the_link_recovers() -> None:
     def link(time: float) -> float:
         return LINK / 6 if 3 <= time < 3.5 else LINK

@@ -160,6 +160,7 @@ def test_the_guest_goes_on_where_it_stopped(
             assert counters == expected_counters(destination, index, seeds[index], sum(counters))
 
 
+@pytest.mark.slow
 def test_a_paced_guest_keeps_its_pace(make_rig: MakeRig) -> None:
     """Its next store is due at a time of its clock, which must not have gone back."""
     rigs = [make_rig(vcpus=1, rate="1", track=False) for _ in "AB"]  # a store every 4 ms

@@ -589,6 +589,7 @@ def test_stop_does_not_wait_for_the_peer(rig: Rig, until: Until, channels: int) 
         receiver.start(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0, 1])
 def test_waiting_takes_no_processor_time(rig: Rig, rate: int) -> None:
     """For the peer, for the rate, for a pass; also after a thread was woken for nothing."""

@@ -116,6 +116,7 @@ def test_switching_on_what_is_on_keeps_distrust(make_rig: "MakeRig") -> None:
     assert not rig.marked()
 
 
+@pytest.mark.slow
 def test_limits_lose_nothing(make_rig: "MakeRig") -> None:
     rng = random.Random(1)
     rig = make_rig(pattern="random", ring=1024)

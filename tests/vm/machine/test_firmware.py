@@ -61,6 +61,7 @@ def test_boots_to_the_guest(
     until(lambda: all(guest.progress(index) > stores[index] + 20_000 for index in range(vcpus)))
 
 
+@pytest.mark.slow
 def test_processors_nobody_wakes_stay_asleep(
     tmp_path: Path, ram: Ram, accelerator: Accelerator, until: Until
 ) -> None:

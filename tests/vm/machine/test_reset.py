@@ -109,6 +109,7 @@ def test_after_a_triple_fault(make_rig: "MakeRig") -> None:
         rig.accel.reset_vcpus()
 
 
+@pytest.mark.slow
 @only_kvm
 def test_an_instruction_that_waits_for_a_device_is_ended_first(make_rig: "MakeRig") -> None:
     """Else the next KVM_RUN would end it with the new registers."""

@@ -238,6 +238,7 @@ async def test_failures_leave_nothing(side: MakeSide, tmp_path: Path, until: Unt
     await assert_runs_on(source)
 
 
+@pytest.mark.slow
 async def test_a_destination_that_ends_at_any_moment_leaves_nothing(
     side: MakeSide, tmp_path: Path
 ) -> None:

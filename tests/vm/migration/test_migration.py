@@ -22,6 +22,7 @@ def statuses(side: Side) -> list[str]:
     return [event for event in side.events if event.islower()]
 
 
+@pytest.mark.slow
 async def test_a_running_guest_goes_on(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     await source.advance(20_000)
@@ -113,6 +114,7 @@ async def test_there_and_back(side: MakeSide, uri: str) -> None:
     here.assert_whole()
 
 
+@pytest.mark.slow
 async def test_without_a_ring(side: MakeSide, uri: str) -> None:
     source, destination = side(ring=0), side(ring=0, incoming=True, stopped=True)
     await source.advance(20_000)
@@ -120,6 +122,7 @@ async def test_without_a_ring(side: MakeSide, uri: str) -> None:
     assert_same_ram(source, destination)
 
 
+@pytest.mark.slow
 async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
     address = parse_uri(f"file:{tmp_path}/saved")
     source, destination = side(), side(incoming=True)
