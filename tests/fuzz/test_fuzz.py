@@ -12,7 +12,7 @@ from tests.fuzz.trend import growth
 
 ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("QMPSERVER_SEED", "1")
-SECONDS = 5
+SECONDS = 3
 STREAMS = ["destination", "source"]
 ELSEWHERE = ["receiver"]  # tests/vm/native/run.sh has it
 

@@ -15,6 +15,7 @@ ROOMS = ("monitor", "standin", "testing", "tools", "transcript")  # the others d
 
 
 @pytest.mark.slow
+@pytest.mark.install
 def test_the_pure_rooms_pass_their_tests() -> None:
     """Those of the rooms with I/O, without the clock, the engine and QEMU."""
     env = {

@@ -138,6 +138,7 @@ def test_metadata(built: dict[str, Path]) -> None:
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
 
 
+@pytest.mark.install
 def test_installed_alone_it_works(built: dict[str, Path], tmp_path: Path, until: Until) -> None:
     """From the sdist, so that pip builds the wheel too; then the page's examples, then pytest."""
     run(sys.executable, "-m", "venv", "env", cwd=tmp_path)
@@ -168,6 +169,7 @@ def test_installed_alone_it_works(built: dict[str, Path], tmp_path: Path, until:
     run(python, "-m", "pytest", "-W", "error", "test_it.py", cwd=tmp_path)
 
 
+@pytest.mark.install
 def test_without_a_compiler_there_is_no_engine(built: dict[str, Path], tmp_path: Path) -> None:
     """Python's own modules are all that the rest needs."""
     with tarfile.open(built[".gz"]) as sdist:

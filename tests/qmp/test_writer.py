@@ -5,7 +5,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmpserver.qmp import CommandError, Parser, dumps, error_message, event_message, return_message
@@ -182,6 +182,7 @@ def test_all_can_be_read_back(value: object) -> None:
     assert json.loads(dumps(value, pretty=True)) == value
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text("abcdefgh-"), _values))
 @pytest.mark.slow
 def test_the_parser_reads_what_the_writer_writes(value: dict[str, Any]) -> None:

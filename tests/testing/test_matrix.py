@@ -11,6 +11,7 @@ HERE = ("newest, pytest-asyncio, auto", "newest, no autoload")
 
 
 @pytest.mark.slow
+@pytest.mark.install
 @pytest.mark.parametrize(
     "combination",
     [one for one in COMBINATIONS if one.name in HERE],

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -62,6 +63,7 @@ def endless(client: socket.socket) -> None:
 def events(client: socket.socket) -> None:
     while True:
         client.sendall(b'{"event": "X", "timestamp": {"seconds": 1, "microseconds": 1}}\n')
+        time.sleep(0.001)  # too many to be kept would be another case
 
 
 def numbers(client: socket.socket) -> None:
@@ -215,7 +217,7 @@ def good() -> Iterator[str]:
 def test_one_line(
     qmpctl: Run, behaving: Callable[[Behaviour], str], good: str, tmp_path: Path, name: str
 ) -> None:
-    """All commands are run at once: most of the time they wait."""
+    """A third of the commands, another one for each server, run at once: mostly they wait."""
     behave, text = BAD[name]
     address = behaving(behave)
     file = tmp_path / "transcript"
@@ -237,8 +239,14 @@ def test_one_line(
         assert re.search(text, ran.stderr), (command, ran.stderr)
         assert len(ran.stderr) < 250, command
 
-    with ThreadPoolExecutor(len(COMMANDS)) as pool:
-        for done in [pool.submit(run, command) for command in COMMANDS]:
+    turn = list(BAD).index(name)
+    chosen = [
+        command
+        for number, command in enumerate(COMMANDS)
+        if number % 3 == turn % 3 or (command, name) in SHOWN
+    ]
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        for done in [pool.submit(run, command) for command in chosen]:
             done.result()
 
 

@@ -141,7 +141,7 @@ def test_schema_explains(qmpctl: Run, server: str) -> None:
 def test_every_command_can_be_explained(qmpctl: Run, server: str) -> None:
     """Recursive types and all: QEMU has over 200."""
     names = [line.split()[0] for line in qmpctl("--qmp", server, "schema").stdout.splitlines()]
-    for name in names if len(names) < 100 else ["blockdev-add", "object-add", "transaction"]:
+    for name in names[::9] if len(names) < 100 else ["blockdev-add", "object-add", "transaction"]:
         ran = qmpctl("--qmp", server, "schema", name)
         assert ran.returncode == 0
         assert ran.stdout.startswith(f"command {name}")
