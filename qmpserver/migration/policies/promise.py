@@ -121,7 +121,7 @@ class Promise:
             self._measured = (look.time, look.unharvested)
         since, size = self._measured
         if look.time - since >= GROWTH and not any(look.limits):
-            growth = (look.unharvested - size) / (look.time - since)
+            growth = max(0, look.unharvested - size) / (look.time - since)
             dirty = look.unharvested + growth * look.pending / max(look.bandwidth, 1.0)
             # A known working set that is merely dirty again, after a harvest, stays known.
             if dirty < self._working_set or look.unharvested > 1.1 * self._working_set:
@@ -180,15 +180,15 @@ class Promise:
         else:  # the later it is, the harder it presses
             aim = OVERDUE * rest + look.bandwidth * min(0.0, left)
         novel = look.bandwidth - (remaining - aim) / max(left, SETTLE)
-        share = max(novelty, 0.02)
-        level = water_level(demands, novel / share) / MB
+        level = water_level(demands, novel / max(novelty, 0.02)) / MB
         if self._is_tight is None:
             self._is_tight = novel * left < 1.5 * look.bandwidth * OBSERVE
         # The first harvests may find dirty just the pages that were sent first: later ones tell.
         is_new = look.time < OBSERVE or (novelty < 1.0 and self._harvests < 3)
         if is_new and not self._is_tight:
             return math.inf
-        if not any(look.limits) and self._can_wait(look, novel, share, level * MB):
+        growth = (self._data - remaining) / max(left, SETTLE)
+        if not any(look.limits) and self._can_wait(look, novel, demands, growth):
             return math.inf
         if self._working_set <= rest and math.inf not in demands:
             level = math.inf
@@ -199,19 +199,20 @@ class Promise:
         self._changed_at = look.time
         return level
 
-    def _can_wait(self, look: Look, novel: float, share: float, level: float) -> bool:
+    def _can_wait(self, look: Look, novel: float, demands: list[float], growth: float) -> bool:
         """Return whether the guest gains by a limit that comes later and is lower.
 
-        A vCPU that needs no limit must not come to need one by that.
+        A vCPU that needs no limit must not come to need one by that. All that a limited guest
+        dirties is taken to be added to the rest.
 
         Args:
             look: The present look.
             novel: Bytes/s that the guest may add to the rest from now on.
-            share: The part of what it dirties that is added to the rest.
-            level: The rate, in bytes/s, that no vCPU may exceed then.
+            demands: Bytes/s that each vCPU would dirty.
+            growth: Bytes/s by which the rest can grow at most: no page is dirty twice.
         """
+        level = water_level(demands, novel)
         speeds = self._free_rates.values()
         if novel <= self._slack * look.bandwidth or any(level / NEAR < v <= level for v in speeds):
             return False
-        harm = share * level * loss(speeds, level)
-        return self._free_novel - novel < harm
+        return min(self._free_novel, look.bandwidth + growth) - novel < level * loss(speeds, level)
