@@ -317,8 +317,8 @@ def rows() -> list[Row]:
         ),
         Row(
             "hot-spot",
-            f"a tenth of the pages takes 90 % of 400 MB/s: at most {HOT} of precopy's bytes",
-            _hot(replace(usual, pattern="hotspot", rate=400)),
+            f"a tenth of the pages takes 90 % of 250 MB/s: at most {HOT} of precopy's bytes",
+            _hot(replace(usual, pattern="hotspot", rate=250, pause=0.25)),
             judge_hot,
         ),
         Row(
