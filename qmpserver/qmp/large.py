@@ -18,7 +18,17 @@ from qmpserver.qmp.errors import CommandError
 from qmpserver.qmp.order import BucketSum, bucket
 from qmpserver.qmp.text import decode
 
-__all__ = ["PIECE", "Large", "LongError", "LongString", "Name", "Steps", "Tape", "refusal"]
+__all__ = [
+    "PIECE",
+    "Large",
+    "LongError",
+    "LongString",
+    "Name",
+    "Steps",
+    "Tape",
+    "bucket_in_steps",
+    "refusal",
+]
 
 PIECE = 1024
 """Bytes or characters of a string that are handled in one step, if each may need a look."""
@@ -83,16 +93,19 @@ class LongString:
                 break
         return text[:_SHOWN]
 
-    def bucket(self) -> Generator[None, None, int]:
-        """Return the bucket in which QEMU's dictionary keeps the string, in steps."""
-        total = BucketSum()
-        for piece in self.pieces:
-            total.add(piece)
-            yield
-        return total.bucket
-
 
 Name = str | LongString
+
+
+def bucket_in_steps(name: Name) -> Generator[None, None, int]:
+    """Return the bucket in which QEMU's dictionary keeps `name`; a short one takes no step."""
+    if isinstance(name, str):
+        return bucket(name)
+    total = BucketSum()
+    for piece in name.pieces:
+        total.add(piece)
+        yield
+    return total.bucket
 
 
 class Collector:
@@ -255,10 +268,7 @@ class Large:
             if member is None:
                 continue
             name, value = member
-            if isinstance(name, LongString):
-                chosen = yield from name.bucket()
-            else:
-                chosen = bucket(name)
+            chosen = yield from bucket_in_steps(name)
             if chosen not in buckets:
                 buckets[chosen] = array("I")
             buckets[chosen].append(value.start)

@@ -27,8 +27,16 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from qmpserver.qmp.errors import CommandError, as_text
-from qmpserver.qmp.large import Large, LongError, LongString, Name, Steps, refusal
-from qmpserver.qmp.order import bucket, member_order
+from qmpserver.qmp.large import (
+    Large,
+    LongError,
+    LongString,
+    Name,
+    Steps,
+    bucket_in_steps,
+    refusal,
+)
+from qmpserver.qmp.order import member_order
 from qmpserver.qmp.parser import Parser
 from qmpserver.qmp.writer import (
     LONG_TEXT,
@@ -502,10 +510,7 @@ def _known_members(
             yield
             continue
         name, value = member
-        if isinstance(name, LongString):
-            chosen = yield from name.bucket()
-        else:
-            chosen = bucket(name)
+        chosen = yield from bucket_in_steps(name)
         if name not in _MEMBERS:
             if unexpected is not None:
                 if chosen > buckets[unexpected]:
