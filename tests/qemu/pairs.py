@@ -92,8 +92,16 @@ class Side:
             assert shown.get("status") not in OVER, shown
             assert time.monotonic() < deadline, shown
             time.sleep(0.01)
+        if shown["status"] in OVER:
+            self._settle(deadline)
         self.do("query-migrate")
         self.do("query-status")
+
+    def _settle(self, deadline: float) -> None:
+        """Wait until the guest's state has followed: QEMU says first that a migration is over."""
+        while (shown := self._ask("query-status"))["return"]["status"] == "finish-migrate":
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.01)
 
     def ended(self) -> None:
         """Wait for the end of the program."""
