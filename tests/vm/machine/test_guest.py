@@ -210,7 +210,7 @@ def test_pace_follows_the_interval(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_burst_after_a_pause(tmp_path: Path) -> None:
     native = NativeGuest(tmp_path, {})
-    native.set("interval", 1_000_000)
+    native.set("interval", 200_000)
     with native.running() as child:
         start = native.wait_for_progress(0)
         time.sleep(0.5)

@@ -61,7 +61,7 @@ extern const unsigned char guest_boot_page_end[];
 /* cdef end */
 
 /* A paced guest that is late by more intervals than this goes on from now; by fewer, it catches up. */
-#define GUEST_MAX_LATE 64
+#define GUEST_MAX_LATE 1024
 
 #define GUEST_RANDOM_FACTOR 0x2545f4914f6cdd1d
 

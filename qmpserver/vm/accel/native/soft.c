@@ -232,7 +232,7 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 					  until && until < soft->state.deadline ? until : soft->state.deadline);
 				continue;
 			}
-			/* Late by a few stores: catch up. By more, as after a pause: go on from here. */
+			/* Late by a moment: catch up. By more, as after a pause: go on from here. */
 			if (now - soft->state.deadline > GUEST_MAX_LATE * params.interval)
 				soft->state.deadline = now;
 			soft->state.deadline += params.interval;

@@ -34,4 +34,20 @@ static inline struct run bits_first_run(uint64_t bits)
 	return (struct run){ from, others ? (uint64_t)__builtin_ctzll(others) : WORD_PAGES };
 }
 
+/* How many bits the numbers below `count` need. */
+static inline uint32_t bits_below(uint64_t count)
+{
+	return count > 1 ? 64 - (uint32_t)__builtin_clzll(count - 1) : 0;
+}
+
+/* The lowest `bits` bits in the opposite order: numbers in turn become numbers far apart. */
+static inline uint64_t bits_reversed(uint64_t number, uint32_t bits)
+{
+	uint64_t reversed = 0;
+
+	for (; bits; bits--, number >>= 1)
+		reversed = reversed << 1 | (number & 1);
+	return reversed;
+}
+
 #endif

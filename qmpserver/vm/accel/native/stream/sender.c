@@ -6,6 +6,9 @@
  * and those that were found dirty last go last: a pass ends before them if more are found meanwhile. A page is in one
  * of the three bitmaps, or for the moment of a move in none.
  *
+ * A guest's hot pages are often neighbours, and at the start nobody knows them. So a level is not sent in the order of
+ * addresses, which could begin with just them, but block by block, spread over RAM by reversing the number's bits.
+ *
  * A memory file's hole stays one: reading it through the mapping would fill it. mincore() tells which pages of a word
  * are in memory; only for the others, SEEK_DATA tells holes from pages that are swapped out.
  */
@@ -379,27 +382,42 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 	return true;
 }
 
-/* Send the channel's pages of a level; hot ones until more are found. False: the thread is to end. */
-static bool send_level(struct outgoing *out, enum level level, uint32_t harvests)
+/* Send the pages of a level in a block; hot ones until more are found. False: the thread is to end. */
+static bool send_block(struct outgoing *out, enum level level, uint64_t block, uint32_t harvests)
 {
 	struct sender *sender = out->sender;
-	const uint64_t *bitmap = sender->pending[level];
-	uint64_t words = bits_words(sender->pages);
+	uint64_t words = bits_words(sender->pages), end = (block + 1) * BLOCK_WORDS;
 
-	for (uint64_t first = out->index * BLOCK_WORDS; first < words; first += sender->channels * BLOCK_WORDS)
-		for (uint64_t word = first; word < first + BLOCK_WORDS && word < words; word++) {
-			uint64_t bits;
+	for (uint64_t word = block * BLOCK_WORDS; word < end && word < words; word++) {
+		uint64_t bits;
 
-			if (!load_relaxed(&bitmap[word]))
-				continue;
-			if (channel_stopping(&out->channel))
-				return false;
-			if (level == HOT && load_relaxed(&sender->harvests) != harvests)
-				return true;
-			bits = take(sender, level, word, ~0ull);
-			if (bits && !send_word(out, word, bits))
-				return false;
-		}
+		if (!load_relaxed(&sender->pending[level][word]))
+			continue;
+		if (channel_stopping(&out->channel))
+			return false;
+		if (level == HOT && load_relaxed(&sender->harvests) != harvests)
+			return true;
+		bits = take(sender, level, word, ~0ull);
+		if (bits && !send_word(out, word, bits))
+			return false;
+	}
+	return true;
+}
+
+/* Send the channel's pages of a level. False: the thread is to end. */
+static bool send_level(struct outgoing *out, enum level level, uint32_t harvests)
+{
+	const struct sender *sender = out->sender;
+	uint64_t blocks = (sender->pages + STREAM_BLOCK - 1) / STREAM_BLOCK;
+	uint64_t mine = (blocks + sender->channels - 1 - out->index) / sender->channels;
+	uint32_t bits = bits_below(mine);
+
+	for (uint64_t i = 0; i < 1ull << bits; i++) {
+		uint64_t which = bits_reversed(i, bits);
+
+		if (which < mine && !send_block(out, level, out->index + which * sender->channels, harvests))
+			return false;
+	}
 	return true;
 }
 
@@ -565,7 +583,7 @@ void sender_read_counters(const struct sender *sender, struct sender_counters *c
 		counters->zero_pages += load_acquire(&sender->outgoing[i].zero_pages);
 		counters->bytes += load_acquire(&sender->outgoing[i].bytes);
 	}
-	/* A page can be sent in the moment before add_word() counts it. */
+	/* A page can be sent in the moment before put() counts it. */
 	added = load_acquire(&sender->added);
 	done = counters->pages + counters->zero_pages;
 	counters->pending = added > done ? added - done : 0;
