@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 sh .ci/venv test
 bin=.venv/bin
 failed=
+# Tests start thousands of programs; with this set each would compile all modules anew.
+unset PYTHONDONTWRITEBYTECODE
 
 check() {
 	echo "== $1"
