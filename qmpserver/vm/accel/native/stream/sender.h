@@ -1,4 +1,4 @@
-/* The sender: threads that scan a bitmap of pages to send and write them to descriptors. */
+/* The sender: threads that go through bitmaps of pages to send and write them to descriptors. */
 #ifndef QMPSERVER_STREAM_SENDER_H
 #define QMPSERVER_STREAM_SENDER_H
 
