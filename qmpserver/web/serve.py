@@ -35,6 +35,7 @@ KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
 LOGIN_TIMEOUT = 10.0  # seconds for a new connection to send the token
 IDLE_TIMEOUT = 75.0  # seconds between two requests on a connection
+REFUSAL_GRACE = 0.1  # seconds for a stranger to read a refusal while its body is not read
 
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ _CONNECTION: dict[str, Any] = {
     "access_log": None,
     "logger": _log,
     "keepalive_timeout": IDLE_TIMEOUT,
-    "lingering_time": GRACE,
+    "lingering_time": REFUSAL_GRACE,
     "auto_decompress": False,
 }
 
@@ -109,6 +110,7 @@ class _Connection(web.RequestHandler):
         """Read on: a request on this connection had the token."""
         if not self._admitted:
             self._admitted = True
+            self._lingering_time = GRACE
             rest, self._rest = self._rest, b""
             self._set_reading(True)  # before flow control may pause it
             super().data_received(rest)
