@@ -39,14 +39,14 @@ Case = Callable[[random.Random], int]
 
 # Each subject's share of the inputs, in thousandths: what takes long gets fewer.
 SUBJECTS = {
-    "qmp": 150,
+    "qmp": 165,
     "sessions": 50,
-    "qemu": 40,
+    "qemu": 20,
     "qapi": 400,
     "options": 200,
     "scenarios": 30,
     "transcripts": 90,
-    "web": 5,
+    "web": 10,
     "destination": 20,
     "source": 2,
     "receiver": 13,
