@@ -61,7 +61,6 @@ _CONNECTION: dict[str, Any] = {
     "access_log": None,
     "logger": _log,
     "keepalive_timeout": IDLE_TIMEOUT,
-    "lingering_time": REFUSAL_GRACE,
     "auto_decompress": False,
 }
 
@@ -167,7 +166,13 @@ class Site:
         if server is None or self.connections >= MAX_CONNECTIONS:
             return _Refused()
         loop = asyncio.get_running_loop()
-        connection = _Connection(server, loop=loop, on_lost=self._forget, **_CONNECTION)
+        connection = _Connection(
+            server,
+            loop=loop,
+            on_lost=self._forget,
+            lingering_time=REFUSAL_GRACE,
+            **_CONNECTION,
+        )
         timer = loop.call_later(LOGIN_TIMEOUT, self._time_out, connection)
         self._unauthenticated[connection] = timer
         return connection

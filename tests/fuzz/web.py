@@ -259,7 +259,7 @@ async def _serving() -> AsyncIterator[Web]:
 def cases() -> Iterator[Case]:
     """One server has all cases: their connections must leave nothing in it."""
     serve.LOGIN_TIMEOUT = 1.0
-    serve._CONNECTION["lingering_time"] = QUIET
+    serve.REFUSAL_GRACE = QUIET
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stack = contextlib.AsyncExitStack()
         web = runner.run(stack.enter_async_context(_serving()))

@@ -128,6 +128,18 @@ async def test_who_goes_on_without_the_token_is_disconnected(
     assert (await ended).startswith(b"HTTP/1.1 401 ")
 
 
+async def test_a_stranger_whose_body_is_not_read_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch, site: Web, raw: Any
+) -> None:
+    """A refusal keeps none of the connections for as long as a holder of the token has."""
+    monkeypatch.setattr(serve, "GRACE", PATIENCE)
+    monkeypatch.setattr(serve, "REFUSAL_GRACE", 0)
+    connection = await raw(
+        f"POST /qmp HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: 100\r\n\r\n{{"
+    )
+    assert (await connection.ends()).startswith(b"HTTP/1.1 401 ")
+
+
 @pytest.mark.slow
 async def test_who_has_the_token_has_time(
     impatient: None, site: Web, http: aiohttp.ClientSession

@@ -52,7 +52,7 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(
                 f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
             )
-        state.nodes[name] = {**state.nodes[name], "size": size}
+        state.nodes[name]["size"] = size
 
     @registry.command("query-named-block-nodes")
     def query_named_block_nodes(flat: bool = False) -> Any:
