@@ -346,6 +346,8 @@ class Executor:
     def _start(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
         """Go on when a command's result is there."""
         self._task = self._executions.start(self._await(command, bound, result))
+        if inspect.iscoroutine(result):  # it may be abandoned before it begins
+            self._task.add_done_callback(lambda _: result.close())
 
     async def _await(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
         try:
