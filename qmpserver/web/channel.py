@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor.channel import Owner
 
-_CLOSE_TIMEOUT = 1.0  # seconds for a client to answer the closing handshake
+_CLOSE_TIMEOUT = 0.5  # seconds for a client to answer the closing handshake; less than `GRACE`
 
 
 class WebSocketChannel:

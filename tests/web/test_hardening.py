@@ -152,6 +152,18 @@ async def test_who_has_the_token_has_time(
 
 
 @pytest.mark.slow
+async def test_websockets_that_do_not_answer_the_end(site: Web, raw: Any) -> None:
+    for path in ("/qmp", "/live"):
+        connection = await raw(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
+            f"Authorization: Bearer {site.token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await connection.reader.readline()).startswith(b"HTTP/1.1 101 ")
+    await site.site.close()
+
+
+@pytest.mark.slow
 async def test_a_body_that_does_not_come(impatient: None, site: Web, raw: Any) -> None:
     connection = await raw(
         f"POST /qmp HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
