@@ -153,7 +153,7 @@ async def test_who_has_the_token_has_time(
 
 @pytest.mark.slow
 async def test_websockets_that_do_not_answer_the_end(site: Web, raw: Any) -> None:
-    assert channel._CLOSE_TIMEOUT < serve.GRACE  # aiohttp has an error if both end at once
+    assert channel._CLOSE_TIMEOUT < qmp.GRACE  # aiohttp has an error if both end at once
     for path in ("/qmp", "/live"):
         connection = await raw(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
