@@ -79,6 +79,24 @@ class Connection(Protocol):
         """Close at once."""
 
 
+class WholeMessages:
+    """Joins the parts of large messages, for a `Connection` that sends whole ones."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def add(self, data: bytes) -> bytes:
+        """Take what is written, and return all whole messages; empty within a large one."""
+        self._parts.append(data)
+        if not data.endswith(b"\r\n"):
+            return b""
+        messages = b"".join(self._parts)
+        self._parts.clear()
+        return messages
+
+
 class Channel:
     """One connection.
 

@@ -141,7 +141,6 @@ class Executor:
         "_left",
         "_loop",
         "_registry",
-        "_releasing",
         "_scheduled",
         "_task",
         "channel",
@@ -176,7 +175,6 @@ class Executor:
         self._corked = False
         self._ended = False
         self._scheduled = False
-        self._releasing: Steps | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -249,22 +247,17 @@ class Executor:
 
     def channel_closed(self) -> None:
         """Forget the client.  A command that it has started goes on; its result is discarded."""
+        self._release(self.session.release())
         if self._task is not None:
             self._executions.leave(self._task)
-            self.session = Session(None)  # the old one may hold much that the client has sent
+            self.session = Session(None)  # takes the result
         self._left(self)
-        self._release()
 
-    def _release(self) -> None:
+    def _release(self, steps: Steps) -> None:
         """Free large messages in steps."""
-        if self._releasing is None:
-            self._releasing = self.session.release()
-        try:
-            next(self._releasing)
-        except StopIteration:
-            self._releasing = None
-        else:
-            self._loop.call_soon(self._release)
+        for _ in steps:
+            self._loop.call_soon(self._release, steps)
+            return
 
     def _run(self) -> None:
         """Execute one batch of commands, and send all replies together."""
@@ -303,7 +296,7 @@ class Executor:
             try:
                 bound = registry.find(command.name, command.oob)
                 if type(command.arguments) is Large:
-                    self._task = self._executions.start(self._call_large(command, bound))
+                    self._start(command, bound, self._call_large(command, bound))
                     continue
                 result = registry.call(bound, command.arguments, client)
                 awaited = type(result) not in _VALUES and inspect.isawaitable(result)
@@ -313,9 +306,9 @@ class Executor:
             if not awaited:
                 self._succeeded(command, bound, result)
             elif command.oob:
-                self._refuse(command, result)
+                self._failed(command, _not_out_of_band(result))
             else:
-                self._task = self._executions.start(self._await(command, bound, result))
+                self._start(command, bound, result)
         self._corked = False
         self._flush()
         if self._ended and self._answered and not channel.unsent:
@@ -335,26 +328,26 @@ class Executor:
         self._scheduled = False
         self._run()
 
-    async def _call_large(self, command: Request, bound: Bound) -> None:
-        """Execute a command with large arguments."""
-        result: Any = None
-        try:
-            for _ in self._registry.check_large(bound, command.arguments):
-                await asyncio.sleep(0)
-            result = self._registry.call(bound, command.arguments.built(), self.client)
-        except BaseException as error:
-            if self._executions.current_is_abandoned:
-                raise
-            self._failed(command, error)
-        else:
-            if not inspect.isawaitable(result):
-                self._succeeded(command, bound, result)
-            elif command.oob:
-                self._refuse(command, result)
-            else:
-                await self._await(command, bound, result)
-                return
-        self._completed(command)
+    async def _call_large(self, command: Request, bound: Bound) -> Any:
+        """Return the result of a command with large arguments.
+
+        Raises:
+            BaseException: The command failed.
+        """
+        for _ in self._registry.check_large(bound, command.arguments):
+            await asyncio.sleep(0)
+        result = self._registry.call(bound, command.arguments.built(), self.client)
+        if not inspect.isawaitable(result):
+            return result
+        if command.oob:
+            raise _not_out_of_band(result)
+        return await result
+
+    def _start(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
+        """Go on when a command's result is there."""
+        self._task = self._executions.start(self._await(command, bound, result))
+        if inspect.iscoroutine(result):  # it may be abandoned before it begins
+            self._task.add_done_callback(lambda _: result.close())
 
     async def _await(self, command: Request, bound: Bound, result: Awaitable[Any]) -> None:
         try:
@@ -365,23 +358,10 @@ class Executor:
             self._failed(command, error)
         else:
             self._succeeded(command, bound, value)
-        self._completed(command)
-
-    def _completed(self, command: Request) -> None:
-        """Go on after a command that took some time."""
         self._task = None
         self._run()
-        if self.channel.closed and command.large is not None:
-            self._release()
-
-    def _refuse(self, command: Request, result: Awaitable[Any]) -> None:
-        """Fail a command that would hold up the commands after it, out of band."""
-        if inspect.iscoroutine(result):
-            result.close()
-        error = TypeError(
-            "the command was sent out of band, so its handler must not return an awaitable"
-        )
-        self._failed(command, error)
+        if self.channel.closed:
+            self._release(self.session.release())
 
     def _succeeded(self, command: Request, bound: Bound, result: Any) -> None:
         try:
@@ -412,3 +392,12 @@ class Executor:
         data = self.session.take_output()
         if data:
             self.channel.write(data)
+
+
+def _not_out_of_band(result: Awaitable[Any]) -> TypeError:
+    """Return the error of a command that would hold up the commands after it, out of band."""
+    if inspect.iscoroutine(result):
+        result.close()
+    return TypeError(
+        "the command was sent out of band, so its handler must not return an awaitable"
+    )

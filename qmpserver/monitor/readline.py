@@ -10,6 +10,7 @@ from collections.abc import Callable
 __all__ = ["LineEditor"]
 
 _MAX_LINE = 4095
+_MAX_KEYS = 256  # per `feed`
 _MAX_OUTPUT = 16384  # bytes per `feed`; a key may redraw a line of 4095
 _MAX_HISTORY = 64
 _MAX_PARAMETER = 999
@@ -71,20 +72,20 @@ class LineEditor:
         return output
 
     def feed(self, data: bytes) -> tuple[str | None, bytes]:
-        """Take bytes up to the end of a line, or until there is much output.
+        """Take bytes up to the end of a line, or until they were many or made much output.
 
         Returns:
             The entered line, or None if it has not ended, and the remaining bytes, to be
             fed later.
         """
-        for index, byte in enumerate(data):
+        for index, byte in enumerate(data[:_MAX_KEYS]):
             if self._escape is _Escape.NONE and byte in b"\r\n":
                 return self._enter(), data[index + 1 :]
             self._key(byte)
             self._update()
             if len(self._output) > _MAX_OUTPUT:
                 return None, data[index + 1 :]
-        return None, b""
+        return None, data[_MAX_KEYS:]
 
     def _enter(self) -> str:
         line = bytes(self._line)

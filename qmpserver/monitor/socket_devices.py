@@ -31,6 +31,9 @@ QEMU lets one wait. An asyncio client that finds the backlog full takes the UNIX
 EAGAIN for a connection in progress, and fails in odd ways.
 """
 
+ACCEPTED = 8
+"""Clients that are accepted before others are served."""
+
 _ACCEPT_AGAIN = 1.0  # seconds
 
 
@@ -150,7 +153,7 @@ class Listener(SocketDevice):
             self._loop.remove_reader(self._sock.fileno())
 
     def _accept(self) -> None:
-        while self._accepting:
+        for _accepted in range(ACCEPTED):
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -166,6 +169,7 @@ class Listener(SocketDevice):
             self._use(sock)
             if self._full:
                 self._pause()
+                return
 
     def _lost(self) -> None:
         self._resume()

@@ -141,6 +141,10 @@ class HumanClient:
             self._flush()
             if line is not None:
                 self._task = self._executions.start(self._execute(line))
+            elif self._waiting:  # others come first
+                self._channel.pause()
+                self._loop.call_soon(self._run)
+                return
         if self._ended and self._task is None and not self._channel.unsent:
             self._channel.close()
         elif not self._executes or len(self._waiting) > _MAX_WAITING:

@@ -372,7 +372,7 @@ class Session:
         """Parse one step; return whether there was input."""
         if self._waiting is not None:
             return False
-        while self._steps is not None or self._input:
+        while self._unparsed:
             if self._steps is None:
                 self._steps = self._parser.steps(self._input.popleft())
             messages = next(self._steps, None)

@@ -13,8 +13,9 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from qmpserver.monitor.channel import WholeMessages
 from qmpserver.monitor.relay import Relay
-from qmpserver.qmp import Parser, dumps
+from qmpserver.qmp import Large, Parser, dumps
 
 if TYPE_CHECKING:
     import asyncio
@@ -112,7 +113,7 @@ class Wire(Relay):
         self._unanswered: deque[tuple[object, str]] = deque(maxlen=MAX_UNANSWERED)
         self._trickle: deque[bytes] = deque()
         self._held: list[WireMessage] | None = None  # until a late start
-        self._parts: list[bytes] = []  # of a large message
+        self._whole = WholeMessages()
 
     def start(self, owner: Owner) -> None:
         """Start reading, unless a fault starts it later or refuses the client."""
@@ -141,12 +142,7 @@ class Wire(Relay):
         """Pass messages through the faults as soon as they are whole, and send the results."""
         if self.closed:
             return
-        self._parts.append(data)
-        if not data.endswith(b"\r\n"):
-            return
-        data = b"".join(self._parts)
-        self._parts.clear()
-        for found in _MESSAGE.findall(data):
+        for found in _MESSAGE.findall(self._whole.add(data)):
             message = self._read(found)
             if self._held is not None:
                 self._held.append(message)
@@ -178,7 +174,8 @@ class Wire(Relay):
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on, and note the command that each later reply belongs to."""
-        for request in self._parser.feed(data):
+        for message in self._parser.feed(data):
+            request = message.built() if isinstance(message, Large) else message
             known = isinstance(request, dict)
             name = request.get("execute", request.get("exec-oob")) if known else None
             key = _key(request.get("id")) if known else None

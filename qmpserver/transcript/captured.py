@@ -53,9 +53,10 @@ def _read_mixed(text: str) -> list[Message]:
     """Return all JSON objects in the text: commands are the client's, all others the server's."""
     messages = []
     decoder = json.JSONDecoder()
+    line, counted = 1, 0
     at = text.find("{")
     while at >= 0:
-        line = text.count("\n", 0, at) + 1
+        line, counted = line + text.count("\n", counted, at), at
         try:
             value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):

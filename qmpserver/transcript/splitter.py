@@ -21,10 +21,12 @@ class Splitter:
     _MARK = re.compile(r'[\n{}\[\]]|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|["\']')
 
     def __init__(self) -> None:
+        self._scanned: list[str] = []  # the beginning of the message, without a mark that ends it
         self._text = ""
+        self._begin = 0  # position in _text up to which it was cut or moved to _scanned
+        self._at = 0  # position up to which it was scanned
         self._more: list[str] = []  # continues _text, joined when it is looked at
         self._held = 0
-        self._at = 0  # position in _text up to which it was scanned
         self._depth = 0
         self._in_string = False
 
@@ -39,9 +41,18 @@ class Splitter:
         self._held += len(text)
         if self._in_string and not _CLOSES_STRING.search(text):
             return
-        self._text = "".join([self._text, *self._more])
-        self._more.clear()
-        self._in_string = False
+        self._join()
+        yield from self._scan()
+        self._scanned.append(self._text[self._begin : self._at])
+        self._begin = self._at
+
+    def rest(self) -> Iterator[str]:
+        """Yield the incomplete message, if there is one, and forget it."""
+        self._join()
+        self._at = len(self._text)
+        yield from self._cut()
+
+    def _scan(self) -> Iterator[str]:
         while mark := self._MARK.search(self._text, self._at):
             found = mark[0]
             if found in ('"', "'"):
@@ -61,19 +72,19 @@ class Splitter:
                 yield from self._cut()
         self._at = len(self._text)
 
-    def rest(self) -> Iterator[str]:
-        """Yield the incomplete message, if there is one, and forget it."""
-        self._text = "".join([self._text, *self._more])
+    def _join(self) -> None:
+        self._text = "".join([self._text[self._at :], *self._more])
         self._more.clear()
-        self._at = len(self._text)
-        yield from self._cut()
+        self._begin = self._at = 0
+        self._in_string = False
 
     def _cut(self) -> Iterator[str]:
-        message, self._text = self._text[: self._at].strip(), self._text[self._at :]
-        self._held = len(self._text)
-        self._at = self._depth = 0
-        self._in_string = False
-        if message:
+        text = "".join([*self._scanned, self._text[self._begin : self._at]])
+        self._scanned.clear()
+        self._begin = self._at
+        self._held -= len(text)
+        self._depth = 0
+        if message := text.strip():
             yield message
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from qmpserver.monitor.channel import WholeMessages
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpserver.monitor.channel import Owner
 
-_CLOSE_TIMEOUT = 1.0  # seconds for a client to answer the closing handshake
+_CLOSE_TIMEOUT = 0.5  # seconds for a client to answer the closing handshake; less than `GRACE`
 
 
 class WebSocketChannel:
@@ -27,7 +29,7 @@ class WebSocketChannel:
         self._ws = ws
         self._owner: Owner | None = None
         self._frames: deque[str] = deque()
-        self._parts: list[bytes] = []  # of a large message
+        self._whole = WholeMessages()
         self._unsent = 0
         self._wake = asyncio.Event()
         self._reading = asyncio.Event()
@@ -67,12 +69,7 @@ class WebSocketChannel:
         """Send `data`: whole messages, each terminated by CR LF, or a part of a large one."""
         if self.closed:
             return
-        self._parts.append(data)
-        if not data.endswith(b"\r\n"):
-            return
-        data = b"".join(self._parts)
-        self._parts.clear()
-        for message in data.decode().split("\r\n"):
+        for message in self._whole.add(data).decode().split("\r\n"):
             if message:
                 self._frames.append(message)
                 self._unsent += len(message)

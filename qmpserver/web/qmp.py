@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -130,19 +131,20 @@ async def _read_command(request: web.Request, hold: Callable[[int], None]) -> li
     Between steps, other clients are served.
     """
     parser = Parser()
+    messages: list[object] = []
     try:
-        return await _read_parts(request, parser, hold)
+        return await _read_parts(request, parser, messages, hold)
     finally:
-        for _ in parser.release():
+        large = (one.tape.release() for one in messages if isinstance(one, Large))
+        for _ in itertools.chain(parser.release(), *large):
             await asyncio.sleep(0)
 
 
 async def _read_parts(
-    request: web.Request, parser: Parser, hold: Callable[[int], None]
+    request: web.Request, parser: Parser, messages: list[object], hold: Callable[[int], None]
 ) -> list[bytes]:
     parts: list[bytes] = []
     size = 0
-    messages: list[object] = []
     _check_size(request.content_length or 0)
     while True:
         try:
@@ -162,9 +164,6 @@ async def _read_parts(
         if len(messages) > 1 or (not part and not (messages and parser.idle)):
             _refuse(CommandError("Expecting one command in the body"))
         if not part:
-            if isinstance(messages[0], Large):
-                for _ in messages[0].tape.release():
-                    await asyncio.sleep(0)
             return parts
 
 

@@ -35,6 +35,7 @@ KERNEL_BUFFER = 64 << 10  # Linux doubles it, for its own bookkeeping
 MAX_CONNECTIONS = 256
 LOGIN_TIMEOUT = 10.0  # seconds for a new connection to send the token
 IDLE_TIMEOUT = 75.0  # seconds between two requests on a connection
+REFUSAL_GRACE = 0.1  # seconds for a stranger to read a refusal while its body is not read
 
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,6 @@ _CONNECTION: dict[str, Any] = {
     "access_log": None,
     "logger": _log,
     "keepalive_timeout": IDLE_TIMEOUT,
-    "lingering_time": GRACE,
     "auto_decompress": False,
 }
 
@@ -109,6 +109,7 @@ class _Connection(web.RequestHandler):
         """Read on: a request on this connection had the token."""
         if not self._admitted:
             self._admitted = True
+            self._lingering_time = GRACE
             rest, self._rest = self._rest, b""
             self._set_reading(True)  # before flow control may pause it
             super().data_received(rest)
@@ -165,7 +166,13 @@ class Site:
         if server is None or self.connections >= MAX_CONNECTIONS:
             return _Refused()
         loop = asyncio.get_running_loop()
-        connection = _Connection(server, loop=loop, on_lost=self._forget, **_CONNECTION)
+        connection = _Connection(
+            server,
+            loop=loop,
+            on_lost=self._forget,
+            lingering_time=REFUSAL_GRACE,
+            **_CONNECTION,
+        )
         timer = loop.call_later(LOGIN_TIMEOUT, self._time_out, connection)
         self._unauthenticated[connection] = timer
         return connection

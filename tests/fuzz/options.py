@@ -27,6 +27,8 @@ from tests.fuzz.explore import Case
 from tests.fuzz.messages import TEXTS
 
 PATIENCE = 60.0
+PARSED = 100  # command lines and strings in a case
+RUN = 0.1  # the part of the cases with a program
 GROUPS = {"smp": "smp-opts", "m": "memory"}
 VALUES = {
     Kind.STRING: ["x", "", "on", "a,,b", "none", "file", "socket", "\u00e9", "help", "?"],
@@ -183,7 +185,7 @@ async def _run(settings: Settings, moment: float) -> None:
 
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
-    """Each case is a command line, or a program."""
+    """Each case has command lines and strings; after some of them, a program runs."""
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -191,12 +193,7 @@ def cases() -> Iterator[Case]:
     os.environ.pop("LISTEN_FDS", None)
 
     def case(rng: random.Random) -> int:
-        match rng.randrange(10):
-            case 0 | 1:
-                return check_run(rng)
-            case 2 | 3:
-                return check_strings(rng)
-            case _:
-                return check_words(rng)
+        inputs = sum(rng.choice([check_words, check_strings])(rng) for _ in range(PARSED))
+        return inputs + (check_run(rng) if rng.random() < RUN else 0)
 
     yield case

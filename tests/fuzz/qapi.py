@@ -3,23 +3,31 @@
 A schema made by the rules is accepted, introspects, and loads again from its introspection as the
 same; reference and Python types can be made of it. One that breaks a rule is refused with the line.
 A value of a type is accepted unchanged; a spoilt one is accepted or refused, by the schema and by
-its introspection alike, and one that was accepted is accepted again.
+its introspection alike, and one that was accepted is accepted again. Both are checked in steps with
+the same outcome.
 """
 
 import contextlib
+import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from qmpserver.qapi import ParameterError, ResultError, Schema, SchemaError
+from qmpserver.qapi import Command, ParameterError, ResultError, Schema, SchemaError
 from qmpserver.qapi.markdown import markdown
+from qmpserver.qapi.steps import LONG, check_in_steps
 from qmpserver.qapi.typed import python_types
+from qmpserver.qmp import LongString, Parser
 from tests.fuzz.explore import Case
 from tests.fuzz.values import RANGES, spoilt, value_of
+from tests.qmp.test_large import everything_is_large
 
 OWN = Path(__file__).parents[2] / "schema"
 ROOT = Path("root.json")
+VALUES = 20  # of each command
+VALUES_IN_STEPS = 5
+LONGEST_NAME = 100  # names that a schema has are never long
 SHOWN = re.compile(r"[^\n:]+\.json:([0-9]+): [^\n]+")
 BUILTIN = [*RANGES, "str", "number", "bool", "any", "null"]
 WORDS = ["alpha", "beta-2", "x-gamma", "delta", "__org.example_eps", "zeta", "type", "class", "if"]
@@ -226,12 +234,12 @@ def check_schema(schema: Schema, rng: random.Random) -> Schema:
     return again
 
 
-def check_values(schema: Schema, again: Schema, rng: random.Random) -> int:
-    """Check values of the commands' arguments, results and events; return how many."""
+def check_values(schema: Schema, again: Schema, names: list[str], rng: random.Random) -> int:
+    """Check values of the arguments and results of commands, and of events; return how many."""
     count = 0
-    for name, command in schema.commands.items():
-        introspected = again.commands[name]
-        for _ in range(4):
+    for name in names:
+        command, introspected = schema.commands[name], again.commands[name]
+        for _ in range(VALUES):
             given = value_of(command.arguments, rng)
             assert isinstance(given, dict)
             taken = command.validate(given)
@@ -239,13 +247,16 @@ def check_values(schema: Schema, again: Schema, rng: random.Random) -> int:
             introspected.validate(given)
             other = spoilt(given, rng)
             if isinstance(other, dict):
-                check_spoilt(schema, again, name, other)
+                check_spoilt(command, introspected, other)
+                count += 1
             if command.returns is not None:
                 result = value_of(command.returns, rng)
                 command.validate_result(result)
                 with contextlib.suppress(ResultError):
                     command.validate_result(spoilt(result, rng))
-            count += 3
+                count += 2
+            count += 1
+        count += check_steps(command, rng)
     for event in schema.events.values():
         data = value_of(event.data, rng)
         event.validate(data)
@@ -255,23 +266,52 @@ def check_values(schema: Schema, again: Schema, rng: random.Random) -> int:
     return count
 
 
-def check_spoilt(schema: Schema, again: Schema, name: str, given: dict[str, object]) -> None:
+def check_spoilt(command: Command, introspected: Command, given: dict[str, object]) -> None:
     """Check that arguments are refused with a line, or taken, and taken again."""
     try:
-        taken = schema.commands[name].validate(given)
+        taken = command.validate(given)
     except ParameterError as error:
         assert error.desc  # noqa: PT017 -- either is right; nothing else may be raised
     else:
-        assert schema.commands[name].validate(taken) == taken
-        again.commands[name].validate(given)
+        assert command.validate(taken) == taken
+        introspected.validate(given)
+
+
+def check_steps(command: Command, rng: random.Random) -> int:
+    """Check arguments in steps and at once; return how many."""
+    with everything_is_large(_LONG_TOKEN=LONGEST_NAME):
+        for _ in range(VALUES_IN_STEPS):
+            given = value_of(command.arguments, rng)
+            text = json.dumps(spoilt(given, rng) if rng.random() < 0.8 else given)
+            (large,) = Parser(fast=False).feed(b'{"a": %b}' % text.encode())
+            (_, node), *_ = large.members()
+            if node.value is dict:
+                at_once = _refusal(lambda: command.validate(node.built()))  # noqa: B023
+                in_steps = _refusal(lambda: list(check_in_steps(command.arguments, node)))  # noqa: B023
+                assert in_steps == at_once, (command.name, text)
+    return VALUES_IN_STEPS
+
+
+def _refusal(check: Callable[[], object]) -> str | None:
+    """Return the text of the error, if there is one, with a long string in it."""
+    try:
+        check()
+    except ParameterError as error:
+        long = error.long
+        return error.desc.replace(LONG, long.whole() if isinstance(long, LongString) else str(long))
+    return None
 
 
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """Each case is a schema and values for it."""
+    own = Schema.load(OWN / "qapi-schema.json")
+    own_again = Schema.from_introspection(own.introspect())
     real = "\n".join(path.read_text() for path in sorted(OWN.glob("*.json")))
 
     def case(rng: random.Random) -> int:
+        if rng.random() < 0.3:
+            return check_values(own, own_again, rng.sample(list(own.commands), 5), rng)
         text = Maker(rng).text()
         whole = rng.random() < 0.6
         if not whole:
@@ -289,7 +329,7 @@ def cases() -> Iterator[Case]:
             return 1
         again = check_schema(schema, rng)
         try:
-            return 1 + check_values(schema, again, rng)
+            return 1 + check_values(schema, again, list(schema.commands), rng)
         except RecursionError:
             assert not whole  # a broken text may have a type that contains itself
             return 1

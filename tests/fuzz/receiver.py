@@ -10,7 +10,7 @@ from tests.fuzz.explore import Case
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "qmpserver" / "vm" / "accel" / "native"
-STREAMS = 50  # in a case
+STREAMS = 1000  # in a case
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ PATIENCE = 60.0
 LEFT_OUT = {"quit", "guest-shutdown", "guest-suspend-disk", "guest-suspend-ram", "device_add"}
 QUIET = {"stopped-process"}
 SHORT = 0.002  # seconds
+COMMANDS = 100  # of a client
+GRACE = 0.01  # seconds for replies that a fault holds
 
 
 def toml(value: object) -> str:
@@ -179,7 +181,7 @@ class Play:
                 assert "QMP" in json.loads(await reader.readline())
                 writer.write(b'{"execute": "qmp_capabilities"}')
                 await _reply(reader)
-            for number in range(rng.randrange(8)):
+            for number in range(rng.randrange(COMMANDS)):
                 name = rng.choice(names)
                 arguments: Any = arguments_of(schema.commands[name], rng)
                 if rng.random() < 0.3:
@@ -246,7 +248,7 @@ async def _play(rng: random.Random, scenario: Scenario) -> int:
                 negotiates = scenario.version is not None
                 await asyncio.gather(*(play.client(negotiates) for _ in range(rng.randint(1, 3))))
     finally:
-        await stand_in.close(0.1)
+        await stand_in.close(GRACE)
     failures = stand_in.failures()
     assert all("\n" not in one for one in failures), failures
     return play.inputs

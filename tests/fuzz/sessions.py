@@ -7,12 +7,13 @@ those in band in order. Another client is answered within `BOUND` all the time.
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import uvloop
 
 from qmpserver.monitor import Client, Registry, Server
 from qmpserver.qapi import Schema
-from qmpserver.qmp import CommandError, Parser, Session
+from qmpserver.qmp import CommandError, Large, Parser, Session
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import encode, json_value, make, pieces, spoil
 
@@ -28,6 +29,8 @@ SCHEMA = Path(__file__).parents[1] / "monitor" / "schema.json"
 VERSION = {"qemu": {"major": 11, "minor": 1, "micro": 0}, "package": ""}
 BOUND = 5.0  # seconds until another client is answered; a loaded machine takes most of it
 OVERTAKEN = 8  # commands in band that others overtake
+CLIENTS = 4  # at once
+ROUNDS = 20  # of such clients, one after the other, of one server
 PATIENCE = 60.0
 GRACE = 0.01  # of clients that are gone, and whose commands would take for ever
 SOCKET = "q"
@@ -102,34 +105,67 @@ class Commands:
                 self._released.pop(client).set()
 
 
-_SCHEMA: list[Schema] = []
-
-
+@functools.cache
 def _schema() -> Schema:
-    if not _SCHEMA:
-        _SCHEMA.append(Schema.load(SCHEMA))
-    return _SCHEMA[0]
+    return Schema.load(SCHEMA)
 
 
-def replies_without_sockets(data: bytes) -> bytes:
-    """Return the replies to these bytes, which come at once, without events and the greeting."""
-    registry = Commands().registry
+@functools.cache
+def _alone() -> Registry:
+    """Return the commands of a session without a server."""
+    return Commands().registry
+
+
+def replies(packets: Sequence[bytes], *, fast: bool = True) -> bytes:
+    """Return the replies of a session without sockets, without the greeting and events."""
+    registry = _alone()
     session = Session(VERSION)
-    session._parser = Parser(fast=False)
+    session._parser = Parser(fast=fast)
     session.take_output()
-    session.receive(data)
-    while (command := session.next_command()) is not None:
-        try:
-            bound = registry.find(command.name, command.oob)
-            result = registry.call(bound, command.arguments, None)
-        except CommandError as error:
-            session.fail(command, error)
-        else:
-            if bound.success_response:
-                session.reply(command, result)
+    output = []
+    for packet in packets:
+        session.receive(packet)
+        while (command := session.next_command()) is not None:
+            try:
+                bound = registry.find(command.name, command.oob)
+                arguments = command.arguments
+                if type(arguments) is Large:
+                    for _ in registry.check_large(bound, arguments):
+                        pass
+                    arguments = arguments.built()
+                result = registry.call(bound, arguments, None)
+            except CommandError as error:
+                session.fail(command, error)
             else:
-                session.finish(command)
-    return session.take_output()
+                if bound.success_response:
+                    session.reply(command, result)
+                else:
+                    session.finish(command)
+        output.append(session.take_output())
+    for _ in session.release():
+        pass
+    return b"".join(output)
+
+
+def conversation(rng: random.Random) -> list[bytes]:
+    """Make up what a client says."""
+    said = []
+    if rng.random() < 0.9:
+        enable = rng.choice([b"", b',"arguments":{"enable":["oob"]}'])
+        said.append(b'{"execute":"qmp_capabilities"%b}\n' % enable)
+    for number in range(rng.randint(1, 25)):
+        made = make(rng, KNOWN)
+        if rng.random() < 0.3:
+            message = {"execute": "echo", "arguments": {"a": json_value(rng)}, "id": number}
+            made = encode(rng, message)
+        said.append(made + rng.choice([b"\n", b"", b'\xff\n{"id":"made"}\n']))
+    return said
+
+
+@functools.cache
+def _passed() -> int:
+    """Return a descriptor to pass to the server; a client's own socket would stay open there."""
+    return os.open(os.devnull, os.O_RDONLY)
 
 
 class Peer:
@@ -190,30 +226,21 @@ async def peer() -> Any:
 
 async def plain(rng: random.Random) -> int:
     """Say anything, with descriptors here and there; compare the replies."""
-    said = []
-    if rng.random() < 0.9:
-        enable = rng.choice([b"", b',"arguments":{"enable":["oob"]}'])
-        said.append(b'{"execute":"qmp_capabilities"%b}\n' % enable)
-    for number in range(rng.randint(1, 25)):
-        made = make(rng, KNOWN)
-        if rng.random() < 0.3:
-            message = {"execute": "echo", "arguments": {"a": json_value(rng)}, "id": number}
-            made = encode(rng, message)
-        if rng.random() < 0.01:
-            made = b'{"id":"%b"}' % (rng.choice([b"\\u00e9", b"x", b"\xc3\xa9"]) * 20_000)
-        said.append(made + rng.choice([b"\n", b"", b'\xff\n{"id":"made"}\n']))
+    said = conversation(rng)
+    if rng.random() < 0.1:
+        said.append(b'{"id":"%b"}' % (rng.choice([b"\\u00e9", b"x", b"\xc3\xa9"]) * 20_000))
     data = b"".join(said)
     async with peer() as client:
         for packet in pieces(rng, data):
             if rng.random() < 0.02 and b"take-fd" not in data:
-                await client.send(packet, *[client.socket.fileno()] * rng.randint(1, 3))
+                await client.send(packet, *[_passed()] * rng.randint(1, 3))
             else:
                 await client.send(packet)
             if rng.random() < 0.1:
                 await asyncio.sleep(0)
         client.socket.shutdown(socket.SHUT_WR)
         got = await client.rest()
-    expected = replies_without_sockets(data)
+    expected = replies([data], fast=False)
     assert got == expected, f"said {data!r}\ngot {got!r}\nexpected {expected!r}"
     return len(said)
 
@@ -230,7 +257,7 @@ async def slow(rng: random.Random) -> int:
         released = 0
         while len(answered) < count:
             message = {"exec-oob": "release", "id": 1000 + released}
-            await client.send(encode(rng, message), *[client.socket.fileno()] * rng.randrange(2))
+            await client.send(encode(rng, message), *[_passed()] * rng.randrange(2))
             released += 1
             while True:
                 reply = await client.reply()
@@ -255,7 +282,7 @@ async def rude(rng: random.Random) -> int:
             said += b'{"execute":"block"}' * rng.randrange(2)
             said += spoil(rng, b"\n".join(rng.choices(KNOWN, k=10)))
             for packet in pieces(rng, said):
-                await made.send(packet, *[made.socket.fileno()] * rng.choice([0, 0, 0, 2]))
+                await made.send(packet, *[_passed()] * rng.choice([0, 0, 0, 2]))
     return 1
 
 
@@ -277,28 +304,32 @@ async def bystander(ended: asyncio.Event) -> float:
 async def _case(rng: random.Random) -> int:
     commands = Commands()
     server = commands.server = Server(commands.registry, version=VERSION)
-    kinds = rng.choices([plain, slow, rude], [6, 2, 1], k=rng.choice([1, 1, 2, 4]))
+    inputs = 0
     try:
-        async with asyncio.timeout(PATIENCE):
-            await server.serve_unix(SOCKET, max_clients=len(kinds) + 1)
-            ended = asyncio.Event()
-            watching = asyncio.ensure_future(bystander(ended))
+        await server.serve_unix(SOCKET, max_clients=CLIENTS + 1)
+        ended = asyncio.Event()
+        watching = asyncio.ensure_future(bystander(ended))
+        for _ in range(ROUNDS):
+            kinds = rng.choices([plain, slow, rude], [6, 2, 1], k=rng.choice([1, 1, 2, CLIENTS]))
             seeds = [rng.random() for _ in kinds]
-            inputs = await asyncio.gather(
-                *(kind(random.Random(seed)) for kind, seed in zip(kinds, seeds, strict=True))
-            )
-            ended.set()
-            worst = await watching
-            assert worst < BOUND, f"another client waited for {worst:.3f} s"
+            async with asyncio.timeout(PATIENCE):
+                counts = await asyncio.gather(
+                    *(kind(random.Random(seed)) for kind, seed in zip(kinds, seeds, strict=True))
+                )
+            inputs += sum(counts)
+        ended.set()
+        worst = await watching
+        assert worst < BOUND, f"another client waited for {worst:.3f} s"
     finally:
         await server.close(GRACE)
     assert not server.clients
-    return sum(inputs)
+    return inputs
 
 
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
-    """Each case has a server of its own."""
+    """Each case is a server with rounds of clients."""
+    _passed()
 
     def case(rng: random.Random) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

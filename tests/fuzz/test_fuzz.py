@@ -1,4 +1,4 @@
-"""Made-up input, a few seconds for each subject, from the seed QMPSERVER_SEED on (1)."""
+"""Made-up input, each subject's share of `INPUTS`, from the seed QMPSERVER_SEED on (1)."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.fuzz.trend import growth
 
 ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("QMPSERVER_SEED", "1")
-SECONDS = 3
+INPUTS = 30_000
 STREAMS = ["destination", "source"]
 ELSEWHERE = ["receiver"]  # tests/vm/native/run.sh has it
 
@@ -30,7 +30,8 @@ def test_made_up_streams(subject: str) -> None:
 
 
 def explore(subject: str) -> None:
-    command = [sys.executable, "-m", "tests.fuzz", subject, "--seconds", str(SECONDS)]
+    inputs = INPUTS * SUBJECTS[subject] // sum(SUBJECTS.values())
+    command = [sys.executable, "-m", "tests.fuzz", subject, "--inputs", str(inputs)]
     ended = subprocess.run(
         [*command, "--seed", SEED], cwd=ROOT, capture_output=True, text=True, check=False
     )

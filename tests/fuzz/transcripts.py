@@ -19,6 +19,7 @@ from qmpserver.transcript.splitter import ByteSplitter
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import json_value, pieces
 
+CONVERSATIONS = 20
 COMMANDS = ["query-status", "query-name", "stop", "cont", "query-version", "quit", "x-unknown"]
 RULES = ["ignore id", "ignore a b", "tolerance rate 20%", "events ignore", "exact"]
 PIECES = ["->", "<-", "=>", "+>", "2<- ", "$ -S", "#! exact", "#! tolerance x 5", "{", "}", "\n",
@@ -144,9 +145,6 @@ def check_torn(rng: random.Random) -> int:
 
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
-    """Each case is a conversation."""
-
-    def case(rng: random.Random) -> int:
-        return rng.choice([check_written, check_any, check_torn])(rng)
-
-    yield case
+    """Each case has some conversations."""
+    checks = [check_written, check_any, check_torn]
+    yield lambda rng: sum(rng.choice(checks)(rng) for _ in range(CONVERSATIONS))

@@ -1,6 +1,7 @@
 """The end of a server: nothing is begun after it, nothing is left behind."""
 
 import asyncio
+import gc
 import os
 import socket
 from pathlib import Path
@@ -245,3 +246,25 @@ async def test_a_device_that_opens_too_late(server: Server, directory: Path) -> 
         with second:
             assert await asyncio.get_running_loop().sock_recv(second, 1) == b""
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("arguments", [b"", b',"arguments":{"a":[%b1]}' % (b"1," * 2000)])
+async def test_a_command_that_is_abandoned_before_it_begins(
+    commands: "Commands", arguments: bytes
+) -> None:
+    """Nothing is warned of: no coroutine is forgotten."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    server = Server(commands.registry)
+    with theirs:
+        client = server.connect(Channel(asyncio.get_running_loop(), ours), "socket")
+        executor = client._executor
+        name = b"echo" if arguments else b"block"
+        said = b'{"execute":"qmp_capabilities"}{"execute":"%b"%b}' % (name, arguments)
+        executor.data_received(said)
+        while executor._task is None:
+            executor._run_scheduled()
+        executor.abort()
+        await server.close(0)
+    gc.collect()
+    assert not commands.executed

@@ -10,6 +10,8 @@ import pytest
 from qmpserver.monitor import Registry, Server
 from qmpserver.monitor.registry import MAX_ARGUMENTS
 from qmpserver.qapi import Schema
+from qmpserver.qmp.parser import _LargeBuilder
+from tests.monitor.conftest import until
 
 PATIENCE = 60.0
 WORST = 0.1  # seconds of the event loop's thread, ten times as long as on an idle machine
@@ -118,6 +120,34 @@ async def test_names_that_are_told_in_full(registry: Registry, tmp_path: Path) -
             ),
         ]:
             assert b'"desc": "%b"}' % (says % name) in await answer(tmp_path / "q", message)
+
+
+async def test_what_a_client_has_begun_to_say_is_freed_in_steps(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Also while a command of the client that left goes on."""
+    begun = asyncio.Event()
+
+    @registry.command("loose", replace=True)
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with Server(registry) as server:
+        await server.serve_unix(tmp_path / "q")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "q")
+        await reader.readline()
+        writer.write(b'{"execute": "qmp_capabilities"}{"execute": "loose"}')
+        await begun.wait()
+        (executor,) = server._executors
+        parser = executor.session._parser
+        writer.write(b'{"id":[%b' % (b"1," * 10_000))
+        await until(lambda: isinstance(parser._builder, _LargeBuilder))
+        values = parser._builder.tape.values  # type: ignore[attr-defined]
+        await until(lambda: len(values) > 10_000)
+        writer.close()
+        await until(lambda: not values)
+        await server.close(0)
 
 
 def message(subject: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 import array
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -17,6 +19,7 @@ from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server, executions
 from qmpserver.monitor.channel import Channel
 from qmpserver.monitor.relay import Relay
+from qmpserver.monitor.socket_devices import ACCEPTED
 from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
@@ -59,6 +62,18 @@ async def test_one_client_at_a_time(server: Server, path: str, connect: "Connect
     first.close()
     assert "QMP" in await second.receive()
     assert await second.receive() == {"return": {}}
+
+
+async def test_many_clients_are_not_accepted_at_once(server: Server, path: str) -> None:
+    await server.serve_unix(path, max_clients=100)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4 * ACCEPTED):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        served = [0]
+        while served[-1] < 4 * ACCEPTED:
+            await asyncio.sleep(0)  # others are served
+            served.append(server.clients)
+        assert max(b - a for a, b in itertools.pairwise(served)) == ACCEPTED
 
 
 async def test_max_clients(server: Server, path: str, connect: "Connect") -> None:

@@ -1,6 +1,8 @@
 """Large messages: the same answers as for small ones, in short steps."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +27,18 @@ EVERYTHING_IS_LARGE = {
     qmpserver.qmp.literals: {"PIECE": 5, "_STRAY_PIECE": 3},
     qmpserver.qmp.writer: {"PIECE": 3, "LONG_TEXT": 4, "_STEP_TOKENS": 2},
 }
+
+
+@contextlib.contextmanager
+def everything_is_large(**others: int) -> Iterator[None]:
+    """Lower the limits from which on messages are large; `others` are those of the parser."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, values in EVERYTHING_IS_LARGE.items():
+            for name, value in values.items():
+                patch.setattr(module, name, value)
+        for name, value in others.items():
+            patch.setattr(qmpserver.qmp.parser, name, value)
+        yield
 
 
 def told(request: Request) -> tuple[Any, ...]:
@@ -65,10 +79,7 @@ def answers(data: bytes, packet: int, pretty: bool, oob: bool) -> tuple[list[Any
 def same_answers(data: bytes, packet: int = 16384, pretty: bool = False, oob: bool = True) -> bytes:
     """Return the output, after asserting that it is the same if everything is large."""
     small = answers(data, packet, pretty, oob)
-    with pytest.MonkeyPatch.context() as patch:
-        for module, values in EVERYTHING_IS_LARGE.items():
-            for name, value in values.items():
-                patch.setattr(module, name, value)
+    with everything_is_large():
         large = answers(data, packet, pretty, oob)
     assert repr(large) == repr(small)
     return small[1]

@@ -134,6 +134,19 @@ async def test_a_closed_wire_tells_its_owner_nothing_more(peers: list[Peer]) -> 
     assert peer.got() == b""
 
 
+async def test_the_reply_to_a_large_request(peers: list[Peer]) -> None:
+    peer = Peer(faults.Spec("not-json", where="query-name"))
+    peers.append(peer)
+    peer.wire.start(peer.owner)
+    long = "x" * 10_000
+    peer.wire.data_received(json.dumps({"execute": "stop", "id": [long]}).encode())
+    peer.wire.data_received(b'{"execute": "query-name"}')
+    first = b'{"return": {}, "id": ["%b"]}\r\n' % long.encode()
+    peer.wire.write(first[:20])
+    peer.wire.write(first[20:] + REPLY)
+    assert peer.got() == first + b"warning: this line is no JSON\r\n" + REPLY
+
+
 @pytest.mark.parametrize("fault", ["split-reply", "late-reply:query-name", "event-before-reply"])
 async def test_a_client_that_sends_no_more_gets_all_replies(serve: Serve, fault: str) -> None:
     async with serve({"fault": [{"name": fault, "seconds": 0.05}]}) as served:

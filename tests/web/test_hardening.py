@@ -18,7 +18,7 @@ import trustme
 from qmpserver.monitor import Server
 from qmpserver.monitor.client import MAX_UNSENT_EVENTS, MAX_UNSENT_REPLIES
 from qmpserver.vm.machine.machine import Machine
-from qmpserver.web import qmp, serve
+from qmpserver.web import channel, qmp, serve
 from tests.conftest import PATIENCE
 from tests.web.conftest import Web, serving
 from tests.web.test_program import program
@@ -128,6 +128,18 @@ async def test_who_goes_on_without_the_token_is_disconnected(
     assert (await ended).startswith(b"HTTP/1.1 401 ")
 
 
+async def test_a_stranger_whose_body_is_not_read_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch, site: Web, raw: Any
+) -> None:
+    """A refusal keeps none of the connections for as long as a holder of the token has."""
+    monkeypatch.setattr(serve, "GRACE", PATIENCE)
+    monkeypatch.setattr(serve, "REFUSAL_GRACE", 0)
+    connection = await raw(
+        f"POST /qmp HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: 100\r\n\r\n{{"
+    )
+    assert (await connection.ends()).startswith(b"HTTP/1.1 401 ")
+
+
 @pytest.mark.slow
 async def test_who_has_the_token_has_time(
     impatient: None, site: Web, http: aiohttp.ClientSession
@@ -137,6 +149,19 @@ async def test_who_has_the_token_has_time(
         await asyncio.sleep(2 * SHORT)
         await ws.send_str(NEGOTIATION)
         assert json.loads(await ws.receive_str(timeout=PATIENCE)) == {"return": {}}
+
+
+@pytest.mark.slow
+async def test_websockets_that_do_not_answer_the_end(site: Web, raw: Any) -> None:
+    assert channel._CLOSE_TIMEOUT < qmp.GRACE  # aiohttp has an error if both end at once
+    for path in ("/qmp", "/live"):
+        connection = await raw(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n"
+            f"Authorization: Bearer {site.token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await connection.reader.readline()).startswith(b"HTTP/1.1 101 ")
+    await site.site.close()
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from qmpserver.qmp import MAX_TOKEN_SIZE
+from qmpserver.qmp import MAX_TOKEN_SIZE, Steps
+from qmpserver.qmp.large import Tape
 from qmpserver.web.qmp import MAX_WEBSOCKETS
 from tests.web.conftest import Web
 
@@ -76,6 +77,22 @@ async def post(
         if response.content_type == "application/json":
             return response.status, json.loads(text)
         return response.status, text
+
+
+async def test_a_large_body_that_is_refused_is_freed_in_steps(
+    site: Web, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed = []
+    release = Tape.release
+
+    def note(tape: Tape) -> Steps:
+        freed.append(len(tape.values))
+        return release(tape)
+
+    monkeypatch.setattr(Tape, "release", note)
+    status, answer = await post(site, http, b'{"id":[%b1]}{}' % (b"1," * 1000))
+    assert (status, answer["error"]["desc"]) == (400, "Expecting one command in the body")
+    assert freed == [1004]
 
 
 @pytest.mark.parametrize(
