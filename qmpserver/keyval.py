@@ -117,7 +117,7 @@ def parse_options(
     options = Options()
     for name, value, short in split_options(text, implied):
         if name == "id":
-            if not _ID.fullmatch(value):
+            if not re.fullmatch(_ID, value):
                 raise OptionError(
                     "Parameter 'id' expects an identifier",
                     "Identifiers consist of letters, digits, '-', '.', '_', "
@@ -189,7 +189,7 @@ def parse_number(name: str, value: str) -> int:
     Raises:
         OptionError: `value` is not a number, or has more than 64 bits.
     """
-    match = _NUMBER.fullmatch(value)
+    match = re.fullmatch(_NUMBER, value)
     if match is None:
         raise OptionError(f"Parameter '{name}' expects a number")
     sign, hexadecimal, octal, decimal = match.groups()
@@ -211,7 +211,7 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
     Raises:
         OptionError: `value` is not a size, or is 2^64 or more.
     """
-    match = _SIZE.fullmatch(value)
+    match = re.fullmatch(_SIZE, value)
     if match is not None:
         hexadecimal, whole, fraction, suffix = match.groups()
         scale = 1024 ** _SUFFIXES.index((suffix or default_suffix).upper())
@@ -232,12 +232,10 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
 
 _TRUE = frozenset({"on", "yes", "true", "y"})
 _FALSE = frozenset({"off", "no", "false", "n"})
-_ID = re.compile(r"[A-Za-z][-A-Za-z0-9._]*")
+_ID = r"[A-Za-z][-A-Za-z0-9._]*"
 _NAME = re.compile(r"[^=,]*")
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([-+]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
-_SIZE = re.compile(
-    r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?)([bBkKmMgGtTpPeE])?"
-)
+_NUMBER = r"[ \t\n\v\f\r]*([-+]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))"
+_SIZE = r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?)([bBkKmMgGtTpPeE])?"
 _SUFFIXES = "BKMGTPE"
 _LIMIT = 1 << 64
 

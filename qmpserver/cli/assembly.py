@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.messages import report
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from qmpserver.vm.trace.tracer import Writer
 
 _DEFAULT_RING_SIZE = 4096
-_SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
+_SCHEMA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "schema", "qapi-schema.json")
 
 _log = logging.getLogger("qmpserver")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from pathlib import Path
 
 from qmpserver.cli.settings import CommandLineError
 
@@ -76,7 +75,8 @@ def rename_process(name: str) -> None:
         CommandLineError: The system refuses it.
     """
     try:
-        Path("/proc/self/comm").write_bytes(os.fsencode(name))
+        with open("/proc/self/comm", "wb") as comm:
+            comm.write(os.fsencode(name))
     except FileNotFoundError:
         raise CommandLineError("Change of process name not supported by your OS") from None
     except OSError as error:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
 
 BURST = 20  # lines
 WINDOW_S = 10.0
@@ -14,7 +13,6 @@ WINDOW_S = 10.0
 _Place = tuple[str, int, type[BaseException] | None]
 
 
-@dataclass(slots=True)
 class _Window:
     """The lines of one place in the code since its first one.
 
@@ -25,10 +23,13 @@ class _Window:
         example: Logger, level and text of one left out; not the record, which may hold much memory.
     """
 
-    end: float
-    written: int = 0
-    left_out: int = 0
-    example: tuple[str, int, str] = ("", 0, "")
+    __slots__ = ("end", "example", "left_out", "written")
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+        self.written = 0
+        self.left_out = 0
+        self.example = ("", 0, "")
 
 
 class RepeatLimit(logging.Handler):

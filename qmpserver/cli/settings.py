@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,45 +29,45 @@ class CommandLineError(Exception):
         self.hint = hint
 
 
-@dataclass(slots=True)
 class Settings:
     """The values of all options. `None` or an empty list where an option was not given."""
 
-    given: set[str] = field(default_factory=set)  # the names of the options that were given
+    def __init__(self) -> None:
+        self.given: set[str] = set()  # the names of the options that were given
 
-    # The machine.
-    accels: list[AccelOptions] = field(default_factory=list)  # of -accel
-    machine_accels: list[str] = field(default_factory=list)  # of -machine accel=
-    cpus: int = 1
-    ram: int = DEFAULT_RAM  # in bytes
-    guest: dict[str, str] | None = None
-    bios: str | None = None
-    name: str | None = None
-    process_name: str | None = None
-    uuid: UUID | None = None
-    fake: tuple[str, Scenario] | None = None  # the option's value, and its meaning
-    stopped: bool = False
-    incoming: str | None = None
-    actions: Actions | None = None
+        # The machine.
+        self.accels: list[AccelOptions] = []  # of -accel
+        self.machine_accels: list[str] = []  # of -machine accel=
+        self.cpus = 1
+        self.ram = DEFAULT_RAM  # in bytes
+        self.guest: dict[str, str] | None = None
+        self.bios: str | None = None
+        self.name: str | None = None
+        self.process_name: str | None = None
+        self.uuid: UUID | None = None
+        self.fake: tuple[str, Scenario] | None = None  # the option's value, and its meaning
+        self.stopped = False
+        self.incoming: str | None = None
+        self.actions: Actions | None = None
 
-    # Monitors.
-    chardevs: list[str] = field(default_factory=list)
-    monitors: list[tuple[str, str]] = field(default_factory=list)  # the option and its value
-    devices: list[tuple[str, str, Chardev]] = field(default_factory=list)  # the devices of both
-    http: tuple[str, HttpOptions] | None = None  # the option's value, and its meaning
-    nographic: bool = False
-    defaults: bool = True  # False with -nodefaults
-    monitor_placed: bool = False
-    serial_placed: bool = False
-    parallel_placed: bool = False
+        # Monitors.
+        self.chardevs: list[str] = []
+        self.monitors: list[tuple[str, str]] = []  # the option and its value
+        self.devices: list[tuple[str, str, Chardev]] = []  # the devices of both
+        self.http: tuple[str, HttpOptions] | None = None  # the option's value, and its meaning
+        self.nographic = False
+        self.defaults = True  # False with -nodefaults
+        self.monitor_placed = False
+        self.serial_placed = False
+        self.parallel_placed = False
 
-    # The process.
-    pidfile: str | None = None
-    daemonize: bool = False
-    log: str | None = None
-    trace: list[str] = field(default_factory=list)  # names and patterns; a leading - disables
-    trace_file: str | None = None
-    timestamps: bool = False
-    guest_name: bool = False
-    warnings: list[str] = field(default_factory=list)
-    exit_with: str | None = None  # print this and exit
+        # The process.
+        self.pidfile: str | None = None
+        self.daemonize = False
+        self.log: str | None = None
+        self.trace: list[str] = []  # names and patterns; a leading - disables
+        self.trace_file: str | None = None
+        self.timestamps = False
+        self.guest_name = False
+        self.warnings: list[str] = []
+        self.exit_with: str | None = None  # print this and exit

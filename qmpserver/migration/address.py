@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.keyval import OptionError, kinds, parse_options, parse_size
 from qmpserver.qmp import CommandError
@@ -21,15 +20,13 @@ if TYPE_CHECKING:
     from qmpserver.migration.status import Side
 
 
-@dataclass(frozen=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """A Unix socket; the path begins with NUL in the abstract namespace."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class TcpAddress:
+class TcpAddress(NamedTuple):
     """A TCP socket.
 
     Attributes:
@@ -47,22 +44,19 @@ class TcpAddress:
     ipv6: bool | None = None
 
 
-@dataclass(frozen=True)
-class FdAddress:
+class FdAddress(NamedTuple):
     """A descriptor: the name that `getfd` gave it, or its number on the command line."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class ExecAddress:
+class ExecAddress(NamedTuple):
     """A command whose standard input or output carries the stream."""
 
     argv: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class FileAddress:
+class FileAddress(NamedTuple):
     """A file, and the position in it where the stream begins, in bytes."""
 
     path: str
@@ -115,7 +109,7 @@ def parse_uri(uri: str) -> Address:
         case "file":
             return _parse_file(rest)
         case "vsock":
-            found = _VSOCK.match(rest)
+            found = re.match(_VSOCK, rest)
             if found is None:
                 raise CommandError(f"error parsing address '{rest}'")
             if found.end() < len(rest):
@@ -169,10 +163,10 @@ def check_transport(address: Address, capabilities: Mapping[str, bool]) -> None:
 
 _NO_VSOCK = "socket family AF_VSOCK unsupported"
 _OFFSET = ",offset="
-_INET = re.compile(r"(?P<host>[^:]*):(?P<port>.+)", re.DOTALL)
-_IPV6 = re.compile(r"\[(?P<host>[^\]]+)\]:(?P<port>.+)", re.DOTALL)
-_VSOCK = re.compile(r"[^:]+:[^,]+")
-_NEGATIVE = re.compile(r"\s*-[0-9]+")
+_INET = r"(?P<host>[^:]*):(?P<port>(?s:.+))"
+_IPV6 = r"\[(?P<host>[^\]]+)\]:(?P<port>(?s:.+))"
+_VSOCK = r"[^:]+:[^,]+"
+_NEGATIVE = r"\s*-[0-9]+"
 # The options that are not in `TcpAddress` are accepted without effect.
 _INET_OPTIONS = kinds(
     string="addr",
@@ -188,7 +182,7 @@ def _parse_inet(text: str) -> TcpAddress:
         raise CommandError(str(error)) from None
     address = options.string("addr") or ""
     ipv6 = address.startswith("[")
-    found = (_IPV6 if ipv6 else _INET).fullmatch(address)
+    found = re.fullmatch(_IPV6 if ipv6 else _INET, address)
     if found is None:
         raise CommandError(f"error parsing {'IPv6 ' * ipv6}address '{address}'")
     return TcpAddress(
@@ -208,7 +202,7 @@ def _parse_file(text: str) -> FileAddress:
         return FileAddress(path, parse_size("offset", offset))
     except OptionError as error:
         too_large = str(error).startswith("Value")
-        code = errno.ERANGE if too_large or _NEGATIVE.fullmatch(offset) else errno.EINVAL
+        code = errno.ERANGE if too_large or re.fullmatch(_NEGATIVE, offset) else errno.EINVAL
         raise CommandError(f"file URI has bad offset {offset}: {os.strerror(code)}") from None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_IDENTIFIER = re.compile(r"[A-Za-z][-A-Za-z0-9._]*")
+_IDENTIFIER = r"[A-Za-z][-A-Za-z0-9._]*"
 _LONGEST_ALIAS = 255
 _LONGEST_NODE_NAME = 31
 
@@ -29,7 +29,7 @@ def _repeated_names(mapping: Sequence[Mapping[str, Any]]) -> str:
     names: set[str] = set()
     for node in mapping:
         name, alias = node["node-name"], node["alias"]
-        if not _IDENTIFIER.fullmatch(alias):
+        if not re.fullmatch(_IDENTIFIER, alias):
             return f"The node alias '{alias}' is not well-formed"
         if _bytes(alias) > _LONGEST_ALIAS:
             return f"The node alias '{alias}' is longer than {_LONGEST_ALIAS} bytes"

@@ -17,7 +17,7 @@ UNKNOWN_DOWNTIME = (1 << 63) - 1
 """QEMU's `expected-downtime` while the rate is not known, in ms."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # these take a millisecond to make
 class Figures:
     """The figures of one outgoing migration. Pages are of `PAGE` bytes.
 

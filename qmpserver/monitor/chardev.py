@@ -132,8 +132,8 @@ _QEMU_BACKENDS = frozenset(
     """braille console dbus hub memory msmouse mux parallel parport pty qemu-vdagent ringbuf
     serial spiceport spicevmc testdev tty udp vc wctablet""".split()  # noqa: SIM905
 )
-_HOST_PORT = re.compile(r"(?:([^:]{1,64}))?:([^,]{1,32})(?:,|$)")
-_BRACKETED = re.compile(r"\[([^\]]{1,64})\]:([^,]{1,32})(?:,|$)")
+_HOST_PORT = r"(?:([^:]{1,64}))?:([^,]{1,32})(?:,|$)"
+_BRACKETED = r"\[([^\]]{1,64})\]:([^,]{1,32})(?:,|$)"
 
 
 def parse_chardev(text: str) -> Chardev:
@@ -174,7 +174,7 @@ def parse_device(text: str, label: str) -> Chardev:
         options = parse_options(rest, _KINDS, implied="fd")
         options.set("backend", "socket")
     elif colon and scheme in ("tcp", "telnet", "tn3270", "websocket"):
-        match = _BRACKETED.match(rest) or _HOST_PORT.match(rest)
+        match = re.match(_BRACKETED, rest) or re.match(_HOST_PORT, rest)
         if match is None:
             raise OptionError(f"parse error: {text}")
         options = parse_options(rest[match.end() :], _KINDS)

@@ -8,7 +8,7 @@ becomes `{'name': ...}`.
 import re
 from collections.abc import Callable, Iterable
 
-from qmpserver.qapi.parser import Definition
+from qmpserver.qapi.model import Definition
 from qmpserver.qapi.source import Location
 
 Object = dict[str, object]

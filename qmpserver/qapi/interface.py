@@ -1,8 +1,15 @@
 """Commands and events, each with the validation of its arguments, result or data."""
 
 from qmpserver.qapi import validate
-from qmpserver.qapi.model import EMPTY, AlternateType, Entity, EnumType, ObjectType, Type
-from qmpserver.qapi.parser import Definition
+from qmpserver.qapi.model import (
+    EMPTY,
+    AlternateType,
+    Definition,
+    Entity,
+    EnumType,
+    ObjectType,
+    Type,
+)
 
 
 class Command(Entity):

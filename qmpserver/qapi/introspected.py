@@ -16,12 +16,12 @@ from qmpserver.qapi.model import (
     AlternateType,
     ArrayType,
     Branch,
+    Definition,
     EnumType,
     Member,
     ObjectType,
     Type,
 )
-from qmpserver.qapi.parser import Definition
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
 SOURCE = "query-qmp-schema"

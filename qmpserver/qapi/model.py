@@ -3,9 +3,23 @@
 `resolve` fills in this plain data; all others only read it.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from qmpserver.qapi.parser import Definition
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpserver.qapi.doc import Doc
+    from qmpserver.qapi.source import Location
+
+
+class Definition(NamedTuple):
+    """A top-level expression that is not a directive."""
+
+    value: dict[str, object]
+    location: Location
+    doc: Doc | None
 
 
 class Type:

@@ -6,10 +6,11 @@ its documentation. `check` checks their keys and values.
 
 import os
 import re
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from qmpserver.files import read_text
 from qmpserver.qapi.doc import Doc
+from qmpserver.qapi.model import Definition
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
 _TOKEN = re.compile(
@@ -26,14 +27,6 @@ _DOC_LINE = re.compile(r"\s*\#([^\n]*)")
 # Beyond any real definition, and below the interpreter's recursion limit.
 _DEPTH = 50
 _PLAIN = " " + "".join(map(chr, range(33, 127)))
-
-
-class Definition(NamedTuple):
-    """A top-level expression that is not a directive."""
-
-    value: dict[str, object]
-    location: Location
-    doc: Doc | None
 
 
 class Parsed:

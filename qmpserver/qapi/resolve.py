@@ -12,6 +12,7 @@ from qmpserver.qapi.model import (
     AlternateType,
     ArrayType,
     Branch,
+    Definition,
     EnumType,
     Feature,
     Member,
@@ -19,7 +20,7 @@ from qmpserver.qapi.model import (
     QType,
     Type,
 )
-from qmpserver.qapi.parser import Definition, parse
+from qmpserver.qapi.parser import parse
 from qmpserver.qapi.source import Location
 
 # Features of an interface: commands, events, members and values have them, types do not.

@@ -1,17 +1,20 @@
 """A loaded schema."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qapi.doc import Doc
-from qmpserver.qapi.interface import Command, Event, Named
+from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.introspect import introspect
 from qmpserver.qapi.introspected import entities
-from qmpserver.qapi.resolve import resolve
+from qmpserver.qapi.model import AlternateType, EnumType, ObjectType
 
 if TYPE_CHECKING:
-    from qmpserver.qapi.model import AlternateType, EnumType, ObjectType
+    from collections.abc import Iterable
+
+    from qmpserver.qapi.doc import Doc
+    from qmpserver.qapi.interface import Named
 
 
 class Schema:
@@ -37,13 +40,13 @@ class Schema:
                 self.commands[entry.name] = entry
             elif isinstance(entry, Event):
                 self.events[entry.name] = entry
-            elif not isinstance(entry, Doc):
+            elif isinstance(entry, EnumType | ObjectType | AlternateType):
                 self.types[entry.name] = entry
 
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], conditions: Iterable[str] | None = frozenset()
-    ) -> "Schema":
+    ) -> Schema:
         """Parse and check the schema in file `path`.
 
         Args:
@@ -53,10 +56,12 @@ class Schema:
         Raises:
             SchemaError: The schema is invalid; the text is `file:line: message`.
         """
+        from qmpserver.qapi.resolve import resolve  # a description needs no parser
+
         return cls(resolve(os.fspath(path), None if conditions is None else frozenset(conditions)))
 
     @classmethod
-    def from_introspection(cls, infos: list[dict[str, Any]]) -> "Schema":
+    def from_introspection(cls, infos: list[dict[str, Any]]) -> Schema:
         """Return the schema that `infos`, a result of `query-qmp-schema`, describe.
 
         Its `types` is empty, since introspection has no names of types.

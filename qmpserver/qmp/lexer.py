@@ -9,6 +9,7 @@ The meaning of tokens is up to `parser`.
 """
 
 import enum
+import functools
 import re
 from collections.abc import Iterator
 
@@ -60,8 +61,7 @@ class _State(enum.IntEnum):
 # A whole token whose end is certain: a number or a keyword ends only with the
 # byte after it, so that byte must be there.  Everything else (an error, or a token
 # that the end of the packet cuts) goes byte by byte.
-_WHOLE = re.compile(
-    rb"""[ \t\r\n]*+(?:
+_WHOLE = rb"""[ \t\r\n]*+(?:
       ([{}\[\]:,])
     | ("(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"
       |'(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+')
@@ -69,9 +69,7 @@ _WHOLE = re.compile(
     | (-?(?:0|[1-9][0-9]*+)\.[0-9]++(?:[eE][-+]?[0-9]++|(?![eE]))
       |-?[1-9][0-9]*+[eE][-+]?[0-9]++)(?=.)
     | ([a-z]++)(?=.)
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
+    )"""
 _GROUP_KINDS = (
     TokenKind.STRUCTURE,
     TokenKind.STRING,
@@ -81,15 +79,27 @@ _GROUP_KINDS = (
 )
 
 # Runs that do not change the state; skipping them makes long strings cheap.
-_RUNS = {
-    _State.RECOVERY: re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*+"),
-    _State.DOUBLE_QUOTED: re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+'),
-    _State.SINGLE_QUOTED: re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+"),
-    _State.DIGITS: re.compile(rb"[0-9]*+"),
-    _State.FRACTION: re.compile(rb"[0-9]*+"),
-    _State.EXPONENT_DIGITS: re.compile(rb"[0-9]*+"),
-    _State.KEYWORD: re.compile(rb"[a-z]*+"),
+_RUNS: dict[_State, bytes] = {
+    _State.RECOVERY: rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*+",
+    _State.DOUBLE_QUOTED: rb'(?:[^\x00-\x1f"\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+',
+    _State.SINGLE_QUOTED: rb"(?:[^\x00-\x1f'\\\xfe\xff]++|\\[^\x00-\x1f\xfe\xff])*+",
+    _State.DIGITS: rb"[0-9]*+",
+    _State.FRACTION: rb"[0-9]*+",
+    _State.EXPONENT_DIGITS: rb"[0-9]*+",
+    _State.KEYWORD: rb"[a-z]*+",
 }
+
+
+# Compiled at the first use: most clients send plain JSON only, which comes by no lexer.
+@functools.cache
+def _whole() -> re.Pattern[bytes]:
+    return re.compile(_WHOLE, re.VERBOSE | re.DOTALL)
+
+
+@functools.cache
+def _runs() -> dict[_State, re.Pattern[bytes]]:
+    return {state: re.compile(run) for state, run in _RUNS.items()}
+
 
 _DIGIT = b"0123456789"
 _NONZERO = b"123456789"
@@ -159,9 +169,10 @@ class Lexer:
         """Yield the tokens that `data` completes; the caller must take all."""
         position = 0
         end = len(data)
+        whole = _whole()
         while position < end:
             if self._state is _State.START:
-                match = _WHOLE.match(data, position)
+                match = whole.match(data, position)
                 if match is not None and match.end() - position <= MAX_TOKEN_SIZE:
                     position = match.end()
                     group = match.lastindex
@@ -178,8 +189,9 @@ class Lexer:
         partial = self._partial
         room = MAX_TOKEN_SIZE - self._passed
         end = len(data)
+        runs = _runs()
         while position < end:
-            run = _RUNS.get(state)
+            run = runs.get(state)
             if run is not None:
                 # Within a token, no run may pass the byte that exceeds the limit.
                 limit = min(end, position + room + 1 - len(partial))

@@ -22,7 +22,7 @@ _UINT64_MAX = (1 << 64) - 1
 _LONGEST_INTEGER = 20
 # More digits than a double needs to be rounded correctly, if one more tells of the rest.
 _DIGITS = 800
-_UNICODE_ESCAPES = re.compile(rb"(?:\\u[0-9a-fA-F]{4})++")
+_UNICODE_ESCAPES = rb"(?:\\u[0-9a-fA-F]{4})++"
 _STRAY_PIECE = 128  # bytes: invalid ones are read one by one
 _LONGEST_ESCAPE = 12  # a surrogate pair
 _LONGEST_CHARACTER = 6  # in `decode_lossy`
@@ -209,7 +209,7 @@ def _plain(raw: bytes) -> str:
 
 def _unicode_escapes(raw: bytes, start: int, stop: int) -> tuple[str, int]:
     """Return the characters of adjacent escape sequences, and the position after them."""
-    match = _UNICODE_ESCAPES.match(raw, start, stop)
+    match = re.compile(_UNICODE_ESCAPES).match(raw, start, stop)
     if match is not None and match.end() - start > _LONGEST_ESCAPE:
         units = bytes.fromhex(match[0].replace(b"\\u", b"").decode("ascii"))
         try:
@@ -217,7 +217,7 @@ def _unicode_escapes(raw: bytes, start: int, stop: int) -> tuple[str, int]:
         except UnicodeDecodeError as error:
             # Half a pair: the other half may follow after `stop`.
             text = units[: error.start].decode("utf-16-be")
-        invalid = INVALID_CHARACTER.search(text)
+        invalid = re.search(INVALID_CHARACTER, text)
         if invalid is not None:
             text = text[: invalid.start()]
         if text:

@@ -8,8 +8,9 @@ import re
 
 __all__ = ["INVALID_CHARACTER", "decode", "decode_lossy", "is_valid_codepoint"]
 
-# All characters that a string can contain in Python but not in QEMU.
-INVALID_CHARACTER = re.compile(
+# All characters that a string can contain in Python but not in QEMU: a regular expression, which is
+# compiled when a client sends the first character that is not ASCII.
+INVALID_CHARACTER = (
     "[\ud800-\udfff\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
     + "]"
@@ -20,7 +21,7 @@ _NUL = b"\xc0\x80"
 
 def is_valid_codepoint(codepoint: int) -> bool:
     """Return whether QEMU allows `codepoint` in a string."""
-    return 0 <= codepoint <= 0x10FFFF and not INVALID_CHARACTER.match(chr(codepoint))
+    return 0 <= codepoint <= 0x10FFFF and not re.match(INVALID_CHARACTER, chr(codepoint))
 
 
 def decode(raw: bytes) -> str:
@@ -33,7 +34,7 @@ def decode(raw: bytes) -> str:
         ValueError: `raw` is not valid.
     """
     text = raw.decode("ascii") if raw.isascii() else raw.replace(_NUL, b"\0").decode()
-    if not text.isascii() and INVALID_CHARACTER.search(text):
+    if not text.isascii() and re.search(INVALID_CHARACTER, text):
         raise ValueError("noncharacter in string")
     return text
 

@@ -33,7 +33,7 @@ LONG_TEXT = 8192
 
 _encode = json.JSONEncoder(check_circular=False).encode
 
-_ESCAPED = re.compile('["\\\\\b\f\n\r\t]|[\0-\x07\x0b\x0e-\x1f\x7f-\U0010ffff]+')
+_ESCAPED = re.compile('["\\\\\b\f\n\r\t]|[^\b\f\n\r\t -~]+')
 _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _PLAIN = frozenset({str, int, bool, type(None)})
@@ -218,7 +218,7 @@ def _escape(match: re.Match[str]) -> str:
     found = match[0]
     if found in _SHORT:
         return _SHORT[found]
-    units = INVALID_CHARACTER.sub("\ufffd", found).encode("utf-16-be")
+    units = re.sub(INVALID_CHARACTER, "\ufffd", found).encode("utf-16-be")
     return "\\u" + units.hex("|", 2).upper().replace("|", "\\u")
 
 

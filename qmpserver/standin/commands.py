@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import re
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.registry import Bound, Registry
@@ -49,7 +48,7 @@ class Commands(Registry):
         self._send = send
         self._script: dict[str, list[_Entry]] = {}
         for reply in scenario.replies:
-            self._script.setdefault(reply.command, []).append(_Entry(reply, reply.times))
+            self._script.setdefault(reply.command, []).append(_Entry(reply))
 
     def complete(self) -> None:
         """Bind the remaining commands to the smallest value of their type.
@@ -163,12 +162,14 @@ class Commands(Registry):
         return result if returns is None else fitted(result, returns)
 
 
-@dataclass(slots=True)
 class _Entry:
     """A scripted reply, and how many commands it may still answer; None for no bound."""
 
-    reply: Reply
-    left: int | None
+    __slots__ = ("left", "reply")
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.left = reply.times
 
 
 # The types on the wire that a handler's annotation stands for.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmpserver import transcript
+from qmpserver.transcript.compare import MORE, compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +23,7 @@ class ScriptedEvent(NamedTuple):
     after: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A scripted answer to a command.
 
     Attributes:
@@ -62,8 +60,7 @@ class Reply:
         return _matches(self.arguments, arguments, exact=self.exact)
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
+class Expectation(NamedTuple):
     """A command that clients must send between `least` and `most` times; None for no maximum."""
 
     command: str
@@ -79,8 +76,7 @@ class Expectation:
         return f"{self.command} {json.dumps(self.arguments)}" if self.arguments else self.command
 
 
-@dataclass(frozen=True, slots=True)
-class MachineState:
+class MachineState(NamedTuple):
     """The state of the machine at the start; sizes in bytes, times in seconds.
 
     Attributes:
@@ -102,5 +98,5 @@ def _matches(
 ) -> bool:
     if pattern is None:
         return True
-    more = {} if exact else {transcript.MORE: transcript.MORE}
-    return not transcript.compare({**pattern, **more}, arguments)
+    more = {} if exact else {MORE: MORE}
+    return not compare({**pattern, **more}, arguments)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmpserver import transcript
 from qmpserver.qapi import ResultError, Schema, SchemaError
 from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.standin import faults, vocabulary
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScriptedEvent
 from qmpserver.standin.table import shown, unknown
+from qmpserver.transcript.compare import MORE, PatternError, check_patterns
 
 if TYPE_CHECKING:
     from qmpserver.qapi import Command
@@ -31,7 +30,7 @@ _ERROR_CLASSES = (
 
 
 def read_vocabulary(
-    top: Table, directory: Path, override: str | None = None
+    top: Table, directory: str, override: str | None = None
 ) -> vocabulary.Vocabulary:
     """Return the vocabulary of a scenario, with the version that it greets with.
 
@@ -47,7 +46,7 @@ def read_vocabulary(
     named = top.string("schema")
     try:
         if override:
-            found = vocabulary.load(override, Path())
+            found = vocabulary.load(override)
         else:
             found = vocabulary.load(named or vocabulary.DEFAULT, directory)
     except SchemaError as error:
@@ -180,11 +179,11 @@ class Reader:
         if command.gen and not taken.branches:
             names = [member.name for member in taken.members]
             for name in arguments:
-                if name not in (*names, transcript.MORE):
+                if name not in (*names, MORE):
                     raise table.error(f"arguments.{name}", unknown("argument", name, names))
         try:
-            transcript.check_patterns(arguments)
-        except transcript.PatternError as error:
+            check_patterns(arguments)
+        except PatternError as error:
             raise table.error("arguments", str(error)) from None
         return arguments
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmpserver import transcript
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.standin.parts import Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import read_vocabulary
 from qmpserver.standin.table import Table, shown, unknown
 from qmpserver.standin.vocabulary import Vocabulary
+from qmpserver.transcript.compare import PatternError, check_patterns
+from qmpserver.transcript.errors import TranscriptError
+from qmpserver.transcript.format import read as read_transcript
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from qmpserver.transcript.message import Message
 
 # The session answers the first itself; the second ends the stand-in, with an event of its own.
 _NOT_REPLAYED = ("qmp_capabilities", "quit")
@@ -50,8 +52,8 @@ def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Rep
         ScenarioError: The text is not a transcript, or has a command that the schema lacks.
     """
     try:
-        messages = transcript.read(text).messages
-    except transcript.TranscriptError as error:
+        messages = read_transcript(text).messages
+    except TranscriptError as error:
         raise ScenarioError(f"{file}: {error}") from None
     recorded = list(_replies(file, messages))
     found = _vocabulary(file, recorded, schema)
@@ -71,7 +73,7 @@ def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Rep
     return found, _lasting(replayed)
 
 
-def _version(file: str, greeting: transcript.Message) -> str:
+def _version(file: str, greeting: Message) -> str:
     """Return the version in a recorded greeting; a part that is not given is 0."""
     numbers = greeting.value
     for name in ("QMP", "version", "qemu"):
@@ -92,16 +94,16 @@ def _vocabulary(file: str, recorded: Sequence[_RecordedReply], name: str | None)
             except SchemaError as error:
                 raise ScenarioError(f"{file}:{line}: {error}") from None
             return Vocabulary(schema, "0.0.0")
-    return read_vocabulary(Table(file, "", {}), Path(), name)
+    return read_vocabulary(Table(file, "", {}), "", name)
 
 
-def _replies(file: str, messages: Sequence[transcript.Message]) -> Iterator[_RecordedReply]:
+def _replies(file: str, messages: Sequence[Message]) -> Iterator[_RecordedReply]:
     """Yield the replies in the order in which the server sent them, each with its events.
 
     Events belong to the reply that follows them while a command is unanswered, and otherwise to
     the reply before them.
     """
-    unanswered: list[transcript.Message] = []
+    unanswered: list[Message] = []
     before: list[ScriptedEvent] = []
     last: _RecordedReply | None = None
     for one in messages:
@@ -114,7 +116,7 @@ def _replies(file: str, messages: Sequence[transcript.Message]) -> Iterator[_Rec
             if unanswered or last is None:
                 before.append(event)
             else:
-                reply = replace(last.reply, events=[*last.reply.events, event])
+                reply = last.reply._replace(events=[*last.reply.events, event])
                 last = last._replace(reply=reply)
             continue
         command = next((asked for asked in unanswered if _id(asked) == _id(one)), None)
@@ -129,7 +131,7 @@ def _replies(file: str, messages: Sequence[transcript.Message]) -> Iterator[_Rec
         yield last
 
 
-def _id(message: transcript.Message) -> object:
+def _id(message: Message) -> object:
     return message.value.get("id")
 
 
@@ -140,7 +142,7 @@ def _refuses_input(value: dict[str, Any]) -> bool:
     return str(desc).startswith(("JSON parse error", "QMP input"))
 
 
-def _event(file: str, message: transcript.Message) -> ScriptedEvent:
+def _event(file: str, message: Message) -> ScriptedEvent:
     name, data = message.value["event"], message.value.get("data")
     if not isinstance(name, str) or not isinstance(data, dict | None):
         raise ScenarioError(f"{file}:{message.line}: {shown(message.value)} is not an event")
@@ -149,16 +151,16 @@ def _event(file: str, message: transcript.Message) -> ScriptedEvent:
 
 def _reply(
     file: str,
-    command: transcript.Message,
-    answer: transcript.Message,
+    command: Message,
+    answer: Message,
     before: Sequence[ScriptedEvent],
 ) -> Reply:
     arguments = command.value.get("arguments", {})
     if not isinstance(arguments, dict):
         raise ScenarioError(f"{file}:{command.line}: {shown(arguments)} is not an object")
     try:
-        transcript.check_patterns(arguments)
-    except transcript.PatternError as error:
+        check_patterns(arguments)
+    except PatternError as error:
         raise ScenarioError(f"{file}:{command.line}: {error}") from None
     value = answer.value
     refusal = value.get("error")
@@ -187,6 +189,6 @@ def _lasting(replies: Sequence[Reply]) -> list[Reply]:
     lasting: set[str] = set()
     for reply in reversed(replies):
         key = json.dumps([reply.command, reply.arguments], sort_keys=True)
-        made.append(reply if key in lasting else replace(reply, times=None))
+        made.append(reply if key in lasting else reply._replace(times=None))
         lasting.add(key)
     return made[::-1]

@@ -6,13 +6,12 @@ connects.
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from qmpserver.files import read_text
-from qmpserver.standin import faults, option, recorded
+from qmpserver.standin import faults, option
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import Reader, read_vocabulary
 from qmpserver.standin.table import Table
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 # Names of the scenario that scripts nothing, in place of a file.
 EMPTY = ("default", "none")
 
+_MACHINE = MachineState()
 _TOO_DEEP = "values are nested too deeply"
 
 
@@ -48,7 +48,7 @@ class Scenario:
 
     schema: Schema
     version: str | None
-    machine: MachineState = field(default_factory=MachineState)
+    machine: MachineState = _MACHINE
     setup: Sequence[tuple[str, dict[str, Any]]] = ()
     replies: Sequence[Reply] = ()
     events: Sequence[ScriptedEvent] = ()
@@ -71,9 +71,12 @@ class Scenario:
         """
         if name in EMPTY:
             return cls.read({}, schema=schema)
-        path = Path(name)
+        import tomllib  # these two are for files only
+
+        from qmpserver.standin import recorded
+
         try:
-            text = read_text(path)
+            text = read_text(name)
         except UnicodeDecodeError:
             raise ScenarioError(f"{name}: text is not UTF-8") from None
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -87,14 +90,14 @@ class Scenario:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
         except ValueError as error:  # also an integer of thousands of digits
             raise ScenarioError(f"{name}: {error}") from None
-        return cls.read(table, name, path.parent, schema)
+        return cls.read(table, name, os.path.dirname(name), schema)
 
     @classmethod
     def read(
         cls,
         table: Mapping[str, Any],
         name: str = "scenario",
-        directory: Path = Path(),
+        directory: str | os.PathLike[str] = "",
         schema: str | None = None,
     ) -> Self:
         """Read a scenario from the tables of a TOML file.
@@ -109,12 +112,12 @@ class Scenario:
             ScenarioError: The table is not a valid scenario.
         """
         try:
-            return cls._read(Table(name, "", table), directory, schema)
+            return cls._read(Table(name, "", table), os.fspath(directory), schema)
         except RecursionError:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
 
     @classmethod
-    def _read(cls, top: Table, directory: Path, schema: str | None) -> Self:
+    def _read(cls, top: Table, directory: str, schema: str | None) -> Self:
         vocabulary = read_vocabulary(top, directory, schema)
         reader = Reader(vocabulary.schema)
         made = cls(
@@ -160,4 +163,4 @@ class Scenario:
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
         """Return the scenario with attributes of its `MachineState` replaced."""
-        return replace(self, machine=replace(self.machine, **changes))
+        return replace(self, machine=self.machine._replace(**changes))

@@ -5,7 +5,6 @@ Errors name the file, the key, the value, and what would be right.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import dumps
@@ -192,6 +191,8 @@ def shown(value: object) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return an error message about an unknown name, with the nearest known one or all of them."""
+    import difflib  # only for errors
+
     names = list(known)
     near = difflib.get_close_matches(name, names, 1)
     if near:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 from qmpserver.files import LARGEST, read_bytes
@@ -21,7 +21,7 @@ from qmpserver.qapi import Schema, SchemaError
 from qmpserver.qapi.model import EMPTY
 from qmpserver.standin.values import smallest
 
-FILES = Path(__file__).parent / "vocabularies"
+FILES = os.path.join(os.path.dirname(__file__), "vocabularies")
 # Each release, and the version that a stand-in of it greets with.
 RELEASES = {"qemu-7.2": "7.2.22"}
 DEFAULT = "qemu-7.2"
@@ -31,7 +31,7 @@ NAMED = (*RELEASES, OWN, GUEST_AGENT)
 
 _GZIP = b"\x1f\x8b"
 _GZIP_WBITS = 31
-_OWN_SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
+_OWN_SCHEMA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "schema", "qapi-schema.json")
 
 
 class Vocabulary(NamedTuple):
@@ -41,7 +41,7 @@ class Vocabulary(NamedTuple):
     version: str | None
 
 
-def load(name: str, directory: Path) -> Vocabulary:
+def load(name: str, directory: str | os.PathLike[str] = "") -> Vocabulary:
     """Return a vocabulary by its name, or from a file.
 
     Args:
@@ -55,20 +55,20 @@ def load(name: str, directory: Path) -> Vocabulary:
     """
     if name in NAMED:
         return _shipped(name)
-    return Vocabulary(_read(directory / name), "0.0.0")
+    return Vocabulary(_read(os.path.join(directory, name)), "0.0.0")
 
 
 @functools.cache
 def _shipped(name: str) -> Vocabulary:
     """Read a vocabulary once: nothing changes it, so all stand-ins of a process share it."""
     if name in RELEASES:
-        return Vocabulary(_read(FILES / f"{name}.json.gz"), RELEASES[name])
+        return Vocabulary(_read(os.path.join(FILES, f"{name}.json.gz")), RELEASES[name])
     if name == OWN:
         return Vocabulary(Schema.load(_OWN_SCHEMA), "11.0.0")
-    return Vocabulary(Schema.load(FILES / f"{name}.json"), None)
+    return Vocabulary(Schema.load(os.path.join(FILES, f"{name}.json")), None)
 
 
-def _read(path: Path) -> Schema:
+def _read(path: str) -> Schema:
     raw = read_bytes(path)
     if raw.startswith(_GZIP):
         raw = _unpacked(path, raw)
@@ -79,35 +79,35 @@ def _read(path: Path) -> Schema:
         try:  # the answer, if nothing else answers
             smallest(type_ or EMPTY)
         except ValueError as error:
-            raise SchemaError(str(path), None, f"{sender}: {error}") from None
+            raise SchemaError(path, None, f"{sender}: {error}") from None
     return schema
 
 
-def _unpacked(path: Path, raw: bytes) -> bytes:
+def _unpacked(path: str, raw: bytes) -> bytes:
     unpacking = zlib.decompressobj(wbits=_GZIP_WBITS)
     try:
         data = unpacking.decompress(raw, LARGEST)
     except zlib.error as error:
-        raise SchemaError(str(path), None, f"cannot be decompressed: {error}") from None
+        raise SchemaError(path, None, f"cannot be decompressed: {error}") from None
     if not unpacking.eof:
         whole = f"it has more than {LARGEST} bytes" if unpacking.unconsumed_tail else "it is cut"
-        raise SchemaError(str(path), None, f"cannot be decompressed: {whole}")
+        raise SchemaError(path, None, f"cannot be decompressed: {whole}")
     return data
 
 
-def _parsed(path: Path, raw: bytes) -> Schema:
+def _parsed(path: str, raw: bytes) -> Schema:
     try:
         infos = json.loads(raw)
     except RecursionError:
-        raise SchemaError(str(path), None, "values are nested too deeply") from None
+        raise SchemaError(path, None, "values are nested too deeply") from None
     except ValueError:
         return Schema.load(path)
     if isinstance(infos, dict):
         infos = infos.get("return")
     if not isinstance(infos, list):
         message = "neither a reply to query-qmp-schema nor a QAPI schema"
-        raise SchemaError(str(path), None, message)
+        raise SchemaError(path, None, message)
     try:
         return Schema.from_introspection(infos)
     except SchemaError as error:
-        raise SchemaError(str(path), None, error.message) from None
+        raise SchemaError(path, None, error.message) from None

@@ -3,6 +3,8 @@
 Tools, the stand-in and the pytest plugin share this package. It imports none of them, and no
 server; its callers open files and sockets.
 
+Each name is imported from its module: a stand-in that compares values needs no format.
+
 - `message`, `splitter`: one message; the text of one side, cut into messages.
 - `format`, `captured`: text to conversation: this project's format, and what other programs wrote.
 - `compare`: the values and messages that a transcript expects, and those that came.
@@ -12,22 +14,3 @@ server; its callers open files and sockets.
 - `replay_exact`: the same for a transcript with the rule `exact`.
 - `recording`: passes bytes between two connections and writes a transcript.
 """
-
-from qmpserver.transcript.compare import MORE, PatternError, Rules, check_patterns, compare
-from qmpserver.transcript.errors import ReplayError, TranscriptError
-from qmpserver.transcript.format import Transcript, read, read_all
-from qmpserver.transcript.message import Message
-
-__all__ = [
-    "MORE",
-    "Message",
-    "PatternError",
-    "ReplayError",
-    "Rules",
-    "Transcript",
-    "TranscriptError",
-    "check_patterns",
-    "compare",
-    "read",
-    "read_all",
-]

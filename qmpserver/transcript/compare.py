@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from qmpserver.transcript.message import Message
 
@@ -27,8 +26,7 @@ class PatternError(ValueError):
     """An expected value cannot be compared with; the text is one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """What may vary in a whole transcript.
 
     Attributes:
@@ -39,7 +37,7 @@ class Rules:
     """
 
     ignore: frozenset[str] = ALWAYS_IGNORED
-    tolerance: dict[str, float] = field(default_factory=dict)
+    tolerance: Mapping[str, float] = {}
     events: bool = True
     exact: bool = False
 
@@ -181,8 +179,8 @@ _KINDS: dict[str, Matcher] = {
     "object": lambda got: isinstance(got, dict),
 }
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
-_RANGE = re.compile(rf"({_NUMBER})?\.\.({_NUMBER})?")
-_NEAR = re.compile(rf"({_NUMBER}) \+-({_NUMBER})(%?)")
+_RANGE = rf"({_NUMBER})?\.\.({_NUMBER})?"
+_NEAR = rf"({_NUMBER}) \+-({_NUMBER})(%?)"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -195,10 +193,10 @@ def _matcher(text: str) -> Matcher | None:
     inner = text[1:-1]
     if inner in _KINDS:
         return _KINDS[inner]
-    if (found := _RANGE.fullmatch(inner)) and inner != "..":
+    if (found := re.fullmatch(_RANGE, inner)) and inner != "..":
         least, most = float(found[1] or "-inf"), float(found[2] or "inf")
         return lambda got: _is_number(got) and least <= got <= most
-    if found := _NEAR.fullmatch(inner):
+    if found := re.fullmatch(_NEAR, inner):
         middle, off = float(found[1]), float(found[2])
         scale = abs(middle) / 100 if found[3] else 1.0
         return lambda got: _is_number(got) and _near(got, middle, scale, off)

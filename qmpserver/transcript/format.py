@@ -50,8 +50,7 @@ cannot express:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from qmpserver.transcript.captured import read_captured
 from qmpserver.transcript.compare import ALWAYS_IGNORED, PatternError, Rules, check_patterns
@@ -65,8 +64,7 @@ _ARROWS: dict[str, Who] = {"->": "client", "=>": "client", "+>": "client", "<-":
 _ARROW = re.compile(r"^([1-9]?)(->|<-|=>|\+>)(?: |$)(.*)", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Transcript:
+class Transcript(NamedTuple):
     """A conversation.
 
     Attributes:
@@ -77,7 +75,7 @@ class Transcript:
     """
 
     messages: Sequence[Message]
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = Rules()
     options: str | None = None
     line: int = 1
 
@@ -179,13 +177,13 @@ def _raw(text: str, line: int, client: int, unfinished: bool) -> Message:
 def _with_rule(rules: Rules, words: list[str], line: int) -> Rules:
     match words:
         case ["ignore", _, *_]:
-            return replace(rules, ignore=rules.ignore | set(words[1:]))
+            return rules._replace(ignore=rules.ignore | set(words[1:]))
         case ["tolerance", name, part] if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?%", part):
-            return replace(rules, tolerance={**rules.tolerance, name: float(part[:-1]) / 100})
+            return rules._replace(tolerance={**rules.tolerance, name: float(part[:-1]) / 100})
         case ["events", "ignore"]:
-            return replace(rules, events=False)
+            return rules._replace(events=False)
         case ["exact"]:
-            return replace(rules, ignore=rules.ignore - ALWAYS_IGNORED, exact=True)
+            return rules._replace(ignore=rules.ignore - ALWAYS_IGNORED, exact=True)
     raise TranscriptError(
         f"line {line}: '#! {' '.join(words)}' is not one of: ignore NAME..., tolerance NAME N%, "
         "events ignore, exact"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Literal
 
 Who = Literal["client", "server"]
@@ -23,7 +22,6 @@ NOT_JSON = _NotJson()
 """Value of a message that is not JSON."""
 
 
-@dataclass(frozen=True)
 class Message:
     """One message.
 
@@ -36,12 +34,21 @@ class Message:
         unfinished: Whether the client's next bytes belong to the same message.
     """
 
-    who: Who
-    text: str
-    line: int = 0
-    client: int = 1
-    raw: bytes | None = None
-    unfinished: bool = False
+    def __init__(
+        self,
+        who: Who,
+        text: str,
+        line: int = 0,
+        client: int = 1,
+        raw: bytes | None = None,
+        unfinished: bool = False,
+    ) -> None:
+        self.who = who
+        self.text = text
+        self.line = line
+        self.client = client
+        self.raw = raw
+        self.unfinished = unfinished
 
     @functools.cached_property
     def value(self) -> Any:

@@ -271,7 +271,7 @@ def make_option(rng: random.Random) -> int:
 @contextlib.contextmanager
 def cases() -> Iterator[Case]:
     """Each case is a scenario."""
-    loaded = {name: vocabulary.load(name, Path()) for name in vocabulary.NAMED}
+    loaded = {name: vocabulary.load(name) for name in vocabulary.NAMED}
 
     def case(rng: random.Random) -> int:
         if rng.random() < 0.1:

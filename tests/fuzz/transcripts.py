@@ -11,10 +11,11 @@ import random
 from collections.abc import Iterator
 
 from qmpserver.standin import ScenarioError, recorded
-from qmpserver.transcript import Message, Transcript, TranscriptError, compare, read_all
-from qmpserver.transcript.compare import check_patterns, compare_exactly
+from qmpserver.transcript.compare import check_patterns, compare, compare_exactly
 from qmpserver.transcript.compare_conversation import differences
-from qmpserver.transcript.format import write
+from qmpserver.transcript.errors import TranscriptError
+from qmpserver.transcript.format import Transcript, read_all, write
+from qmpserver.transcript.message import Message
 from qmpserver.transcript.splitter import ByteSplitter
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import json_value, pieces

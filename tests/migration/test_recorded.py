@@ -12,7 +12,7 @@ from qmpserver.migration.parameters import Parameters
 from qmpserver.monitor import Registry
 from qmpserver.qapi import Schema
 from qmpserver.qmp import CommandError
-from qmpserver.transcript import Transcript, read_all
+from qmpserver.transcript.format import Transcript, read_all
 from tests.qemu.transcript import exchanges
 
 TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "11.1"

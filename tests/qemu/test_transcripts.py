@@ -9,7 +9,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from qmpserver.qapi import Schema
-from qmpserver.transcript import Transcript, read_all
+from qmpserver.transcript.format import Transcript, read_all
 from qmpserver.transcript.replay_exact import replay_exactly
 from tests.qemu.transcript import OURS, PATIENCE, QEMU, exchanges, options_of, serving
 

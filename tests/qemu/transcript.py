@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qmpserver.transcript import Message, Transcript, read_all
 from qmpserver.transcript.compare import compare_exactly
-from qmpserver.transcript.message import END
+from qmpserver.transcript.format import Transcript, read_all
+from qmpserver.transcript.message import END, Message
 
 PATIENCE = 10.0
 QEMU = ["qemu-system-x86_64"]

@@ -13,7 +13,7 @@ from qmpserver.standin.expect import Expectations
 from qmpserver.standin.faults import Spec
 from qmpserver.standin.state import agent, budget
 from qmpserver.standin.tap import Tap
-from qmpserver.transcript import Message
+from qmpserver.transcript.message import Message
 from tests.standin.conftest import PATIENCE, Serve
 from tests.standin.test_wire import Peer
 

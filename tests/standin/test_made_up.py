@@ -86,7 +86,7 @@ def arguments(draw: st.DrawFn, command: Command) -> dict[str, Any]:
 
 def bound_by_state(name: str) -> list[str]:
     """Return the commands of a vocabulary, those with state twice as often as the others."""
-    schema = vocabulary.load(name, Path()).schema
+    schema = vocabulary.load(name).schema
     plain = [one for one in schema.commands if one not in ("quit", "qmp_capabilities")]
     stateful = [one for one in plain if not one.startswith("query-")]
     return [*plain, *stateful, *["device_add", "blockdev-add", "object-add", "qom-get"] * 10]
@@ -95,7 +95,7 @@ def bound_by_state(name: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", vocabulary.NAMED)
 async def test_arguments_of_any_type(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    schema = vocabulary.load(name, Path()).schema
+    schema = vocabulary.load(name).schema
     commands = [one for one in bound_by_state(name) if one in schema.commands]
 
     @settings(QUICK, max_examples=15)

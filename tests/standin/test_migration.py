@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qmpserver.transcript import Transcript, read_all
+from qmpserver.transcript.format import Transcript, read_all
 from tests.qemu.pairs import RECORDED
 from tests.qemu.transcript import exchanges
 from tests.standin.conftest import Raw, Serve

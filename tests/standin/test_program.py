@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.transcript import Message, read
+from qmpserver.transcript.format import read
+from qmpserver.transcript.message import Message
 from tests.conftest import Until, listens
 
 COMMAND = [sys.executable, "-m", "qmpserver.cli", "-fake"]

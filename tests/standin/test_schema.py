@@ -19,7 +19,7 @@ from qmpserver.standin.values import fitted, smallest
 from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
 from tests.standin.conftest import Serve
 
-RECORDED = vocabulary.FILES / "qemu-7.2.json.gz"
+RECORDED = Path(vocabulary.FILES, "qemu-7.2.json.gz")
 # They end the conversation, or are refused after the negotiation.
 OWN_STATE = {"quit", "qmp_capabilities"}
 
@@ -274,7 +274,7 @@ async def test_an_argument_of_a_later_release(serve: Serve, tmp_path: Path) -> N
 async def test_a_schema_from_a_file(
     serve: Serve, tmp_path: Path, packed: bool, wrapped: bool
 ) -> None:
-    infos = Schema.load(vocabulary.FILES / "guest-agent.json").introspect()
+    infos = Schema.load(Path(vocabulary.FILES, "guest-agent.json")).introspect()
     raw = json.dumps({"return": infos} if wrapped else infos).encode()
     (tmp_path / "mine").write_bytes(gzip.compress(raw) if packed else raw)
     async with serve(f"default,schema={tmp_path}/mine") as served:

@@ -9,7 +9,8 @@ from qmpserver.standin import Scenario, StandIn, expect, tap
 from qmpserver.standin.expect import Expectations
 from qmpserver.standin.log import Log
 from qmpserver.standin.tap import Tap
-from qmpserver.transcript import Message, read
+from qmpserver.transcript.format import read
+from qmpserver.transcript.message import Message
 from qmpserver.transcript.splitter import ByteSplitter
 from tests.standin.conftest import Raw
 

@@ -12,7 +12,7 @@ from qmpserver.standin import faults, vocabulary
 from qmpserver.standin.wire import Wire
 from tests.standin.conftest import Raw, Serve
 
-SCHEMA = vocabulary.load(vocabulary.DEFAULT, vocabulary.FILES).schema
+SCHEMA = vocabulary.load(vocabulary.DEFAULT).schema
 REPLY = b'{"return": {}}\r\n'
 EVENT = b'{"event": "STOP"}\r\n'
 

@@ -14,7 +14,7 @@ import pytest
 from qemu.qmp import ConnectError, QMPClient
 
 from qmpserver.files import LARGEST
-from qmpserver.transcript import read
+from qmpserver.transcript.format import read
 from tests.conftest import Until
 from tests.tools.conftest import BIN, Run
 

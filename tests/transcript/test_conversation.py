@@ -5,8 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from qmpserver.transcript import Message, conversation
+from qmpserver.transcript import conversation
 from qmpserver.transcript.conversation import Conversation
+from qmpserver.transcript.message import Message
 
 
 def said(number: int, size: int = 0) -> Message:

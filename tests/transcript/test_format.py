@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from qmpserver.transcript import Message, Rules, TranscriptError, compare, read, read_all
-from qmpserver.transcript.compare import compare_exactly
+from qmpserver.transcript.compare import Rules, compare, compare_exactly
 from qmpserver.transcript.compare_conversation import differences
-from qmpserver.transcript.format import write
+from qmpserver.transcript.errors import TranscriptError
+from qmpserver.transcript.format import read, read_all, write
+from qmpserver.transcript.message import Message
 from qmpserver.transcript.splitter import Splitter
 
 WRITTEN = """\

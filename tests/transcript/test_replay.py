@@ -7,8 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from qmpserver.transcript import ReplayError, read
 from qmpserver.transcript import replay as module
+from qmpserver.transcript.errors import ReplayError
+from qmpserver.transcript.format import read
 from qmpserver.transcript.replay import replay
 from qmpserver.transcript.replay_exact import replay_exactly
 

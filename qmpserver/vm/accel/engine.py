@@ -6,9 +6,8 @@ No method blocks unless its description says that it does.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.vm.accel.native._native import ffi, lib
 
@@ -28,11 +27,9 @@ class VcpuState(IntEnum):
     FAILED = lib.VCPU_FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class VcpuCounters:
+class VcpuCounters(NamedTuple):
     """Counters of a vCPU's thread. Times are in ns, points in time on `CLOCK_MONOTONIC`."""
 
-    index: int
     thread_id: int
     state: VcpuState
     exit_reason: int
@@ -53,8 +50,7 @@ class VcpuCounters:
         return self.state in (VcpuState.THROTTLED, VcpuState.HOLDING)
 
 
-@dataclass(frozen=True, slots=True)
-class ReaperCounters:
+class ReaperCounters(NamedTuple):
     """Counters of the reaper's thread. Times are ns on `CLOCK_MONOTONIC`; 0 is never."""
 
     mode: ReaperMode
@@ -308,7 +304,6 @@ class Engine:
         vcpu = self._ptr.vcpus[index]
         harvested = vcpu.ring.fetch  # read before all pages, or `waiting` could be negative
         return VcpuCounters(
-            index=index,
             thread_id=vcpu.tid,
             state=VcpuState(vcpu.state),
             exit_reason=vcpu.exit_reason,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qmpserver.vm.accel.native._native import ffi, lib
 
@@ -14,8 +13,7 @@ LOW_END = 0xC000_0000  # leaves room for devices below 4 GiB, like QEMU's pc
 HIGH_START = 0x1_0000_0000
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """A guest-physical range: `pages` pages at `gpa` map the pages of RAM from `ram_page` on."""
 
     gpa: int

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +30,7 @@ _HEADER = struct.Struct("=6I")  # flags, name_size, num_desc, id_offset, desc_of
 _DESCRIPTOR = struct.Struct("=IhHII")  # flags, exponent, size, offset, bucket_size; then the name
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """A statistic: a number, or a list of `size` numbers, in units of `base` ** `exponent`."""
 
     name: str
@@ -55,8 +53,7 @@ class StatsSource(Protocol):
         """Return all values, in the order of `stats`; take no lock that a vCPU may hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(NamedTuple):
     """All statistics of a machine, from one provider."""
 
     provider: Literal["kvm", "__org.qmpserver_soft"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.vm.accel.native._native import ffi, lib
 
@@ -32,8 +31,7 @@ class ChannelState(IntEnum):
     STOPPED = lib.CHANNEL_STOPPED
 
 
-@dataclass(frozen=True, slots=True)
-class SenderCounters:
+class SenderCounters(NamedTuple):
     """Counters of a sender, of all channels together.
 
     Attributes:
@@ -51,8 +49,7 @@ class SenderCounters:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiverCounters:
+class ReceiverCounters(NamedTuple):
     """Counters of a receiver, of all channels together.
 
     Attributes:

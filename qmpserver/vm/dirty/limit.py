@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel import Accelerator
@@ -15,8 +14,7 @@ class DirtyLimitError(ValueError):
     """A request is refused; the text is QEMU's."""
 
 
-@dataclass(frozen=True, slots=True)
-class VcpuLimit:
+class VcpuLimit(NamedTuple):
     """A limited vCPU: its limit, and its dirty rate over the last second, in MB/s."""
 
     cpu_index: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from qmpserver.vm.dirty.rate import mb_per_s
@@ -27,17 +26,19 @@ MIN_SAMPLE_PAGES, MAX_SAMPLE_PAGES = 128, 16384
 DEFAULT_SAMPLE_PAGES = 512
 
 
-@dataclass(slots=True)
 class Measurement:
     """The parameters and the result of a measurement."""
 
-    mode: Mode = "page-sampling"
-    status: Status = "unstarted"
-    start_time: int = 0  # s, on CLOCK_MONOTONIC, as QEMU's
-    calc_ms: int = 0
-    sample_pages: int = 0  # per GiB
-    rate: int = 0  # MB/s of all vCPUs
-    vcpu_rates: list[int] = field(default_factory=list)  # MB/s of each vCPU, in mode dirty-ring
+    def __init__(
+        self, mode: Mode = "page-sampling", calc_ms: int = 0, sample_pages: int = 0
+    ) -> None:
+        self.mode = mode
+        self.status: Status = "unstarted"
+        self.start_time = 0  # s, on CLOCK_MONOTONIC, as QEMU's
+        self.calc_ms = calc_ms
+        self.sample_pages = sample_pages  # per GiB
+        self.rate = 0  # MB/s of all vCPUs
+        self.vcpu_rates: list[int] = []  # MB/s of each vCPU, in mode dirty-ring
 
 
 class DirtyRate:
@@ -80,12 +81,10 @@ class DirtyRate:
         if (mode == "dirty-ring" and not rings) or (mode == "dirty-bitmap" and rings):
             raise ValueError(f"mode {mode} is not enabled, use other method instead.")
         self.last = Measurement(
-            mode,
-            "measuring",
-            int(time.monotonic()),
-            calc_ms,
-            DEFAULT_SAMPLE_PAGES if sample_pages is None else sample_pages,
+            mode, calc_ms, DEFAULT_SAMPLE_PAGES if sample_pages is None else sample_pages
         )
+        self.last.status = "measuring"
+        self.last.start_time = int(time.monotonic())
         self._task = asyncio.get_running_loop().create_task(self._measure(self.last))
         return self._task
 

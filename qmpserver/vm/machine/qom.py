@@ -5,7 +5,6 @@ The tree is built for each command from the machine's state; it stores no state 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -25,16 +24,20 @@ class AmbiguousError(LookupError):
     """Several objects have this partial path."""
 
 
-@dataclass(slots=True)
 class Object:
     """An object: its type, its properties as `name: (type, value)`, and its children."""
 
-    type: str = "container"
-    properties: Mapping[str, tuple[str, object]] = field(default_factory=dict)
-    children: Mapping[str, Object] = field(default_factory=dict)
-    path: str = ""
+    __slots__ = ("children", "path", "properties", "type")
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        type: str = "container",  # noqa: A002 -- QEMU's word
+        properties: Mapping[str, tuple[str, object]] | None = None,
+        children: Mapping[str, Object] | None = None,
+    ) -> None:
+        self.type = type
+        self.properties = properties or {}
+        self.children = children or {}
         self._place("")
 
     def _place(self, path: str) -> None:

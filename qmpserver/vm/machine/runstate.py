@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 RunState = Literal[
@@ -24,11 +23,13 @@ WatchdogAction = Literal["reset", "shutdown", "poweroff", "pause", "debug", "non
 NEEDS_RESET: frozenset[RunState] = frozenset(("shutdown", "internal-error"))
 
 
-@dataclass(slots=True)
 class Actions:
     """The settings of `set-action` and `-action`; no guest panics, and there is no watchdog."""
 
-    reboot: RebootAction = "reset"
-    shutdown: ShutdownAction = "poweroff"
-    panic: PanicAction = "shutdown"
-    watchdog: WatchdogAction = "reset"
+    __slots__ = ("panic", "reboot", "shutdown", "watchdog")
+
+    def __init__(self) -> None:
+        self.reboot: RebootAction = "reset"
+        self.shutdown: ShutdownAction = "poweroff"
+        self.panic: PanicAction = "shutdown"
+        self.watchdog: WatchdogAction = "reset"

@@ -14,8 +14,7 @@ To add a trace event:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qmpserver.migration.status import STATUSES
 from qmpserver.vm.accel.native._native import lib
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class TraceEvent:
+class TraceEvent(NamedTuple):
     """One kind of event.
 
     Attributes:

@@ -6,9 +6,9 @@ rest: it opens devices, lays out memory, makes decisions, and reports counters.
 Where `_native` cannot be imported, neither can this package; the error's text is for the user.
 """
 
-from qmpserver.vm.accel.native.missing import explain
-
 try:
     import qmpserver.vm.accel.native._native  # noqa: F401
 except ImportError as error:
+    from qmpserver.vm.accel.native.missing import explain
+
     raise ImportError(explain(error), name=f"{__name__}._native") from error
