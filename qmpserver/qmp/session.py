@@ -3,7 +3,8 @@
 Bytes go in with `Session.receive`, commands to execute come out of
 `Session.next_command`, their outcome goes in with `Session.reply`,
 `Session.fail` or `Session.finish`, and bytes to send come out of
-`Session.take_output`.  No sockets, no clocks, no command but the negotiation.
+`Session.take_output`.  No sockets, no clocks, no command but the negotiation, which
+the owner may also execute.
 
 Commands that are allowed in each state:
 
@@ -15,7 +16,8 @@ ready            all, in order               unexpected
 ready, with oob  all, in order               at once, ahead of up to eight queued
 ===============  ==========================  ====================================
 
-Events are sent only in a ready state.
+Events are sent only in a ready state.  A negotiation that the owner executes has ended for events
+when it begins, and is undone if it fails.
 
 A large message, or a reply with a part of one, takes many steps; nothing else is sent between
 those of a reply. A large `exec-oob` waits for its turn, and with a large message waiting the
@@ -112,6 +114,8 @@ class Session:
             has no greeting and no negotiation.
         pretty: Write one member a line.
         offer_oob: Offer out-of-band execution in the greeting.
+        hand_out_negotiation: Have `next_command` return a negotiation that is right, instead of
+            answering it.
 
     Attributes:
         work: The work done so far, in messages and parsing steps.
@@ -120,6 +124,7 @@ class Session:
     __slots__ = (
         "_backlog",
         "_busy",
+        "_hand_out_negotiation",
         "_held",
         "_input",
         "_negotiated",
@@ -145,9 +150,11 @@ class Session:
         *,
         pretty: bool = False,
         offer_oob: bool = True,
+        hand_out_negotiation: bool = False,
     ) -> None:
         self._pretty = pretty
         self._offer_oob = offer_oob
+        self._hand_out_negotiation = hand_out_negotiation
         self.work = 0
         self._parser = Parser()
         self._input: deque[bytes] = deque()
@@ -317,7 +324,9 @@ class Session:
         self.finish(command)
 
     def fail(self, command: Request, error: CommandError) -> None:
-        """Report that `command` failed."""
+        """Report that `command` failed; a negotiation can be tried again then."""
+        if command.name == _NEGOTIATION and self._negotiates:
+            self._negotiated = self._oob = False
         self._send_error(error, command.has_id, command.id)
         self.finish(command)
 
@@ -419,8 +428,9 @@ class Session:
                 name = message[name]
             if not self._negotiated or (name == _NEGOTIATION and self._negotiates):
                 self._negotiate(name, oob, arguments or {})
-                self._send_return({}, has_id, request_id)
-                return None
+                if not self._hand_out_negotiation:
+                    self._send_return({}, has_id, request_id)
+                    return None
         except CommandError as error:
             self._send_error(error, has_id, request_id)
             return None
@@ -455,6 +465,8 @@ class Session:
             if name == _NEGOTIATION and not oob and type(arguments) is Large:
                 arguments = yield from _large_capabilities(arguments)
             self._negotiate(name, oob, arguments)
+            if self._hand_out_negotiation:
+                return Request(name, arguments, oob, has_id, request_id, large)
             self._send_return({}, has_id, request_id)
         except CommandError as error:
             self._send_error(error, has_id, request_id)
