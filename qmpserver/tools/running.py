@@ -89,7 +89,7 @@ def _follower(schema: Schema, command: str) -> Follow:
 
 def _dirty_rate(client: Client, _arguments: Mapping[str, Any], _events: Events) -> Any:
     info = client.execute("query-dirty-rate")
-    return _PENDING if info["status"] == "measuring" else info
+    return info if info["status"] == "measured" else _PENDING  # it may not have started yet
 
 
 def _migration(client: Client, _arguments: Mapping[str, Any], _events: Events) -> Any:

@@ -153,12 +153,21 @@ STREAM: dict[str, Any] = {"setup": [{"command": "blockdev-add", "arguments": NOD
 NO_DUMP = {"status": "failed", "completed": 0, "total": 0}
 FAILED = {"status": "failed", "error-desc": "no route"}
 CANCELLED = {"device": "j", "len": 1, "offset": 0, "speed": 0, "type": "stream"}
-JOB: dict[str, Any] = {"id": "j", "type": "create", "status": "running", "current-progress": 1, "total-progress": 2}
+JOB: dict[str, Any] = {
+    "id": "j",
+    "type": "create",
+    "status": "running",
+    "current-progress": 1,
+    "total-progress": 2,
+}
 
 
 def jobs(*last: dict[str, Any]) -> dict[str, Any]:
     """Return a scenario in which a job runs at first."""
-    answers = [{"return": [JOB], "times": 1}, {"return": [{**JOB, **one} for one in last]}]
+    answers: list[dict[str, Any]] = [
+        {"return": [JOB], "times": 1},
+        {"return": [{**JOB, **one} for one in last]},
+    ]
     return STREAM | {"on": [{"command": "query-jobs", **one} for one in answers]}
 
 
@@ -175,7 +184,11 @@ def rates(*statuses: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scenario", "words", "outcome"),
     [
-        (rates("measuring", "measured"), "calc-dirty-rate calc-time=1", {"status": "measured"}),
+        (
+            rates("unstarted", "measuring", "measured"),
+            "calc-dirty-rate calc-time=1",
+            {"status": "measured"},
+        ),
         (MIGRATION, "migrate uri=tcp:a:1", {"status": "completed"}),
         (
             {"setup": [{"command": "device_add", "arguments": {"driver": "e1000", "id": "n"}}]},

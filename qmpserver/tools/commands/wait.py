@@ -6,7 +6,8 @@
 
 KEY=VALUE words name members that the event's data must have, at least; they are typed as arguments
 of 'exec' are. Servers do not repeat events: one that comes before this command has connected is not
-seen. 'exec --wait' executes a command and waits for its end.
+seen. QEMU's monitors serve one client at a time: wait at one that nothing else uses. 'exec --wait'
+executes a command and waits for its end.
 
 Exit status: 0 it came; 1 it did not come in time; 2 the command line makes no sense; 3 the server
 cannot be reached, hangs up, or does not speak QMP.
