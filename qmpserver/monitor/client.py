@@ -168,6 +168,7 @@ class Executor:
         self.executes = True
         self.session = Session(server.version, pretty=pretty)
         self._registry = server.registry
+        self.session.hand_out_negotiation = self._registry.handles_negotiation
         self._loop = loop
         self._executions = executions
         self._left = left

@@ -153,6 +153,11 @@ class Registry:
         return sorted({*self._bound, _NEGOTIATION})
 
     @property
+    def handles_negotiation(self) -> bool:
+        """Whether `qmp_capabilities` has a handler; without one, it always succeeds."""
+        return _NEGOTIATION in self._bound
+
+    @property
     def commands(self) -> Collection[Bound]:
         """All commands that have a handler."""
         return self._bound.values()

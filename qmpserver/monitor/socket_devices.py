@@ -1,6 +1,7 @@
 """Sockets as devices: one listens for clients, the other connects to a single one."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
@@ -16,6 +17,7 @@ from qmpserver.monitor.sockets import (
     describe,
     describe_connected,
     describe_listening,
+    is_connected,
     remove,
     socket_file,
 )
@@ -107,6 +109,7 @@ class Listener(SocketDevice):
         self._sock = sock
         self._file = socket_file(chardev.address)
         self._accepting = False
+        self._filler: socket.socket | None = None  # what fills the backlog
         self._resume()
 
     @property
@@ -136,14 +139,42 @@ class Listener(SocketDevice):
         if not self._closed:
             self._pause()
             self._closed = True
+            self._drop_filler()
             remove(self._sock, self._file)
+
+    def fill_backlog(self, seconds: float) -> None:
+        """Let nobody connect for a time, as a server that never accepts; for tests of clients.
+
+        Connecting to a UNIX socket blocks then, or fails with EAGAIN.
+        """
+        self._pause()
+        self._sock.listen(0)  # one connection fits in
+        self._filler = socket.socket(self._sock.family)
+        self._filler.setblocking(False)
+        with contextlib.suppress(OSError):  # full already; or TCP's, which does not wait
+            self._filler.connect(self._sock.getsockname())
+        self._loop.call_later(seconds, self._empty_backlog)
+
+    def _empty_backlog(self) -> None:
+        if self._closed or self._filler is None:
+            return
+        if is_connected(self._filler):
+            self._sock.accept()[0].close()
+        self._drop_filler()
+        self._sock.listen(BACKLOG)
+        self._resume()
+
+    def _drop_filler(self) -> None:
+        if self._filler is not None:
+            self._filler.close()
+            self._filler = None
 
     @property
     def _full(self) -> bool:
         return len(self._channels) >= self._chardev.max_clients
 
     def _resume(self) -> None:
-        if not (self._accepting or self._closed or self._full):
+        if not (self._accepting or self._closed or self._full or self._filler):
             self._accepting = True
             self._loop.add_reader(self._sock.fileno(), self._accept)
 

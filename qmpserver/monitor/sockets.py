@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "describe_connected",
     "describe_listening",
+    "is_connected",
     "listen",
     "remove",
     "socket_file",
@@ -110,6 +111,15 @@ def remove(sock: socket.socket, file: SocketFile | None) -> None:
             if os.path.samestat(file.status, os.stat(file.path, follow_symlinks=False)):
                 os.unlink(file.path)
     sock.close()
+
+
+def is_connected(sock: socket.socket) -> bool:
+    """Return whether a socket is connected."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def describe(address: Address) -> str:

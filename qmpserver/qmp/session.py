@@ -3,7 +3,8 @@
 Bytes go in with `Session.receive`, commands to execute come out of
 `Session.next_command`, their outcome goes in with `Session.reply`,
 `Session.fail` or `Session.finish`, and bytes to send come out of
-`Session.take_output`.  No sockets, no clocks, no command but the negotiation.
+`Session.take_output`.  No sockets, no clocks, no command but the negotiation, which
+the owner may also execute.
 
 Commands that are allowed in each state:
 
@@ -15,7 +16,8 @@ ready            all, in order               unexpected
 ready, with oob  all, in order               at once, ahead of up to eight queued
 ===============  ==========================  ====================================
 
-Events are sent only in a ready state.
+Events are sent only in a ready state.  A negotiation that the owner executes has ended for events
+when it begins, and is undone if it fails.
 
 A large message, or a reply with a part of one, takes many steps; nothing else is sent between
 those of a reply. A large `exec-oob` waits for its turn, and with a large message waiting the
@@ -115,6 +117,8 @@ class Session:
 
     Attributes:
         work: The work done so far, in messages and parsing steps.
+        hand_out_negotiation: Whether `next_command` returns a valid negotiation for the owner to
+            execute, instead of answering it; at first, it does not.
     """
 
     __slots__ = (
@@ -136,6 +140,7 @@ class Session:
         "_unread",
         "_unsent",
         "_waiting",
+        "hand_out_negotiation",
         "work",
     )
 
@@ -154,6 +159,7 @@ class Session:
         self._steps: Iterator[list[Any]] | None = None
         self._unread: deque[Any] = deque()
         self._queue: deque[Any] = deque()
+        self.hand_out_negotiation = False
         self._negotiates = version is not None
         self._negotiated = not self._negotiates
         self._oob = False
@@ -317,7 +323,9 @@ class Session:
         self.finish(command)
 
     def fail(self, command: Request, error: CommandError) -> None:
-        """Report that `command` failed."""
+        """Report that `command` failed; a negotiation can be tried again then."""
+        if command.name == _NEGOTIATION and self._negotiates:
+            self._negotiated = self._oob = False
         self._send_error(error, command.has_id, command.id)
         self.finish(command)
 
@@ -419,8 +427,9 @@ class Session:
                 name = message[name]
             if not self._negotiated or (name == _NEGOTIATION and self._negotiates):
                 self._negotiate(name, oob, arguments or {})
-                self._send_return({}, has_id, request_id)
-                return None
+                if not self.hand_out_negotiation:
+                    self._send_return({}, has_id, request_id)
+                    return None
         except CommandError as error:
             self._send_error(error, has_id, request_id)
             return None
@@ -455,6 +464,8 @@ class Session:
             if name == _NEGOTIATION and not oob and type(arguments) is Large:
                 arguments = yield from _large_capabilities(arguments)
             self._negotiate(name, oob, arguments)
+            if self.hand_out_negotiation:
+                return Request(name, arguments, oob, has_id, request_id, large)
             self._send_return({}, has_id, request_id)
         except CommandError as error:
             self._send_error(error, has_id, request_id)

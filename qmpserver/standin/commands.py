@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.parts import Reply, ScriptedEvent
     from qmpserver.standin.scenario import Scenario
 
-_NEGOTIATION = "qmp_capabilities"
+_NEGOTIATION = "qmp_capabilities"  # answered by the session, unless the scenario has a reply
 _QUIT = "quit"  # ends the program, also with a scripted reply
 MAX_REFUSED = 1000
 
@@ -63,7 +63,7 @@ class Commands(Registry):
             else:
                 bound.handler = handler
         for name, declaration in self.schema.commands.items():
-            if name != _NEGOTIATION and name not in self._bound:
+            if name not in self._bound and (name != _NEGOTIATION or name in self._script):
                 value = smallest(declaration.returns or EMPTY)
                 self._bound[name] = Bound(name, declaration, _always(value), False)
 

@@ -1,4 +1,4 @@
-"""The value of `-fake`: `FILE[,schema=NAME][,fault=NAME]...[,log=FILE]`."""
+"""The value of `-fake`: `FILE[,schema=NAME][,version=X.Y.Z][,fault=NAME]...[,log=FILE]`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Option(NamedTuple):
 
     file: str | None
     schema: str | None
+    version: str | None
     faults: list[str]
     log: str | None
 
@@ -24,13 +25,13 @@ def parse(text: str) -> Option:
     Raises:
         ScenarioError: The option has an unknown key.
     """
-    values: dict[str, list[str]] = {"file": [], "schema": [], "fault": [], "log": []}
+    values: dict[str, list[str]] = {key: [] for key in (*_SINGLE, "fault")}
     for key, value, _ in split_options(text, "file"):
         if key not in values:
             raise ScenarioError(unknown("option", key, values))
         values[key].append(value)
-    file, schema, log = (values[key][-1] if values[key] else None for key in _SINGLE)
-    return Option(file, schema, values["fault"], log)
+    file, schema, version, log = (values[key][-1] if values[key] else None for key in _SINGLE)
+    return Option(file, schema, version, values["fault"], log)
 
 
-_SINGLE = ("file", "schema", "log")
+_SINGLE = ("file", "schema", "version", "log")

@@ -29,26 +29,19 @@ _ERROR_CLASSES = (
 )
 
 
-def read_vocabulary(
-    top: Table, directory: str, override: str | None = None
-) -> vocabulary.Vocabulary:
-    """Return the vocabulary of a scenario, with the version that it greets with.
+def read_vocabulary(top: Table, name: str, directory: str) -> vocabulary.Vocabulary:
+    """Return the vocabulary with a name, or from a file.
 
     Args:
-        top: The scenario's file; its keys `schema` and `version` are read.
-        directory: Directory that a file named by `schema` is relative to.
-        override: Name of the vocabulary or file to use in place of `schema`, relative to the
-            working directory.
+        top: The scenario's file, for error messages.
+        name: Name of the vocabulary, or the file.
+        directory: Directory that the file is relative to.
 
     Raises:
-        ScenarioError: There is no such vocabulary, or the version is malformed.
+        ScenarioError: There is no such vocabulary.
     """
-    named = top.string("schema")
     try:
-        if override:
-            found = vocabulary.load(override)
-        else:
-            found = vocabulary.load(named or vocabulary.DEFAULT, directory)
+        return vocabulary.load(name, directory)
     except SchemaError as error:
         raise top.error("schema", str(error)) from None
     except ValueError as error:  # a zero byte in the name
@@ -59,6 +52,14 @@ def read_vocabulary(
             "schema",
             f"{error.filename}: {error.strerror}; it must be one of {known}, or a file",
         ) from None
+
+
+def with_version(top: Table, found: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
+    """Return a vocabulary with the version that the key `version` sets, if it is there.
+
+    Raises:
+        ScenarioError: The version is malformed, or a guest agent is given one.
+    """
     version = top.string("version")
     if version is not None:
         if found.version is None:
@@ -79,16 +80,15 @@ class Reader:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
-    def machine(self, table: Table) -> MachineState:
-        """Return the machine's initial state."""
-        standard = MachineState()
+    def machine(self, table: Table, standard: MachineState) -> MachineState:
+        """Return the machine's initial state; `standard` has what the table does not set."""
         uuid = table.string("uuid")
         migration, unplug = table.seconds("migration-time"), table.seconds("unplug-time")
         made = MachineState(
             status=self._status(table) or standard.status,
             cpus=table.integer("cpus", 1, MAX_CPUS) or standard.cpus,
             memory=table.integer("memory", 1, MAX_MEMORY) or standard.memory,
-            name=table.string("name"),
+            name=table.string("name") or standard.name,
             uuid=uuid or standard.uuid,
             migration_time=standard.migration_time if migration is None else migration,
             unplug_time=standard.unplug_time if unplug is None else unplug,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.standin.parts import Reply, ScenarioError, ScriptedEvent
-from qmpserver.standin.reader import read_vocabulary
-from qmpserver.standin.table import Table, shown, unknown
-from qmpserver.standin.vocabulary import Vocabulary
+from qmpserver.standin.table import shown, unknown
+from qmpserver.standin.vocabulary import DEFAULT, Vocabulary, load
 from qmpserver.transcript.compare import PatternError, check_patterns
 from qmpserver.transcript.errors import TranscriptError
 from qmpserver.transcript.format import read as read_transcript
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
 
     from qmpserver.transcript.message import Message
 
-# The session answers the first itself; the second ends the stand-in, with an event of its own.
-_NOT_REPLAYED = ("qmp_capabilities", "quit")
+_NEGOTIATION = "qmp_capabilities"
+_QUIT = "quit"  # ends the stand-in, with an event of its own
+# Beginnings of the refusals that the session has itself: of a second negotiation, say.
+_OF_THE_SESSION = ("Capabilities negotiation", "The command qmp_capabilities")
 # Start of the first line that is not a comment: an arrow, a JSON object, or a line of socat's.
 _TRANSCRIPT = re.compile(r"\A(?:#[^\n]*\n|\s)*(?:[1-9]?(?:->|<-|=>|\+>)|\{|\$ |[<>] \d)")
 
@@ -38,15 +39,16 @@ def is_transcript(text: str) -> bool:
     return _TRANSCRIPT.search(text) is not None
 
 
-def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Reply]]:
+def read(file: str, text: str, given: Vocabulary | None) -> tuple[Vocabulary, list[Reply]]:
     """Return the vocabulary of a recorded conversation, and its replies in order.
 
-    The last reply to each command answers without bound, for clients that repeat the command.
+    The last reply to each command answers without bound, for clients that repeat the command. A
+    negotiation is replayed once, for its refusal or the events around it, whatever its arguments.
 
     Args:
         file: Name of the file, for error messages.
         text: Contents of the file.
-        schema: Name of the vocabulary, in place of a recorded `query-qmp-schema` or the default.
+        given: The vocabulary to use in place of a recorded `query-qmp-schema` or the default.
 
     Raises:
         ScenarioError: The text is not a transcript, or has a command that the schema lacks.
@@ -56,7 +58,7 @@ def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Rep
     except TranscriptError as error:
         raise ScenarioError(f"{file}: {error}") from None
     recorded = list(_replies(file, messages))
-    found = _vocabulary(file, recorded, schema)
+    found = given or _vocabulary(file, recorded)
     commands = found.schema.commands
     for line, reply in recorded:
         if reply.error is None and reply.command not in commands:
@@ -65,12 +67,14 @@ def read(file: str, text: str, schema: str | None) -> tuple[Vocabulary, list[Rep
     greeting = next((one for one in messages if one.is_greeting), None)
     if greeting is not None and found.version is not None:
         found = found._replace(version=_version(file, greeting))
-    replayed = [
-        reply
-        for _, reply in recorded
-        if reply.command in commands and reply.command not in _NOT_REPLAYED
-    ]
+    replayed = [reply for _, reply in recorded if reply.command in commands and _is_replayed(reply)]
     return found, _lasting(replayed)
+
+
+def _is_replayed(reply: Reply) -> bool:
+    if reply.command != _NEGOTIATION:
+        return reply.command != _QUIT
+    return reply.error is None or not reply.error[0].startswith(_OF_THE_SESSION)
 
 
 def _version(file: str, greeting: Message) -> str:
@@ -86,15 +90,15 @@ def _version(file: str, greeting: Message) -> str:
     return ".".join(map(str, triple))
 
 
-def _vocabulary(file: str, recorded: Sequence[_RecordedReply], name: str | None) -> Vocabulary:
+def _vocabulary(file: str, recorded: Sequence[_RecordedReply]) -> Vocabulary:
     for line, reply in recorded:
-        if name is None and reply.command == "query-qmp-schema" and reply.result:
+        if reply.command == "query-qmp-schema" and reply.result:
             try:
                 schema = Schema.from_introspection(reply.result)
             except SchemaError as error:
                 raise ScenarioError(f"{file}:{line}: {error}") from None
             return Vocabulary(schema, "0.0.0")
-    return read_vocabulary(Table(file, "", {}), "", name)
+    return load(DEFAULT)
 
 
 def _replies(file: str, messages: Sequence[Message]) -> Iterator[_RecordedReply]:
@@ -188,6 +192,9 @@ def _lasting(replies: Sequence[Reply]) -> list[Reply]:
     made: list[Reply] = []
     lasting: set[str] = set()
     for reply in reversed(replies):
+        if reply.command == _NEGOTIATION:
+            made.append(reply._replace(arguments=None))
+            continue
         key = json.dumps([reply.command, reply.arguments], sort_keys=True)
         made.append(reply if key in lasting else reply._replace(times=None))
         lasting.add(key)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from qmpserver.files import read_text
-from qmpserver.standin import faults, option
+from qmpserver.standin import faults, option, vocabulary
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScenarioError, ScriptedEvent
-from qmpserver.standin.reader import Reader, read_vocabulary
+from qmpserver.standin.reader import Reader, read_vocabulary, with_version
 from qmpserver.standin.table import Table
+from qmpserver.standin.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,10 +72,22 @@ class Scenario:
         """
         if name in EMPTY:
             return cls.read({}, schema=schema)
+        return cls._load(name, _override(name, schema), set())
+
+    @classmethod
+    def _load(cls, name: str, given: Vocabulary | None, files: set[str]) -> Self:
+        """Read a file as `load` does.
+
+        Args:
+            name: The file.
+            given: The vocabulary, in place of the one that the file names.
+            files: The files that were read so far; this one is added.
+        """
         import tomllib  # these two are for files only
 
         from qmpserver.standin import recorded
 
+        files.add(_identity(name))
         try:
             text = read_text(name)
         except UnicodeDecodeError:
@@ -83,14 +96,17 @@ class Scenario:
             raise ScenarioError(f"{name}: {getattr(error, 'strerror', error)}") from None
         try:
             if recorded.is_transcript(text):
-                vocabulary, replies = recorded.read(name, text, schema)
-                return cls(vocabulary.schema, vocabulary.version, replies=replies)
+                found, replies = recorded.read(name, text, given)
+                return cls(found.schema, found.version, replies=replies)
             table = tomllib.loads(text)
         except RecursionError:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
         except ValueError as error:  # also an integer of thousands of digits
             raise ScenarioError(f"{name}: {error}") from None
-        return cls.read(table, name, os.path.dirname(name), schema)
+        try:
+            return cls._read(Table(name, "", table), os.path.dirname(name), given, files)
+        except RecursionError:
+            raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
 
     @classmethod
     def read(
@@ -105,25 +121,37 @@ class Scenario:
         Args:
             table: Keys and values as in the file.
             name: Name of the scenario in error messages.
-            directory: Directory that the file named by `schema` in the table is relative to.
+            directory: Directory that files named in the table are relative to.
             schema: Name of the vocabulary, in place of the one that the table names.
 
         Raises:
             ScenarioError: The table is not a valid scenario.
         """
         try:
-            return cls._read(Table(name, "", table), os.fspath(directory), schema)
+            given = _override(name, schema)
+            return cls._read(Table(name, "", table), os.fspath(directory), given, set())
         except RecursionError:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
 
     @classmethod
-    def _read(cls, top: Table, directory: str, schema: str | None) -> Self:
-        vocabulary = read_vocabulary(top, directory, schema)
-        reader = Reader(vocabulary.schema)
-        made = cls(
-            vocabulary.schema,
-            vocabulary.version,
-            machine=reader.machine(top.table("machine")),
+    def _read(cls, top: Table, directory: str, given: Vocabulary | None, files: set[str]) -> Self:
+        named, found = top.string("schema"), given
+        if found is None and named:
+            found = read_vocabulary(top, named, directory)
+        included: list[Self] = []
+        for file in top.strings("include"):
+            path = os.path.join(directory, file)
+            if _identity(path) in files:
+                continue
+            more = cls._load(path, found, files)
+            found = found or Vocabulary(more.schema, more.version)
+            included.append(more)
+        found = with_version(top, found or vocabulary.load(vocabulary.DEFAULT))
+        reader = Reader(found.schema)
+        own = cls(
+            found.schema,
+            found.version,
+            machine=reader.machine(top.table("machine"), _machine(included)),
             setup=[reader.setup(one) for one in top.tables("setup")],
             replies=[reader.reply(one) for one in top.tables("on")],
             events=[reader.event(one) for one in top.tables("event")],
@@ -134,14 +162,29 @@ class Scenario:
             log=top.string("log"),
         )
         top.done()
-        return made
+        return own._including(included)
+
+    def _including(self, included: Sequence[Self]) -> Self:
+        """Return the scenario with the parts of others after its own, their setup before it."""
+        every = [self, *included]
+        return replace(
+            self,
+            setup=[one for part in (*included, self) for one in part.setup],
+            replies=[one for part in every for one in part.replies],
+            events=[one for part in every for one in part.events],
+            expected=[one for part in every for one in part.expected],
+            ordered=any(part.ordered for part in every),
+            strict=any(part.strict for part in every),
+            faults=[one for part in every for one in part.faults],
+            log=next((part.log for part in every if part.log is not None), None),
+        )
 
     @classmethod
     def from_option(cls, text: str) -> Self:
         """Read the scenario that the value of `-fake` describes.
 
         Args:
-            text: `FILE[,schema=NAME][,fault=NAME]...[,log=FILE]`.
+            text: `FILE[,schema=NAME][,version=X.Y.Z][,fault=NAME]...[,log=FILE]`.
 
         Raises:
             ScenarioError: The value is malformed, or the scenario is not valid.
@@ -149,6 +192,8 @@ class Scenario:
         given = option.parse(text)
         file = EMPTY[0] if given.file is None else given.file
         made = cls.load(file, given.schema).with_faults(given.faults)
+        if given.version is not None:
+            made = made.with_version(given.version)
         return made if given.log is None else replace(made, log=given.log)
 
     def with_faults(self, texts: Iterable[str]) -> Self:
@@ -161,6 +206,37 @@ class Scenario:
         more = [reader.fault(Table("fault", "", {"name": text})) for text in texts]
         return replace(self, faults=[*self.faults, *more])
 
+    def with_version(self, version: str) -> Self:
+        """Return the scenario with another version in its greeting, such as `9.1.0`.
+
+        Raises:
+            ScenarioError: It is not a version, or the scenario is of a guest agent.
+        """
+        top = Table("option", "", {"version": version})
+        found = with_version(top, Vocabulary(self.schema, self.version))
+        return replace(self, version=found.version)
+
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
         """Return the scenario with attributes of its `MachineState` replaced."""
         return replace(self, machine=self.machine._replace(**changes))
+
+
+def _machine(included: Sequence[Scenario]) -> MachineState:
+    """Return the initial state that included scenarios set, the first one that sets a part."""
+    standard = MachineState()._asdict()
+    changes: dict[str, Any] = {}
+    for one in reversed(included):
+        changes |= {k: v for k, v in one.machine._asdict().items() if v != standard[k]}
+    return MachineState(**{**standard, **changes})
+
+
+def _identity(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a zero byte: it cannot be read either
+        return path
+
+
+def _override(name: str, schema: str | None) -> Vocabulary | None:
+    """Return the vocabulary of the option `schema`; `name` is the scenario's."""
+    return read_vocabulary(Table(name, "", {}), schema, "") if schema else None

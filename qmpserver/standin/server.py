@@ -20,7 +20,7 @@ from qmpserver.standin.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qmpserver.monitor import Client
+    from qmpserver.monitor import Client, Device
     from qmpserver.monitor.channel import Connection
     from qmpserver.standin.parts import ScriptedEvent
     from qmpserver.standin.scenario import Scenario
@@ -44,6 +44,8 @@ class StandIn(Server):
         own_process: Whether the process serves nothing else, so that a fault may stop it.
         conversation: Where to keep the messages of all clients. Without it, messages are decoded
             only for a log, for expectations and until the scenario's events begin.
+        after: A stand-in that has ended, whose place this one takes: its expectations, failures,
+            log and the numbers of its clients go on.
 
     Attributes:
         scenario: The scenario.
@@ -60,6 +62,7 @@ class StandIn(Server):
         *,
         own_process: bool = False,
         conversation: Conversation | None = None,
+        after: StandIn | None = None,
     ) -> None:
         self.scenario = scenario
         commands = Commands(scenario, self._send_later)
@@ -78,8 +81,9 @@ class StandIn(Server):
         commands.shutdown = self.shutdown
         commands.complete()
         self._faults = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
-        if not own_process and any(spec.name == "stopped-process" for spec in scenario.faults):
-            raise ScenarioError("fault stopped-process needs a process of its own")
+        for spec in scenario.faults:
+            if FAULTS[spec.name].needs_process and not own_process:
+                raise ScenarioError(f"fault {spec.name} needs a process of its own")
         if scenario.version is None:
             self._faults.append(AGENT(Spec("delimited"), scenario.schema))
         for number, (command, arguments) in enumerate(scenario.setup, 1):
@@ -89,7 +93,15 @@ class StandIn(Server):
                 raise ScenarioError(f"setup[{number}]: {command}: {error.desc}") from None
         self._state.settled()
         self._expectations = Expectations(scenario.expected, ordered=scenario.ordered)
-        self._log = None if scenario.log is None else _open_log(scenario.log)
+        self._connected = 0
+        self._waiting_events = 0
+        self._unsent_events = 0
+        if after is not None:
+            self._expectations = after._expectations
+            self._connected = after._connected
+            self._unsent_events = after._unsent_events
+            commands.refused.extend(after._commands.refused)
+        self._log = None if scenario.log is None else _open_log(scenario.log, after is not None)
         self._sinks: list[Sink] = []  # in the order in which each message is delivered
         if scenario.expected:
             self._sinks.append(self._expectations.take)
@@ -99,9 +111,12 @@ class StandIn(Server):
             self._sinks.append(self._log.write)
         if scenario.events:
             self._sinks.append(self._begin_events)
-        self._connected = 0
-        self._waiting_events = 0
-        self._unsent_events = 0
+
+    def add_device(self, device: Device) -> Device:
+        """Add an open device as `Server.add_device` does; faults may act on it."""
+        for fault in self._faults:
+            fault.opened(device)
+        return super().add_device(device)
 
     def connect(
         self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
@@ -180,8 +195,8 @@ def _triple(version: str) -> dict[str, int]:
         raise ScenarioError(f"version: '{version}' is not a version such as 7.2.0") from None
 
 
-def _open_log(path: str) -> Log:
+def _open_log(path: str, more: bool) -> Log:
     try:
-        return Log(path)
+        return Log(path, more=more)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ScenarioError(f"log: {path}: {getattr(error, 'strerror', error)}") from None

@@ -125,6 +125,20 @@ class Table:
         self._check_json(key, value)
         return value
 
+    def strings(self, key: str) -> list[str]:
+        """Return a list of strings; a single string stands for a list of one.
+
+        Raises:
+            ScenarioError: The value is neither.
+        """
+        value = self._typed(key, "a string or a list of strings", str, list) or []
+        if isinstance(value, str):
+            return [value]
+        for number, one in enumerate(value, 1):
+            if not isinstance(one, str):
+                raise self.error(f"{key}[{number}]", f"{shown(one)} is not a string")
+        return list(value)
+
     def table(self, key: str) -> Table:
         """Return a table of its own; an empty one if the key is missing.
 

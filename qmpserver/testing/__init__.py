@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qmpserver.testing.client import MonitorClient
+    from qmpserver.testing.questions import Exactly
     from qmpserver.testing.thread import ServerThread
 
-__all__ = ["MonitorClient", "ServerThread"]
+__all__ = ["Exactly", "MonitorClient", "ServerThread"]
 
-_HOMES = {"MonitorClient": "client", "ServerThread": "thread"}
+_HOMES = {"Exactly": "questions", "MonitorClient": "client", "ServerThread": "thread"}
 
 
 def __getattr__(name: str) -> Any:

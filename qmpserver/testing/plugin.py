@@ -36,8 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "qmp(accel='fake', smp=1, schema=None, scenario=None, fault=(), max_clients=1, "
-        "keep=10_000): the server of fixture qmp_server",
+        "qmp(accel='fake', smp=1, schema=None, version=None, scenario=None, fault=(), "
+        "max_clients=1, keep=10_000): the server of fixture qmp_server",
     )
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from qmpserver.transcript.conversation import Conversation
     from qmpserver.transcript.message import Message
@@ -32,6 +32,13 @@ class SentEvent(NamedTuple):
 
     name: str
     data: dict[str, Any]
+
+
+class Exactly(dict[str, Any]):
+    """The arguments that a command must have, and no others: `Exactly(id="n0")`.
+
+    Elsewhere, arguments are those that a command must have at least.
+    """
 
 
 _Said = TypeVar("_Said", bound=ReceivedCommand | SentEvent)
@@ -86,17 +93,24 @@ class Questions:
     def __str__(self) -> str:
         return str(self.conversation)
 
-    def received(self, name: str | None = None, **arguments: Any) -> Found[ReceivedCommand]:
+    def received(
+        self, name: str | None = None, arguments: Mapping[str, Any] | None = None, /, **more: Any
+    ) -> Found[ReceivedCommand]:
         """Return the commands of this name that had at least these arguments.
 
         In the names of arguments `_` stands for `-`.
+
+        Args:
+            name: The command; None for all.
+            arguments: Arguments that the command had at least; `Exactly` for no others.
+            more: The same as keywords.
 
         Raises:
             AssertionError: Commands of this name were dropped, so that some would be missing;
                 `assert_received` tells whether there was one.
         """
         __tracebackhide__ = True
-        return _certain(self._received(name, arguments), self.conversation)
+        return _certain(self._received(name, _wanted(arguments, more)), self.conversation)
 
     def sent(self, name: str | None = None, **data: Any) -> Found[SentEvent]:
         """Return the events of this name whose data had at least these members.
@@ -109,11 +123,12 @@ class Questions:
         __tracebackhide__ = True
         return _certain(self._sent(name, data), self.conversation)
 
-    def assert_received(self, *expected: str | tuple[str, dict[str, Any]]) -> None:
+    def assert_received(self, *expected: str | tuple[str, Mapping[str, Any]]) -> None:
         """Fail unless these commands came in this order, with or without others between them.
 
         Args:
-            expected: A name each, or a name and all the arguments that the command had.
+            expected: A name each, or a name and arguments that the command had at least, as in
+                `received`; `Exactly` for no others.
 
         Raises:
             AssertionError: A command did not come, or may have come among the messages that were
@@ -124,12 +139,9 @@ class Questions:
         left = iter(found)
         names = [one if isinstance(one, str) else one[0] for one in expected]
         for number, one in enumerate(expected):
-            name, arguments = (one, None) if isinstance(one, str) else one
-            if not any(
-                name == got.name and (arguments is None or arguments == got.arguments)
-                for got in left
-            ):
-                wanted = name if arguments is None else _show(ReceivedCommand(name, arguments))
+            name, arguments = (one, {}) if isinstance(one, str) else one
+            if not any(name == got.name and _has(got.arguments, arguments) for got in left):
+                wanted = _described(name, arguments)
                 after = f" after {', '.join(names[:number])}" if number else ""
                 # If the first one was not dropped, none of the others came before it.
                 found.complete = not self.conversation.has_dropped(names[0])
@@ -138,24 +150,40 @@ class Questions:
                 )
 
     def wait_received(
-        self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **arguments: Any
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        count: int = 1,
+        patience: float = PATIENCE,
+        **more: Any,
     ) -> ReceivedCommand:
         """Block until such a command has come, now or before; return the `count`-th.
 
         Args:
             name: The command.
+            arguments: Arguments that the command has at least; `Exactly` for no others.
             count: How many such commands must come.
             patience: How long to wait, in seconds.
-            arguments: Arguments that the command has at least.
+            more: The same as `arguments`, as keywords.
 
         Raises:
             AssertionError: It did not come in time; the text has the commands that came.
         """
         __tracebackhide__ = True
-        return self._block(lambda: self._received(name, arguments), count, patience)
+        wanted = _wanted(arguments, more)
+        return self._block(lambda: self._received(name, wanted), count, patience)
 
     async def until_received(
-        self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **arguments: Any
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        count: int = 1,
+        patience: float = PATIENCE,
+        **more: Any,
     ) -> ReceivedCommand:
         """Wait as `wait_received` does, on an event loop.
 
@@ -163,7 +191,8 @@ class Questions:
             AssertionError: It did not come in time; the text has the commands that came.
         """
         __tracebackhide__ = True
-        return await self._wait(lambda: self._received(name, arguments), count, patience)
+        wanted = _wanted(arguments, more)
+        return await self._wait(lambda: self._received(name, wanted), count, patience)
 
     def wait_event(
         self, name: str, /, *, count: int = 1, patience: float = PATIENCE, **data: Any
@@ -193,7 +222,7 @@ class Questions:
         __tracebackhide__ = True
         return await self._wait(lambda: self._sent(name, data), count, patience)
 
-    def _received(self, name: str | None, arguments: dict[str, Any]) -> Found[ReceivedCommand]:
+    def _received(self, name: str | None, arguments: Mapping[str, Any]) -> Found[ReceivedCommand]:
         messages, dropped = self.conversation.snapshot()
         commands = [
             ReceivedCommand(one.command, _object(one, "arguments"))
@@ -291,16 +320,32 @@ def _object(message: Message, name: str) -> dict[str, Any]:
 
 
 def _fitting(
-    said: list[_Said], name: str | None, members: dict[str, Any], dropped: int, complete: bool
+    said: list[_Said], name: str | None, members: Mapping[str, Any], dropped: int, complete: bool
 ) -> Found[_Said]:
-    def fits(one: _Said) -> bool:
-        return name in (None, one.name) and all(
-            any(one[1].get(key, _ABSENT) == value for key in {member, member.replace("_", "-")})
-            for member, value in members.items()
-        )
+    fitting = (one for one in said if name in (None, one.name) and _has(one[1], members))
+    return Found(fitting, _described(name or "message", members), said, dropped, complete)
 
-    wanted = " ".join([name or "message", *(f"{key}={value!r}" for key, value in members.items())])
-    return Found(filter(fits, said), wanted, said, dropped, complete)
+
+def _wanted(members: Mapping[str, Any] | None, more: dict[str, Any]) -> Mapping[str, Any]:
+    if members is None:
+        return more
+    both = {**members, **more}
+    return Exactly(both) if isinstance(members, Exactly) else both
+
+
+def _has(members: dict[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether the members are at least, or exactly, the wanted ones."""
+    if isinstance(wanted, Exactly) and len(members) != len(wanted):
+        return False
+    return all(
+        any(members.get(key, _ABSENT) == value for key in {name, name.replace("_", "-")})
+        for name, value in wanted.items()
+    )
+
+
+def _described(name: str, members: Mapping[str, Any]) -> str:
+    exactly = " exactly" if isinstance(members, Exactly) else ""
+    return " ".join([name + exactly, *(f"{key}={value!r}" for key, value in members.items())])
 
 
 def _listed(said: Iterable[ReceivedCommand | SentEvent]) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from qmpserver.monitor.channel import Connection
+    from qmpserver.standin import StandIn
 
 FAKE = "fake"
 
@@ -44,6 +45,8 @@ class ServerThread(Questions):
             with a dirty ring of 4096 entries unless the value has another size.
         smp: The number of vCPUs.
         schema: The schema of a fake: `qemu-7.2`, `qmpserver`, `guest-agent`, or a file.
+        version: The version in a fake's greeting, such as `9.1.0`; by default the schema's, or
+            the scenario's.
         scenario: The scenario of a fake: a file, or a table with the content of one.
         fault: Faults of a fake: `NAME` or `NAME:COMMAND`, one or several.
         directory: The directory of relative file names.
@@ -55,7 +58,7 @@ class ServerThread(Questions):
         conversation: The messages of all clients.
 
     Raises:
-        ValueError: A real machine was given a schema, a scenario or a fault.
+        ValueError: A real machine was given a schema, a version, a scenario or a fault.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class ServerThread(Questions):
         accel: str = FAKE,
         smp: int | None = None,
         schema: str | None = None,
+        version: str | None = None,
         scenario: str | Mapping[str, Any] | None = None,
         fault: str | Sequence[str] = (),
         directory: str | os.PathLike[str] = "",
@@ -71,23 +75,26 @@ class ServerThread(Questions):
         keep: int | None = KEPT_MESSAGES,
     ) -> None:
         super().__init__(Conversation(keep))
-        if accel != FAKE and (schema or scenario or fault):
-            raise ValueError(f"accel='{accel}': only a fake has a schema, a scenario or faults")
+        if accel != FAKE and (schema or version or scenario or fault):
+            raise ValueError(
+                f"accel='{accel}': only a fake has a schema, a version, a scenario or faults"
+            )
         self._accel = accel
         self._smp = smp
         self._schema = schema
+        self._version = version
         self._scenario = scenario
         self._faults = (fault,) if isinstance(fault, str) else tuple(fault)
         self._files = Path(directory)
         self._max_clients = max_clients
         self.path = ""
         self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._monitors = 0
+        self._listeners: dict[str, Listener] = {}  # by path
+        self._handlers: dict[str, Callable[..., Any]] = {}
         self._clients = itertools.count(1)
-        self._thread = threading.Thread(target=self._run, name="qmp-server", daemon=True)
-        self._started: Future[None] = Future()
+        self._new_thread()
         self._server: Server | None = None  # set while it serves, and afterwards
-        self._failures: Callable[[], list[str]] = list
+        self._fake: StandIn | None = None
         # Guards the attributes below, which both the server's thread and others use.
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None  # while it accepts calls
@@ -132,14 +139,55 @@ class ServerThread(Questions):
             raise RuntimeError("a handler cannot close the server: it would wait for itself")
         with self._lock:
             self._closed = self._closed or self._directory is not None
+        try:
+            self._end()
+        finally:
+            if self._directory is not None:
+                self._directory.cleanup()
+
+    def restart(self) -> None:
+        """End the server, if it still runs, and start a new one at its paths.
+
+        The new one has a new state, the handlers of the old one, and continues the conversation
+        and the scenario's expectations. All clients have to connect again.
+
+        Raises:
+            RuntimeError: A handler blocks, so that the server does not end, or calls this itself;
+                or the server was never started, or closed.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a handler cannot restart the server: it would wait for itself")
+        if self._closed or self._server is None:
+            raise self._not_running()
+        self._end()
+        self._new_thread()
+        self._thread.start()
+        self._started.result()
+
+    def disconnect(self, path: str | None = None) -> None:
+        """End the connections of all clients of a monitor, as if the network did; go on serving.
+
+        Args:
+            path: The monitor, as `add_monitor` returned it; by default the one at `path`.
+
+        Raises:
+            KeyError: There is no such monitor.
+            RuntimeError: The server does not run.
+        """
+        self._call(self._listeners[self.path if path is None else path].yank)
+
+    def _end(self) -> None:
+        with self._lock:
             if self._loop is not None and self._ended is not None:
                 self._loop.call_soon_threadsafe(self._ended.set)
         if self._thread.ident is not None:
             self._thread.join(_PATIENCE_S)
-        if self._directory is not None:
-            self._directory.cleanup()
         if self._thread.is_alive():
             raise RuntimeError(f"the server has not ended in {_PATIENCE_S:g} s: a handler blocks")
+
+    def _new_thread(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="qmp-server", daemon=True)
+        self._started: Future[None] = Future()
 
     @property
     def running(self) -> bool:
@@ -148,7 +196,7 @@ class ServerThread(Questions):
 
     def failures(self) -> list[str]:
         """Return the scenario's expectations that are not met so far, as text."""
-        return self._failures()
+        return [] if self._fake is None else self._fake.failures()
 
     def add_monitor(self) -> str:
         """Open one more monitor, and return the path of its UNIX socket.
@@ -156,7 +204,9 @@ class ServerThread(Questions):
         Raises:
             RuntimeError: The server does not run.
         """
-        return self._call(self._listen)
+        path = self.path.replace(".sock", f"{len(self._listeners)}.sock")
+        self._call(partial(self._listen, path))
+        return path
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to all clients; it has been written when this returns.
@@ -186,7 +236,12 @@ class ServerThread(Questions):
         registry = self._running_server().registry
         if name not in registry.schema.commands:
             raise KeyError(f"the schema has no command '{name}'")
-        return registry.command(name, replace=True)
+
+        def bind(handler: _Handler) -> _Handler:
+            self._handlers[name] = handler
+            return registry.command(name, replace=True)(handler)
+
+        return bind
 
     def _running_server(self) -> Server:
         """Return the server.
@@ -260,12 +315,15 @@ class ServerThread(Questions):
         async with contextlib.AsyncExitStack() as stack:
             server = await self._make_server(ended, stack)
             stack.push_async_callback(server.close, _GRACE_S)
+            for name, handler in self._handlers.items():
+                server.registry.command(name, replace=True)(handler)
             with self._lock:
                 if self._closed:
                     ended.set()
                 self._loop, self._ended, self._server = asyncio.get_running_loop(), ended, server
             try:
-                self._listen()
+                for path in list(self._listeners) or [self.path]:
+                    self._listen(path)
                 self._started.set_result(None)
                 await ended.wait()
             finally:
@@ -280,10 +338,10 @@ class ServerThread(Questions):
 
     async def _make_server(self, ended: asyncio.Event, stack: contextlib.AsyncExitStack) -> Server:
         if self._accel == FAKE:
-            return self._fake(ended)
+            return self._make_fake(ended)
         return await self._machine(ended, stack)
 
-    def _fake(self, ended: asyncio.Event) -> Server:
+    def _make_fake(self, ended: asyncio.Event) -> Server:
         from qmpserver.standin import Scenario, StandIn
         from qmpserver.standin.vocabulary import NAMED
 
@@ -296,9 +354,13 @@ class ServerThread(Questions):
             scenario = Scenario.read(self._scenario or {}, directory=self._files, schema=schema)
         if self._smp is not None:
             scenario = scenario.on_machine({"cpus": self._smp})
-        fake = StandIn(scenario.with_faults(self._faults), conversation=self.conversation)
+        if self._version is not None:
+            scenario = scenario.with_version(self._version)
+        fake = StandIn(
+            scenario.with_faults(self._faults), conversation=self.conversation, after=self._fake
+        )
         fake.finished = ended
-        self._failures = fake.failures
+        self._fake = fake
         return fake
 
     async def _machine(self, ended: asyncio.Event, stack: contextlib.AsyncExitStack) -> Server:
@@ -321,17 +383,16 @@ class ServerThread(Questions):
         machine.start()
         return server
 
-    def _listen(self) -> str:
+    def _listen(self, path: str) -> None:
         server = self._server
         assert server is not None
-        name = f"{self._monitors or ''}"
-        path = self.path.replace(".sock", f"{name}.sock")
-        self._monitors += 1
         chardev = SocketChardev(
-            UnixAddress(path), id=f"qmp{name}", server=True, max_clients=self._max_clients
+            UnixAddress(path), id=Path(path).stem, server=True, max_clients=self._max_clients
         )
         sock = sockets.listen(chardev.address, BACKLOG)
-        device = server.add_device(Listener(chardev, asyncio.get_running_loop(), sock))
+        device = Listener(chardev, asyncio.get_running_loop(), sock)
+        server.add_device(device)
+        self._listeners[path] = device
 
         def greet(channel: Connection) -> None:
             if self._accel != FAKE:  # a stand-in has a tap of its own
@@ -339,4 +400,3 @@ class ServerThread(Questions):
             server.connect(channel, device.id)
 
         device.attach(greet)
-        return path

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import errno
 import glob
+import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from qmpserver.tools.errors import UsageError
+
+PATH_ROOM = 108 if sys.platform == "linux" else 104  # bytes, with the zero at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ def address(text: str) -> ServerAddress:
     """
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
+        if len(os.fsencode(rest)) >= PATH_ROOM:
+            raise argparse.ArgumentTypeError(
+                f"UNIX socket path '{rest}' is too long: it must be less than {PATH_ROOM} bytes"
+            )
         return ServerAddress(rest)
     host, _, port = rest.rpartition(":")
     if kind == "tcp" and host and port.isdecimal() and 0 < int(port) < 1 << 16:

@@ -38,7 +38,12 @@ class Client:
     """
 
     def __init__(
-        self, address: ServerAddress, *, greeting_s: float = GREETING_S, reply_s: float = REPLY_S
+        self,
+        address: ServerAddress,
+        *,
+        greeting_s: float = GREETING_S,
+        reply_s: float = REPLY_S,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Connect and negotiate.
 
@@ -47,13 +52,14 @@ class Client:
             greeting_s: How many seconds to wait for the connection and for each message until the
                 negotiation is over.
             reply_s: How many seconds to wait for the answer to a command after that.
+            on_event: Called with each event, those before the end of the negotiation too.
 
         Raises:
             ServerError: The server cannot be reached, or does not speak QMP.
         """
         self.address = address
         self.received = 0
-        self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self.on_event = on_event
         self._reply_s = reply_s
         self._incoming = Incoming()
         try:
@@ -73,8 +79,10 @@ class Client:
         self.close()
 
     def _negotiate(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
         try:
-            greeting = self._read(time.monotonic() + patience)
+            while "event" in (greeting := self._read(deadline)):
+                self._event(greeting)
         except TimeoutError:
             raise self._error(f"{NO_GREETING} (after {patience:g} s)") from None
         if not isinstance(greeting.get("QMP"), dict):
@@ -152,6 +160,18 @@ class Client:
                 self._event(self._read(deadline))
             except TimeoutError:
                 raise self._error(f"no end of its events within {self._reply_s:g} s") from None
+
+    def wait_event(self, patience: float) -> None:
+        """Wait until an event has come and `on_event` was called with it, or the time is over.
+
+        Args:
+            patience: Seconds, an hour at most.
+
+        Raises:
+            ServerError: The server has hung up, or sends something else than QMP.
+        """
+        with contextlib.suppress(TimeoutError):
+            self._event(self._read(time.monotonic() + patience))
 
     def _event(self, message: dict[str, Any]) -> None:
         if self.on_event is not None and "event" in message:

@@ -44,6 +44,11 @@ def complete_commands(prefix: str, parsed_args: argparse.Namespace, **_: object)
     return _summaries(prefix, _schema(parsed_args).commands)
 
 
+def complete_events(prefix: str, parsed_args: argparse.Namespace, **_: object) -> dict[str, str]:
+    """Return the events that begin with `prefix`, with their data."""
+    return _summaries(prefix, _schema(parsed_args).events)
+
+
 def complete_all(prefix: str, parsed_args: argparse.Namespace, **_: object) -> dict[str, str]:
     """Return the commands and events that begin with `prefix`, with their arguments and data."""
     schema = _schema(parsed_args)
@@ -107,11 +112,11 @@ def _completions(type_: Type, prefix: str, words: Sequence[str]) -> dict[str, st
     key, equals, _value = prefix.partition("=")
     *above, last = key.split(".")
     for name in above:
-        type_ = _parts(type_, given).get(name, ANY)
+        type_ = parts_of(type_, given).get(name, ANY)
         given = given.get(name) if isinstance(given, dict) else None
-    parts = _parts(type_, given)
+    parts = parts_of(type_, given)
     if equals:
-        found = {f"{key}={value}": "" for value in _values(parts.get(last, ANY))}
+        found = {f"{key}={value}": "" for value in values_of(parts.get(last, ANY))}
     else:
         taken = given if isinstance(given, dict) else {}
         found = {
@@ -123,7 +128,7 @@ def _completions(type_: Type, prefix: str, words: Sequence[str]) -> dict[str, st
     return {word: text for word, text in found.items() if word.startswith(prefix)}
 
 
-def _parts(type_: Type, given: object) -> dict[str, Type]:
+def parts_of(type_: Type, given: object) -> dict[str, Type]:
     """Return the types of the parts that a value of a type can have, by name or number.
 
     `given` is the known part of the value. A union has the parts of all its branches unless its tag
@@ -141,18 +146,18 @@ def _parts(type_: Type, given: object) -> dict[str, Type]:
         tag = given.get(type_.tag.name) if type_.tag else None
         branches = [b.type for case, b in type_.branches.items() if tag in (None, case)]
     for branch in branches:
-        parts = _parts(branch, given) | parts
+        parts = parts_of(branch, given) | parts
     return parts
 
 
-def _values(type_: Type) -> list[str]:
+def values_of(type_: Type) -> list[str]:
     """Return all values of an enumeration or a boolean, or of a list's elements; of others none."""
     if isinstance(type_, EnumType | QType):
         return [value.name for value in type_.values]
     if isinstance(type_, ArrayType):
-        return _values(type_.element)
+        return values_of(type_.element)
     if isinstance(type_, AlternateType):
-        return [value for b in type_.branches.values() for value in _values(b.type)]
+        return [value for b in type_.branches.values() for value in values_of(b.type)]
     return {"boolean": ["true", "false"], "null": ["null"]}.get(type_.wire, [])
 
 
@@ -162,4 +167,4 @@ def _endings(type_: Type) -> set[str]:
         return _endings(type_.element)
     if isinstance(type_, AlternateType):
         return set().union(*(_endings(branch.type) for branch in type_.branches.values()))
-    return {"."} if _parts(type_, {}) else {"="}
+    return {"."} if parts_of(type_, {}) else {"="}

@@ -22,7 +22,8 @@ from qmpserver.tools.menu import add_commands
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 COMMANDS = {
-    "exec": ("tools.commands.exec", "execute a command"),
+    "exec": ("tools.commands.exec", "execute commands"),
+    "wait": ("tools.commands.wait", "wait for an event"),
     "schema": ("tools.commands.schema", "explain a command's arguments"),
     "top": ("tools.commands.top", "watch vCPUs: rates, limits, throttling"),
     "migrate": ("tools.commands.migrate", "migrate a guest from one server to another"),

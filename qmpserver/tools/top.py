@@ -14,6 +14,7 @@ from textual.css.query import NoMatches
 from textual.widgets import DataTable, Footer, Input, Static
 
 from qmpserver.tools.errors import RefusedError, ServerError
+from qmpserver.tools.fitting import columns_for, cut_left, lines_for
 from qmpserver.tools.watching import COLUMNS, SORTS, cells, chosen, sparkline, summary
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Top(App[str]):
 
     CSS = """
     #servers { height: auto; padding: 0 1; }
+    DataTable { height: 1fr; }
     #prompt { dock: bottom; display: none; }
     """
     ENABLE_COMMAND_PALETTE = False
@@ -57,14 +59,13 @@ class Top(App[str]):
         self._views: dict[Watcher, View] = {}
         self._gone: dict[Watcher, str] = {}
         self._rows: list[tuple[Watcher, int]] = []
+        self._columns: Sequence[int] = ()  # those of `COLUMNS` that are shown
         self._on_answer: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self.looks = 0
 
     def compose(self) -> ComposeResult:
         """Lay out servers above, vCPUs below."""
-        table: DataTable[str] = DataTable(cursor_type="row")
-        table.add_columns(*COLUMNS)
-        yield Vertical(Static(id="servers", markup=False), table)
+        yield _View(Static(id="servers", markup=False), DataTable(cursor_type="row"))
         yield Input(id="prompt")
         yield Footer()
 
@@ -112,15 +113,24 @@ class Top(App[str]):
             return  # a last look ended while the view was being closed
         lines = [self._gone.get(w) or summary(w.name, self._views[w]) for w in self._watchers]
         order = f"sorted by {self._sort}" + (f", only {self._only!r}" if self._only else "")
-        servers.update("\n".join([*lines, order]))
+        width, height = self.size
+        servers.update("\n".join(lines_for(max(width - 2, 1), height, lines, order)))
         owners = {id(vcpu): watcher for watcher, view in self._views.items() for vcpu in view.vcpus}
         vcpus = [vcpu for view in self._views.values() for vcpu in view.vcpus]
         at = self._selected()
-        table.clear()
+        columns, room = columns_for(width, max((len(vcpu.server) for vcpu in vcpus), default=0))
+        if columns != self._columns:
+            table.clear(columns=True)
+            table.add_columns(*(COLUMNS[index] for index in columns))
+            self._columns = columns
+        else:
+            table.clear()
         self._rows = []
         for vcpu in chosen(vcpus, self._sort, self._only):
             self._rows.append((owners[id(vcpu)], vcpu.index))
-            table.add_row(*cells(vcpu), sparkline(vcpu.history))
+            server, *others = *cells(vcpu), sparkline(vcpu.history)
+            row = [cut_left(server, room), *others]
+            table.add_row(*(row[index] for index in columns))
         if at in self._rows:
             table.move_cursor(row=self._rows.index(at), animate=False)
 
@@ -208,3 +218,12 @@ class Top(App[str]):
         self.action_leave()
         if self._on_answer:
             await self._on_answer(event.value.strip())
+
+
+class _View(Vertical):
+    """Servers above, vCPUs below."""
+
+    def on_resize(self) -> None:
+        """Show as much as the new size has room for."""
+        if isinstance(self.app, Top) and self.app.looks:
+            self.app.show()

@@ -81,7 +81,11 @@ def _without_negotiations(said: Sequence[Message]) -> Iterator[Message]:
     for one in said:
         if one.command == "qmp_capabilities":
             unanswered.add(one.client)
-        elif one.client in unanswered and one.who == "server" and not one.is_event:
+        elif one.client in unanswered and _is_reply(one):
             unanswered.discard(one.client)
         else:
             yield one
+
+
+def _is_reply(one: Message) -> bool:
+    return one.who == "server" and not (one.is_event or one.is_greeting)

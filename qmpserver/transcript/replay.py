@@ -57,7 +57,8 @@ def replay(
 
     Each expected message may take `patience` seconds. The first reply that does not come ends the
     replay. A transcript with neither greeting nor `qmp_capabilities` is taken for the rest of a
-    conversation: the greeting and the negotiation are added.
+    conversation: the greeting and the negotiation are added. A greeting that follows commands is
+    that of a client which did not wait for it.
 
     Raises:
         ReplayError: The server does not greet, hangs up, or does not speak QMP.
@@ -66,7 +67,7 @@ def replay(
     if not any(m.command == "qmp_capabilities" or m.is_greeting for m in messages):
         answer = Message("server", '{"return": {}}', _IMPLIED)
         messages[:0] = [Message("client", _NEGOTIATION), answer]
-    if not (messages and messages[0].is_greeting):
+    if not any(one.is_greeting for one in messages):
         messages.insert(0, Message("server", _GREETING))
     player = _Player(transcript, connection, patience)
     for one in messages:
@@ -122,7 +123,7 @@ class _Player:
         return Difference(line, self._command, text)
 
     def _expect(self, one: Message) -> Iterator[Difference]:
-        if self._unanswered:
+        if self._unanswered and not one.is_greeting:
             self._command = self._unanswered.pop(0) or "(no command)"
         got = self._receive(functools.partial(self._take_reply, one))
         if got is None:

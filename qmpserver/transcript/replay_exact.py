@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import deque
 from typing import TYPE_CHECKING
 
 from qmpserver.qmp.client import HUNG_UP, MAX_MESSAGE, NO_GREETING, TOO_LONG, not_qmp
 from qmpserver.transcript.compare import compare_exactly
 from qmpserver.transcript.errors import ReplayError
 from qmpserver.transcript.message import END, Message
-from qmpserver.transcript.replay import PATIENCE_S, Difference
+from qmpserver.transcript.replay import PATIENCE_S, TOO_MANY, Difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qmpserver.transcript.format import Transcript
+
+MAX_EARLY = 100  # events before a greeting
 
 
 def replay_exactly(
@@ -68,18 +71,24 @@ class _Client:
         self._connection = connection
         connection.settimeout(patience)
         self._input = connection.makefile("rb")
+        self._early: deque[str] = deque()  # events that came before the greeting
 
     def close(self) -> None:
         self._input.close()
 
     def wait_greeting(self) -> None:
-        said = self.receive()
+        early: list[str] = []
+        while (said := self._receive()) is not None and Message("server", said).is_event:
+            early.append(said)
+            if len(early) > MAX_EARLY:
+                raise self._error(TOO_MANY)
         if said is None:
             raise self._error(f"{NO_GREETING} (after {self._patience:g} s)")
         if said == END:
             raise self._error(HUNG_UP)
         if not Message("server", said).is_greeting:
             raise self._error(not_qmp(said))
+        self._early.extend(early)
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # the missing reply will show it
@@ -87,6 +96,9 @@ class _Client:
 
     def receive(self) -> str | None:
         """Return a line without its end, `END` at the end of input, None if it is late."""
+        return self._early.popleft() if self._early else self._receive()
+
+    def _receive(self) -> str | None:
         try:
             line = self._input.readline(MAX_MESSAGE)
         except TimeoutError:

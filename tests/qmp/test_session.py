@@ -289,3 +289,32 @@ def test_long_messages_that_wait_are_bounded(opening: bytes) -> None:
     assert talk.say(b'{"execute": "c"}' * 3) == []
     assert talk.session.wants_input
     talk.session.reply(second, {})
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_negotiation_that_the_owner_executes(large: bool) -> None:
+    session = Session(VERSION)
+    session.hand_out_negotiation = True
+    session.take_output()
+    enable = ", ".join(['"oob"'] * (5000 if large else 1))
+    negotiation = b'{"execute": "qmp_capabilities", "arguments": {"enable": [%b]}, "id": 1}'
+    for fails in (True, False):
+        session.receive(negotiation % enable.encode())
+        request = session.next_command()
+        assert isinstance(request, Request)
+        assert (request.name, request.arguments["enable"][0]) == ("qmp_capabilities", "oob")
+        session.event("STOP", None, 1, 2)
+        assert b'"STOP"' in session.take_output()
+        if fails:
+            session.fail(request, CommandError("busy"))
+            assert b'"busy"' in session.take_output()
+            session.event("STOP", None, 1, 2)
+            assert session.take_output() == b""
+            assert not session.negotiated
+        else:
+            session.reply(request, None)
+    assert session.next_command() is None
+    assert session.take_output() == b'{"return": {}, "id": 1}\r\n'
+    session.receive(b'{"execute": "qmp_capabilities"}')
+    assert session.next_command() is None
+    assert b"already complete" in session.take_output()

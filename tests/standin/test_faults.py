@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from qemu.qmp import QMPClient
 
 from qmpserver.standin import Scenario, ScenarioError, StandIn, faults
-from tests.standin.conftest import Raw, Serve
+from tests.standin.conftest import PATIENCE, Raw, Serve
 
 VIRTIO = {"driver": "virtio-net-pci", "id": "n0"}
 
@@ -190,6 +191,51 @@ async def test_not_json(serve: Serve) -> None:
         assert await client.receive() == {"return": {}}
 
 
+async def test_disconnect_before_greeting(serve: Serve) -> None:
+    async with serve({"fault": [{"name": "disconnect-before-greeting", "times": 1}]}) as served:
+        assert await (await served.connect()).line() == b""
+        assert await (await served.client()).execute("query-name") == {}
+
+
+async def test_disconnect_before_reply(serve: Serve) -> None:
+    async with serve("default,fault=disconnect-before-reply:stop") as served:
+        client = await served.client()
+        for command in ("query-name", "stop", "query-name"):
+            client.send(command)
+        assert await client.reply() == {"return": {}}
+        while b"event" in (line := await client.line()):
+            pass
+        assert line == b""
+        assert (await (await served.client()).execute("query-status"))["status"] == "paused"
+
+
+async def test_quit_without_exit(serve: Serve) -> None:
+    async with serve("default,fault=quit-without-exit", max_clients=2) as served:
+        client, other = await served.client(), await served.client()
+        client.send("quit")
+        assert await client.reply() == {"return": {}}
+        late = await served.connect()
+        assert (await other.event())[0] == "SHUTDOWN"
+        for one in (client, other, late):
+            one.send("query-name")
+        served.stand_in.emit("STOP")
+        assert all([await one.silent(0.05) for one in (client, other, late)])
+        assert not served.stand_in.finished.is_set()
+
+
+async def test_full_backlog(serve: Serve, tmp_path: Path) -> None:
+    async with serve({"fault": [{"name": "full-backlog", "seconds": 0.1}]}) as served:
+        with socket.socket(socket.AF_UNIX) as refused:
+            refused.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                refused.connect(str(served.path))
+        with socket.socket(socket.AF_UNIX) as waits:
+            await asyncio.to_thread(waits.connect, str(served.path))
+            waits.settimeout(PATIENCE)
+            assert b'"QMP"' in await asyncio.to_thread(waits.recv, 1000)
+            assert [one.client for one in served.said.messages] == [1]
+
+
 async def test_disconnect_mid_reply(serve: Serve) -> None:
     once = {"name": "disconnect-mid-reply", "times": 1}
     async with serve({"fault": [once]}) as served:
@@ -233,8 +279,9 @@ async def test_limit_ignored(serve: Serve, fault: str, rate: int) -> None:
         ]
 
 
-async def test_stopped_process_is_refused_without_a_process_of_its_own() -> None:
-    scenario = Scenario.from_option("default,fault=stopped-process")
+@pytest.mark.parametrize("name", ["stopped-process", "killed-process"])
+async def test_a_process_is_refused_that_is_not_its_own(name: str) -> None:
+    scenario = Scenario.from_option(f"default,fault={name}")
     with pytest.raises(ScenarioError, match="needs a process of its own"):
         StandIn(scenario)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -168,6 +169,14 @@ def test_a_signal_ends_it_with_the_same_status(
 
 
 @pytest.mark.slow
+def test_the_version_of_a_schema_from_a_file(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{'command': 'quit'}")
+    process = start(f"default,schema={tmp_path}/s.json,version=9.1.2", "-qmp", "stdio")
+    output, errors = process.communicate(HELLO + QUIT, timeout=PATIENCE)
+    version = json.loads(output.splitlines()[0])["QMP"]["version"]["qemu"]
+    assert (version, errors) == ({"major": 9, "minor": 1, "micro": 2}, b"")
+
+
 def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) -> None:
     log, sent = tmp_path / "log.qmp", HELLO + b'{"execute": "query-status"}\nno JSON\n' + QUIT
     process = start(f"default,log={log}", "-S", "-qmp", "stdio")
@@ -236,6 +245,7 @@ def test_options_that_need_a_machine(start: Start, options: list[str], message: 
         ),
         ("default,fault=stale-id:stpo", "unknown command or event 'stpo'; did you mean 'stop'?"),
         ("default,lgo=x", "unknown option 'lgo'; did you mean 'log'?"),
+        ("default,version=9.1", "option: version: '9.1' is not a version such as 7.2.0"),
         ("default,log=/nonexistent/x", "log: /nonexistent/x: No such file or directory"),
         (
             "default,schema=/nonexistent",
@@ -268,6 +278,13 @@ def test_stopped_process_keeps_its_socket(start: Start, tmp_path: Path, until: U
             pass
         client.sendall(QUIT)
     assert process.wait(PATIENCE) == 0
+
+
+def test_killed_process(start: Start) -> None:
+    process = start("default,fault=killed-process:stop", "-qmp", "stdio")
+    output, _ = process.communicate(HELLO + b'{"execute": "stop"}', timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+    assert output.count(b'"return"') == 1  # that of the negotiation
 
 
 NATIVE = """

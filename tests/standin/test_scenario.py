@@ -121,6 +121,10 @@ PAUSED = {"status": "paused", "running": False, "singlestep": False}
         ("[[on]]\ncommand = 'qom-get'\nreturn = nan",
          "a.toml: on[1].return: it cannot be written as JSON: "),
         ('schema = "a\\u0000b"', "a.toml: schema: embedded null byte"),
+        ("include = 1", "a.toml: include: 1 is not a string or a list of strings"),
+        ("include = ['a.toml', 1]", "a.toml: include[2]: 1 is not a string"),
+        ("include = 'none'", "none: No such file or directory"),
+        ('include = "a\\u0000b"', "a\0b: embedded null byte"),
     ],
 )  # fmt: skip
 def test_errors_name_the_place_and_the_value(tmp_path: Path, text: str, message: str) -> None:
@@ -395,6 +399,145 @@ async def test_a_recording_answers_as_it_was_recorded(serve: Serve, tmp_path: Pa
         refused = await client.execute("device_del", {"id": "x"})
         assert refused["desc"] == "Device x is already in the process of unplug"
         assert (await client.execute("device_del", {"id": "y"}))["class"] == "DeviceNotFound"
+
+
+AROUND_THE_NEGOTIATION = """
+<- {"event": "POWERDOWN"}
+<- {"QMP": {"version": {"qemu": {"micro": 1, "minor": 2, "major": 8}, "package": ""},
+            "capabilities": []}}
+-> {"execute": "qmp_capabilities"}
+<- {"error": {"class": "GenericError", "desc": "busy"}}
+-> {"execute": "qmp_capabilities", "arguments": {"enable": []}}
+<- {"event": "STOP"}
+<- {"return": {}}
+<- {"event": "RESUME"}
+-> {"execute": "qmp_capabilities"}
+<- {"error": {"class": "CommandNotFound",
+    "desc": "Capabilities negotiation is already complete, command ignored"}}
+"""
+
+
+async def test_recorded_events_around_the_negotiation(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "a.qmp"
+    path.write_text(AROUND_THE_NEGOTIATION)
+    async with serve(str(path)) as served:
+        client = await served.connect()
+        assert "QMP" in await client.receive()
+        client.send("qmp_capabilities")
+        assert await client.event() == ("POWERDOWN", None)
+        assert (await client.receive())["error"]["desc"] == "busy"
+        client.send("qmp_capabilities")
+        assert await client.event() == ("STOP", None)
+        assert await client.receive() == {"return": {}}
+        assert await client.event() == ("RESUME", None)
+        refused = await client.execute("qmp_capabilities")
+        assert refused["desc"].startswith("Capabilities negotiation is already complete")
+        await client.close()
+        client = await served.client()  # as another one, which was not recorded
+        assert (await client.execute("query-status"))["status"] == "running"
+
+
+async def test_a_scripted_negotiation(serve: Serve) -> None:
+    scenario = table("""
+        [[on]]
+        command = "qmp_capabilities"
+        times = 1
+        error = "busy"
+        [[on]]
+        command = "qmp_capabilities"
+        delay = 0.01
+        before = [{ event = "POWERDOWN" }]
+        events = [{ event = "STOP" }]
+        [[expect]]
+        command = "qmp_capabilities"
+        times = 2
+    """)
+    async with serve(scenario) as served:
+        client = await served.connect()
+        assert "QMP" in await client.receive()
+        assert await client.execute("qmp_capabilities") == {"class": "GenericError", "desc": "busy"}
+        assert (await client.execute("stop"))["desc"].startswith("Expecting capabilities")
+        client.send("qmp_capabilities")
+        client.send("query-name")
+        assert await client.event() == ("POWERDOWN", None)
+        assert await client.receive() == {"return": {}}
+        assert await client.reply() == {"return": {}}
+        assert served.stand_in.failures() == []
+
+
+async def test_what_a_scenario_includes(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    files = {
+        "a.toml": """
+            include = ["below/b.toml", "below/c.qmp"]
+            [[on]]
+            command = "query-name"
+            return = { name = "a" }
+            times = 1
+            [[setup]]
+            command = "blockdev-del"
+            arguments = { node-name = "b" }
+            [machine]
+            cpus = 2
+        """,
+        "below/b.toml": """
+            include = ["c.qmp", "../a.toml"]
+            version = "9.1.0"
+            strict = true
+            fault = ["not-json:stop"]
+            log = "/dev/null"
+            [machine]
+            cpus = 3
+            name = "b"
+            [[setup]]
+            command = "blockdev-add"
+            arguments = { driver = "null-co", node-name = "b" }
+            [[on]]
+            command = "query-uuid"
+            return = { UUID = "b" }
+            [[expect]]
+            command = "stop"
+        """,
+        "below/c.qmp": """
+-> {"execute": "query-name"}
+<- {"return": {"name": "c"}}
+-> {"execute": "query-uuid"}
+<- {"return": {"UUID": "c"}}
+-> {"execute": "query-kvm"}
+<- {"return": {"enabled": false, "present": false}}
+""",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    scenario = Scenario.load(str(tmp_path / "a.toml"))
+    assert (scenario.strict, scenario.log, len(scenario.faults)) == (True, "/dev/null", 1)
+    assert (scenario.version, scenario.machine.name) == ("9.1.0", "b")
+    assert len(scenario.replies) == 5  # each file counts once
+    async with serve(str(tmp_path / "a.toml")) as served:
+        client = await served.client()
+        names = [(await client.execute("query-name"))["name"] for _ in range(3)]
+        assert names == ["a", "c", "c"]
+        assert await client.execute("query-uuid") == {"UUID": "b"}
+        assert await client.execute("query-kvm") == {"enabled": False, "present": False}
+        assert len(await client.execute("query-cpus-fast")) == 2
+        assert await client.execute("query-named-block-nodes") == []
+        assert served.stand_in.failures()[0].startswith("expected stop at least once")
+
+
+async def test_an_included_recording_has_the_vocabulary(tmp_path: Path) -> None:
+    schema = (
+        '[{"name": "ping", "meta-type": "command", "arg-type": "0", "ret-type": "0"},'
+        ' {"name": "query-qmp-schema", "meta-type": "command", "arg-type": "0", "ret-type": "0"},'
+        ' {"name": "0", "meta-type": "object", "members": []}]'
+    )
+    (tmp_path / "r").write_text(f'-> {{"execute": "query-qmp-schema"}}\n<- {{"return": {schema}}}')
+    made = Scenario.read(
+        {"include": "r", "version": "1.2.3", "on": [{"command": "ping", "error": "no"}]},
+        directory=tmp_path,
+    )
+    assert (set(made.schema.commands), made.version) == ({"ping", "query-qmp-schema"}, "1.2.3")
+    with pytest.raises(ScenarioError, match="r:1: unknown command 'query-qmp-schema'"):
+        Scenario.read({"include": "r", "schema": "guest-agent"}, directory=tmp_path)
 
 
 PIPELINED = """

@@ -345,7 +345,7 @@ def test_failures_show_what_was_said(suite: pytest.Pytester) -> None:
         ),
         (
             "accel='soft', fault='x'",
-            "*: accel='soft': only a fake has a schema, a scenario or faults",
+            "*: accel='soft': only a fake has a schema, a version, a scenario or faults",
         ),
         ("schema='no.json'", "pytest.mark.qmp(schema='no.json'): *no.json*"),
         ("scenario='no.toml'", "pytest.mark.qmp(scenario='no.toml'): *no.toml: No such file*"),

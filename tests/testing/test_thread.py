@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver import CommandError
 from qmpserver.monitor import DeviceError
 from qmpserver.standin import ScenarioError
-from qmpserver.testing import ServerThread, thread
+from qmpserver.testing import Exactly, MonitorClient, ServerThread, thread
 from tests.conftest import Until, require_engine
 
 PATIENCE = 10.0
@@ -343,3 +344,97 @@ def test_a_machine_without_the_engine_says_how_to_get_it() -> None:
 def test_a_fake_needs_no_native_code() -> None:
     done = subprocess.run([sys.executable, "-c", PURE], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("served\n", "")
+
+
+def test_at_least_and_exactly() -> None:
+    with ServerThread() as server, client(server.path) as connected:
+        connected.sendall(b'{"execute": "netdev_add", "arguments": {"type": "user", "id": "n"}}')
+        connected.sendall(b'{"execute": "set-vcpu-dirty-limit", "arguments": {"dirty-rate": 1}}')
+        everything = Exactly(type="user", id="n")
+        assert server.wait_received("set-vcpu-dirty-limit", Exactly(dirty_rate=1))
+        for some in ({}, {"id": "n"}, everything):
+            assert server.received("netdev_add", some)
+            server.assert_received(
+                ("netdev_add", some), ("set-vcpu-dirty-limit", {"dirty_rate": 1})
+            )
+        assert server.received("netdev_add", Exactly(type="user"), id="n")
+        for other in (Exactly(id="n"), {"id": "m"}, Exactly()):
+            assert not server.received("netdev_add", other)
+            with pytest.raises(AssertionError, match="no netdev_add"):
+                server.assert_received(("netdev_add", other))
+        with pytest.raises(AssertionError, match="netdev_add exactly id='n': none"):
+            server.wait_received("netdev_add", Exactly(id="n"), patience=0.01)
+
+
+def test_connections_are_dropped() -> None:
+    with ServerThread() as server, MonitorClient(server.add_monitor()) as other:
+        with client(server.path) as connected:
+            server.disconnect()
+            assert connected.recv(100) == b""
+        with client(server.path):
+            assert other.cmd("query-name") == {}
+        (path,) = [one for one in server._listeners if one != server.path]
+        server.disconnect(path)
+        with pytest.raises(ConnectionError):
+            other.cmd("query-name")
+
+
+def test_restart(accel: str) -> None:
+    server = ServerThread(accel=accel, smp=2)
+    with pytest.raises(RuntimeError, match="has not been started"):
+        server.restart()
+    with server:
+        more = server.add_monitor()
+        server.handler("query-name")(lambda: {"name": "handled"})
+        with client(server.path) as connected, MonitorClient(more) as other:
+            other.cmd("stop")
+            server.restart()
+            while connected.recv(1000):
+                pass
+            with pytest.raises(ConnectionError):
+                other.cmd("query-name")
+        with MonitorClient(more) as other:
+            assert other.cmd("query-status")["status"] == "running"
+            assert other.cmd("query-name") == {"name": "handled"}
+            other.cmd("quit")
+        server.restart()  # the one that has ended by itself
+        with MonitorClient(server.path) as other:
+            assert other.cmd("query-status")["running"]
+        assert len(server.received("quit")) == len(server.received("stop")) == 1
+        assert len({one.client for one in server.messages}) == 4
+    with pytest.raises(RuntimeError, match="it was closed"):
+        server.restart()
+
+
+def test_a_scenario_lasts_over_a_restart(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    expected = [{"command": "stop", "times": 2}]
+    scenario = {"expect": expected, "strict": True, "log": str(log)}
+    with ServerThread(scenario=scenario, version="9.1.2") as server:
+        for command in ("nope", "query-name"):
+            with MonitorClient(server.path) as one:
+                assert one.cmd("query-version")["qemu"]["major"] == 9
+                one.cmd("stop")
+                with contextlib.suppress(CommandError):
+                    one.cmd(command)
+            server.restart()
+        assert server.failures() == ["refused: nope: The command nope has not been found"]
+    assert log.read_text().count('"stop"') == 2
+
+
+def test_a_handler_of_the_negotiation() -> None:
+    with ServerThread() as server:
+
+        @server.handler("qmp_capabilities")
+        def negotiate(enable: object = None) -> None:
+            raise CommandError("busy")
+
+        with pytest.raises(CommandError, match="busy"):
+            MonitorClient(server.path)
+
+
+def test_a_handler_cannot_restart() -> None:
+    with ServerThread() as server, MonitorClient(server.path) as one:
+        server.handler("stop")(server.restart)
+        with pytest.raises(CommandError, match="a handler cannot restart the server"):
+            one.cmd("stop")

@@ -20,7 +20,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
+from qmpserver.testing import ServerThread
 from qmpserver.tools.address import address
+from qmpserver.tools.fitting import columns_for, cut_left, lines_for
 from qmpserver.tools.top import Top
 from qmpserver.tools.watching import Vcpu, Watcher, chosen, sparkline
 from tests.conftest import Until, readable
@@ -130,6 +132,43 @@ async def test_one_server_goes_then_the_other(
             await shown(app, pilot, lambda: app.return_value is not None)
             assert app.return_value is not None
             assert app.return_value.count("the server has hung up") == 2
+
+
+async def test_a_small_terminal() -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(ServerThread(smp=4)) for _ in range(2)]
+        watchers = [
+            stack.enter_context(Watcher(address(f"unix:{server.path}"))) for server in servers
+        ]
+        app = Top(watchers, 60.0)
+        async with app.run_test(size=(50, 8)) as pilot:
+            await shown(app, pilot, lambda: app.looks > 0 and len(rows(app)) == 8)
+            table = app.query_one(DataTable)
+            assert [str(column.label) for column in table.columns.values()] == [
+                "server", "vCPU", "MB/s", "limit", "throttled"
+            ]  # fmt: skip
+            await pilot.pause()
+            assert table.virtual_size.width <= 50
+            assert table.size.height >= 6  # the heads, and some vCPUs
+            assert str(app.query_one("#servers", Static).content) == "2 servers, sorted by server"
+            await pilot.resize_terminal(140, 30)
+            await shown(app, pilot, lambda: len(table.columns) == 7)
+            assert str(app.query_one("#servers", Static).content).count("running, 4 vCPUs") == 2
+
+
+def test_lines_and_columns_for_a_terminal() -> None:
+    everything = list(range(7))
+    assert columns_for(200, 20) == (everything, 121)
+    assert columns_for(79 + 12, 90) == (everything, 12)
+    assert columns_for(79 + 11, 90) == ([0, 1, 2, 3, 4, 5], 37)
+    assert columns_for(20, 90) == ([0, 1, 2, 4], 12)
+    order = "sorted by rate"
+    assert lines_for(48, 8, ["a" * 50], order) == ["a" * 47 + "…"]
+    assert lines_for(48, 10, ["a" * 50, "b"], order) == ["a" * 47 + "…", "b"]
+    assert lines_for(48, 13, ["a" * 50, "b"], order) == ["a" * 47 + "…", "b", order]
+    assert lines_for(48, 16, ["a" * 50, "b"], order) == ["a" * 50, "b", order]
+    assert lines_for(48, 10, ["a", "b", "c"], order) == ["a", f"3 servers, {order}"]
+    assert cut_left("abcdef", 4) == "…def"
 
 
 def test_rows_are_sorted() -> None:

@@ -11,7 +11,7 @@ from qmpserver.transcript import replay as module
 from qmpserver.transcript.errors import ReplayError
 from qmpserver.transcript.format import read
 from qmpserver.transcript.replay import replay
-from qmpserver.transcript.replay_exact import replay_exactly
+from qmpserver.transcript.replay_exact import MAX_EARLY, replay_exactly
 
 GREETING = b'{"QMP": {}}\r\n'
 DONE = b'{"return": {}}\r\n'
@@ -132,3 +132,30 @@ def test_messages_that_nothing_expects_are_bounded(
     theirs.sendall(GREETING + DONE + b'{"event": "STOP"}\r\n' * 4)
     with pytest.raises(ReplayError, match="more messages than can be kept"):
         list(replay(read(STOP), ours, 5.0))
+
+
+EARLY = (
+    '-> {"execute": "qmp_capabilities"}\n<- {"QMP": "<object>"}\n<- {"return": {}}\n'
+    '-> {"execute": "stop"}\n<- {"return": {}}\n'
+)
+
+
+def test_a_client_that_speaks_before_the_greeting(pair: Pair) -> None:
+    pair[1].sendall(GREETING + DONE + b'{"return": 5}\r\n')
+    (difference,) = replay(read(EARLY), pair[0], 1.0)
+    assert str(difference) == "line 5: stop: return: 5 instead of {}"
+
+
+def test_exact_events_before_the_greeting(pair: Pair) -> None:
+    event = '{"event": "STOP"}'
+    pair[1].sendall(f"{event}\r\n".encode() * 2 + GREETING + DONE)
+    pair[1].shutdown(socket.SHUT_WR)
+    text = f"#! exact\n<- {event}\n<- {event}\n<- (end)\n"
+    (difference,) = replay_exactly(read(text), [pair[0]], 1.0)
+    assert str(difference) == 'line 4: (no command): it is {"return": {}}'
+
+
+def test_events_before_an_exact_greeting_are_bounded(pair: Pair) -> None:
+    pair[1].sendall(b'{"event": "STOP"}\r\n' * (MAX_EARLY + 1))
+    with pytest.raises(ReplayError, match="more messages than can be kept"):
+        list(replay_exactly(read(EXACT), [pair[0]], 1.0))

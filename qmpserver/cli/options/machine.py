@@ -173,7 +173,7 @@ def set_uuid(settings: Settings, value: str) -> None:
 
 @option(
     "fake",
-    "FILE|default[,schema=FILE][,fault=NAME][,log=FILE]",
+    "FILE|default[,schema=FILE][,version=X.Y.Z][,fault=NAME][,log=FILE]",
     "no machine, but a stand-in for QEMU that follows a scenario",
 )
 def use_stand_in(settings: Settings, value: str) -> None:

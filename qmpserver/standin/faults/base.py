@@ -12,6 +12,7 @@ from qmpserver.standin.wire import Kind, Wire, WireMessage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qmpserver.monitor import Device
     from qmpserver.qapi import Schema
 
     Send = Callable[[WireMessage], None]
@@ -48,6 +49,7 @@ class Fault:
         default_times: How many messages it strikes, if the scenario does not say; None for all.
         default_seconds: How long it takes, if the scenario does not say.
         needs_events: Whether it sends events, so that a schema without events cannot have it.
+        needs_process: Whether it stops or ends the process, which must then be the stand-in's own.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("reply",)
@@ -55,6 +57,7 @@ class Fault:
     default_times: ClassVar[int | None] = None
     default_seconds: ClassVar[float] = 0.0
     needs_events: ClassVar[bool] = False
+    needs_process: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
         super().__init_subclass__()
@@ -71,6 +74,9 @@ class Fault:
     def start_after(self) -> float:
         """Seconds before the client is read from and greeted."""
         return 0.0
+
+    def opened(self, device: Device) -> None:
+        """Note a device that was opened, before clients connect to it."""
 
     def refuses(self, wire: Wire) -> bool:
         """Return whether the client is disconnected at once."""

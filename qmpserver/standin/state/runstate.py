@@ -57,7 +57,10 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("quit", client=True)
     def quit_(client: Client) -> None:
         client.execute_no_more()
-        state.host.shutdown("host-qmp-quit")
+        if state.has_fault("quit-without-exit"):
+            state.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
+        else:
+            state.host.shutdown("host-qmp-quit")
 
     @registry.command("query-name")
     def query_name() -> Any:

@@ -14,6 +14,7 @@ from qmpserver.tools.client import GREETING_S, Client
 from qmpserver.tools.completion import complete_all
 from qmpserver.tools.errors import UsageError, sensible
 from qmpserver.tools.explaining import explain, summarize
+from qmpserver.tools.hints import meant
 from qmpserver.tools.introspection import fetch_schema
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         elif entity := schema.commands.get(args.name) or schema.events.get(args.name):
             lines = list(explain(entity))
         else:
-            raise UsageError(f"the server has no command or event '{args.name}'")
+            near = meant(args.name, [*schema.commands, *schema.events])
+            raise UsageError(f"the server has no command or event '{args.name}'{near}")
     if lines:
         print("\n".join(lines))
     return 0
