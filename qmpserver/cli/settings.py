@@ -50,6 +50,7 @@ class Settings:
     stopped: bool = False
     incoming: str | None = None
     actions: Actions | None = None
+    machine_options: list[tuple[str, str]] = field(default_factory=list)  # of a stand-in
 
     # Monitors.
     chardevs: list[str] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Settings:
     parallel_placed: bool = False
 
     # The process.
+    config: list[tuple[str, str]] = field(default_factory=list)  # of a file, to be parsed next
     pidfile: str | None = None
     daemonize: bool = False
     log: str | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server
 from qmpserver.qmp import CommandError
+from qmpserver.standin import commandline
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
 from qmpserver.standin.faults import AGENT, FAULTS, Spec
@@ -103,6 +105,25 @@ class StandIn(Server):
         self._waiting_events = 0
         self._unsent_events = 0
 
+    async def launch(self, options: Iterable[tuple[str, str]]) -> None:
+        """Give the machine what a command line of QEMU describes; call it before clients connect.
+
+        Args:
+            options: Names without the dash, each with its value; "" for an option without one.
+                Options that have no effect on the state are skipped.
+
+        Raises:
+            OptionError: An option is refused; the message names it.
+        """
+        with self._state.setup():
+            commandline.apply(options, self._commands, self._state)
+        uri = self._state.incoming
+        if uri is not None and uri != "defer":
+            try:
+                await self._state.await_migration(uri)
+            except CommandError as error:
+                raise OptionError(f"-incoming {uri}: {error.desc}") from None
+
     def connect(
         self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
     ) -> Client:
@@ -138,6 +159,7 @@ class StandIn(Server):
     async def close(self, grace: float = 1.0) -> None:
         """Close it as `Server.close` does, and the log."""
         await super().close(grace)
+        await self._state.close()
         if self._log is not None:
             self._log.close()
 

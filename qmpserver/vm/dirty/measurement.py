@@ -33,7 +33,7 @@ class Measurement:
 
     mode: Mode = "page-sampling"
     status: Status = "unstarted"
-    start_time: int = 0  # s, on CLOCK_MONOTONIC, as QEMU's
+    start_time: int = 0  # s since 1970
     calc_ms: int = 0
     sample_pages: int = 0  # per GiB
     rate: int = 0  # MB/s of all vCPUs
@@ -82,7 +82,7 @@ class DirtyRate:
         self.last = Measurement(
             mode,
             "measuring",
-            int(time.monotonic()),
+            int(time.time()),
             calc_ms,
             DEFAULT_SAMPLE_PAGES if sample_pages is None else sample_pages,
         )
