@@ -49,6 +49,7 @@ class StandIn(Server):
 
     Attributes:
         scenario: The scenario.
+        own_process: Whether the process serves nothing else.
         finished: Set when a client has ended the machine, or `shutdown` was called.
 
     Raises:
@@ -64,6 +65,7 @@ class StandIn(Server):
         conversation: Conversation | None = None,
     ) -> None:
         self.scenario = scenario
+        self.own_process = own_process
         commands = Commands(scenario, self._send_later)
         version = {"qemu": _triple(scenario.version or "0.0.0"), "package": ""}
         super().__init__(

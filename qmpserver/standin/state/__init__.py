@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qmpserver.qmp import CommandError
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.threads import Threads
@@ -30,6 +32,11 @@ class Host(Protocol):
     @property
     def version(self) -> Mapping[str, Any] | None:
         """The version that the greeting has; None for a guest agent."""
+        ...
+
+    @property
+    def own_process(self) -> bool:
+        """Whether the process serves nothing else."""
         ...
 
     @property
@@ -169,6 +176,20 @@ class State:
             return self.host.later(seconds, function, *arguments)
         function(*arguments)
         return None
+
+    def take_fd(self, name: str) -> int:
+        """Return the descriptor with a name or, in a process of its own, with a number.
+
+        Raises:
+            CommandError: There is none.
+        """
+        if name.isdecimal() and self.host.own_process:
+            try:
+                os.fstat(int(name))
+            except (OSError, OverflowError):
+                raise CommandError(f"File descriptor named '{name}' has not been found") from None
+            return int(name)
+        return self.host.fds.take_named(name)
 
     def set_status(self, status: str) -> None:
         """Enter a run state, and send STOP or RESUME."""

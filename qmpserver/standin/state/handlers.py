@@ -13,6 +13,8 @@ from qmpserver.standin.state import (
     cpus,
     devices,
     dirty,
+    dump,
+    facts,
     jobs,
     migration,
     qom,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, block, chardevs, cpus, devices, dirty, jobs, migration, qom, runstate,
+    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, qom, runstate,
     snapshots,
 )  # fmt: skip
 

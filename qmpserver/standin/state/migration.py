@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.migration import wire
@@ -30,7 +31,7 @@ from qmpserver.qapi.model import ArrayType, EnumType, ObjectType
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.channels import Channel
@@ -100,7 +101,7 @@ class _Migration:
         self._begun = time.monotonic()
         self._continued.clear()
         self.enter("setup")
-        opening = _nobody() if self._alone else open_channel(address, take_fd)
+        opening = _nobody if self._alone else partial(open_channel, address, take_fd)
         self._task = self.state.start(self._send(opening))
 
     def check_awaited(self) -> None:
@@ -122,7 +123,7 @@ class _Migration:
         elif isinstance(address, UnixAddress | TcpAddress):
             return self._listen(address)
         else:
-            self.state.start(self._receive(accept_one(address, take_fd)))
+            self.state.start(self._receive(partial(accept_one, address, take_fd)))
         return None
 
     async def _listen(self, address: UnixAddress | TcpAddress) -> None:
@@ -131,7 +132,7 @@ class _Migration:
         except DeviceError as error:
             self._incoming = None
             raise CommandError(str(error)) from None
-        self.state.start(self._receive(self._listener.accept()))
+        self.state.start(self._receive(self._listener.accept))
 
     def cancel(self) -> None:
         if self.outgoing:
@@ -156,7 +157,7 @@ class _Migration:
         """
         if self._alone or not isinstance(address, FdAddress):
             return int
-        fd = self.state.host.fds.take_named(address.name)
+        fd = self.state.take_fd(address.name)
         return lambda _: fd
 
     def _cancelled(self) -> None:
@@ -174,9 +175,9 @@ class _Migration:
         if self.state.status == "finish-migrate":
             self.state.set_status(self._before)
 
-    async def _send(self, opening: Coroutine[Any, Any, Channel | None]) -> None:
+    async def _send(self, opening: Callable[[], Awaitable[Channel | None]]) -> None:
         try:
-            channel = await opening
+            channel = await opening()
         except (DeviceError, OSError) as error:
             self._failed(error)
             return
@@ -206,9 +207,9 @@ class _Migration:
         self.state.status = "postmigrate"
         self.enter("completed")
 
-    async def _receive(self, opening: Coroutine[Any, Any, Channel]) -> None:
+    async def _receive(self, opening: Callable[[], Awaitable[Channel]]) -> None:
         try:
-            channel = await opening
+            channel = await opening()
         except OSError as error:
             self._failed(error)
             return
