@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, qom, runstate,
-    snapshots,
+    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, qom,
+    runstate, snapshots,
 )  # fmt: skip
 
 
