@@ -7,7 +7,7 @@ says which options exist.
 import enum
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "Kind",
@@ -15,6 +15,7 @@ __all__ = [
     "Options",
     "kinds",
     "parse_bool",
+    "parse_keyval",
     "parse_number",
     "parse_options",
     "parse_size",
@@ -170,6 +171,50 @@ def split_options(text: str, implied: str | None = None) -> Iterator[Option]:
         implied = None
 
 
+def parse_keyval(text: str, implied: str | None = None) -> dict[str, Any]:
+    """Return the members of an option string whose keys are dotted, as objects and arrays.
+
+    `a.b=1` is a member of an object, `a.0=1,a.1=2` are the elements of an array. All scalars are
+    strings: the type of the whole says which of them stand for numbers and booleans.
+
+    Raises:
+        OptionError: A key is invalid, or is both a value and the beginning of another key.
+    """
+    top: dict[str, Any] = {}
+    for name, value, short in split_options(text, implied):
+        if short:
+            flag = name if value == "on" else f"no{name}"
+            raise OptionError(f"Expected '=' after parameter '{flag}'")
+        *parents, last = name.split(".")
+        if not all(re.fullmatch(_FRAGMENT, one) for one in (*parents, last)):
+            raise OptionError(f"Invalid parameter '{name}'")
+        inner = top
+        for index, parent in enumerate(parents, 1):
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise OptionError(f"Parameters '{'.'.join(parents[:index])}.*' used inconsistently")
+        if isinstance(inner.get(last), dict):
+            raise OptionError(f"Parameters '{name}.*' used inconsistently")
+        inner[last] = value
+    return {name: _listed(value, name) for name, value in top.items()}
+
+
+def _listed(value: Any, name: str) -> Any:
+    """Return a member with the objects in it whose keys are numbers as arrays."""
+    if not isinstance(value, dict):
+        return value
+    made = {key: _listed(one, f"{name}.{key}") for key, one in value.items()}
+    numbers = [key for key in made if key.isdecimal()]
+    if not numbers:
+        return made
+    if len(numbers) < len(made):
+        raise OptionError(f"Parameters '{name}.*' used inconsistently")
+    for index in range(len(made)):
+        if str(index) not in made:
+            raise OptionError(f"Parameter '{name}.{index}' missing")
+    return [made[str(index)] for index in range(len(made))]
+
+
 def parse_bool(name: str, value: str) -> bool:
     """Return the value of a BOOL option.
 
@@ -234,6 +279,7 @@ _TRUE = frozenset({"on", "yes", "true", "y"})
 _FALSE = frozenset({"off", "no", "false", "n"})
 _ID = r"[A-Za-z][-A-Za-z0-9._]*"
 _NAME = re.compile(r"[^=,]*")
+_FRAGMENT = r"[A-Za-z][-A-Za-z0-9_]*|[0-9]{1,9}|__[-A-Za-z0-9._]+"
 _NUMBER = r"[ \t\n\v\f\r]*([-+]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))"
 _SIZE = r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?)([bBkKmMgGtTpPeE])?"
 _SUFFIXES = "BKMGTPE"

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import deque
 from typing import TYPE_CHECKING
 
 from qmpserver.cli import unsupported
 from qmpserver.cli.options import ALIASES, OPTIONS, WithFake
+from qmpserver.cli.options.monitors import can_open
 from qmpserver.cli.settings import CommandLineError, Settings
-from qmpserver.keyval import OptionError
-from qmpserver.monitor import StdioChardev
+from qmpserver.keyval import OptionError, parse_options
+from qmpserver.monitor import SocketChardev, StdioChardev
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,10 +29,16 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
     """
     settings = Settings()
     stand_in = not {"-fake", "--fake"}.isdisjoint(argv)
-    for name, value in _split(argv, disks=stand_in):
+    waiting = deque(_split(argv, disks=stand_in))
+    while waiting:
+        name, value = waiting.popleft()
         settings.given.add(name)
-        if stand_in and (name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED):
-            continue
+        if stand_in:
+            settings.machine_options.append((name, value))
+            if name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED:
+                continue
+            if name == "chardev" and not can_open(value):
+                continue
         if stand_in and name == "m":
             value = re.sub(r",(slots|maxmem)=[^,]*", "", value)  # room for memory hotplug
         with named(name, value):
@@ -38,7 +46,11 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
                 OPTIONS[name].apply(settings, value)
             else:
                 unsupported.apply(settings, name, value)
+        waiting.extendleft(reversed(settings.config))
+        settings.config.clear()
     if settings.exit_with is None:
+        if stand_in:
+            _leave_chardevs(settings)
         _place_monitor(settings)
         _check_contradictions(settings)
     return settings
@@ -84,6 +96,36 @@ def _split(argv: Sequence[str], *, disks: bool) -> Iterator[tuple[str, str]]:
             except StopIteration:
                 raise CommandLineError(f"{word}: requires an argument") from None
         yield name, value
+
+
+def _leave_chardevs(settings: Settings) -> None:
+    """Leave to the stand-in each character device that would connect, unless it is a monitor's.
+
+    Its peer is a service of the machine's, such as a file system's; a stand-in needs none.
+    """
+    monitors = {_chardev_of(option, value) for option, value in settings.monitors}
+    for option, value, device in list(settings.devices):
+        if (
+            option == "chardev"
+            and isinstance(device, SocketChardev)
+            and not device.server
+            and device.id not in monitors
+        ):
+            settings.devices.remove((option, value, device))
+            settings.chardevs.remove(value)
+    opened = set(settings.chardevs)
+    settings.machine_options = [
+        (option, value)
+        for option, value in settings.machine_options
+        if option != "chardev" or value not in opened
+    ]
+
+
+def _chardev_of(option: str, value: str) -> str | None:
+    """Return the id of the character device that a monitor is on."""
+    if option == "mon":
+        return parse_options(value, implied="chardev").string("chardev")
+    return value.removeprefix("chardev:")
 
 
 def _place_monitor(settings: Settings) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from qmpserver.cli import descriptors, messages
+from qmpserver.cli import descriptors, invocation, messages
 from qmpserver.cli.commandline import named, parse_command_line
 from qmpserver.cli.daemon import daemonize, rename_process
 from qmpserver.cli.run import run
@@ -63,7 +63,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 def _main() -> bool:
     messages.limit_repeats()
-    settings = parse_command_line(sys.argv[1:])
+    settings = parse_command_line(invocation.arguments(sys.argv))
     if settings.exit_with is not None:
         try:
             print(settings.exit_with, flush=True)

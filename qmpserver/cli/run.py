@@ -12,11 +12,12 @@ from qmpserver.cli.commandline import named
 from qmpserver.cli.messages import report, show
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from qmpserver.cli.daemon import Launcher
     from qmpserver.cli.settings import Settings
@@ -120,22 +121,38 @@ async def _run_stand_in(
     stack.push_async_callback(stand_in.close)
     _shut_down_on_signal(signalled, stand_in)
     with _given_up_at(stand_in.finished):
-        await _open_monitors(settings, stand_in)
+        await _open_monitors(settings, stand_in, lambda: _launch(settings, stand_in))
         _release(launcher)
     await stand_in.finished.wait()
     return stand_in
 
 
+async def _launch(settings: Settings, stand_in: StandIn) -> None:
+    try:
+        await stand_in.launch(settings.machine_options)
+    except OptionError as error:
+        raise CommandLineError(str(error), error.hint) from None
+
+
 def _machine_of_stand_in(settings: Settings) -> dict[str, Any]:
-    """Return the machine's properties that options set; the scenario sets the others."""
+    """Return the machine's properties that options set; the scenario sets the others.
+
+    Raises:
+        CommandLineError: An option is malformed.
+    """
+    from qmpserver.standin.commandline import machine  # only with -fake
+
     properties: dict[str, Any] = {
-        "smp": ("cpus", settings.cpus),
         "m": ("memory", settings.ram),
         "name": ("name", settings.name),
         "uuid": ("uuid", str(settings.uuid)),
         "S": ("status", "prelaunch"),
     }
-    return dict(properties[option] for option in properties if option in settings.given)
+    made = dict(properties[option] for option in properties if option in settings.given)
+    try:
+        return made | machine.changes(settings.machine_options)
+    except OptionError as error:
+        raise CommandLineError(str(error), error.hint) from None
 
 
 def _catch_signals() -> asyncio.Future[int]:
@@ -218,8 +235,12 @@ def _given_up_at(finished: asyncio.Event) -> Iterator[None]:
         end.cancel()
 
 
-async def _open_monitors(settings: Settings, server: Server) -> None:
+async def _open_monitors(
+    settings: Settings, server: Server, with_chardevs: Callable[[], Awaitable[None]] | None = None
+) -> None:
     """Open all monitors and wait for the clients that options demand.
+
+    `with_chardevs` is called when the character devices are open, before a client is served.
 
     Nothing may run between the last monitor's opening and the caller's next step: a client that
     is connected then must see the machine running.
@@ -228,6 +249,8 @@ async def _open_monitors(settings: Settings, server: Server) -> None:
     for chardev in settings.chardevs:
         with named("chardev", chardev):
             devices.append(await server.add_chardev(chardev))
+    if with_chardevs is not None:
+        await with_chardevs()
     for option, value in settings.monitors:
         with named(option, value):
             if option == "mon":

@@ -49,6 +49,7 @@ class Settings:
         self.stopped = False
         self.incoming: str | None = None
         self.actions: Actions | None = None
+        self.machine_options: list[tuple[str, str]] = []  # of a stand-in
 
         # Monitors.
         self.chardevs: list[str] = []
@@ -62,6 +63,7 @@ class Settings:
         self.parallel_placed = False
 
         # The process.
+        self.config: list[tuple[str, str]] = []  # of a file, to be parsed next
         self.pidfile: str | None = None
         self.daemonize = False
         self.log: str | None = None

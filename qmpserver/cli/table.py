@@ -18,7 +18,7 @@ class WithFake(enum.Enum):
     """The effect of an option beside `-fake`, which has no machine."""
 
     USED = enum.auto()
-    IGNORED = enum.auto()  # about the machine; launchers of QEMU pass it anyway
+    IGNORED = enum.auto()  # about the machine: `standin.commandline` has it, or it has no effect
     REFUSED = enum.auto()  # pointless without a machine
 
 

@@ -80,6 +80,11 @@ class FileDescriptors:
             raise CommandError(f"File descriptor named '{name}' has not been found")
         return fd
 
+    def take_named(self, name: str) -> int:
+        """Return the descriptor that any monitor has under `name`, as `take` does."""
+        monitor = next((monitor for monitor, one in self._named if one == name), "")
+        return self.take(monitor, name)
+
     def add(self, fd: int, number: int | None, opaque: str | None) -> int:
         """Add `fd` to set `number`, by default to a new set, and return the set's number.
 

@@ -20,7 +20,6 @@ MAX_STRINGS = 8 << 20
 """Bytes that the strings in them take; a character may take four."""
 
 _NEGOTIATION = "qmp_capabilities"
-_MAX_KEYWORDS = 4096
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -217,24 +216,22 @@ class Registry:
             arguments = bound.validate(arguments)
         except ParameterError as error:
             raise CommandError(error.desc) from None
-        if arguments:
+        if arguments and bound.arguments is not None:
             keywords = self._keywords
             try:
                 arguments = {keywords[name]: value for name, value in arguments.items()}
             except KeyError:
                 arguments = self._as_keywords(arguments)
+        if arguments:
             if bound.wants_client:
                 return bound.handler(client, **arguments)
             return bound.handler(**arguments)
         return bound.handler(client) if bound.wants_client else bound.handler()
 
     def _as_keywords(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments with `_` for `-` in their names, which are kept if they are few."""
-        keywords = {name: name.replace("-", "_") for name in arguments}
-        # Those of commands with `'gen': false` are the client's choice, and without number.
-        if len(self._keywords) + len(keywords) <= _MAX_KEYWORDS:
-            self._keywords |= {name: word for name, word in keywords.items() if len(name) < 64}
-        return {keywords[name]: value for name, value in arguments.items()}
+        """Return the arguments with `_` for `-` in their names, which are the schema's."""
+        self._keywords |= {name: name.replace("-", "_") for name in arguments}
+        return {self._keywords[name]: value for name, value in arguments.items()}
 
 
 def _misfits(bound: Bound, declaration: Command) -> Iterator[str]:

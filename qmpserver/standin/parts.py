@@ -15,6 +15,16 @@ class ScenarioError(Exception):
     """A scenario that cannot be played; the text names file, key, value and what would be right."""
 
 
+class Topology(NamedTuple):
+    """The places for vCPUs, as `-smp` gives them; 0 for a number that it leaves out."""
+
+    maxcpus: int = 0
+    sockets: int = 0
+    dies: int = 0
+    cores: int = 0
+    threads: int = 0
+
+
 class ScriptedEvent(NamedTuple):
     """An event that the stand-in sends after a delay of `after` seconds."""
 
@@ -80,17 +90,29 @@ class MachineState(NamedTuple):
     """The state of the machine at the start; sizes in bytes, times in seconds.
 
     Attributes:
+        type: The machine's type.
+        topology: The places for vCPUs, of which the first `cpus` are taken.
+        cpu: Model of the vCPUs.
         migration_time: Time that a migration takes until it converges.
+        migration_peer: Whether a migration needs the other stand-in; without it, one out of this
+            machine converges and one into it arrives, and no address is used.
         unplug_time: Time that the guest takes to release a device.
+        powerdown_time: Time that the guest takes to shut down after `system_powerdown`; None for
+            a guest that does not.
     """
 
     status: str = "running"
+    type: str = "pc"
     cpus: int = 1
+    topology: Topology = Topology()
+    cpu: str = "qemu64"
     memory: int = 128 << 20
     name: str | None = None
     uuid: str = "00000000-0000-0000-0000-000000000000"
     migration_time: float = 0.1
+    migration_peer: bool = True
     unplug_time: float = 0.0
+    powerdown_time: float | None = None
 
 
 def _matches(

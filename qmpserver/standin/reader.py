@@ -90,8 +90,10 @@ class Reader:
             memory=table.integer("memory", 1, MAX_MEMORY) or standard.memory,
             name=table.string("name") or standard.name,
             uuid=uuid or standard.uuid,
+            migration_peer="migration-peer" not in table or table.boolean("migration-peer"),
             migration_time=standard.migration_time if migration is None else migration,
             unplug_time=standard.unplug_time if unplug is None else unplug,
+            powerdown_time=table.seconds("powerdown-time"),
         )
         table.done()
         return made

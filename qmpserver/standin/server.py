@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server
 from qmpserver.qmp import CommandError
+from qmpserver.standin import commandline
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
 from qmpserver.standin.faults import AGENT, FAULTS, Spec
@@ -49,6 +51,7 @@ class StandIn(Server):
 
     Attributes:
         scenario: The scenario.
+        own_process: Whether the process serves nothing else.
         finished: Set when a client has ended the machine, or `shutdown` was called.
 
     Raises:
@@ -65,6 +68,7 @@ class StandIn(Server):
         after: StandIn | None = None,
     ) -> None:
         self.scenario = scenario
+        self.own_process = own_process
         commands = Commands(scenario, self._send_later)
         version = {"qemu": _triple(scenario.version or "0.0.0"), "package": ""}
         super().__init__(
@@ -118,6 +122,25 @@ class StandIn(Server):
             fault.opened(device)
         return super().add_device(device)
 
+    async def launch(self, options: Iterable[tuple[str, str]]) -> None:
+        """Give the machine what a command line of QEMU describes; call it before clients connect.
+
+        Args:
+            options: Names without the dash, each with its value; "" for an option without one.
+                Options that have no effect on the state are skipped.
+
+        Raises:
+            OptionError: An option is refused; the message names it.
+        """
+        with self._state.setup():
+            commandline.apply(options, self._commands, self._state)
+        uri = self._state.incoming
+        if uri is not None and uri != "defer":
+            try:
+                await self._state.await_migration(uri)
+            except CommandError as error:
+                raise OptionError(f"-incoming {uri}: {error.desc}") from None
+
     def connect(
         self, channel: Connection, name: str, *, pretty: bool = False, events: bool = True
     ) -> Client:
@@ -153,6 +176,7 @@ class StandIn(Server):
     async def close(self, grace: float = 1.0) -> None:
         """Close it as `Server.close` does, and the log."""
         await super().close(grace)
+        await self._state.close()
         if self._log is not None:
             self._log.close()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 QUERY_RING = "__org.qmpserver_query-dirty-ring"  # this server's extension
 HISTORY = 24
 PATIENCE_S = 5.0
+_OLDEST = 1_000_000_000  # in 2001; no host has been up for so many seconds
 _MIB = 1 << 20
 _PAGE = 4096
 
@@ -142,9 +143,8 @@ class Watcher:
             self._seen = (which, time.monotonic())
         age = time.monotonic() - self._seen[1]  # or more
         if isinstance(self.address.where, str):
-            # Its clock is this machine's, in whole seconds.
-            since = time.monotonic() - info["start-time"] - info["calc-time"]
-            age = max(age, since)
+            # Its clocks are this machine's; the start is in whole seconds.
+            age = max(age, _since(info["start-time"]) - info["calc-time"])
         for rate in info.get("vcpu-dirty-rate", ()):
             if vcpu := vcpus.get(rate["id"]):
                 vcpu.rate, vcpu.source, vcpu.age = rate["dirty-rate"], "measured", age
@@ -219,3 +219,8 @@ def sparkline(values: deque[float]) -> str:
     """Return the course of a rate as a line of blocks, the newest last."""
     most = max(values, default=0.0) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[min(int(value / most * 8), 7)] for value in values)
+
+
+def _since(start: int) -> float:
+    """Return the seconds since a `start-time`: since 1970, or as in old releases the uptime."""
+    return (time.time() if start >= _OLDEST else time.monotonic()) - start

@@ -271,12 +271,14 @@ def test_options_beside_fake(name: str) -> None:
             settings = parse_command_line(["-fake", "default", *words])
             assert name in settings.given
             settings.given.remove(name)
+            value = words[1] if len(words) == 2 else ""
+            assert settings.machine_options.pop() == (name, value)
             assert settings == parse_command_line(["-fake", "default"])
         case WithFake.REFUSED:
             with pytest.raises(CommandLineError, match=f"^-{name} cannot be used with -fake, wh"):
                 parse_command_line([*words, "--fake", "default"])
         case WithFake.USED:
-            assert name not in ("accel", "bios", "guest", "http", "trace", "action")
+            assert name not in ("accel", "bios", "guest", "http", "trace", "action", "incoming")
 
 
 def test_memory_hotplug_beside_fake() -> None:

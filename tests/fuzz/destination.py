@@ -16,8 +16,8 @@ from typing import Any
 
 import uvloop
 
+from qmpserver.migration import wire
 from qmpserver.migration.address import parse_uri
-from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.description import describe
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import spoil

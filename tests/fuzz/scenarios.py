@@ -240,7 +240,8 @@ async def _reply(reader: asyncio.StreamReader) -> Any:
 
 async def _play(rng: random.Random, scenario: Scenario) -> int:
     try:
-        stand_in = StandIn(scenario, conversation=Conversation())
+        alone = scenario.on_machine({"migration_peer": False})  # addresses are made up
+        stand_in = StandIn(alone, conversation=Conversation())
     except ScenarioError as error:
         assert "\n" not in str(error), str(error)  # noqa: PT017 -- a setup may be refused
         return 0

@@ -16,8 +16,9 @@ from typing import Any
 
 import uvloop
 
+from qmpserver.migration import wire
 from qmpserver.migration.address import parse_uri
-from qmpserver.vm.migration import answers, wire
+from qmpserver.vm.migration import answers
 from tests.fuzz.destination import PAGE, PAGES, PATH, RAM, SYNC
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import json_value, spoil

@@ -18,7 +18,7 @@ ALLOWED = {
     "keyval": "",
     "qmp": "",
     "qapi": "files",
-    "migration": "qmp keyval",
+    "migration": "monitor qmp keyval",
     "monitor": "qmp qapi keyval",
     "transcript": "qmp",
     "standin": "migration monitor transcript qmp qapi keyval files",

@@ -113,13 +113,15 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Serve a scenario, given as a table or as the value of `-fake`."""
+    """Serve a scenario, also given as a table or as the value of `-fake`."""
 
     @contextlib.asynccontextmanager
     async def run(
-        scenario: dict[str, Any] | str | None = None, *, max_clients: int = 1
+        scenario: Scenario | dict[str, Any] | str | None = None, *, max_clients: int = 1
     ) -> AsyncIterator[Served]:
-        if isinstance(scenario, str):
+        if isinstance(scenario, Scenario):
+            made = scenario
+        elif isinstance(scenario, str):
             made = Scenario.from_option(scenario)
         else:
             made = Scenario.read(scenario or {})

@@ -92,6 +92,9 @@ def bound_by_state(name: str) -> list[str]:
     return [*plain, *stateful, *["device_add", "blockdev-add", "object-add", "qom-get"] * 10]
 
 
+ALONE = {"migration-peer": False}  # made-up addresses are not used
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", vocabulary.NAMED)
 async def test_arguments_of_any_type(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +105,7 @@ async def test_arguments_of_any_type(name: str, monkeypatch: pytest.MonkeyPatch)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         later: list[Callable[[], None]] = []
-        stand_in = StandIn(Scenario.read({"schema": name}))
+        stand_in = StandIn(Scenario.read({"schema": name, "machine": ALONE}))
         monkeypatch.setattr(
             stand_in, "later", lambda _, function, *given: later.append(partial(function, *given))
         )
@@ -223,7 +226,7 @@ async def test_scenarios_with_made_up_values() -> None:
         try:
             scenario = Scenario.read(table, "a.toml")
             place = ""  # the setup is executed by a stand-in, which knows no file
-            stand_in = StandIn(scenario)
+            stand_in = StandIn(scenario.on_machine({"migration_peer": False}))
         except ScenarioError as error:
             one_line(error, place)
             return
@@ -289,7 +292,7 @@ async def test_transcripts_with_made_up_values(tmp_path: Path) -> None:
         except ScenarioError as error:
             one_line(error, path)
             return
-        stand_in = StandIn(scenario)
+        stand_in = StandIn(scenario.on_machine({"migration_peer": False}))
         for reply in scenario.replies:
             command = scenario.schema.commands[reply.command]
             execute_now(stand_in, command)
@@ -356,7 +359,7 @@ async def test_schemas_with_made_up_values(tmp_path: Path) -> None:
             infos[0]["name"] = name
         path.write_text(json.dumps(infos))
         try:
-            stand_in = StandIn(Scenario.read({"schema": str(path)}))
+            stand_in = StandIn(Scenario.read({"schema": str(path), "machine": ALONE}))
         except ScenarioError as error:
             one_line(error, path)
             return

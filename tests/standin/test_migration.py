@@ -1,14 +1,16 @@
 """The stand-in's migration answers as QEMU 11.1 did, and goes through the same statuses."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qmpserver.standin import Scenario
 from qmpserver.transcript.format import Transcript, read_all
 from tests.qemu.pairs import RECORDED
 from tests.qemu.transcript import exchanges
-from tests.standin.conftest import Raw, Serve
+from tests.standin.conftest import Raw, Serve, Served
 
 TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "11.1"
 EVENTS = [{"capability": "events", "state": True}]
@@ -60,7 +62,9 @@ def recorded(name: str, side: str) -> list[str]:
 
 
 async def test_source(serve: Serve) -> None:
-    async with serve({"schema": "qmpserver", "machine": {"migration-time": 0.01}}) as served:
+    async with serve(
+        {"schema": "qmpserver", "machine": {"migration-time": 0.01, "migration-peer": False}}
+    ) as served:
         client = await served.client()
         await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
         client.send("migrate", {"uri": "unix:/x"})
@@ -71,7 +75,10 @@ async def test_source(serve: Serve) -> None:
 
 
 async def test_destination(serve: Serve) -> None:
-    scenario = {"machine": {"migration-time": 0.01, "status": "inmigrate"}, "schema": "qmpserver"}
+    scenario = {
+        "machine": {"migration-time": 0.01, "migration-peer": False, "status": "inmigrate"},
+        "schema": "qmpserver",
+    }
     async with serve(scenario) as served:
         client = await served.client()
         await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
@@ -82,7 +89,10 @@ async def test_destination(serve: Serve) -> None:
 
 
 async def test_the_destination_shows_where_it_listens(serve: Serve) -> None:
-    scenario = {"machine": {"migration-time": 60, "status": "inmigrate"}, "schema": "qmpserver"}
+    scenario = {
+        "machine": {"migration-time": 60, "migration-peer": False, "status": "inmigrate"},
+        "schema": "qmpserver",
+    }
     async with serve(scenario) as served:
         client = await served.client()
         await client.execute("migrate-incoming", {"uri": "tcp:localhost:7"})
@@ -97,7 +107,9 @@ async def test_the_destination_shows_where_it_listens(serve: Serve) -> None:
 
 
 async def test_a_pause_that_is_cancelled(serve: Serve) -> None:
-    async with serve({"schema": "qmpserver", "machine": {"migration-time": 0.01}}) as served:
+    async with serve(
+        {"schema": "qmpserver", "machine": {"migration-time": 0.01, "migration-peer": False}}
+    ) as served:
         client = await served.client()
         await client.execute("migrate-set-capabilities", {"capabilities": PAUSE})
         client.send("migrate", {"uri": "unix:/x"})
@@ -109,7 +121,9 @@ async def test_a_pause_that_is_cancelled(serve: Serve) -> None:
 
 
 async def test_a_guest_that_was_stopped_stays_stopped(serve: Serve) -> None:
-    async with serve({"machine": {"migration-time": 0.01, "status": "paused"}}) as served:
+    async with serve(
+        {"machine": {"migration-time": 0.01, "migration-peer": False, "status": "paused"}}
+    ) as served:
         client = await served.client()
         await client.execute("migrate-set-capabilities", {"capabilities": PAUSE})
         client.send("migrate", {"uri": "unix:/x"})
@@ -121,7 +135,7 @@ async def test_a_guest_that_was_stopped_stays_stopped(serve: Serve) -> None:
 
 
 async def test_it_refuses_changes_under_way(serve: Serve) -> None:
-    async with serve({"machine": {"migration-time": 60}}) as served:
+    async with serve({"machine": {"migration-time": 60, "migration-peer": False}}) as served:
         client = await served.client()
         await client.execute("migrate", {"uri": "unix:/x"})
         changes: dict[str, Any] = {"capabilities": EVENTS}
@@ -145,3 +159,64 @@ async def test_the_names_of_another_release(serve: Serve) -> None:
         parameters = await client.execute("query-migrate-parameters")
         assert parameters["compress-level"] == 3
         assert "vcpu-dirty-limit" not in parameters
+
+
+@pytest.mark.parametrize("options", [[], [("S", "")]], ids=["", "-S"])
+async def test_from_one_stand_in_to_another(
+    serve: Serve, tmp_path: Path, options: list[tuple[str, str]]
+) -> None:
+    machine = {"status": "prelaunch"} if options else {}
+    other = Served(Scenario.read({"schema": "qmpserver", "machine": machine}), tmp_path / "to.sock")
+    async with serve({"schema": "qmpserver", "machine": {"migration-time": 0.01}}) as served:
+        try:
+            incoming = ("incoming", f"unix:{tmp_path}/stream.sock")
+            await other.stand_in.launch([*options, incoming])
+            await other.stand_in.serve_unix(other.path)
+            source, destination = await served.client(), await other.client()
+            waiting = await destination.execute("query-migrate")
+            assert waiting == {
+                "status": "setup",
+                "socket-address": [{"type": "unix", "path": f"{tmp_path}/stream.sock"}],
+            }
+            for client in (source, destination):
+                await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
+            source.send("migrate", {"uri": incoming[1]})
+            sent = await course(source, until="completed")
+            came = await course(destination, until="completed")
+            assert without_pass(sent) == recorded("moved", "source")
+            arrived = await destination.execute("query-status")
+            assert arrived["status"] == ("paused" if options else "running")
+            if not options:
+                assert came == [*recorded("moved", "destination")][1:]
+        finally:
+            await other.close()
+
+
+async def test_a_migration_through_a_descriptor(serve: Serve) -> None:
+    async with serve({"machine": {"migration-time": 0.01}}) as served:
+        client = await served.client()
+        refused = await client.execute("migrate", {"uri": "fd:nobody"})
+        assert refused["desc"] == "File descriptor named 'nobody' has not been found"
+        source, sink = os.pipe()
+        try:
+            served.stand_in.fds.keep("compat_monitor0", "x", sink)
+            await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
+            client.send("migrate", {"uri": "fd:x"})
+            await course(client, until="completed")
+            os.set_blocking(source, False)
+            assert b'"run_state":"running"' in os.read(source, 4096)
+            assert os.read(source, 1) == b""  # closed, as a reader of the whole waits for
+        finally:
+            os.close(source)
+
+
+async def test_a_migration_to_nobody_fails(serve: Serve, tmp_path: Path) -> None:
+    async with serve({"schema": "qmpserver"}) as served:
+        client = await served.client()
+        await client.execute("migrate-set-capabilities", {"capabilities": EVENTS})
+        client.send("migrate", {"uri": f"unix:{tmp_path}/x"})
+        assert "STOP" not in await course(client, until="failed")
+        assert await client.execute("query-migrate") == {
+            "status": "failed",
+            "error-desc": f"Failed to connect to '{tmp_path}/x': No such file or directory",
+        }

@@ -302,7 +302,7 @@ async def test_setup_comes_before_the_first_client(serve: Serve) -> None:
     async with serve(scenario) as served:
         client = await served.client()
         (block,) = await client.execute("query-block")
-        assert block["qdev"] == "/machine/peripheral/vda"
+        assert block["qdev"] == "/machine/peripheral/vda/virtio-backend"
         assert block["inserted"]["node-name"] == "disk"
         assert (await client.execute("query-status"))["status"] == "paused"
         uuid = await client.execute("query-uuid")

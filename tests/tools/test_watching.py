@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,10 +115,13 @@ def test_rates_of_the_ring(
         assert watcher.look().vcpus[0].throttled == 0.0
 
 
-def test_age_of_a_measurement(where: ServerAddress, answers: Answers) -> None:
+@pytest.mark.parametrize("clock", [time.time, time.monotonic], ids=["time", "uptime"])
+def test_age_of_a_measurement(
+    where: ServerAddress, answers: Answers, clock: Callable[[], float]
+) -> None:
     answers["query-dirty-rate"] = {
         "status": "measured",
-        "start-time": int(time.monotonic()) - 30,
+        "start-time": int(clock()) - 30,
         "calc-time": 10,
         "vcpu-dirty-rate": [{"id": 0, "dirty-rate": 77}],
     }

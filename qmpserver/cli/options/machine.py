@@ -210,7 +210,7 @@ def wait_for_migration(settings: Settings, value: str) -> None:
     "the reaction to a guest's reset, shutdown, panic or watchdog",
     group="action",
     parameters=_ACTION,
-    with_fake=WithFake.REFUSED,
+    with_fake=WithFake.IGNORED,
 )
 def set_actions(settings: Settings, value: str) -> None:
     """Set the reaction to events in the guest; actions that are not given stay."""

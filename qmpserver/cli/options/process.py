@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
 from qmpserver.cli.help import help_text
+from qmpserver.cli.readconfig import read_config
 from qmpserver.cli.table import OPTIONS, WithFake, option
 from qmpserver.files import read_text
 from qmpserver.keyval import OptionError, kinds, parse_options
@@ -27,6 +28,12 @@ def set_pidfile(settings: Settings, value: str) -> None:
 def set_daemonize(settings: Settings, value: str) -> None:
     """Go to the background."""
     settings.daemonize = True
+
+
+@option("readconfig", "FILE", "read options from a configuration file, each a section")
+def read_config_file(settings: Settings, value: str) -> None:
+    """Read options from a file; they are parsed next."""
+    settings.config += read_config(value)
 
 
 @option("D", "FILE", "write a log to FILE")

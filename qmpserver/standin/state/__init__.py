@@ -7,16 +7,22 @@ QEMU's words.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qmpserver.qmp import CommandError
 from qmpserver.standin.state.budget import Budget, Kept
+from qmpserver.standin.state.cpuplaces import Cpus
+from qmpserver.standin.state.threads import Threads
 from qmpserver.standin.values import fitted
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 
     from qmpserver.monitor import Device
+    from qmpserver.monitor.fds import FileDescriptors
     from qmpserver.standin.scenario import Scenario
 
 
@@ -26,6 +32,16 @@ class Host(Protocol):
     @property
     def version(self) -> Mapping[str, Any] | None:
         """The version that the greeting has; None for a guest agent."""
+        ...
+
+    @property
+    def own_process(self) -> bool:
+        """Whether the process serves nothing else."""
+        ...
+
+    @property
+    def fds(self) -> FileDescriptors:
+        """The descriptors that clients have passed."""
         ...
 
     @property
@@ -46,6 +62,10 @@ class Host(Protocol):
         """End it."""
 
 
+async def _await_nothing(_: str) -> None:
+    """Wait for no migration: the schema has none."""
+
+
 class State:
     """The state that handlers share.
 
@@ -54,13 +74,25 @@ class State:
         status: The run state.
         devices: Properties of each device, by id, as `device_add` received them.
         netdevs: Properties of each network backend, by id.
-        chardevs: Properties of each character device, by id.
+        chardevs: Backend of each character device, by id, as `chardev-add` received it.
+        audiodevs: Properties of each audio backend, by id.
+        tpms: Options of each TPM backend, by id.
         objects: Properties of each object, by id.
         nodes: Options of each block node, by name.
+        drives: Properties of each drive of the command line, by id: its `node`, None if it is
+            empty, and whether it is `removable`.
         jobs: Properties of each block job, by id.
         budget: The memory that all of these, and the files of a guest agent, may have.
-        unplugging: Devices that the guest has not released yet, by id, and when it will do so.
+        unplugging: Devices that the guest has not released yet, by id, and when it will do so; None
+            while the guest is stopped.
         resets: Functions that a reset of the machine calls.
+        resumes: Functions that are called when the guest begins to run.
+        closes: Functions that the end of the stand-in calls.
+        cpus: The vCPUs and the places for more.
+        threads: The threads of vCPUs and I/O threads.
+        await_migration: Function that waits for the migration that a URI names.
+        incoming: The URI of `-incoming`; None without one.
+        autostart: Whether the guest runs as soon as it can.
     """
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
@@ -71,11 +103,22 @@ class State:
         self.devices = Kept(self.budget)
         self.netdevs = Kept(self.budget)
         self.chardevs = Kept(self.budget)
+        self.audiodevs = Kept(self.budget)
+        self.tpms = Kept(self.budget)
         self.objects = Kept(self.budget)
         self.nodes = Kept(self.budget)
+        self.drives = Kept(self.budget)
         self.jobs = Kept(self.budget)
         self.unplugging: dict[str, asyncio.Handle | None] = {}
         self.resets: list[Callable[[], None]] = []
+        self.resumes: list[Callable[[], None]] = []
+        self.threads = Threads()
+        self.cpus = Cpus(scenario.machine)
+        self.closes: list[Callable[[], None]] = [self.threads.close]
+        self.await_migration: Callable[[str], Awaitable[None]] = _await_nothing
+        self.incoming: str | None = None
+        self.autostart = scenario.machine.status != "prelaunch"
+        self._tasks: set[asyncio.Task[None]] = set()
         self._events = scenario.schema.events
         self._faults = {spec.name for spec in scenario.faults}
         self._settled = False
@@ -85,9 +128,39 @@ class State:
         """Whether the guest runs."""
         return self.status == "running"
 
+    @property
+    def in_setup(self) -> bool:
+        """Whether commands send no events and take no time."""
+        return not self._settled
+
+    @contextlib.contextmanager
+    def setup(self) -> Iterator[None]:
+        """Send no event and take no time in the block."""
+        was, self._settled = self._settled, False
+        try:
+            yield
+        finally:
+            self._settled = was
+
     def settled(self) -> None:
         """End the setup: from now on, commands send events and take time."""
         self._settled = True
+
+    def start(self, task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task, which the end of the stand-in cancels; it must handle its own errors."""
+        started = asyncio.get_running_loop().create_task(task)
+        self._tasks.add(started)
+        started.add_done_callback(self._tasks.discard)
+        return started
+
+    async def close(self) -> None:
+        """Release everything that is not memory."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for close in self.closes:
+            close()
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to clients, if the schema has it and the setup is over."""
@@ -104,6 +177,20 @@ class State:
         function(*arguments)
         return None
 
+    def take_fd(self, name: str) -> int:
+        """Return the descriptor with a name or, in a process of its own, with a number.
+
+        Raises:
+            CommandError: There is none.
+        """
+        if name.isdecimal() and self.host.own_process:
+            try:
+                os.fstat(int(name))
+            except (OSError, OverflowError):
+                raise CommandError(f"File descriptor named '{name}' has not been found") from None
+            return int(name)
+        return self.host.fds.take_named(name)
+
     def set_status(self, status: str) -> None:
         """Enter a run state, and send STOP or RESUME."""
         was, self.status = self.running, status
@@ -111,6 +198,8 @@ class State:
             self.emit("STOP")
         elif self.running and not was:
             self.emit("RESUME")
+            for resume in self.resumes:
+                resume()
 
     def has_fault(self, name: str) -> bool:
         """Return whether the scenario has this fault."""

@@ -1,13 +1,10 @@
-"""Backends of devices: network backends, character devices, objects."""
+"""Backends of devices: network backends, objects, audio backends, TPMs."""
 
 from __future__ import annotations
 
-import itertools
-import os
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -30,48 +27,6 @@ def register(registry: Registry, state: State) -> None:
         if state.netdevs.pop(id, None) is None:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
 
-    ptys = itertools.count()
-
-    def open_chardev(name: str, backend: dict[str, Any]) -> Any:
-        """Open a character device, or reopen it with another backend; return the reply."""
-        if backend.get("type") != "pty":
-            state.chardevs[name] = backend
-            return {}
-        pty = f"/dev/pts/{next(ptys)}"
-        state.chardevs[name] = {**backend, "pty": pty}
-        return {"pty": pty}
-
-    @registry.command("chardev-add")
-    def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
-        if id in state.chardevs:
-            raise CommandError(f"Chardev with id '{id}' already exists")
-        return open_chardev(id, backend)
-
-    @registry.command("chardev-change")
-    def chardev_change(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
-        if id not in state.chardevs:
-            raise CommandError(f"Chardev '{id}' does not exist")
-        return open_chardev(id, backend)
-
-    @registry.command("chardev-remove")
-    def chardev_remove(id: str) -> None:  # noqa: A002
-        monitors = [device.id for device in state.host.devices]
-        if id in monitors or any(one.get("chardev") == id for one in state.devices.values()):
-            raise CommandError(f"Chardev '{id}' is busy")
-        if state.chardevs.pop(id, None) is None:
-            raise CommandError(f"Chardev '{id}' not found")
-
-    @registry.command("query-chardev")
-    def query_chardev() -> Any:
-        used = {one.get("chardev") for one in state.devices.values()}
-        return [
-            {"label": name, "filename": _filename(state, name), "frontend-open": name in used}
-            for name in reversed(state.chardevs)
-        ] + [
-            {"label": device.id, "filename": device.filename, "frontend-open": True}
-            for device in state.host.devices
-        ]
-
     @registry.command("object-add")
     def object_add(id: str, qom_type: str, **properties: Any) -> None:  # noqa: A002
         if id in state.objects:
@@ -90,16 +45,41 @@ def register(registry: Registry, state: State) -> None:
         if any(id in (one.get("memdev"), one.get("iothread")) for one in state.devices.values()):
             raise CommandError(f"object '{id}' is in use, can not be deleted")
         del state.objects[id]
+        state.threads.end(f"IO {id}")
 
     @registry.command("query-iothreads")
     def query_iothreads() -> Any:
         return [
-            {"id": name, "thread-id": os.getpid() + index, "poll-max-ns": IOTHREAD_POLL_NS}
-            for index, name in enumerate(_of_type(state, "iothread"), 100)
+            {
+                "id": name,
+                "thread-id": state.threads.id(f"IO {name}"),
+                "poll-max-ns": IOTHREAD_POLL_NS,
+                "poll-grow": 2,
+                "poll-shrink": 2,
+                "poll-weight": 3,
+                "aio-max-batch": 0,
+                **state.objects[name],
+            }
+            for name in _of_type(state, "iothread")
+        ]
+
+    @registry.command("query-audiodevs")
+    def query_audiodevs() -> Any:
+        return list(state.audiodevs.values())
+
+    @registry.command("query-tpm")
+    def query_tpm() -> Any:
+        models = {one["tpmdev"]: one["driver"] for one in state.devices.values() if "tpmdev" in one}
+        return [
+            {"id": name, "model": models[name], "options": options}
+            for name, options in state.tpms.items()
+            if name in models
         ]
 
     @registry.command("query-memdev")
     def query_memdev() -> Any:
+        memory = {name: state.objects[name] for name in _of_type(state, "memory-backend-")}
+        memory["pc.ram"] = {"size": state.machine.memory}
         return [
             {
                 "id": name,
@@ -107,28 +87,14 @@ def register(registry: Registry, state: State) -> None:
                 "dump": True,
                 "policy": "default",
                 "reserve": True,
-                **state.objects[name],
+                "share": False,
+                "prealloc": False,
+                "host-nodes": [],
+                **one,
             }
-            for name in _of_type(state, "memory-backend-")
+            for name, one in memory.items()
         ]
 
 
 def _of_type(state: State, prefix: str) -> list[str]:
     return [name for name, one in state.objects.items() if one["qom-type"].startswith(prefix)]
-
-
-def _filename(state: State, name: str) -> str:
-    backend = state.chardevs[name]
-    kind = backend.get("type", "null")
-    if kind == "pty":
-        return f"pty:{backend['pty']}"
-    if kind != "socket":
-        return str(kind)
-    data = as_object(backend.get("data"))
-    address = as_object(data.get("addr"))
-    where = as_object(address.get("data"))
-    path = where.get("path") or f"{where.get('host', '')}:{where.get('port', where.get('str', ''))}"
-    kind = str(address.get("type", "unix"))
-    scheme = {"inet": "tcp"}.get(kind, kind)
-    server = ",server=on" if data.get("server", True) else ""
-    return f"disconnected:{scheme}:{path}{server}"

@@ -1,4 +1,4 @@
-"""Block nodes, the devices that use them, and block jobs."""
+"""Block nodes, drives, and the devices that use them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
@@ -47,12 +45,12 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("block_resize")
     def block_resize(size: int, device: str | None = None, node_name: str | None = None) -> None:
-        name = _drive(state, device) if device else node_name
-        if name is None or name not in state.nodes:
-            raise CommandError(
-                f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
-            )
-        state.nodes[name]["size"] = size
+        try:
+            name = node_of(state, device or node_name)
+        except CommandError:
+            given = f"device='{device or ''}' nor node-name='{node_name or ''}'"
+            raise CommandError(f"Cannot find {given}") from None
+        state.nodes[name] = {**state.nodes[name], "size": size}
 
     @registry.command("query-named-block-nodes")
     def query_named_block_nodes(flat: bool = False) -> Any:
@@ -60,13 +58,13 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-block")
     def query_block(flat: bool = False) -> Any:
-        return [
+        return [_drive_info(state, name) for name in state.drives] + [
             {
                 "device": "",
-                "qdev": f"/machine/peripheral/{name}" if one["named"] else "",
+                "qdev": qdev(name, one),
                 "type": "unknown",
                 "locked": False,
-                "removable": False,
+                "removable": _removable(one),
                 "io-status": "ok",
                 "inserted": _shown(state, one["drive"]),
             }
@@ -74,92 +72,124 @@ def register(registry: Registry, state: State) -> None:
             if one.get("drive") in state.nodes
         ]
 
-    jobs = state.jobs
-
-    def ended(name: str, event: str) -> None:
-        job = jobs.pop(name, None)
-        if job is not None:
-            state.emit(event, {key: job[key] for key in _JOB_EVENT})
-
-    def ready(name: str) -> None:
-        job = jobs.get(name)
-        if job is not None:
-            job |= {"ready": True, "status": "ready"}
-            state.emit("BLOCK_JOB_READY", {key: job[key] for key in _JOB_EVENT})
-
-    def start(kind: str, then: Callable[..., None], *more: Any) -> Callable[..., None]:
-        def handler(device: str = "", job_id: str | None = None, speed: int = 0, **_: Any) -> None:
-            name = job_id or device
-            if name in jobs:
-                raise CommandError(f"Job ID '{name}' already in use")
-            _node(state, device)
-            size = state.nodes[device].get("size", SIZE)
-            jobs[name] = {
-                "type": kind, "device": name, "len": size, "offset": size, "speed": speed,
-                "busy": False, "paused": False, "io-status": "ok", "ready": False,
-                "status": "running", "auto-finalize": True, "auto-dismiss": True,
-            }  # fmt: skip
-            state.later(0, then, name, *more)
-
-        return handler
-
-    for command, kind in _MIRRORS.items():
-        registry.command(command)(start(kind, ready))
-    for command, kind in _PLAIN_JOBS.items():
-        registry.command(command)(start(kind, ended, "BLOCK_JOB_COMPLETED"))
-
-    def job(name: str) -> dict[str, Any]:
-        if name not in jobs:
-            raise CommandError(f"Block job '{name}' not found", "DeviceNotActive")
-        return jobs[name]
-
-    @registry.command("block-job-complete")
-    def block_job_complete(device: str) -> None:
-        if not job(device)["ready"]:
-            raise CommandError(
-                f"Job '{device}' in state 'running' cannot accept command verb 'complete'"
-            )
-        state.later(0, ended, device, "BLOCK_JOB_COMPLETED")
-
-    @registry.command("block-job-cancel")
-    def block_job_cancel(device: str, force: bool = False) -> None:
-        done = job(device)["ready"] and not force
-        state.later(0, ended, device, "BLOCK_JOB_COMPLETED" if done else "BLOCK_JOB_CANCELLED")
-
-    @registry.command("query-block-jobs")
-    def query_block_jobs() -> Any:
-        return list(jobs.values())
-
-    @registry.command("query-jobs")
-    def query_jobs() -> Any:
-        return [
-            {
-                "id": name, "type": one["type"], "status": one["status"],
-                "current-progress": one["offset"], "total-progress": one["len"],
-            }
-            for name, one in jobs.items()
-        ]  # fmt: skip
+    @registry.command("query-blockstats")
+    def query_blockstats(query_nodes: bool = False) -> Any:
+        if query_nodes:
+            return [_stats(state, name) for name in reversed(state.nodes)]
+        drives = [
+            {"device": name, **_of_user(state, name), **_stats(state, one["node"])}
+            for name, one in state.drives.items()
+        ]
+        return drives + [
+            {"qdev": qdev(name, one), **_stats(state, one["drive"])}
+            for name, one in state.devices.items()
+            if one.get("drive") in state.nodes
+        ]
 
 
-_MIRRORS = {"blockdev-mirror": "mirror", "drive-mirror": "mirror"}
-_PLAIN_JOBS = {
-    "block-stream": "stream",
-    "block-commit": "commit",
-    "blockdev-backup": "backup",
-    "drive-backup": "backup",
-}
-_JOB_EVENT = ("type", "device", "len", "offset", "speed")
+def node_of(state: State, name: str | None) -> str:
+    """Return the node that a command means: by its own name, a drive's, or a device's.
+
+    Raises:
+        CommandError: There is none.
+    """
+    if name in state.nodes:
+        return str(name)
+    if name in state.drives and (node := state.drives[str(name)]["node"]) is not None:
+        return str(node)
+    drive = state.devices.get(name or "", {}).get("drive")
+    if drive is not None:
+        return node_of(state, drive)
+    raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
 
 
-def _node(state: State, name: str | None) -> dict[str, Any]:
-    if name is None or name not in state.nodes:
-        raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
-    return state.nodes[name]
+def replace_node(state: State, old: str, new: str) -> None:
+    """Let everything that uses a node, but not the nodes below it, use another one."""
+    for name, one in list(state.devices.items()):
+        if one.get("drive") == old:
+            state.devices[name] = {**one, "drive": new}
+    for name, one in list(state.drives.items()):
+        if one["node"] == old:
+            state.drives[name] = {**one, "node": new}
+    for name, one in list(state.nodes.items()):
+        for child in _CHILDREN:
+            if one.get(child) == old and name != new:
+                state.nodes[name] = {**one, child: new}
 
 
-def _drive(state: State, device: str) -> str:
-    name: str = state.devices.get(device, {}).get("drive", device)
-    return name
+def overlay_of(state: State, name: str) -> str | None:
+    """Return the node whose backing file a node is."""
+    return next((over for over, one in state.nodes.items() if one.get("backing") == name), None)
+
+
+def size_of(state: State, name: str) -> int:
+    """Return the size of a node in bytes: its own, or that of the node below, or `SIZE`."""
+    for _ in range(len(state.nodes)):
+        one = state.nodes[name]
+        size = one.get("size")
+        if isinstance(size, int):
+            return size
+        below = one.get("file")
+        if not isinstance(below, str) or below not in state.nodes:
+            break
+        name = below
+    return SIZE
+
+
+def qdev(name: str, device: dict[str, Any]) -> str:
+    """Return the name of a device that uses a node, as queries show it."""
+    path = f"/machine/peripheral{'' if device['named'] else '-anon'}/{name}"
+    driver = device["driver"]
+    if driver.startswith("virtio-"):
+        return f"{path}/virtio-backend"
+    return name if device["named"] else path
+
+
+def _removable(device: dict[str, Any]) -> bool:
+    return device["driver"] in ("ide-cd", "scsi-cd", "floppy")
+
+
+def _of_user(state: State, drive: str) -> dict[str, str]:
+    """Return the member `qdev` of a drive that a device uses."""
+    users = [qdev(name, one) for name, one in state.devices.items() if one.get("drive") == drive]
+    return {"qdev": users[0]} if users else {}
+
+
+def _drive_info(state: State, name: str) -> dict[str, Any]:
+    drive = state.drives[name]
+    info = {"device": name, "locked": False, "removable": drive["removable"], "type": "unknown"}
+    info |= _of_user(state, name)
+    if drive["removable"]:
+        info["tray_open"] = False
+    if drive["node"] is not None:
+        info |= {"io-status": "ok", "inserted": _shown(state, drive["node"])}
+    return info
+
+
+_COUNTERS = (
+    "rd_bytes", "wr_bytes", "unmap_bytes", "zone_append_bytes", "rd_operations", "wr_operations",
+    "zone_append_operations", "flush_operations", "unmap_operations", "rd_total_time_ns",
+    "wr_total_time_ns", "zone_append_total_time_ns", "flush_total_time_ns", "unmap_total_time_ns",
+    "wr_highest_offset", "rd_merged", "wr_merged", "zone_append_merged", "unmap_merged",
+    "failed_rd_operations", "failed_wr_operations", "failed_zone_append_operations",
+    "failed_flush_operations", "failed_unmap_operations", "invalid_rd_operations",
+    "invalid_wr_operations", "invalid_zone_append_operations", "invalid_flush_operations",
+    "invalid_unmap_operations",
+)  # fmt: skip
+
+
+def _stats(state: State, node: str | None) -> dict[str, Any]:
+    """Return the statistics of a node: the guest has not used it."""
+    stats: dict[str, Any] = dict.fromkeys(_COUNTERS, 0)
+    stats |= {"account_invalid": True, "account_failed": True, "timed_stats": []}
+    if node is None:
+        return {"stats": stats}
+    made: dict[str, Any] = {"node-name": node, "stats": stats}
+    for child, member in (("file", "parent"), ("backing", "backing")):
+        below = state.nodes[node].get(child)
+        if isinstance(below, str) and below in state.nodes:
+            made[member] = _stats(state, below)
+    return made
 
 
 def _shown(state: State, name: str) -> dict[str, Any]:
@@ -167,7 +197,7 @@ def _shown(state: State, name: str) -> dict[str, Any]:
     below = node.get("file")
     deepest = state.nodes.get(below, node) if isinstance(below, str) else as_object(below) or node
     filename = deepest.get("filename", f"{deepest.get('driver', 'null-co')}://")
-    size = node.get("size", deepest.get("size", SIZE))
+    size = size_of(state, name)
     cache = as_object(node.get("cache"))
     return {
         "node-name": name,

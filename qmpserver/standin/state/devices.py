@@ -1,4 +1,4 @@
-"""Devices: plugging and unplugging, and their views by PCI and QOM."""
+"""Devices: plugging and unplugging, and their views by bus."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
-    from qmpserver.standin.state.budget import Kept
 
 PERIPHERAL = "/machine/peripheral"
-# Properties that refer to a backend: the property, the attribute of `State`, QEMU's refusal.
-_REFERENCES = (
-    ("netdev", "netdevs", "Property '{driver}.netdev' can't find value '{value}'"),
-    ("chardev", "chardevs", "Property '{driver}.chardev' can't find value '{value}'"),
-    ("drive", "nodes", "Property '{driver}.drive' can't find value '{value}'"),
-)
+# Properties that refer to a backend, which must exist.
+_REFERENCES = ("netdev", "chardev", "drive")
 
 
 # Properties that name other objects, whatever the driver is.
@@ -31,6 +26,15 @@ _EXPECTED = {str: "string", int: "integer", bool: "boolean", float: "number"}
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
     unnamed = itertools.count()
+    asked_when_stopped: set[str] = set()  # devices; the guest cannot have heard of it
+
+    def exists(key: str, name: str) -> bool:
+        match key:
+            case "netdev":
+                return name in state.netdevs
+            case "drive":
+                return name in state.drives or name in state.nodes
+        return name in state.chardevs or any(one.id == name for one in state.host.devices)
 
     @registry.command("device_add")
     def device_add(**properties: Any) -> None:
@@ -42,7 +46,7 @@ def register(registry: Registry, state: State) -> None:
                 properties.pop(key, None)  # QEMU takes another type for none
         for key in _LINKS:
             if key in properties:
-                _check_type(key, properties[key], str)
+                check_type(key, properties[key], str)
         if type(properties.get("node", 0)) is not int:
             raise CommandError("Parameter 'node' expects uint64")
         if not isinstance(properties.get("addr", 0), int | str):
@@ -50,17 +54,19 @@ def register(registry: Registry, state: State) -> None:
         name = properties.get("id")
         if name is not None and name in state.devices:
             raise CommandError(f"Duplicate device ID '{name}'")
-        for key, where, refusal in _REFERENCES:
+        for key in _REFERENCES:
             value = properties.get(key)
-            if value is not None and value not in getattr(state, where):
-                raise CommandError(refusal.format(driver=driver, value=value))
+            if value is not None and not exists(key, value):
+                raise CommandError(f"Property '{driver}.{key}' can't find value '{value}'")
         if driver == "pc-dimm" and properties.get("memdev") not in state.objects:
             raise CommandError(
                 f"Device '{properties.get('memdev')}' not found"
                 if "memdev" in properties
                 else "'memdev' property is not set"
             )
-        key = f"unnamed{next(unnamed)}" if name is None else name
+        key = f"device[{next(unnamed)}]" if name is None else name
+        if driver.endswith("-cpu"):
+            state.cpus.plug(key, driver, properties)
         state.devices[key] = {**properties, "named": name is not None}
 
     @registry.command("device_del")
@@ -68,20 +74,46 @@ def register(registry: Registry, state: State) -> None:
         name = id.removeprefix(f"{PERIPHERAL}/")
         if name not in state.devices:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
-        if name in state.unplugging:
+        if name in asked_when_stopped:
             raise CommandError(f"Device {name} is already in the process of unplug")
+        if name in state.unplugging:
+            return  # the guest has been asked
         state.unplugging[name] = None
-        handle = state.later(state.machine.unplug_time, unplugged, name)
+        if state.running or state.in_setup:
+            release(name)
+        else:
+            asked_when_stopped.add(name)
+
+    def release(name: str) -> None:
+        """Let the guest release a device, after its time for that."""
+        handle = state.later(state.machine.unplug_time, released, name)
         if name in state.unplugging:
             state.unplugging[name] = handle
 
+    def released(name: str) -> None:
+        if state.running or state.in_setup:
+            unplugged(name)
+        else:
+            state.unplugging[name] = None  # the guest goes on with it when it runs again
+
+    def resume() -> None:
+        asked_when_stopped.clear()
+        for name, handle in list(state.unplugging.items()):
+            if handle is None:
+                release(name)
+
+    state.resumes.append(resume)
+
     def unplugged(name: str) -> None:
+        asked_when_stopped.discard(name)
         handle = state.unplugging.pop(name)
         if handle is not None:
             handle.cancel()  # a reset of the machine comes first
         driver = state.devices.pop(name)["driver"]
         path = f"{PERIPHERAL}/{name}"
-        if driver.startswith("virtio-") and driver.endswith(("-pci", "-ccw")):
+        if (index := state.cpus.unplug(path)) is not None:
+            state.threads.end(f"CPU {index}/KVM")
+        if driver.startswith(("virtio-", "vhost-")) and driver.endswith(("-pci", "-ccw")):
             state.emit("DEVICE_DELETED", {"path": f"{path}/virtio-backend"})
         state.emit("DEVICE_DELETED", {"device": name, "path": path})
 
@@ -132,64 +164,16 @@ def register(registry: Registry, state: State) -> None:
             if one["driver"] == "pc-dimm"
         ]
 
-    @registry.command("qom-list")
-    def qom_list(path: str) -> Any:
-        children = {
-            PERIPHERAL: {name: one["driver"] for name, one in state.devices.items()},
-            "/objects": {name: one["qom-type"] for name, one in state.objects.items()},
-            "/chardevs": {
-                name: f"chardev-{one.get('type')}" for name, one in state.chardevs.items()
-            },
-        }
-        if path in children:
-            found = [{"name": n, "type": f"child<{k}>"} for n, k in children[path].items()]
-        else:
-            properties = _properties(state, path)
-            found = [{"name": name, "type": _qom_type(properties[name])} for name in properties]
-        return [{"name": "type", "type": "string"}, *found]
 
-    @registry.command("qom-get")
-    def qom_get(path: str, property: str) -> Any:  # noqa: A002 -- the schema's name
-        properties = _properties(state, path)
-        if property not in properties:
-            raise CommandError(f"Property '{properties['type']}.{property}' not found")
-        return properties[property]
+def check_type(name: str, value: object, type_: type) -> None:
+    """Check the type of a property's value.
 
-    @registry.command("qom-set")
-    def qom_set(path: str, property: str, value: Any) -> None:  # noqa: A002
-        properties = _properties(state, path)
-        if property not in properties:
-            raise CommandError(f"Property '{properties['type']}.{property}' not found")
-        _check_type(property, value, type(properties[property]))
-        where, name = _object(state, path)
-        where[name] = {**where[name], property: value}
-
-
-def _check_type(name: str, value: object, type_: type) -> None:
+    Raises:
+        CommandError: It is another one.
+    """
     if type(value) is not type_:
         expected = _EXPECTED.get(type_, "value")
         raise CommandError(f"Invalid parameter type for '{name}', expected: {expected}")
-
-
-def _object(state: State, path: str) -> tuple[Kept, str]:
-    """Return the place of an object: the properties of all of its kind, and its id."""
-    parent, _, name = path.rpartition("/")
-    where = {PERIPHERAL: state.devices, "/objects": state.objects}.get(parent)
-    if where is None or name not in where:
-        raise CommandError(f"Device '{path}' not found", "DeviceNotFound")
-    return where, name
-
-
-def _properties(state: State, path: str) -> dict[str, Any]:
-    where, name = _object(state, path)
-    one = where[name]
-    hidden = ("driver", "qom-type", "named", "id")
-    shown = {name: value for name, value in one.items() if name not in hidden}
-    return {"type": one.get("driver", one.get("qom-type")), "realized": True, **shown}
-
-
-def _qom_type(value: object) -> str:
-    return {bool: "bool", int: "int"}.get(type(value), "string")
 
 
 def _pci_devices(state: State) -> Iterator[dict[str, Any]]:

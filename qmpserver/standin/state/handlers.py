@@ -5,13 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.monitor import fd_commands
-from qmpserver.standin.state import agent, backends, block, devices, dirty, migration, runstate
+from qmpserver.standin.state import (
+    agent,
+    backends,
+    block,
+    chardevs,
+    cpus,
+    devices,
+    dirty,
+    dump,
+    facts,
+    jobs,
+    migration,
+    qom,
+    runstate,
+    snapshots,
+)
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
-MODULES = (agent, backends, block, devices, dirty, migration, runstate)
+MODULES = (
+    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, qom,
+    runstate, snapshots,
+)  # fmt: skip
 
 
 def register_all(registry: Registry, state: State) -> None:

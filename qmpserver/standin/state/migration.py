@@ -1,33 +1,46 @@
-"""Migration: no data is sent, but the status and the progress change as in a real one.
+"""Migration: one stand-in sends its run state to another; no RAM is sent.
 
-The contract, with its refusals, is `qmpserver.migration`'s. The names of the capabilities come from
-the schema: `query-migrate-capabilities` returns each value of its enumeration. Two of them have an
-effect: `events` and `pause-before-switchover`.
+The status and the progress change as in a real one. The contract, with its refusals, is
+`qmpserver.migration`'s. The names of the capabilities come from the schema:
+`query-migrate-capabilities` returns each value of its enumeration. Two of them have an effect:
+`events` and `pause-before-switchover`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.migration.address import TcpAddress, UnixAddress, check_transport, parse_address
+from qmpserver.migration import wire
+from qmpserver.migration.address import (
+    FdAddress,
+    TcpAddress,
+    UnixAddress,
+    check_transport,
+    parse_address,
+)
 from qmpserver.migration.capabilities import CAPABILITIES, IN_PROGRESS, Capabilities
+from qmpserver.migration.channels import Listener, accept_one, open_channel
 from qmpserver.migration.info import PAGE, Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
 from qmpserver.migration.status import OVER, UNDER_WAY
+from qmpserver.monitor import DeviceError
 from qmpserver.qapi.model import ArrayType, EnumType, ObjectType
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from qmpserver.migration.address import Address
+    from qmpserver.migration.channels import Channel
     from qmpserver.migration.status import Status
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
 _SETUP_MS = 1
+_ALONE = {"run_state": "running"}  # of a source that does not exist
 _DOWNTIME_MS = 1
 
 
@@ -40,10 +53,17 @@ class _Migration:
         self.capabilities = Capabilities(names)
         self.parameters = Parameters()
         self._begun = self._ended = 0.0
-        self._number = 0  # of the migration that a timer belongs to
-        self._converging: asyncio.Handle | None = None
+        self._task: asyncio.Task[None] | None = None  # sends
+        self._continued = asyncio.Event()
         self._before = state.status  # the run state before the switchover
         self._incoming: Address | None = None
+        self._listener: Listener | None = None
+        self._error = ""
+
+    @property
+    def _alone(self) -> bool:
+        """Whether a migration uses no address."""
+        return not self.state.machine.migration_peer or self.state.in_setup
 
     @property
     def outgoing(self) -> bool:
@@ -75,31 +95,51 @@ class _Migration:
             raise CommandError("Guest is waiting for an incoming migration")
         if self.state.status == "postmigrate":
             raise CommandError("Can't migrate the vm that was paused due to previous migration")
+        take_fd = self._fd_of(address)
         self._incoming = None
-        self._begun, self._number = time.monotonic(), self._number + 1
+        self._error = ""
+        self._begun = time.monotonic()
+        self._continued.clear()
         self.enter("setup")
-        self.state.later(0, self._step, "setup", "active")
-        if self._converging is not None:
-            self._converging.cancel()
-        seconds = self.state.machine.migration_time
-        self._converging = self.state.later(seconds, self._converged, self._number)
+        opening = _nobody if self._alone else partial(open_channel, address, take_fd)
+        self._task = self.state.start(self._send(opening))
 
     def check_awaited(self) -> None:
         if self._incoming is not None:
             raise CommandError("The incoming migration has already been started")
         if self.state.status != "inmigrate":
             raise CommandError("'-incoming' was not specified on the command line")
+        if self.status != "none":  # after an attempt that failed
+            raise CommandError(f"Illegal migration incoming state: {self.status}")
 
-    def wait(self, address: Address) -> None:
+    def wait(self, address: Address) -> Awaitable[None] | None:
+        """Wait for the guest of another stand-in; return an awaitable if it takes time to begin."""
         check_transport(address, self.capabilities)
+        take_fd = self._fd_of(address)
         self._incoming = address
         self.enter("setup")
-        self.state.later(self.state.machine.migration_time, self._arrived)
+        if self._alone:
+            self.state.later(self.state.machine.migration_time, self._arrived, _ALONE)
+        elif isinstance(address, UnixAddress | TcpAddress):
+            return self._listen(address)
+        else:
+            self.state.start(self._receive(partial(accept_one, address, take_fd)))
+        return None
+
+    async def _listen(self, address: UnixAddress | TcpAddress) -> None:
+        try:
+            self._listener = await Listener.listen(address)
+        except DeviceError as error:
+            self._incoming = None
+            raise CommandError(str(error)) from None
+        self.state.start(self._receive(self._listener.accept))
 
     def cancel(self) -> None:
         if self.outgoing:
+            if self._task is not None:
+                self._task.cancel()
             self.enter("cancelling")
-            self.state.later(0, self._step, "cancelling", "cancelled")
+            self.state.later(0, self._cancelled)
 
     def resume(self, expected: str) -> None:
         """Continue after the pause before the switchover."""
@@ -107,43 +147,99 @@ class _Migration:
             raise CommandError(f"Migration not in expected state: {self.status}")
         if self.status == "pre-switchover":
             self.enter("device")
-            self.state.later(0, self._complete)
+            self._continued.set()
 
-    def _step(self, before: Status, after: Status) -> None:
-        if self.status == before:
-            if after == "cancelled" and self.state.status == "finish-migrate":
-                self.state.set_status(self._before)
-            self.enter(after)
+    def _fd_of(self, address: Address) -> Callable[[str], int]:
+        """Take the descriptor that an address names; return a function that hands it over.
 
-    def _converged(self, number: int) -> None:
-        if number != self._number or self.status not in ("setup", "active"):
+        Raises:
+            CommandError: There is no such descriptor.
+        """
+        if self._alone or not isinstance(address, FdAddress):
+            return int
+        fd = self.state.take_fd(address.name)
+        return lambda _: fd
+
+    def _cancelled(self) -> None:
+        if self.status == "cancelling":
+            self._back()
+            self.enter("cancelled")
+
+    def _failed(self, error: Exception) -> None:
+        self._error = wire.reason(error)
+        self._back()
+        self.enter("failed")
+
+    def _back(self) -> None:
+        """Run the guest again if it ran before the switchover."""
+        if self.state.status == "finish-migrate":
+            self.state.set_status(self._before)
+
+    async def _send(self, opening: Callable[[], Awaitable[Channel | None]]) -> None:
+        try:
+            channel = await opening()
+        except (DeviceError, OSError) as error:
+            self._failed(error)
             return
-        if self.status == "setup":
+        try:
             self.enter("active")
+            await asyncio.sleep(self.state.machine.migration_time)
+            await self._switch_over(channel)
+        except (OSError, wire.StreamError) as error:
+            self._failed(error)
+        finally:
+            if channel is not None:
+                channel.close()
+
+    async def _switch_over(self, channel: Channel | None) -> None:
         if self.capabilities.get("events"):
             self.state.emit("MIGRATION_PASS", {"pass": 2})
         self._before = self.state.status
         self.state.set_status("finish-migrate")
         if self.capabilities.get("pause-before-switchover"):
             self.enter("pre-switchover")
+            await self._continued.wait()
         else:
             self.enter("device")
-            self._complete()
+        if channel is not None:
+            await channel.send("state", run_state=self._before)
+            await channel.finish()
+        self.state.status = "postmigrate"
+        self.enter("completed")
 
-    def _complete(self) -> None:
-        if self.status == "device":
-            self.state.status = "postmigrate"
-            self.enter("completed")
+    async def _receive(self, opening: Callable[[], Awaitable[Channel]]) -> None:
+        try:
+            channel = await opening()
+        except OSError as error:
+            self._failed(error)
+            return
+        finally:
+            if self._listener is not None:
+                self._listener.close()
+        self.enter("active")  # the rest may take a while
+        try:
+            self._arrived(wire.expect(await channel.receive(), "state"))
+        except (OSError, wire.StreamError) as error:
+            self._failed(error)
+        finally:
+            channel.close()
 
-    def _arrived(self) -> None:
-        self.enter("active")
-        self.state.set_status("running")
+    def _arrived(self, message: dict[str, Any]) -> None:
+        """Take over the run state of the source, unless the guest is to stay stopped."""
+        if self.status == "setup":
+            self.enter("active")
+        status = message.get("run_state")
+        if status == "running" and not self.state.autostart:
+            status = "paused"
+        self.state.set_status(status if isinstance(status, str) else "paused")
         self.enter("completed")
 
     def info(self) -> dict[str, Any]:
         if self._incoming is not None:
-            return destination_info(self.status, addresses=_sockets(self._incoming))
-        return source_info(self._figures(), self.status)
+            listener = self._listener
+            sockets = _sockets(self._incoming) if listener is None else listener.addresses()
+            return destination_info(self.status, addresses=sockets, error=self._error)
+        return source_info(self._figures(), self.status, error=self._error)
 
     def _figures(self) -> Figures:
         elapsed = (self._ended if self.status in OVER else time.monotonic()) - self._begun
@@ -179,9 +275,16 @@ def register(registry: Registry, state: State) -> None:
         migration.start(parse_address(uri, channels, "source"), resume)
 
     @registry.command("migrate-incoming")
-    def migrate_incoming(uri: str | None = None, channels: Any = None, **_: Any) -> None:
+    def migrate_incoming(uri: str | None = None, channels: Any = None, **_: Any) -> Any:
         migration.check_awaited()
-        migration.wait(parse_address(uri, channels, "destination"))
+        return migration.wait(parse_address(uri, channels, "destination"))
+
+    async def await_migration(uri: str) -> None:
+        listening = migration.wait(parse_address(uri, None, "destination"))
+        if listening is not None:
+            await listening
+
+    state.await_migration = await_migration
 
     @registry.command("migrate_cancel")
     def migrate_cancel() -> None:
@@ -233,3 +336,7 @@ def _sockets(address: Address) -> list[dict[str, Any]]:
         case TcpAddress(host, port):
             return [{"type": "inet", "host": host, "port": port}]
     return []
+
+
+async def _nobody() -> None:
+    """Open no channel."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 _NEEDS_RESET = ("shutdown", "internal-error", "guest-panicked")
+_KEPT_BY_RESET = ("running", "inmigrate", "finish-migrate")
 
 
 def register(registry: Registry, state: State) -> None:
@@ -26,26 +26,53 @@ def register(registry: Registry, state: State) -> None:
     def stop() -> None:
         if state.running:
             state.set_status("paused")
+        elif state.status == "inmigrate":
+            state.autostart = False
 
     @registry.command("cont")
     def cont() -> None:
         if state.status in _NEEDS_RESET:
             raise CommandError("Resetting the Virtual Machine is required")
         if state.status == "inmigrate":
-            return  # it runs when the migration has arrived
+            state.autostart = True  # it runs when the migration has arrived
+            return
         state.set_status("running")
+
+    actions = {"reboot": "reset", "shutdown": "poweroff", "panic": "shutdown", "watchdog": "reset"}
+
+    def shut_down(reason: str) -> None:
+        """End the machine, or with action `shutdown=pause` stop it."""
+        if actions["shutdown"] == "pause":
+            state.emit("SHUTDOWN", {"guest": reason.startswith("guest"), "reason": reason})
+            state.set_status("shutdown")
+        else:
+            state.host.shutdown(reason)
+
+    @registry.command("set-action")
+    def set_action(**given: str) -> None:
+        actions.update(given)
 
     @registry.command("system_reset")
     def system_reset() -> None:
+        reason = "host-qmp-system-reset"
+        if actions["reboot"] == "shutdown":
+            shut_down(reason)
+            return
+        state.emit("RESET", {"guest": False, "reason": reason})
         for reset in state.resets:
             reset()
-        if state.status in _NEEDS_RESET:
-            state.status = "paused"
-        state.emit("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+        if state.status not in _KEPT_BY_RESET:
+            state.status = "prelaunch"
+
+    def powered_down() -> None:
+        if state.running:
+            shut_down("guest-shutdown")
 
     @registry.command("system_powerdown")
     def system_powerdown() -> None:
         state.emit("POWERDOWN")
+        if state.running and machine.powerdown_time is not None:
+            state.later(machine.powerdown_time, powered_down)
 
     @registry.command("system_wakeup")
     def system_wakeup() -> None:
@@ -90,31 +117,6 @@ def register(registry: Registry, state: State) -> None:
     def query_target() -> Any:
         return {"arch": "x86_64"}
 
-    @registry.command("query-cpus-fast")
-    def query_cpus_fast() -> Any:
-        return [
-            {
-                "cpu-index": index,
-                "qom-path": _cpu_path(index),
-                "thread-id": os.getpid() + index,
-                "props": _place(index),
-                "target": "x86_64",
-            }
-            for index in range(machine.cpus)
-        ]
-
-    @registry.command("query-hotpluggable-cpus")
-    def query_hotpluggable_cpus() -> Any:
-        return [
-            {
-                "type": "qemu64-x86_64-cpu",
-                "vcpus-count": 1,
-                "props": _place(index),
-                "qom-path": _cpu_path(index),
-            }
-            for index in reversed(range(machine.cpus))
-        ]
-
     @registry.command("query-memory-size-summary")
     def query_memory_size_summary() -> Any:
         plugged = sum(
@@ -123,11 +125,3 @@ def register(registry: Registry, state: State) -> None:
             if device["driver"] == "pc-dimm"
         )
         return {"base-memory": machine.memory, "plugged-memory": plugged}
-
-
-def _cpu_path(index: int) -> str:
-    return f"/machine/unattached/device[{index}]"
-
-
-def _place(index: int) -> dict[str, int]:
-    return {"socket-id": index, "core-id": 0, "thread-id": 0}

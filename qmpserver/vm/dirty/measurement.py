@@ -34,7 +34,7 @@ class Measurement:
     ) -> None:
         self.mode = mode
         self.status: Status = "unstarted"
-        self.start_time = 0  # s, on CLOCK_MONOTONIC, as QEMU's
+        self.start_time = 0  # s since 1970
         self.calc_ms = calc_ms
         self.sample_pages = sample_pages  # per GiB
         self.rate = 0  # MB/s of all vCPUs
@@ -84,7 +84,7 @@ class DirtyRate:
             mode, calc_ms, DEFAULT_SAMPLE_PAGES if sample_pages is None else sample_pages
         )
         self.last.status = "measuring"
-        self.last.start_time = int(time.monotonic())
+        self.last.start_time = int(time.time())
         self._task = asyncio.get_running_loop().create_task(self._measure(self.last))
         return self._task
 

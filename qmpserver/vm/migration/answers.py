@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.vm.migration import wire
+from qmpserver.migration import wire
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from qmpserver.vm.migration.channels import Channel
+    from qmpserver.migration.channels import Channel
 
 LAST_WORDS_S = 1.0
 

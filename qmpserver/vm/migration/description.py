@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.vm.migration.wire import VERSION, StreamError
+from qmpserver.migration.wire import VERSION, StreamError
 
 if TYPE_CHECKING:
     from qmpserver.vm.migration.movable import Movable

@@ -7,12 +7,12 @@ import contextlib
 from typing import TYPE_CHECKING, Any, get_args
 
 from qmpserver.migration.address import TcpAddress, UnixAddress
+from qmpserver.migration.channels import Channel, Listener, accept_one
+from qmpserver.migration.wire import GONE, MAX_HELLO, StreamError, expect, reason
 from qmpserver.vm.accel.stream import ChannelState, Receiver
 from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.answers import wait_for_either
-from qmpserver.vm.migration.channels import Channel, Listener, accept_one
 from qmpserver.vm.migration.description import check
-from qmpserver.vm.migration.wire import GONE, MAX_HELLO, StreamError, expect, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,13 +18,13 @@ from qmpserver.migration.info import Figures, destination_info, source_info
 from qmpserver.migration.parameters import Parameters
 from qmpserver.migration.policies.forecast import Forecast, forecast
 from qmpserver.migration.status import STATUSES, UNDER_WAY, Status
+from qmpserver.migration.wire import StreamError, reason
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 from qmpserver.vm.dirty.worker import Worker
 from qmpserver.vm.migration.destination import Destination
 from qmpserver.vm.migration.rounds import OVERHEAD_S
 from qmpserver.vm.migration.source import Source
-from qmpserver.vm.migration.wire import StreamError, reason
 from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:

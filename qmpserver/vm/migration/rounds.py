@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from qmpserver.migration.extensions import TOTAL_TIME
 from qmpserver.migration.info import PAGE, UNKNOWN_DOWNTIME
 from qmpserver.migration.policies.policy import Look
-from qmpserver.vm.migration.wire import StreamError
+from qmpserver.migration.wire import StreamError
 from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from qmpserver.migration import wire
+from qmpserver.migration.channels import Channel, open_channel
 from qmpserver.migration.policies.auto_converge import AutoConverge
 from qmpserver.migration.policies.dirty_limit import DirtyLimit
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.vm.accel.stream import Sender
-from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.answers import Answers
-from qmpserver.vm.migration.channels import Channel, open_channel
 from qmpserver.vm.migration.description import describe
 from qmpserver.vm.migration.rounds import Rounds
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qmpserver.migration.address import ExecAddress, FdAddress, UnixAddress
-from qmpserver.vm.migration.channels import Channel, Listener, open_channel
+from qmpserver.migration.channels import Channel, Listener, open_channel
 
 
 def is_open(fd: int) -> bool:

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import pytest
 
+from qmpserver.migration import wire
 from qmpserver.migration.address import parse_uri
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.qmp import CommandError
-from qmpserver.vm.migration import wire
 from qmpserver.vm.migration.description import describe
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd

@@ -14,6 +14,7 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.migration import wire
 from qmpserver.migration.address import (
     ExecAddress,
     FdAddress,
@@ -26,7 +27,6 @@ from qmpserver.monitor.chardev import InetAddress
 from qmpserver.monitor.chardev import UnixAddress as UnixSocket
 from qmpserver.monitor.opening import listen_on
 from qmpserver.monitor.sockets import connect, remove, socket_file
-from qmpserver.vm.migration import wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -1,0 +1,47 @@
+"""The command line of QEMU as state: an option becomes the commands that do the same.
+
+So an option is checked as a command is, by the schema and then by the state, in QEMU's words, and
+every query shows the result. The options of monitors, and those that `MachineState` describes, are
+not here: the program parses them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.keyval import OptionError
+from qmpserver.qmp import CommandError
+from qmpserver.standin.commandline import actions, backends, block, devices, network
+from qmpserver.standin.commandline.launch import Launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from qmpserver.standin.commands import Commands
+    from qmpserver.standin.state import State
+
+OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
+    **actions.OPTIONS,
+    **backends.OPTIONS,
+    **block.OPTIONS,
+    **network.OPTIONS,
+    **devices.OPTIONS,
+}
+"""The options that become state, in the order in which QEMU creates what they describe."""
+
+
+def apply(options: Iterable[tuple[str, str]], commands: Commands, state: State) -> None:
+    """Execute the options of a command line, given as names and values.
+
+    Raises:
+        OptionError: An option is refused; the message names it.
+    """
+    given = list(options)
+    launch = Launch(commands, state)
+    for name, function in OPTIONS.items():
+        for value in [value for option, value in given if option == name]:
+            try:
+                function(launch, value)
+            except (CommandError, OptionError) as error:
+                text = error.desc if isinstance(error, CommandError) else str(error)
+                raise OptionError(f"-{name} {value}: {text}".replace(" :", ":")) from None

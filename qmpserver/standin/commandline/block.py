@@ -1,0 +1,116 @@
+"""Options that create block nodes and drives."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.keyval import OptionError
+from qmpserver.standin.commandline.launch import last_members, members
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from qmpserver.standin.commandline.launch import Launch
+
+_INTERFACES = (
+    "none", "ide", "scsi", "floppy", "pflash", "virtio", "mtd", "sd", "xen",
+)  # fmt: skip
+# Units of a bus, of interfaces that have buses.
+_UNITS = {"ide": 2, "scsi": 7}
+_DEVICES = {"virtio": "virtio-blk-pci", "scsi": "scsi-hd", "floppy": "floppy", "ide": "ide-hd"}
+_CACHES = {
+    "none": {"direct": True, "no-flush": False},
+    "directsync": {"direct": True, "no-flush": False},
+    "writeback": {"direct": False, "no-flush": False},
+    "writethrough": {"direct": False, "no-flush": False},
+    "unsafe": {"direct": False, "no-flush": True},
+}
+
+
+def _blockdev(launch: Launch, value: str) -> None:
+    launch.execute("blockdev-add", members(value, "driver"))
+
+
+def _drive(launch: Launch, value: str) -> None:
+    add_drive(launch, last_members(value, "file"))
+
+
+def add_drive(launch: Launch, given: dict[str, Any]) -> None:
+    """Create the nodes of a drive, the drive, and for most interfaces a device.
+
+    Raises:
+        OptionError: An option has no valid value.
+        CommandError: There is such a drive, or too much is kept.
+    """
+    state = launch.state
+    interface = given.get("if", "ide")
+    if interface not in _INTERFACES:
+        raise OptionError(f"unsupported bus type '{interface}'")
+    media = given.get("media", "disk")
+    if media not in ("disk", "cdrom"):
+        raise OptionError(f"'{media}' invalid media")
+    name = given.get("id") or _name(launch, interface, media)
+    if name in state.drives or name in state.nodes:
+        raise OptionError(f"Duplicate ID '{name}' for drive")
+    cache = given.get("cache", "writeback")
+    if cache not in _CACHES:
+        raise OptionError("invalid cache option")
+    node = None
+    if given.get("file"):
+        node = given.get("node-name", f"#block{len(state.nodes):03}")
+        state.nodes[node] = {
+            "driver": given.get("format", given.get("driver", "raw")),
+            "file": _protocol(given["file"]),
+            "cache": _CACHES[cache],
+            "read-only": given.get("readonly", given.get("read-only", "off")) in ("on", "yes"),
+            "detect-zeroes": given.get("detect-zeroes", "off"),
+        }
+    state.drives[name] = {"node": node, "removable": media == "cdrom" or interface == "floppy"}
+    driver = _DEVICES.get(interface)
+    if driver is not None:
+        driver = "ide-cd" if (interface, media) == ("ide", "cdrom") else driver
+        launch.execute("device_add", {"driver": driver, "drive": name})
+
+
+def _name(launch: Launch, interface: str, media: str) -> str:
+    """Return the name of a drive without an id: after its interface, bus and unit."""
+    kind = "cd" if media == "cdrom" else "hd"
+    units = _UNITS.get(interface, 0)
+    for index in itertools.count():
+        if interface in ("floppy", "sd", "none", "virtio", "pflash", "mtd", "xen"):
+            name = f"{interface}{index}"
+        else:
+            name = f"{interface}{index // units}-{kind}{index % units}"
+        taken = {one.replace("-cd", "-hd") for one in launch.state.drives}
+        if name.replace("-cd", "-hd") not in taken:
+            return name
+    raise AssertionError
+
+
+def _protocol(file: str) -> dict[str, Any]:
+    """Return the options of the node below: of a file, or of a URL's protocol."""
+    scheme, colon, _ = file.partition(":")
+    if colon and scheme.replace("-", "").replace("+", "").isalnum():
+        return {"driver": scheme, "filename": file}
+    return {"driver": "file", "filename": file}
+
+
+def _disk(**options: str) -> Callable[[Launch, str], None]:
+    return lambda launch, value: add_drive(launch, {"file": value, **options})
+
+
+OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
+    "blockdev": _blockdev,
+    "drive": _drive,
+    "hda": _disk(id="ide0-hd0"),
+    "hdb": _disk(id="ide0-hd1"),
+    "hdc": _disk(id="ide1-hd0"),
+    "hdd": _disk(id="ide1-hd1"),
+    "cdrom": _disk(id="ide1-cd0", media="cdrom"),
+    "fda": _disk(**{"if": "floppy", "id": "floppy0"}),
+    "fdb": _disk(**{"if": "floppy", "id": "floppy1"}),
+    "pflash": _disk(**{"if": "pflash"}),
+    "sd": _disk(**{"if": "sd"}),
+    "mtdblock": _disk(**{"if": "mtd"}),
+}

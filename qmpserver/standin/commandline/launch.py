@@ -1,0 +1,87 @@
+"""The way from an option's value to a command: its arguments are typed by the schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qmpserver.keyval import OptionError, parse_keyval, split_options
+from qmpserver.qmp import CommandError
+from qmpserver.standin.commandline.typed import typed
+from qmpserver.standin.values import as_object
+
+if TYPE_CHECKING:
+    from qmpserver.standin.commands import Commands
+    from qmpserver.standin.state import State
+
+
+class Launch(NamedTuple):
+    """The commands and the state that options act on."""
+
+    commands: Commands
+    state: State
+
+    def execute(self, command: str, arguments: dict[str, Any], *, flat: bool = False) -> None:
+        """Execute a command; none of a schema that lacks it.
+
+        Args:
+            command: The command.
+            arguments: Its arguments, whose scalars may be strings.
+            flat: Whether the option has no structure, of which QEMU has its own words.
+
+        Raises:
+            OptionError: A string stands for no value of its type; or the schema or the state
+                refuses the command.
+        """
+        declared = self.commands.schema.commands.get(command)
+        if declared is not None:
+            if declared.gen:
+                arguments = typed(arguments, declared.arguments)
+            try:
+                self.commands.prepare(command, arguments)
+            except CommandError as error:
+                raise OptionError(_flat(error.desc) if flat else error.desc) from None
+
+
+def _flat(desc: str) -> str:
+    """Return a refusal of a command in QEMU's words for an option without structure."""
+    unknown = re.fullmatch(r"Parameter '(?:backend\.data\.)?([^.']+)' is unexpected", desc)
+    if unknown is not None:
+        return f"Invalid parameter '{unknown[1]}'"
+    return desc
+
+
+def members(text: str, implied: str) -> dict[str, Any]:
+    """Return the members of a value that is JSON or has dotted keys.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    return _json(text) if text.startswith("{") else parse_keyval(text, implied)
+
+
+def flat_members(text: str, implied: str | None) -> dict[str, str | list[str]]:
+    """Return the members of a value without structure; of a key given repeatedly, all values."""
+    made: dict[str, str | list[str]] = {}
+    for name, value, _ in split_options(text, implied):
+        before = made.get(name)
+        if before is None:
+            made[name] = value
+        else:
+            made[name] = [*(before if isinstance(before, list) else [before]), value]
+    return made
+
+
+def last_members(text: str, implied: str | None) -> dict[str, Any]:
+    """Return the members of a value that is JSON or has no structure; the last value counts."""
+    if text.startswith("{"):
+        return _json(text)
+    return {name: value for name, value, _ in split_options(text, implied)}
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        return as_object(json.loads(text))
+    except (ValueError, RecursionError):
+        raise OptionError("JSON parse error, invalid value") from None

@@ -1,0 +1,224 @@
+"""The tree of objects: the machine, its vCPUs and devices, user-created objects, character devices.
+
+The tree is a view: it is made from the state whenever a command asks for a part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.qmp import CommandError
+from qmpserver.standin.state.devices import check_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from qmpserver.monitor import Registry
+    from qmpserver.standin.state import State
+    from qmpserver.standin.state.budget import Kept
+
+    Children = Callable[[], Mapping[str, "_Object"]]
+
+# Entries of the state that are not properties.
+_HIDDEN = ("driver", "qom-type", "named", "id")
+# Properties that clients read although nobody has set them, by the driver.
+_STANDARD: Mapping[str, Mapping[str, Any]] = {
+    "VGA": {"vgamem_mb": 16},
+    "virtio-vga": {"vgamem_mb": 8, "max_outputs": 1},
+    "virtio-gpu-pci": {"max_outputs": 1},
+    "bochs-display": {"vgamem": 16 << 20},
+    "qxl-vga": {"vgamem_mb": 16, "ram_size": 64 << 20, "vram_size": 64 << 20, "vram64_size_mb": 0},
+    "qxl": {"vgamem_mb": 16, "ram_size": 64 << 20, "vram_size": 64 << 20, "vram64_size_mb": 0},
+    "virtio-balloon-pci": {
+        "guest-stats-polling-interval": 0,
+        "guest-stats": {"stats": {}, "last-update": 0},
+    },
+}
+
+
+def _none() -> Mapping[str, _Object]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object of the tree.
+
+    Attributes:
+        type: Its QOM type.
+        properties: Its properties, without `type` and children.
+        children: Function that returns its children by name.
+        kept: Where the state keeps it, and its id there; None if no property can be set.
+    """
+
+    type: str
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    children: Children = _none
+    kept: tuple[Kept, str] | None = None
+
+
+def register(registry: Registry, state: State) -> None:
+    """Bind the handlers of this module."""
+
+    @registry.command("qom-list")
+    def qom_list(path: str) -> Any:
+        found = _find(state, path)
+        children = found.children()
+        return [
+            {"name": "type", "type": "string"},
+            *({"name": n, "type": _type_name(n, one)} for n, one in found.properties.items()),
+            *({"name": n, "type": f"child<{one.type}>"} for n, one in children.items()),
+        ]
+
+    @registry.command("qom-get")
+    def qom_get(path: str, property: str) -> Any:  # noqa: A002 -- the schema's name
+        found = _find(state, path)
+        if property == "type":
+            return found.type
+        if property in found.properties:
+            return found.properties[property]
+        if property in found.children():
+            return f"{path.rstrip('/')}/{property}"
+        raise _no_property(found, property)
+
+    @registry.command("qom-set")
+    def qom_set(path: str, property: str, value: Any) -> None:  # noqa: A002
+        found = _find(state, path)
+        if property not in found.properties or found.kept is None:
+            raise _no_property(found, property)
+        check_type(property, value, type(found.properties[property]))
+        where, name = found.kept
+        where[name] = {**where[name], property: value}
+
+
+def _no_property(found: _Object, name: str) -> CommandError:
+    return CommandError(f"Property '{found.type}.{name}' not found")
+
+
+def _find(state: State, path: str) -> _Object:
+    """Return the object at a path; one that does not begin with `/` may begin anywhere.
+
+    Raises:
+        CommandError: There is no such object, or there is more than one.
+    """
+    root = _root(state)
+    names = [name for name in path.split("/") if name]
+    if path.startswith("/"):
+        found = [_below(root, names)]
+    else:
+        found = [_below(one, names) for one in _all(root)] if names else []
+    known = [one for one in found if one is not None]
+    if len(known) > 1:
+        raise CommandError(f"Path '{path}' does not uniquely identify an object")
+    if not known:
+        raise CommandError(f"Device '{path}' not found", "DeviceNotFound")
+    return known[0]
+
+
+def _below(start: _Object, names: list[str]) -> _Object | None:
+    found: _Object | None = start
+    for name in names:
+        found = None if found is None else found.children().get(name)
+    return found
+
+
+def _all(start: _Object) -> Iterator[_Object]:
+    yield start
+    for child in start.children().values():
+        yield from _all(child)
+
+
+def _root(state: State) -> _Object:
+    return _container(
+        lambda: {
+            "machine": _machine(state),
+            "objects": _container(lambda: _kept_objects(state)),
+            "chardevs": _container(
+                lambda: {
+                    name: _Object(f"chardev-{one['type']}") for name, one in state.chardevs.items()
+                }
+            ),
+            "backend": _container(_none),
+        }
+    )
+
+
+def _container(children: Children) -> _Object:
+    return _Object("container", children=children)
+
+
+def _machine(state: State) -> _Object:
+    return _Object(
+        f"{_machine_type(state)}-machine",
+        children=lambda: {
+            "peripheral": _container(lambda: _devices(state, named=True)),
+            "peripheral-anon": _container(lambda: _devices(state, named=False)),
+            "unattached": _container(lambda: _vcpus(state)),
+        },
+    )
+
+
+def _machine_type(state: State) -> str:
+    """Return the machine's type; an alias stands for the type of the release."""
+    family = {"pc": "pc-i440fx", "q35": "pc-q35"}.get(state.machine.type)
+    if family is None:
+        return state.machine.type
+    numbers = (state.host.version or {}).get("qemu", {})
+    return f"{family}-{numbers.get('major', 0)}.{numbers.get('minor', 0)}"
+
+
+def _vcpus(state: State) -> dict[str, _Object]:
+    return {
+        path.rpartition("/")[2]: _vcpu(state, index)
+        for index, path in sorted(state.cpus.paths.items())
+        if path.startswith("/machine/unattached/")
+    }
+
+
+def _vcpu(state: State, index: int) -> _Object:
+    return _Object(
+        state.cpus.type,
+        {
+            "realized": True,
+            "hotplugged": False,
+            "hotpluggable": True,
+            "unavailable-features": [],
+            "migratable": True,
+            **state.cpus.places.at(index),
+        },
+    )
+
+
+def _devices(state: State, *, named: bool) -> dict[str, _Object]:
+    return {
+        name: _device(state, name) for name, one in state.devices.items() if one["named"] == named
+    }
+
+
+def _device(state: State, name: str) -> _Object:
+    one = state.devices[name]
+    driver = one["driver"]
+    properties = {"realized": True, **_STANDARD.get(driver, {})}
+    backend = _none
+    if driver.startswith("virtio-") and driver.endswith(("-pci", "-ccw")):
+        virtio = _Object(f"{driver[:-4]}-device", {"realized": True})
+        backend = lambda: {"virtio-backend": virtio}  # noqa: E731 -- the other is a function
+    return _Object(driver, properties | _shown(one), backend, (state.devices, name))
+
+
+def _kept_objects(state: State) -> dict[str, _Object]:
+    return {
+        name: _Object(one["qom-type"], _shown(one), kept=(state.objects, name))
+        for name, one in state.objects.items()
+    }
+
+
+def _shown(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in one.items() if name not in _HIDDEN}
+
+
+def _type_name(name: str, value: Any) -> str:
+    if name == "unavailable-features":
+        return "strList"
+    return {bool: "bool", int: "int", dict: "struct", list: "list"}.get(type(value), "string")

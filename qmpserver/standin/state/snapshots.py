@@ -1,0 +1,53 @@
+"""Snapshots of block nodes, and transactions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.qmp import CommandError
+from qmpserver.standin.state.block import node_of, replace_node
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Registry
+    from qmpserver.standin.state import State
+
+
+def register(registry: Registry, state: State) -> None:
+    """Bind the handlers of this module."""
+
+    def snapshot(node: str, overlay: str) -> None:
+        below = node_of(state, node)
+        if overlay not in state.nodes:
+            raise CommandError(f"Cannot find device='{overlay}' nor node-name='{overlay}'")
+        if isinstance(state.nodes[overlay].get("backing"), str):
+            raise CommandError("The overlay already has a backing image")
+        replace_node(state, below, overlay)
+        state.nodes[overlay] = {**state.nodes[overlay], "backing": below}
+
+    registry.command("blockdev-snapshot")(snapshot)
+
+    @registry.command("blockdev-snapshot-sync")
+    def snapshot_sync(
+        snapshot_file: str,
+        device: str | None = None,
+        node_name: str | None = None,
+        snapshot_node_name: str | None = None,
+        format: str = "qcow2",  # noqa: A002 -- the schema's name
+        **_: Any,
+    ) -> None:
+        below = node_of(state, device or node_name)
+        name = snapshot_node_name or f"#block{len(state.nodes):03}"
+        if name in state.nodes:
+            raise CommandError("New overlay node-name already in use")
+        file = {"driver": "file", "filename": snapshot_file}
+        state.nodes[name] = {"driver": format, "file": file}
+        snapshot(below, name)
+
+    @registry.command("transaction")
+    def transaction(actions: list[dict[str, Any]], **_: Any) -> None:
+        for action in actions:
+            if action["type"] == "abort":
+                raise CommandError("Transaction aborted using Abort action")
+            command = registry.find(action["type"])
+            data = action.get("data", {})
+            command.handler(**{name.replace("-", "_"): value for name, value in data.items()})
