@@ -7,8 +7,7 @@ connects.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from qmpserver.files import read_text
 from qmpserver.standin import faults, option
@@ -24,12 +23,10 @@ if TYPE_CHECKING:
 # Names of the scenario that scripts nothing, in place of a file.
 EMPTY = ("default", "none")
 
-_MACHINE = MachineState()
 _TOO_DEEP = "values are nested too deeply"
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(NamedTuple):
     """Everything that a stand-in does.
 
     Attributes:
@@ -48,7 +45,7 @@ class Scenario:
 
     schema: Schema
     version: str | None
-    machine: MachineState = _MACHINE
+    machine: MachineState = MachineState()
     setup: Sequence[tuple[str, dict[str, Any]]] = ()
     replies: Sequence[Reply] = ()
     events: Sequence[ScriptedEvent] = ()
@@ -149,7 +146,7 @@ class Scenario:
         given = option.parse(text)
         file = EMPTY[0] if given.file is None else given.file
         made = cls.load(file, given.schema).with_faults(given.faults)
-        return made if given.log is None else replace(made, log=given.log)
+        return made if given.log is None else made._replace(log=given.log)
 
     def with_faults(self, texts: Iterable[str]) -> Self:
         """Return the scenario with more faults, each `NAME` or `NAME:COMMAND`.
@@ -159,8 +156,8 @@ class Scenario:
         """
         reader = Reader(self.schema)
         more = [reader.fault(Table("fault", "", {"name": text})) for text in texts]
-        return replace(self, faults=[*self.faults, *more])
+        return self._replace(faults=[*self.faults, *more])
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
         """Return the scenario with attributes of its `MachineState` replaced."""
-        return replace(self, machine=self.machine._replace(**changes))
+        return self._replace(machine=self.machine._replace(**changes))
