@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kvm() -> None:
     """Skip the test where KVM cannot be used."""
     if not HAS_KVM:
@@ -78,7 +78,7 @@ def engine() -> None:
     require_engine()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def qemu() -> None:
     """Skip the test where QEMU is not installed."""
     if shutil.which("qemu-system-x86_64") is None:

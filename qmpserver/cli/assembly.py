@@ -36,9 +36,9 @@ _log = logging.getLogger("qmpserver")
 
 
 @functools.cache
-def own_schema() -> Schema:
+def own_schema(*, documented: bool = True) -> Schema:
     """Return the schema of this server's machine. Any thread may call this and use the schema."""
-    return Schema.load(_SCHEMA)
+    return Schema.load(_SCHEMA, documented=documented)
 
 
 async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Machine, Server]:
@@ -48,7 +48,7 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
         CommandLineError: The settings cannot be satisfied; nothing is left behind.
     """
     machine = _open_machine(settings, stack)
-    registry = Registry(own_schema())
+    registry = Registry(own_schema(documented=settings.http is not None))  # the dashboard shows it
     register_all(registry, machine, command_line=PARAMETERS)
     server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
     stack.push_async_callback(server.close)

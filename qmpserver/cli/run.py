@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from typing import TYPE_CHECKING, Any
@@ -245,6 +246,8 @@ async def _open_monitors(
     Nothing may run between the last monitor's opening and the caller's next step: a client that
     is connected then must see the machine running.
     """
+    gc.freeze()  # modules and schema stay
+    gc.enable()
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):

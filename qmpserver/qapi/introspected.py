@@ -21,6 +21,7 @@ from qmpserver.qapi.model import (
     Member,
     ObjectType,
     Type,
+    features_of,
 )
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
@@ -38,6 +39,7 @@ _BUILTIN: dict[str, Type] = {
     "value": ANY,
 }
 
+_LOCATION = Location(SOURCE, 0, Pragmas())
 _Info = Mapping[str, Any]
 
 
@@ -119,7 +121,7 @@ class _Reader:
                 raise TypeError(f"{name} is of unknown kind {kind}")
 
     def _fill(self, type_: ObjectType, info: _Info) -> None:
-        type_.features = list(Member("", _features(info)).features)
+        type_.features = features_of(_features(info))
         for one in info["members"]:
             star = "*" if "default" in one else ""
             member = Member(f"{star}{one['name']}", _features(one))
@@ -144,8 +146,9 @@ class _Reader:
 
 
 def _features(info: _Info) -> dict[str, object]:
-    return {"features": [{"name": name} for name in info.get("features", ())]}
+    names = info.get("features")
+    return {"features": [{"name": name} for name in names]} if names else {}
 
 
 def _definition(info: _Info, more: Mapping[str, object] | None = None) -> Definition:
-    return Definition({**_features(info), **(more or {})}, Location(SOURCE, 0, Pragmas()), None)
+    return Definition({**_features(info), **(more or {})}, _LOCATION, None)

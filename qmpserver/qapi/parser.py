@@ -13,16 +13,15 @@ from qmpserver.qapi.doc import Doc
 from qmpserver.qapi.model import Definition
 from qmpserver.qapi.source import Location, Pragmas, SchemaError
 
-_TOKEN = re.compile(
-    r"""(?:\s|\#(?!\#)[^\n]*)*   # space and plain comments
+_COMMENT = r"(?:\s|\#(?!\#)[^\n]*)*"  # space and plain comments
+_ANY_COMMENT = r"(?:\s|\#[^\n]*)*"
+_TOKEN = r"""
     (?: ([][{}:,])
       | '([ !\#-&(-[\]-~"]*)'    # a string of printable ASCII without an escape
       | (true|false)\b
       | (\#\#)
       | (\Z)
-      | (?=(.)) )""",
-    re.VERBOSE | re.DOTALL,
-)
+      | (?=(.)) )"""
 _DOC_LINE = re.compile(r"\s*\#([^\n]*)")
 # Beyond any real definition, and below the interpreter's recursion limit.
 _DEPTH = 50
@@ -32,7 +31,10 @@ _PLAIN = " " + "".join(map(chr, range(33, 127)))
 class Parsed:
     """The contents of a root file and the files that it includes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, documented: bool = True) -> None:
+        comment = _COMMENT if documented else _ANY_COMMENT
+        self.token = re.compile(comment + _TOKEN, re.VERBOSE | re.DOTALL)
+        self.documented = documented
         self.pragmas = Pragmas()
         self.definitions: list[Definition] = []
         # Definitions and free-form comments in the order of the text, for a reference.
@@ -40,13 +42,13 @@ class Parsed:
         self.files: list[str] = []
 
 
-def parse(path: str) -> Parsed:
-    """Parse the schema whose root file is `path`.
+def parse(path: str, *, documented: bool = True) -> Parsed:
+    """Parse the schema whose root file is `path`; skip its documentation unless `documented`.
 
     Raises:
         SchemaError: A file cannot be read, or is not well-formed.
     """
-    parsed = Parsed()
+    parsed = Parsed(documented=documented)
     try:
         text = _read(path)
     except OSError as error:
@@ -104,7 +106,7 @@ class _File:
     # Tokens
 
     def _next(self) -> None:
-        match = _TOKEN.match(self._text, self._pos)
+        match = self._parsed.token.match(self._text, self._pos)
         assert match is not None  # the last alternative matches anything
         self._pos = match.end()
         index = match.lastindex
@@ -308,7 +310,7 @@ class _File:
             if name == "doc-required":
                 if not isinstance(setting, bool):
                     raise location.error(f"pragma '{name}' must be true or false")
-                pragmas.doc_required = setting
+                pragmas.doc_required = setting and self._parsed.documented
             elif name == "command-name-exceptions":
                 pragmas.command_names = _names(name, setting, location)
             elif name == "command-returns-exceptions":

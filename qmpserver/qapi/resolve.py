@@ -20,15 +20,15 @@ from qmpserver.qapi.model import (
     QType,
     Type,
 )
-from qmpserver.qapi.parser import parse
+from qmpserver.qapi.parser import Parsed
 from qmpserver.qapi.source import Location
 
 # Features of an interface: commands, events, members and values have them, types do not.
 _SPECIAL = frozenset({"deprecated", "unstable"})
 
 
-def resolve(path: str, conditions: frozenset[str] | None) -> list[Doc | Named]:
-    """Return the entities and free-form comments of the schema in file `path`, in its order.
+def resolve(parsed: Parsed, conditions: frozenset[str] | None) -> list[Doc | Named]:
+    """Return the entities and free-form comments of a schema that was parsed, in its order.
 
     Entities whose `if` does not hold under these `conditions` are checked and left out; None for
     `conditions` keeps them all.
@@ -36,7 +36,7 @@ def resolve(path: str, conditions: frozenset[str] | None) -> list[Doc | Named]:
     Raises:
         SchemaError: The schema is invalid.
     """
-    return _Resolver().resolve(path, conditions)
+    return _Resolver().resolve(parsed, conditions)
 
 
 class _Resolver:
@@ -51,8 +51,7 @@ class _Resolver:
         self._begun: set[int] = set()
         self._complete: set[int] = set()
 
-    def resolve(self, path: str, conditions: frozenset[str] | None) -> list[Doc | Named]:
-        parsed = parse(path)
+    def resolve(self, parsed: Parsed, conditions: frozenset[str] | None) -> list[Doc | Named]:
         kinds = [check(definition) for definition in parsed.definitions]
         for (kind, name), definition in zip(kinds, parsed.definitions, strict=True):
             self._declare(kind, name, definition)

@@ -62,17 +62,23 @@ def load(name: str, directory: str | os.PathLike[str] = "") -> Vocabulary:
 def _shipped(name: str) -> Vocabulary:
     """Read a vocabulary once: nothing changes it, so all stand-ins of a process share it."""
     if name in RELEASES:
-        return Vocabulary(_read(os.path.join(FILES, f"{name}.json.gz")), RELEASES[name])
+        file = os.path.join(FILES, f"{name}.json.gz")
+        return Vocabulary(_schema(file), RELEASES[name])
     if name == OWN:
         return Vocabulary(Schema.load(_OWN_SCHEMA), "11.0.0")
     return Vocabulary(Schema.load(os.path.join(FILES, f"{name}.json")), None)
 
 
-def _read(path: str) -> Schema:
+def _schema(path: str) -> Schema:
     raw = read_bytes(path)
     if raw.startswith(_GZIP):
         raw = _unpacked(path, raw)
-    schema = _parsed(path, raw)
+    return _parsed(path, raw)
+
+
+def _read(path: str) -> Schema:
+    """Return the schema of a user's file, in which each command and event has a smallest value."""
+    schema = _schema(path)
     returned = {f"command '{one.name}'": one.returns for one in schema.commands.values()}
     sent = {f"event '{one.name}'": one.data for one in schema.events.values()}
     for sender, type_ in {**returned, **sent}.items():

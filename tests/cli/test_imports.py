@@ -5,6 +5,8 @@ A server whose clients have used up its descriptors would answer with internal e
 
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -54,6 +56,32 @@ async def execute_everything(client: QMPClient) -> None:
         await attempt(client, "migrate", {"uri": uri})
         await attempt(client, "query-migrate", {})
         await attempt(client, "migrate_cancel", {})
+
+
+# Each takes milliseconds to import, and a stand-in without a scenario does not need it.
+NOT_NEEDED = (
+    *("argparse", "difflib", "importlib.metadata", "ipaddress", "logging.handlers", "pathlib"),
+    *("random", "shutil", "tempfile", "tomllib", "urllib.parse"),
+    *("qmpserver.qapi.parser", "qmpserver.transcript.format", "qmpserver.vm", "qmpserver.web"),
+)
+
+
+def test_a_stand_in_starts_without_heavy_modules() -> None:
+    """Without `site`, which imports modules of its own in an editable installation."""
+    paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    program = f"import sys; sys.path += {paths!r}; import qmpserver.cli.__main__ as m; m.start()"
+    options = ["-fake", "default", "-qmp", "stdio"]
+    ran = subprocess.run(
+        [sys.executable, "-S", "-X", "importtime", "-c", program, *options],
+        input='{"execute": "qmp_capabilities"}{"execute": "quit"}',
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    imported = IMPORTED.findall(ran.stderr)
+    assert "qmpserver.standin" in imported
+    assert set(NOT_NEEDED).isdisjoint(imported)
 
 
 @pytest.mark.slow

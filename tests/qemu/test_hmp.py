@@ -278,7 +278,7 @@ def test_completion(before: str, pair: tuple[Monitors, Monitors]) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(until: Until) -> Iterator[tuple[Monitors, Monitors]]:
+def pair(kvm: None, qemu: None, until: Until) -> Iterator[tuple[Monitors, Monitors]]:
     with both("kvm", until) as (ours, theirs):
         ours.read_prompt()
         theirs.read_prompt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpserver.migration.policies.precopy import Precopy
@@ -51,7 +50,7 @@ class AutoConverge:
             self._harvested = (look.rounds, look.time)
         is_long = look.unharvested > 0 and look.time - self._harvested[1] >= LONG_ROUND
         decision = self._precopy.answer(look, look.downtime_limit, throttle=self._throttle)
-        return replace(decision, harvest=decision.harvest or is_long)
+        return decision._replace(harvest=decision.harvest or is_long)
 
     def _step(self) -> int:
         if not self._throttle:

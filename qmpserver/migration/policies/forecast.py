@@ -7,8 +7,7 @@ anyway cost nothing, and limits may wait, so the guest is faster in truth.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qmpserver.migration.policies.arithmetic import live_seconds, water_level
 from qmpserver.migration.policies.policy import MB
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+class Forecast(NamedTuple):
     """An answer; times in seconds.
 
     Attributes:

@@ -6,14 +6,12 @@ Units are bytes, seconds and bytes/s; only the limits of vCPUs are in MB/s (2^20
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(NamedTuple):
     """The figures of a migration at one moment of its live phase.
 
     Attributes:
@@ -68,8 +66,7 @@ class Look:
         return self.overhead + rest / bandwidth if bandwidth else math.inf
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer of a policy to a look.
 
     Attributes:

@@ -6,7 +6,6 @@ After KubeVirt's enhancement proposal 248, for migrations by precopy alone.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpserver.migration.policies.precopy import Precopy
@@ -72,7 +71,7 @@ class StallDetection:
         if self._deadline < math.inf:
             pause = look.downtime_limit
         decision = self._precopy.answer(look, pause)
-        return replace(decision, abort=abort and not decision.switch_over)
+        return decision._replace(abort=abort and not decision.switch_over)
 
     def _take_round(self, look: Look) -> None:
         """Note the rest at the start of a round; detect a stall, or wait for a lesser goal."""

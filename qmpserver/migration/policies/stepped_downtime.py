@@ -6,7 +6,6 @@ After the descriptions of nova's options `live_migration_downtime`, `_downtime_s
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmpserver.migration.policies.precopy import Precopy
@@ -50,4 +49,4 @@ class SteppedDowntime:
         )
         if decision.switch_over or not 0 < self._timeout * self._gib <= look.time:
             return decision
-        return replace(decision, switch_over=self._force, abort=not self._force)
+        return decision._replace(switch_over=self._force, abort=not self._force)

@@ -8,7 +8,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -103,12 +102,12 @@ def allowed_pause(
     policy: Policy, time: float, rounds: int, longest: float, *, rest: int = 3072
 ) -> float:
     """Return the pause, in s, that a policy allows from the look on that is described."""
-    figures = replace(look(time, rounds, pending=rest), downtime_limit=longest)
+    figures = look(time, rounds, pending=rest)._replace(downtime_limit=longest)
     policy.decide(figures)
 
     def ends(milliseconds: int) -> bool:
         pending = int(milliseconds / 1000 * figures.bandwidth)
-        return deepcopy(policy).decide(replace(figures, pending=pending)).switch_over
+        return deepcopy(policy).decide(figures._replace(pending=pending)).switch_over
 
     return (bisect_left(range(1, 2000), True, key=lambda pause: not ends(pause))) / 1000
 
@@ -131,7 +130,7 @@ def test_any_figures_get_an_answer(make: Callable[[], Policy], looks: list[Look]
         strict=True,
     )
     for figures, (time, added, sent) in zip(looks, never_less, strict=True):
-        assert_sensible(policy.decide(replace(figures, time=time, added=added, sent=sent)))
+        assert_sensible(policy.decide(figures._replace(time=time, added=added, sent=sent)))
 
 
 def test_precopy_never_ends_on_a_greedy_guest() -> None:

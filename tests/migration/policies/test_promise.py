@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -135,9 +134,9 @@ def test_with_time_to_spare_the_guest_is_free_at_the_first_look() -> None:
 
 def test_a_vcpu_that_had_a_limit_before_and_does_not_reach_it_at_first() -> None:
     promise = Promise()
-    first = replace(_look(total=5), rates=(0, 0), limits=(0, 100))
+    first = _look(total=5)._replace(rates=(0, 0), limits=(0, 100))
     promise.decide(first)
-    promise.decide(replace(first, time=0.2, rates=(1500 * MB, 10 * MB), pending=400 * MB))
+    promise.decide(first._replace(time=0.2, rates=(1500 * MB, 10 * MB), pending=400 * MB))
 
 
 @pytest.mark.parametrize("cold_first", [True, False])
@@ -238,7 +237,7 @@ def test_a_promise_is_kept_again_when_the_link_recovers() -> None:
 def test_another_promise_can_be_broken_too() -> None:
     policy = Promise()
     told = [
-        policy.decide(replace(_look(total=total), time=time)).newly_broken
+        policy.decide(_look(total=total)._replace(time=time)).newly_broken
         for time, total in ((0, 3), (0.1, 3), (0.2, 5), (0.3, 5), (0.4, 2), (0.5, 2))
     ]
     assert told == [True, False, False, False, True, False]
@@ -297,13 +296,13 @@ def test_an_unknown_bandwidth_breaks_no_promise() -> None:
 def test_the_limit_is_not_changed_at_every_look(time: float, factor: float, changes: bool) -> None:
     policy = Promise()
     # A lower limit, later, would reach the second vCPU, too: no limit waits for that.
-    busy = replace(_look(total=10), rates=(1500 * MB, 35 * MB))
+    busy = _look(total=10)._replace(rates=(1500 * MB, 35 * MB))
     policy.decide(busy)
-    dirty = replace(busy, time=0.2, unharvested=100 * MB)
+    dirty = busy._replace(time=0.2, unharvested=100 * MB)
     assert policy.decide(dirty).harvest
-    first = policy.decide(replace(dirty, unharvested=0, added=100 * MB)).limits
+    first = policy.decide(dirty._replace(unharvested=0, added=100 * MB)).limits
     assert first[0] > 0
     assert first[1] == 0
-    limited = replace(busy, limits=first, rates=(first[0] * MB, 35 * MB))
-    later = policy.decide(replace(limited, time=time, bandwidth=factor * busy.bandwidth)).limits
+    limited = busy._replace(limits=first, rates=(first[0] * MB, 35 * MB))
+    later = policy.decide(limited._replace(time=time, bandwidth=factor * busy.bandwidth)).limits
     assert (later != first) == changes
