@@ -7,6 +7,8 @@ import asyncio
 import gc
 import re
 import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -136,6 +138,17 @@ async def test_commands_without_a_free_descriptor(start: Start) -> None:
         await hang_up(client)
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Restore the handlers that a program sets."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("options", [["-accel", "soft", "-m", "64"], ["-fake", "default"]])
 async def test_modules_are_kept_from_the_collector(tmp_path: Path, options: list[str]) -> None:
     """A collection that walks all of them would hold up clients."""
