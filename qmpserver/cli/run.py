@@ -78,6 +78,7 @@ async def _run_machine(
         import qmpserver.web.serve  # noqa: F401 -- clients may have all descriptors later
     machine, server = await assemble(settings, stack)
     _shut_down_on_signal(signalled, machine)
+    _keep_modules(stack)
     with _given_up_at(machine.finished):
         await _open_monitors(settings, server)
         if settings.http is not None:
@@ -121,6 +122,7 @@ async def _run_stand_in(
         raise CommandLineError(f"-fake {value}: {error}") from None
     stack.push_async_callback(stand_in.close)
     _shut_down_on_signal(signalled, stand_in)
+    _keep_modules(stack)
     with _given_up_at(stand_in.finished):
         await _open_monitors(settings, stand_in, lambda: _launch(settings, stand_in))
         _release(launcher)
@@ -133,6 +135,16 @@ async def _launch(settings: Settings, stand_in: StandIn) -> None:
         await stand_in.launch(settings.machine_options)
     except OptionError as error:
         raise CommandLineError(str(error), error.hint) from None
+
+
+def _keep_modules(stack: contextlib.AsyncExitStack) -> None:
+    """Spare the garbage collector what the program has until its end: modules and the schema.
+
+    A collection that walks them takes 15 ms, and clients wait for it. The program starts without.
+    """
+    gc.freeze()
+    gc.enable()
+    stack.callback(gc.unfreeze)
 
 
 def _machine_of_stand_in(settings: Settings) -> dict[str, Any]:
@@ -246,8 +258,6 @@ async def _open_monitors(
     Nothing may run between the last monitor's opening and the caller's next step: a client that
     is connected then must see the machine running.
     """
-    gc.freeze()  # modules and schema stay
-    gc.enable()
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):

@@ -3,18 +3,25 @@
 A server whose clients have used up its descriptors would answer with internal errors.
 """
 
+import asyncio
+import gc
 import re
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.run import run
 from tests.cli.conftest import PATIENCE, Start, execute, hang_up
 from tests.cli.test_results import CALLS, MACHINE
+from tests.monitor.conftest import until
 
 LINES = (
     "info status",
@@ -157,3 +164,32 @@ async def test_commands_without_a_free_descriptor(start: Start) -> None:
         client = await program.connect()
         assert (await execute(client, "query-name")) == {"name": "tested"}
         await hang_up(client)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Restore the handlers that a program sets."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("options", [["-accel", "soft", "-m", "64"], ["-fake", "default"]])
+async def test_modules_are_kept_from_the_collector(tmp_path: Path, options: list[str]) -> None:
+    """A collection that walks all of them would hold up clients."""
+    path = tmp_path / "q"
+    words = [*options, "-qmp", f"unix:{path},server=on,wait=off"]
+    running = asyncio.ensure_future(run(parse_command_line(words)))
+    await until(path.exists)
+    reader, writer = await asyncio.open_unix_connection(path)
+    async with asyncio.timeout(PATIENCE):
+        await reader.readline()
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+        writer.write(b'{"execute":"qmp_capabilities"}{"execute":"quit"}')
+        await reader.read()
+        await running
+    writer.close()
+    assert not gc.get_freeze_count()
