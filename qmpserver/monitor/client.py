@@ -167,12 +167,9 @@ class Executor:
         self.channel = channel
         self.pretty = pretty
         self.executes = True
+        self.session = Session(server.version, pretty=pretty)
         self._registry = server.registry
-        self.session = Session(
-            server.version,
-            pretty=pretty,
-            hand_out_negotiation=self._registry.handles_negotiation,
-        )
+        self.session.hand_out_negotiation = self._registry.handles_negotiation
         self._loop = loop
         self._executions = executions
         self._left = left

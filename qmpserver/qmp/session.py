@@ -114,17 +114,16 @@ class Session:
             has no greeting and no negotiation.
         pretty: Write one member a line.
         offer_oob: Offer out-of-band execution in the greeting.
-        hand_out_negotiation: Have `next_command` return a negotiation that is right, instead of
-            answering it.
 
     Attributes:
         work: The work done so far, in messages and parsing steps.
+        hand_out_negotiation: Whether `next_command` returns a valid negotiation for the owner to
+            execute, instead of answering it; at first, it does not.
     """
 
     __slots__ = (
         "_backlog",
         "_busy",
-        "_hand_out_negotiation",
         "_held",
         "_input",
         "_negotiated",
@@ -141,6 +140,7 @@ class Session:
         "_unread",
         "_unsent",
         "_waiting",
+        "hand_out_negotiation",
         "work",
     )
 
@@ -150,17 +150,16 @@ class Session:
         *,
         pretty: bool = False,
         offer_oob: bool = True,
-        hand_out_negotiation: bool = False,
     ) -> None:
         self._pretty = pretty
         self._offer_oob = offer_oob
-        self._hand_out_negotiation = hand_out_negotiation
         self.work = 0
         self._parser = Parser()
         self._input: deque[bytes] = deque()
         self._steps: Iterator[list[Any]] | None = None
         self._unread: deque[Any] = deque()
         self._queue: deque[Any] = deque()
+        self.hand_out_negotiation = False
         self._negotiates = version is not None
         self._negotiated = not self._negotiates
         self._oob = False
@@ -428,7 +427,7 @@ class Session:
                 name = message[name]
             if not self._negotiated or (name == _NEGOTIATION and self._negotiates):
                 self._negotiate(name, oob, arguments or {})
-                if not self._hand_out_negotiation:
+                if not self.hand_out_negotiation:
                     self._send_return({}, has_id, request_id)
                     return None
         except CommandError as error:
@@ -465,7 +464,7 @@ class Session:
             if name == _NEGOTIATION and not oob and type(arguments) is Large:
                 arguments = yield from _large_capabilities(arguments)
             self._negotiate(name, oob, arguments)
-            if self._hand_out_negotiation:
+            if self.hand_out_negotiation:
                 return Request(name, arguments, oob, has_id, request_id, large)
             self._send_return({}, has_id, request_id)
         except CommandError as error:

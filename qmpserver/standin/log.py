@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 class Log:
     """A transcript that is written as the conversation goes on.
 
+    Args:
+        path: The file.
+        more: Append to the file, whose content is replaced otherwise.
+
     Attributes:
         failure: Why it is not complete, in one line; None if it is.
 
@@ -21,10 +25,10 @@ class Log:
         OSError: The file cannot be created.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, more: bool = False) -> None:
         self.failure: str | None = None
         self._path = path
-        self._file = open_text(path, os.O_TRUNC)
+        self._file = open_text(path, 0 if more else os.O_TRUNC)
         self._file.reconfigure(errors="replace", line_buffering=True)
 
     def write(self, message: Message) -> None:

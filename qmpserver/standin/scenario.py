@@ -30,6 +30,10 @@ EMPTY = ("default", "none")
 _TOO_DEEP = "values are nested too deeply"
 
 
+class _UnreadableError(ScenarioError):
+    """A file that cannot be read, or is not text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """Everything that a stand-in does.
@@ -89,9 +93,9 @@ class Scenario:
         try:
             text = read_text(path)
         except UnicodeDecodeError:
-            raise ScenarioError(f"{name}: text is not UTF-8") from None
+            raise _UnreadableError(f"{name}: text is not UTF-8") from None
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            raise ScenarioError(f"{name}: {getattr(error, 'strerror', error)}") from None
+            raise _UnreadableError(f"{name}: {getattr(error, 'strerror', error)}") from None
         try:
             if recorded.is_transcript(text):
                 found, replies = recorded.read(name, text, given)
@@ -141,7 +145,10 @@ class Scenario:
             path = directory / file
             if _identity(path) in files:
                 continue
-            more = cls._load(str(path), found, files)
+            try:
+                more = cls._load(str(path), found, files)
+            except _UnreadableError as error:
+                raise top.error("include", str(error)) from None
             found = found or Vocabulary(more.schema, more.version)
             included.append(more)
         found = with_version(top, found or vocabulary.load(vocabulary.DEFAULT, directory))

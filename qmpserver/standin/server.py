@@ -44,8 +44,8 @@ class StandIn(Server):
         own_process: Whether the process serves nothing else, so that a fault may stop it.
         conversation: Where to keep the messages of all clients. Without it, messages are decoded
             only for a log, for expectations and until the scenario's events begin.
-        after: A stand-in that has ended, whose place this one takes: its expectations, failures and
-            the numbers of its clients go on.
+        after: A stand-in that has ended, whose place this one takes: its expectations, failures,
+            log and the numbers of its clients go on.
 
     Attributes:
         scenario: The scenario.
@@ -101,7 +101,7 @@ class StandIn(Server):
             self._connected = after._connected
             self._unsent_events = after._unsent_events
             commands.refused.extend(after._commands.refused)
-        self._log = None if scenario.log is None else _open_log(scenario.log)
+        self._log = None if scenario.log is None else _open_log(scenario.log, after is not None)
         self._sinks: list[Sink] = []  # in the order in which each message is delivered
         if scenario.expected:
             self._sinks.append(self._expectations.take)
@@ -195,8 +195,8 @@ def _triple(version: str) -> dict[str, int]:
         raise ScenarioError(f"version: '{version}' is not a version such as 7.2.0") from None
 
 
-def _open_log(path: str) -> Log:
+def _open_log(path: str, more: bool) -> Log:
     try:
-        return Log(path)
+        return Log(path, more=more)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ScenarioError(f"log: {path}: {getattr(error, 'strerror', error)}") from None

@@ -24,11 +24,12 @@ from tests.fuzz.messages import TEXTS
 from tests.fuzz.values import spoilt, value_of
 
 FILE = "s.toml"
+INCLUDED = "i.toml"
 SOCKET = "s"
 PATIENCE = 60.0
-# These end what is played; or stop the process; or hold replies for longer than a case takes.
+# These end what is played; or stop the process; or keep clients from connecting.
 LEFT_OUT = {"quit", "guest-shutdown", "guest-suspend-disk", "guest-suspend-ram", "device_add"}
-QUIET = {"stopped-process"}
+QUIET = {"stopped-process", "killed-process", "full-backlog"}
 SHORT = 0.002  # seconds
 
 
@@ -147,14 +148,19 @@ def _read(read: Callable[[], Scenario]) -> Scenario | str:
         return str(error)
 
 
+def write(file: str, table: Any) -> None:
+    """Write a table as TOML."""
+    Path(file).write_text("".join(f"{_text(key)} = {toml(one)}\n" for key, one in table.items()))
+
+
 def read_both(table: Any) -> Scenario | None:
     """Read a table and its TOML; return the scenario, or None if both are refused alike."""
-    Path(FILE).write_text("".join(f"{_text(key)} = {toml(one)}\n" for key, one in table.items()))
+    write(FILE, table)
     loaded, made = (_read(lambda: Scenario.load(FILE)), _read(lambda: Scenario.read(table, FILE)))
     assert loaded == made, (loaded, made)
     if isinstance(loaded, Scenario):
         return loaded
-    assert loaded.startswith(f"{FILE}: "), loaded
+    assert loaded.startswith((f"{FILE}: ", f"{INCLUDED}: ")), loaded
     assert "\n" not in loaded, loaded
     return None
 
@@ -275,7 +281,11 @@ def cases() -> Iterator[Case]:
         if rng.random() < 0.1:
             return make_option(rng)
         name = rng.choice(["qemu-7.2", *vocabulary.NAMED])
-        table: Any = Maker(rng, loaded[name].schema).table() | {"schema": name}
+        maker = Maker(rng, loaded[name].schema)
+        table: Any = maker.table() | {"schema": name}
+        if rng.random() < 0.2:
+            write(INCLUDED, maker.table())
+            table["include"] = INCLUDED
         if rng.random() < 0.5:
             for _ in range(rng.randint(1, 3)):
                 other = without_null(spoilt(table, rng))

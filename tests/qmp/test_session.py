@@ -293,7 +293,8 @@ def test_long_messages_that_wait_are_bounded(opening: bytes) -> None:
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_negotiation_that_the_owner_executes(large: bool) -> None:
-    session = Session(VERSION, hand_out_negotiation=True)
+    session = Session(VERSION)
+    session.hand_out_negotiation = True
     session.take_output()
     enable = ", ".join(['"oob"'] * (5000 if large else 1))
     negotiation = b'{"execute": "qmp_capabilities", "arguments": {"enable": [%b]}, "id": 1}'

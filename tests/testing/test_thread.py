@@ -406,8 +406,10 @@ def test_restart(accel: str) -> None:
         server.restart()
 
 
-def test_expectations_last_over_a_restart() -> None:
-    scenario = {"expect": [{"command": "stop", "times": 2}], "strict": True}
+def test_a_scenario_lasts_over_a_restart() -> None:
+    log = Path(tempfile.gettempdir()) / "log"
+    expected = [{"command": "stop", "times": 2}]
+    scenario = {"expect": expected, "strict": True, "log": str(log)}
     with ServerThread(scenario=scenario, version="9.1.2") as server:
         for command in ("nope", "query-name"):
             with MonitorClient(server.path) as one:
@@ -417,6 +419,19 @@ def test_expectations_last_over_a_restart() -> None:
                     one.cmd(command)
             server.restart()
         assert server.failures() == ["refused: nope: The command nope has not been found"]
+    assert log.read_text().count('"stop"') == 2
+    log.unlink()
+
+
+def test_a_handler_of_the_negotiation() -> None:
+    with ServerThread() as server:
+
+        @server.handler("qmp_capabilities")
+        def negotiate(enable: object = None) -> None:
+            raise CommandError("busy")
+
+        with pytest.raises(CommandError, match="busy"):
+            MonitorClient(server.path)
 
 
 def test_a_handler_cannot_restart() -> None:
