@@ -27,6 +27,10 @@ EMPTY = ("default", "none")
 _TOO_DEEP = "values are nested too deeply"
 
 
+class _UnreadableError(ScenarioError):
+    """A file that cannot be read, or is not text."""
+
+
 class Scenario(NamedTuple):
     """Everything that a stand-in does.
 
@@ -88,9 +92,9 @@ class Scenario(NamedTuple):
         try:
             text = read_text(name)
         except UnicodeDecodeError:
-            raise ScenarioError(f"{name}: text is not UTF-8") from None
+            raise _UnreadableError(f"{name}: text is not UTF-8") from None
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            raise ScenarioError(f"{name}: {getattr(error, 'strerror', error)}") from None
+            raise _UnreadableError(f"{name}: {getattr(error, 'strerror', error)}") from None
         try:
             if recorded.is_transcript(text):
                 found, replies = recorded.read(name, text, given)
@@ -140,7 +144,10 @@ class Scenario(NamedTuple):
             path = os.path.join(directory, file)
             if _identity(path) in files:
                 continue
-            more = cls._load(path, found, files)
+            try:
+                more = cls._load(path, found, files)
+            except _UnreadableError as error:
+                raise top.error("include", str(error)) from None
             found = found or Vocabulary(more.schema, more.version)
             included.append(more)
         found = with_version(top, found or vocabulary.load(vocabulary.DEFAULT))

@@ -162,7 +162,7 @@ def read_both(table: Any) -> Scenario | None:
     assert loaded == made, (loaded, made)
     if isinstance(loaded, Scenario):
         return loaded
-    assert loaded.startswith(f"{FILE}: "), loaded
+    assert loaded.startswith((f"{FILE}: ", f"{INCLUDED}: ")), loaded
     assert "\n" not in loaded, loaded
     return None
 

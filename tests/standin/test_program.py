@@ -168,7 +168,6 @@ def test_a_signal_ends_it_with_the_same_status(
     assert (b"expected stop once; it was never sent" in errors) is not met
 
 
-@pytest.mark.slow
 def test_the_version_of_a_schema_from_a_file(start: Start, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("{'command': 'quit'}")
     process = start(f"default,schema={tmp_path}/s.json,version=9.1.2", "-qmp", "stdio")
@@ -177,6 +176,7 @@ def test_the_version_of_a_schema_from_a_file(start: Start, tmp_path: Path) -> No
     assert (version, errors) == ({"major": 9, "minor": 1, "micro": 2}, b"")
 
 
+@pytest.mark.slow
 def test_the_log_is_a_transcript_and_a_scenario(start: Start, tmp_path: Path) -> None:
     log, sent = tmp_path / "log.qmp", HELLO + b'{"execute": "query-status"}\nno JSON\n' + QUIT
     process = start(f"default,log={log}", "-S", "-qmp", "stdio")

@@ -174,10 +174,11 @@ def jobs(*last: dict[str, Any]) -> dict[str, Any]:
 def rates(*statuses: str) -> dict[str, Any]:
     info = {"start-time": 0, "calc-time": 1, "sample-pages": 512, "mode": "page-sampling"}
     return {
+        "schema": "qemu-7.2",  # later ones have a unit of the time, too
         "on": [
             {"command": "query-dirty-rate", "times": 1, "return": {**info, "status": status}}
             for status in statuses
-        ]
+        ],
     }
 
 
