@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.qapi import ResultError, Schema, SchemaError
 from qmpserver.qapi.model import EnumType, ObjectType
-from qmpserver.standin import faults, vocabulary
+from qmpserver.standin import vocabulary
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScriptedEvent
 from qmpserver.standin.table import shown, unknown
 from qmpserver.transcript.compare import MORE, PatternError, check_patterns
@@ -15,6 +15,7 @@ from qmpserver.transcript.compare import MORE, PatternError, check_patterns
 if TYPE_CHECKING:
     from qmpserver.qapi import Command
     from qmpserver.qapi.model import Type
+    from qmpserver.standin.faults import Spec
     from qmpserver.standin.table import Table
 
 MAX_CPUS = 1024  # as of -smp
@@ -150,8 +151,10 @@ class Reader:
         table.done()
         return Expectation(command.name, pattern, least, most)
 
-    def fault(self, table: Table) -> faults.Spec:
+    def fault(self, table: Table) -> Spec:
         """Return a fault; its key `name` is `NAME` or `NAME:COMMAND`."""
+        from qmpserver.standin import faults  # most scenarios have none
+
         name, _, where = table.required("name").partition(":")
         if name not in faults.FAULTS:
             raise table.error("name", unknown("fault", name, faults.FAULTS))

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from qmpserver.files import read_text
-from qmpserver.standin import faults, option, vocabulary
+from qmpserver.standin import option, vocabulary
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import Reader, read_vocabulary, with_version
 from qmpserver.standin.table import Table
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from qmpserver.qapi import Schema
+    from qmpserver.standin.faults import Spec
 
 # Names of the scenario that scripts nothing, in place of a file.
 EMPTY = ("default", "none")
@@ -57,7 +58,7 @@ class Scenario(NamedTuple):
     expected: Sequence[Expectation] = ()
     ordered: bool = False
     strict: bool = False
-    faults: Sequence[faults.Spec] = ()
+    faults: Sequence[Spec] = ()
     log: str | None = None
 
     @classmethod

@@ -11,19 +11,18 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin import commandline
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
-from qmpserver.standin.faults import AGENT, FAULTS, Spec
 from qmpserver.standin.log import Log
 from qmpserver.standin.parts import ScenarioError
 from qmpserver.standin.state import State
 from qmpserver.standin.state.handlers import register_all
 from qmpserver.standin.tap import Tap
-from qmpserver.standin.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from qmpserver.monitor import Client, Device
     from qmpserver.monitor.channel import Connection
+    from qmpserver.standin.faults import Fault
     from qmpserver.standin.parts import ScriptedEvent
     from qmpserver.standin.scenario import Scenario
     from qmpserver.standin.tap import Sink
@@ -84,12 +83,7 @@ class StandIn(Server):
         commands.set_status = self._state.set_status
         commands.shutdown = self.shutdown
         commands.complete()
-        self._faults = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
-        for spec in scenario.faults:
-            if FAULTS[spec.name].needs_process and not own_process:
-                raise ScenarioError(f"fault {spec.name} needs a process of its own")
-        if scenario.version is None:
-            self._faults.append(AGENT(Spec("delimited"), scenario.schema))
+        self._faults = _faults(scenario, own_process)
         for number, (command, arguments) in enumerate(scenario.setup, 1):
             try:
                 commands.prepare(command, arguments)
@@ -146,6 +140,8 @@ class StandIn(Server):
     ) -> Client:
         """Greet a client; faults act on the bytes behind the tap, so logs do not have them."""
         if self._faults:
+            from qmpserver.standin.wire import Wire  # which came with the faults
+
             channel = Wire(channel, self._faults, self._loop, first=not self.clients)
         if self._sinks:
             self._connected += 1
@@ -209,6 +205,20 @@ class StandIn(Server):
     def _send_waiting(self, event: ScriptedEvent) -> None:
         self._waiting_events -= 1
         self.emit(event.name, event.data)
+
+
+def _faults(scenario: Scenario, own_process: bool) -> list[Fault]:
+    if not scenario.faults and scenario.version is not None:
+        return []
+    from qmpserver.standin.faults import AGENT, FAULTS, Spec  # most scenarios have none
+
+    made = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
+    for fault in made:
+        if fault.needs_process and not own_process:
+            raise ScenarioError(f"fault {fault.name} needs a process of its own")
+    if scenario.version is None:
+        made.append(AGENT(Spec("delimited"), scenario.schema))
+    return made
 
 
 def _triple(version: str) -> dict[str, int]:
