@@ -12,6 +12,7 @@ from qmpserver.standin import commandline
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
 from qmpserver.standin.faults import AGENT, FAULTS, Spec
+from qmpserver.standin.human import HumanMonitor
 from qmpserver.standin.log import Log
 from qmpserver.standin.parts import ScenarioError
 from qmpserver.standin.state import State
@@ -71,6 +72,7 @@ class StandIn(Server):
         super().__init__(
             commands,
             version=None if scenario.version is None else version,
+            human=self._human_monitor,
             # A scenario was checked when it was read; a recording may differ from its schema.
             check_events=False,
         )
@@ -78,6 +80,7 @@ class StandIn(Server):
         self._commands = commands
         self._state = State(scenario, self)
         register_all(commands, self._state)
+        commands.command("human-monitor-command")(self._human_command)
         commands.set_status = self._state.set_status
         commands.shutdown = self.shutdown
         commands.complete()
@@ -170,6 +173,13 @@ class StandIn(Server):
         if seconds:
             return self._loop.call_later(seconds, self._unless_finished, function, *arguments)
         return self._loop.call_soon(self._unless_finished, function, *arguments)
+
+    def _human_monitor(self) -> HumanMonitor:
+        return HumanMonitor(self._commands, self.shutdown)
+
+    async def _human_command(self, command_line: str, cpu_index: int | None = None) -> str:
+        shown = await self._human_monitor().execute(command_line)
+        return (shown or "").replace("\n", "\r\n")
 
     def _begin_events(self, message: Message) -> None:
         # Not `message.command`: QEMU's JSON dialect has strings in single quotes too.

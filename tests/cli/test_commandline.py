@@ -330,5 +330,5 @@ def test_character_devices_beside_fake() -> None:
     assert [device.id for _, _, device in settings.devices] == ["n", "s", "m"]
     left = [value for option, value in settings.machine_options if option == "chardev"]
     assert left == ["ringbuf,id=r", "socket,id=c,path=/c"]
-    with pytest.raises(CommandLineError, match="^-chardev null,id=1: Parameter 'id' expects"):
+    with pytest.raises(CommandLineError, match=r"^-chardev null,id=1: Parameter 'id' expects"):
         parse_command_line(["-fake", "default", "-chardev", "null,id=1"])

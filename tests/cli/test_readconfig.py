@@ -39,7 +39,8 @@ def test_sections_are_options(tmp_path: Path, stand_in: list[str]) -> None:
         ('a = "b"\n', ":1: no group defined"),
         ("[mon]\nmode\n", ":2: parse error"),
         ('[mon "1"]\n', "Parameter 'id' expects an identifier"),
-        (None, "No such file or directory"),
+        ('[foo "x"]\n', "There is no option group 'foo'"),
+        (None, "Could not open '.*': No such file or directory"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str | None, problem: str) -> None:
