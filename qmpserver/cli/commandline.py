@@ -37,11 +37,11 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
             settings.machine_options.append((name, value))
             if name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED:
                 continue
-            if name == "chardev" and not can_open(value):
-                continue
         if stand_in and name == "m":
             value = re.sub(r",(slots|maxmem)=[^,]*", "", value)  # room for memory hotplug
         with named(name, value):
+            if stand_in and name == "chardev" and not can_open(value):
+                continue
             if name in OPTIONS:
                 OPTIONS[name].apply(settings, value)
             else:
@@ -103,7 +103,10 @@ def _leave_chardevs(settings: Settings) -> None:
 
     Its peer is a service of the machine's, such as a file system's; a stand-in needs none.
     """
-    monitors = {_chardev_of(option, value) for option, value in settings.monitors}
+    monitors = set()
+    for option, value in settings.monitors:
+        with named(option, value):
+            monitors.add(_chardev_of(option, value))
     for option, value, device in list(settings.devices):
         if (
             option == "chardev"

@@ -24,7 +24,7 @@ def read_config(path: str) -> list[tuple[str, str]]:
     except UnicodeDecodeError:
         raise OptionError("text is not UTF-8") from None
     except OSError as error:
-        raise OptionError(f"Cannot read config file {path}: {error.strerror}") from None
+        raise OptionError(f"Could not open '{path}': {error.strerror}") from None
     sections: list[tuple[str, list[str]]] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):

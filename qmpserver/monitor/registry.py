@@ -95,7 +95,8 @@ class Registry:
     ) -> Callable[[H], H]:
         """Return a decorator that makes a function the handler of command `name`.
 
-        The handler gets the arguments as keywords, with `_` for `-`.  It
+        The handler gets the arguments as keywords, with `_` for `-`; those of
+        a command with `'gen': false`, whose names are free, unchanged.  It
         returns a JSON value, or None for an empty object, and raises
         `CommandError` to report an error.  It runs on the event loop and must
         not block.  If it returns an awaitable, as a coroutine function does,

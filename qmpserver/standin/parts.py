@@ -114,6 +114,11 @@ class MachineState(NamedTuple):
     unplug_time: float = 0.0
     powerdown_time: float | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether it has no vCPU, no memory and no bus: its type is `none`."""
+        return self.type == "none"
+
 
 def _matches(
     pattern: dict[str, Any] | None, arguments: dict[str, Any], *, exact: bool = False

@@ -11,6 +11,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin import commandline
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
+from qmpserver.standin.human import HumanMonitor
 from qmpserver.standin.log import Log
 from qmpserver.standin.parts import ScenarioError
 from qmpserver.standin.state import State
@@ -73,6 +74,7 @@ class StandIn(Server):
         super().__init__(
             commands,
             version=None if scenario.version is None else version,
+            human=self._human_monitor,
             # A scenario was checked when it was read; a recording may differ from its schema.
             check_events=False,
         )
@@ -80,6 +82,7 @@ class StandIn(Server):
         self._commands = commands
         self._state = State(scenario, self)
         register_all(commands, self._state)
+        commands.command("human-monitor-command")(self._human_command)
         commands.set_status = self._state.set_status
         commands.shutdown = self.shutdown
         commands.complete()
@@ -182,6 +185,13 @@ class StandIn(Server):
             return self._loop.call_later(seconds, self._unless_finished, function, *arguments)
         return self._loop.call_soon(self._unless_finished, function, *arguments)
 
+    def _human_monitor(self) -> HumanMonitor:
+        return HumanMonitor(self._commands, self.shutdown)
+
+    async def _human_command(self, command_line: str, cpu_index: int | None = None) -> str:
+        shown = await self._human_monitor().execute(command_line)
+        return (shown or "").replace("\n", "\r\n")
+
     def _begin_events(self, message: Message) -> None:
         # Not `message.command`: QEMU's JSON dialect has strings in single quotes too.
         if message.who == "client" and _NEGOTIATION in message.text:
@@ -213,9 +223,9 @@ def _faults(scenario: Scenario, own_process: bool) -> list[Fault]:
     from qmpserver.standin.faults import AGENT, FAULTS, Spec  # most scenarios have none
 
     made = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
-    for fault in made:
-        if fault.needs_process and not own_process:
-            raise ScenarioError(f"fault {fault.name} needs a process of its own")
+    for spec in scenario.faults:
+        if FAULTS[spec.name].needs_process and not own_process:
+            raise ScenarioError(f"fault {spec.name} needs a process of its own")
     if scenario.version is None:
         made.append(AGENT(Spec("delimited"), scenario.schema))
     return made

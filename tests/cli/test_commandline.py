@@ -320,3 +320,15 @@ def test_actions_add_up() -> None:
     actions = parse_command_line(["-no-reboot"]).actions
     assert actions is not None
     assert (actions.reboot, actions.shutdown) == ("shutdown", "poweroff")
+
+
+def test_character_devices_beside_fake() -> None:
+    """A stand-in opens those that a monitor may be on, and connects none but a monitor's."""
+    words = "-chardev null,id=n -chardev ringbuf,id=r -chardev socket,id=s,path=/s,server=on"
+    words += " -chardev socket,id=c,path=/c -chardev socket,id=m,path=/m -mon chardev=m"
+    settings = parse_command_line(["-fake", "default", *words.split()])
+    assert [device.id for _, _, device in settings.devices] == ["n", "s", "m"]
+    left = [value for option, value in settings.machine_options if option == "chardev"]
+    assert left == ["ringbuf,id=r", "socket,id=c,path=/c"]
+    with pytest.raises(CommandLineError, match=r"^-chardev null,id=1: Parameter 'id' expects"):
+        parse_command_line(["-fake", "default", "-chardev", "null,id=1"])

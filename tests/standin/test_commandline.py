@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qmpserver.cli.invocation import arguments
 from qmpserver.keyval import OptionError
 from qmpserver.standin import Scenario, StandIn
 from qmpserver.standin.commandline import machine
@@ -212,6 +213,76 @@ async def test_options_are_refused_as_by_qemu(text: str) -> None:
         assert str(refused.value) == f"-{last[0]} {last[1]}: {REFUSED[text]}"
     finally:
         await stand_in.close()
+
+
+# Queries that QEMU 7.2 refuses, or answers otherwise, on a machine of type none.
+NONE = {
+    "query-acpi-ospm-status": "command is not supported, missing ACPI device",
+    "query-hotpluggable-cpus": "The feature 'query-hotpluggable-cpus' is not enabled",
+    "query-sgx": "SGX is only supported on PC machines",
+    "query-vm-generation-id": "VM Generation ID device not found",
+    "query-cpus-fast": [],
+    "query-pci": [],
+    "query-memdev": [],
+    "query-current-machine": {"wakeup-suspend-support": False},
+    "query-memory-size-summary": {"base-memory": 0, "plugged-memory": 0},
+}
+
+
+async def test_a_machine_of_type_none(serve: Serve) -> None:
+    async with serve(
+        Scenario.read({}).on_machine(machine.changes([("machine", "none")]))
+    ) as served:
+        client = await served.client()
+        for command, expected in NONE.items():
+            answer = await client.execute(command)
+            assert (answer["desc"] if isinstance(expected, str) else answer) == expected
+
+
+async def test_facts_of_a_release(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        machines = await client.execute("query-machines")
+        assert {"pc", "q35"} <= {one.get("alias") for one in machines}
+        types = await client.execute("qom-list-types", {"implements": "virtio-device"})
+        names = {one["name"] for one in types}
+        assert "virtio-rng-device" in names
+        assert "e1000" not in names
+        properties = await client.execute("device-list-properties", {"typename": "e1000"})
+        assert "netdev" in {one["name"] for one in properties}
+        unknown = await client.execute("device-list-properties", {"typename": "x"})
+        assert unknown == {"class": "DeviceNotFound", "desc": "Device 'x' not found"}
+        asked = {"type": "full", "model": {"name": "host", "props": {"avx": False}}}
+        expanded = (await client.execute("query-cpu-model-expansion", asked))["model"]
+        assert (expanded["name"], expanded["props"]["avx"]) == ("host", False)
+        asked["model"] = {"name": "x"}
+        refused = await client.execute("query-cpu-model-expansion", asked)
+        assert refused["desc"] == "CPU type 'x-x86_64-cpu' not found"
+
+
+@pytest.mark.parametrize("detach", [False, True])
+async def test_a_dump(serve: Serve, tmp_path: Path, detach: bool) -> None:
+    core = tmp_path / "core"
+    async with serve("default") as served:
+        client = await served.client()
+        given = {"paging": False, "protocol": f"file:{core}", "detach": detach}
+        assert await client.execute("dump-guest-memory", given) == {}
+        if detach:
+            name, data = await client.event()
+            assert (name, data["result"]["status"]) == ("DUMP_COMPLETED", "completed")
+        assert (await client.execute("query-dump"))["status"] == "completed"
+    assert core.read_bytes().startswith(b"\x7fELF")
+
+
+def test_a_program_called_as_qemu(tmp_path: Path) -> None:
+    link = tmp_path / "a,b" / "qemu-system-x86_64"
+    assert arguments([str(link), "-S"]) == ["-fake", "default", "-S"]
+    assert arguments([str(link), "-fake", "x"]) == ["-fake", "x"]
+    assert arguments(["/bin/qmpserver", "-S"]) == ["-S"]
+    link.parent.mkdir()
+    link.with_name("qemu-system-x86_64.toml").write_text("")
+    scenario = f"{tmp_path}/a,,b/qemu-system-x86_64.toml"
+    assert arguments([str(link), "-S"]) == ["-fake", scenario, "-S"]
 
 
 async def test_the_schema_decides(serve: Serve) -> None:

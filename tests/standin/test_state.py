@@ -50,6 +50,27 @@ async def test_after_a_reset_a_stopped_machine_is_new(serve: Serve, status: str)
         assert (await do(client, "query-status"))["running"]
 
 
+async def test_the_human_monitor(serve: Serve) -> None:
+    async with serve({"machine": {"name": "vm", "status": "prelaunch"}}) as served:
+        client = await served.client()
+
+        async def human(line: str) -> Any:
+            return await do(client, "human-monitor-command", command_line=line)
+
+        assert await human("info status") == "VM status: paused (prelaunch)\r\n"
+        assert await human("c") == ""
+        assert await human("info status") == "VM status: running\r\n"
+        assert await human("info name") == "vm\r\n"
+        assert await human("info version") == "7.2.22\r\n"
+        assert await human("info uuid") == "00000000-0000-0000-0000-000000000000\r\n"
+        assert await human("device_del x") == "Error: Device 'x' not found\r\n"
+        assert await human("savevm x") == ""
+        assert "stop|s" in await human("help")
+        assert "uuid" in await human("info")
+        await human("q")
+        assert served.stand_in.finished.is_set()
+
+
 async def test_actions(serve: Serve) -> None:
     async with serve("default") as served:
         client = await served.client()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
+from qmpserver.cli import unsupported
 from qmpserver.cli.help import help_text
 from qmpserver.cli.readconfig import read_config
 from qmpserver.cli.table import OPTIONS, WithFake, option
@@ -33,7 +34,11 @@ def set_daemonize(settings: Settings, value: str) -> None:
 @option("readconfig", "FILE", "read options from a configuration file, each a section")
 def read_config_file(settings: Settings, value: str) -> None:
     """Read options from a file; they are parsed next."""
-    settings.config += read_config(value)
+    options = read_config(value)
+    for name, _ in options:
+        if name not in OPTIONS and unsupported.takes_value(name) is None:
+            raise OptionError(f"There is no option group '{name}'")
+    settings.config += options
 
 
 @option("D", "FILE", "write a log to FILE")

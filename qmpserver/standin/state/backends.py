@@ -79,7 +79,8 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("query-memdev")
     def query_memdev() -> Any:
         memory = {name: state.objects[name] for name in _of_type(state, "memory-backend-")}
-        memory["pc.ram"] = {"size": state.machine.memory}
+        if not state.machine.empty:
+            memory["pc.ram"] = {"size": state.machine.memory}
         return [
             {
                 "id": name,

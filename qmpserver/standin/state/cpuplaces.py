@@ -67,7 +67,8 @@ class Cpus:
         self.places = places(machine)
         self.type = f"{machine.cpu}-x86_64-cpu"
         self.paths = {
-            index: f"/machine/unattached/{unattached(index)}" for index in range(machine.cpus)
+            index: f"/machine/unattached/{unattached(index)}"
+            for index in range(0 if machine.empty else machine.cpus)
         }
 
     def plug(self, name: str, driver: str, properties: Mapping[str, Any]) -> None:

@@ -142,7 +142,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-pci")
     def query_pci() -> Any:
-        return [{"bus": 0, "devices": list(_pci_devices(state))}]
+        return [] if state.machine.empty else [{"bus": 0, "devices": list(_pci_devices(state))}]
 
     @registry.command("query-memory-devices")
     def query_memory_devices() -> Any:

@@ -71,4 +71,4 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-dump-guest-memory-capability")
     def query_capability() -> Any:
-        return {"formats": ["elf", "kdump-zlib"]}
+        return {"formats": ["elf", "kdump-zlib", "win-dmp"]}

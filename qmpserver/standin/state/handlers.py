@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.monitor import fd_commands
 from qmpserver.standin.state import (
+    absent,
     agent,
     backends,
     block,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, qom,
-    runstate, snapshots,
+    runstate, snapshots, absent,
 )  # fmt: skip
 
 

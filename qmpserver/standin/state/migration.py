@@ -57,7 +57,7 @@ class _Migration:
         self._continued = asyncio.Event()
         self._before = state.status  # the run state before the switchover
         self._incoming: Address | None = None
-        self._listener: Listener | None = None
+        self._addresses: list[dict[str, Any]] = []  # that are listened on
         self._error = ""
 
     @property
@@ -128,11 +128,12 @@ class _Migration:
 
     async def _listen(self, address: UnixAddress | TcpAddress) -> None:
         try:
-            self._listener = await Listener.listen(address)
+            listener = await Listener.listen(address)
         except DeviceError as error:
             self._incoming = None
             raise CommandError(str(error)) from None
-        self.state.start(self._receive(self._listener.accept))
+        self._addresses = listener.addresses()
+        self.state.start(self._receive(listener.accept, listener))
 
     def cancel(self) -> None:
         if self.outgoing:
@@ -207,15 +208,17 @@ class _Migration:
         self.state.status = "postmigrate"
         self.enter("completed")
 
-    async def _receive(self, opening: Callable[[], Awaitable[Channel]]) -> None:
+    async def _receive(
+        self, opening: Callable[[], Awaitable[Channel]], listener: Listener | None = None
+    ) -> None:
         try:
             channel = await opening()
         except OSError as error:
             self._failed(error)
             return
         finally:
-            if self._listener is not None:
-                self._listener.close()
+            if listener is not None:
+                listener.close()
         self.enter("active")  # the rest may take a while
         try:
             self._arrived(wire.expect(await channel.receive(), "state"))
@@ -236,8 +239,7 @@ class _Migration:
 
     def info(self) -> dict[str, Any]:
         if self._incoming is not None:
-            listener = self._listener
-            sockets = _sockets(self._incoming) if listener is None else listener.addresses()
+            sockets = self._addresses or _sockets(self._incoming)
             return destination_info(self.status, addresses=sockets, error=self._error)
         return source_info(self._figures(), self.status, error=self._error)
 

@@ -113,6 +113,14 @@ def register(registry: Registry, state: State) -> None:
     def query_kvm() -> Any:
         return {"enabled": True, "present": True}
 
+    @registry.command("query-current-machine")
+    def query_current_machine() -> Any:
+        return {"wakeup-suspend-support": not machine.empty}
+
+    @registry.command("query-display-options")
+    def query_display_options() -> Any:
+        return {"type": "none"}
+
     @registry.command("query-target")
     def query_target() -> Any:
         return {"arch": "x86_64"}
@@ -124,4 +132,4 @@ def register(registry: Registry, state: State) -> None:
             for device in state.devices.values()
             if device["driver"] == "pc-dimm"
         )
-        return {"base-memory": machine.memory, "plugged-memory": plugged}
+        return {"base-memory": 0 if machine.empty else machine.memory, "plugged-memory": plugged}
