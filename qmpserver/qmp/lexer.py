@@ -72,6 +72,7 @@ _WHOLE = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
+_SPACE = re.compile(rb"[ \t\r\n]++")
 _GROUP_KINDS = (
     TokenKind.STRUCTURE,
     TokenKind.STRING,
@@ -175,6 +176,8 @@ class Lexer:
     def _walk(self, data: bytes, position: int) -> tuple[int, Token | None]:
         """Go byte by byte to the end of one token or of `data`."""
         state = self._state
+        if state is _State.START and (space := _SPACE.match(data, position)) is not None:
+            position = space.end()
         partial = self._partial
         room = MAX_TOKEN_SIZE - self._passed
         end = len(data)
