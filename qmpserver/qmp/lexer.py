@@ -101,6 +101,7 @@ def _runs() -> dict[_State, re.Pattern[bytes]]:
     return {state: re.compile(run) for state, run in _RUNS.items()}
 
 
+_SPACE = re.compile(rb"[ \t\r\n]++")
 _DIGIT = b"0123456789"
 _NONZERO = b"123456789"
 _LETTER = bytes(range(ord("a"), ord("z") + 1))
@@ -186,6 +187,8 @@ class Lexer:
     def _walk(self, data: bytes, position: int) -> tuple[int, Token | None]:
         """Go byte by byte to the end of one token or of `data`."""
         state = self._state
+        if state is _State.START and (space := _SPACE.match(data, position)) is not None:
+            position = space.end()
         partial = self._partial
         room = MAX_TOKEN_SIZE - self._passed
         end = len(data)

@@ -7,6 +7,7 @@ Python's stack.
 """
 
 import enum
+import re
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ _FAST_LINE = 4096  # bytes
 _SMALL_TOKENS = 512
 _SMALL_SIZE = 8192
 _LONG_TOKEN = 2048
+
+_BLANK = re.compile(rb"[\r\n]++")
 
 _LARGEST_SET = 4096
 _SETS = 256
@@ -477,7 +480,12 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         return data
     start = 0
     end = len(data)
-    while start < end and len(messages) < _STEP_LINES:
+    while len(messages) < _STEP_LINES:
+        blank = _BLANK.match(data, start)
+        if blank is not None:
+            start = blank.end()
+        if start >= end:
+            break
         newline = data.find(b"\n", start)
         line = data[start : newline if newline >= 0 else end]
         if len(line) > _FAST_LINE:
@@ -485,9 +493,6 @@ def _parse_plain(data: bytes, messages: list[Any]) -> bytes:
         try:
             message = loads(line)
         except ValueError:
-            if not line or line == b"\r":
-                start += len(line) + 1
-                continue
             break
         if type(message) is not dict or not _is_plain(line, message):
             break

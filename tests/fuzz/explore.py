@@ -39,18 +39,18 @@ Case = Callable[[random.Random], int]
 
 # Each subject's share of the inputs, in thousandths: what takes long gets fewer.
 SUBJECTS = {
-    "qmp": 165,
-    "sessions": 50,
-    "qemu": 20,
+    "qmp": 120,
+    "sessions": 40,
+    "qemu": 10,
     "human": 20,
-    "qapi": 380,
-    "options": 200,
-    "scenarios": 30,
+    "qapi": 425,
+    "options": 240,
+    "scenarios": 20,
     "transcripts": 90,
-    "web": 10,
+    "web": 5,
     "destination": 20,
     "source": 2,
-    "receiver": 13,
+    "receiver": 8,
 }
 HANG = 120.0  # seconds without the end of a case, if the run is not stopped meanwhile
 POLL = 0.02  # seconds
@@ -285,6 +285,7 @@ def _run(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(asyncio.sleep(0))
         case(random.Random("warm-up"))  # what a process has once is not left by a case
+        gc.freeze()
         watch.begin()
         inputs = count = sampled = 0
         while inputs < most and count != most_cases and os.getppid() == parent:

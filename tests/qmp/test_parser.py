@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import qmpserver.qmp.lexer
 import qmpserver.qmp.parser
 from qmpserver.qmp import ParseError, Parser
 from qmpserver.qmp.plain import loads, stdlib_loads
@@ -277,3 +278,18 @@ def test_strict_json_is_read_as_such(value: dict[str, Any]) -> None:
     [message] = Parser().feed(encoded)
     if not isinstance(message, ParseError):  # noncharacters
         assert message == json.loads(encoded)
+
+
+@pytest.mark.parametrize("space", [b"\n", b"\r\n", b" \n", b" \t\r\n"])
+def test_space_takes_no_time(monkeypatch: pytest.MonkeyPatch, space: bytes) -> None:
+    """Neither a line nor a byte of it is looked at alone."""
+    looked_at: list[bytes] = []
+
+    def look(line: bytes) -> Any:
+        looked_at.append(line)
+        return loads(line)
+
+    monkeypatch.setattr(qmpserver.qmp.parser, "loads", look)
+    monkeypatch.setattr(qmpserver.qmp.lexer, "_TABLE", {})
+    assert Parser().feed(space * 1000) == []
+    assert len(looked_at) <= 1
