@@ -45,10 +45,6 @@ def register(registry: Registry, state: State) -> None:
     for command in _PLAIN:
         always(command)
 
-    @registry.command("query-accelerators")
-    def query_accelerators() -> Any:
-        return {"enabled": "kvm", "present": ["kvm", "tcg"]}
-
     @registry.command("qom-list-types")
     def qom_list_types(implements: str | None = None, abstract: bool = False) -> Any:
         types = facts()["qom-list-types"]
