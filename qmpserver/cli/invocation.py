@@ -6,7 +6,7 @@ program. Its scenario is the file beside the link with the link's name and `.tom
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _NAME = "qemu-system-"
 _SUFFIXES = (".toml", ".qmp")
+_FAKE = frozenset({"-fake", "--fake"})
 
 
 def arguments(argv: Sequence[str]) -> list[str]:
@@ -22,9 +23,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
     Those of a stand-in are added if the program is called as QEMU is.
     """
     program, *words = argv
-    link = Path(program)
-    if not link.name.startswith(_NAME) or not {"-fake", "--fake"}.isdisjoint(words):
+    if not os.path.basename(program).startswith(_NAME) or not _FAKE.isdisjoint(words):
         return words
-    files = [link.with_name(link.name + suffix) for suffix in _SUFFIXES]
-    found = [str(file).replace(",", ",,") for file in files if file.exists()]
-    return ["-fake", found[0] if found else "default", *words]
+    found = [file for suffix in _SUFFIXES if os.path.exists(file := program + suffix)]
+    return ["-fake", found[0].replace(",", ",,") if found else "default", *words]
