@@ -10,7 +10,6 @@ import contextlib
 import os
 import threading
 import weakref
-from pathlib import Path
 
 _LONGEST = 15  # letters of a thread's name in Linux
 
@@ -37,8 +36,9 @@ class Threads:
                 return os.getpid()
             self._started[name] = thread, end
             with contextlib.suppress(OSError):  # without /proc it has the process's name
-                comm = Path(f"/proc/self/task/{thread.native_id}/comm")
-                comm.write_text(name[:_LONGEST], encoding="utf-8", errors="replace")
+                path = f"/proc/self/task/{thread.native_id}/comm"
+                with open(path, "w", encoding="utf-8", errors="replace") as comm:
+                    comm.write(name[:_LONGEST])
         return self._started[name][0].native_id or os.getpid()
 
     def end(self, name: str) -> None:
