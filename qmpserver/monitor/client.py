@@ -43,6 +43,7 @@ class Host(Protocol):
 
     registry: Registry
     version: Mapping[str, Any] | None
+    error_places: bool
     fds: FileDescriptors
 
     @property
@@ -167,7 +168,7 @@ class Executor:
         self.channel = channel
         self.pretty = pretty
         self.executes = True
-        self.session = Session(server.version, pretty=pretty)
+        self.session = Session(server.version, pretty=pretty, error_places=server.error_places)
         self._registry = server.registry
         self._loop = loop
         self._executions = executions

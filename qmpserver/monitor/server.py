@@ -51,10 +51,13 @@ class Server:
             the guest agent's dialect: no greeting, no negotiation.
         human: Makes the commands of one human monitor; None if there are no human monitors.
         check_events: Whether to check the data of events against the schema.
+        error_places: Whether the texts of parse errors begin with the line and the column, as in
+            QEMU since 11.1.
 
     Attributes:
         registry: The commands.
         version: As above.
+        error_places: As above.
         fds: The file descriptors that clients have passed.
     """
 
@@ -65,10 +68,12 @@ class Server:
         version: Mapping[str, Any] | None = _NO_VERSION,
         human: Callable[[], HumanCommands] | None = None,
         check_events: bool = __debug__,
+        error_places: bool = False,
     ) -> None:
         self.registry = registry
         self.version = version
         self.fds = FileDescriptors()
+        self.error_places = error_places
         self._human = human
         self._check_events = check_events
         self._loop = asyncio.get_running_loop()

@@ -3,12 +3,12 @@
 import asyncio
 import base64
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.qapi.test_qemu_live import QEMU
+from qmpserver.releases import Release
+from tests.qemu.probe import Qemu
 from tests.standin.conftest import Raw, Serve
 
 NODE = {"driver": "null-co", "node-name": "n"}
@@ -539,13 +539,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
-async def test_refusals_are_qemus(serve: Serve, tmp_path: Path) -> None:
-    from tests.qapi.test_qemu_live import Qemu
-
-    qemu = Qemu()
+async def test_refusals_are_qemus(serve: Serve, release: Release, release_qemu: str) -> None:
+    qemu = Qemu(release_qemu)
     try:
-        async with serve("default") as served:
+        async with serve(f"default,schema={release.name}") as served:
             client = await served.client()
             for command, arguments in REFUSED:
                 theirs = qemu.execute(command, arguments)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qmpserver.qapi.fitting import fitted
 from qmpserver.standin.state.budget import Budget, Kept
-from qmpserver.standin.values import fitted
 
 if TYPE_CHECKING:
     import asyncio
