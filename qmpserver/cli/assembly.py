@@ -50,7 +50,7 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
         registry,
         version=version_info(release),
         human=lambda: HumanMonitor(registry, human, release=release, terminal=True),
-        error_places=release.error_places,
+        release=release,
     )
     stack.push_async_callback(server.close)
     machine.emit = server.emit

@@ -43,6 +43,8 @@ class Release(NamedTuple):
         error_places: Whether an error of the JSON parser is reported where it is, with the line and
             the column, and the rest of the message skipped.
         words: Error texts: the newest release's, and this one's where it differs.
+        drops_fdsets: Whether the last client to leave takes the sets of descriptors along.
+        shows_peers: Whether `query-chardev` shows where a client's UNIX socket is connected to.
         human: Commands of the human monitor, such as `info cpus`: the notation of their arguments,
             and how help shows arguments and command; None for commands that it does not have.
         signed_limits: Whether `set_vcpu_dirty_limit` takes negative numbers, and shows a hint.
@@ -54,6 +56,8 @@ class Release(NamedTuple):
     version: str
     error_places: bool = True
     words: Mapping[str, str] = MappingProxyType({})
+    drops_fdsets: bool = False
+    shows_peers: bool = True
     human: Mapping[str, tuple[str, str, str] | None] = MappingProxyType({})
     signed_limits: bool = False
     always_samples: bool = False
@@ -92,6 +96,8 @@ RELEASES: Mapping[str, Release] = {
                     "either sample-pages or dirty-ring can be specified."
                 ),
             },
+            drops_fdsets=True,
+            shows_peers=False,
             human={
                 "info accelerators": None,
                 "info migrate": ("", "", "show migration status"),

@@ -41,7 +41,7 @@ class Commands(AdaptedRegistry):
     """
 
     def __init__(self, scenario: Scenario, send: Callable[[Iterable[ScriptedEvent]], None]) -> None:
-        super().__init__(scenario.schema)
+        super().__init__(scenario.schema, scenario.release.words)
         self.refused: deque[str] = deque(maxlen=MAX_REFUSED)
         self.set_status: Callable[[str], None] = lambda _: None
         self.shutdown: Callable[[str], None] = lambda _: None

@@ -69,6 +69,7 @@ class StandIn(Server):
             version=None if scenario.version is None else version,
             # A scenario was checked when it was read; a recording may differ from its schema.
             check_events=False,
+            release=scenario.release,
         )
         self.finished = asyncio.Event()
         self._commands = commands

@@ -15,10 +15,10 @@ from qmpserver.files import LARGEST, read_bytes
 from qmpserver.qapi import Schema, SchemaError
 from qmpserver.qapi.fitting import smallest
 from qmpserver.qapi.model import EMPTY
-from qmpserver.releases import RELEASES, own_schema
+from qmpserver.releases import NEWEST, RELEASES, Release, own_schema
 
 FILES = Path(__file__).parent / "vocabularies"
-DEFAULT = "qemu-7.2"
+DEFAULT = NEWEST.name
 OWN = "qmpserver"
 GUEST_AGENT = "guest-agent"
 NAMED = (*RELEASES, OWN, GUEST_AGENT)
@@ -28,10 +28,17 @@ _GZIP_WBITS = 31
 
 
 class Vocabulary(NamedTuple):
-    """Commands and events, and the version in the greeting; None if no greeting is sent."""
+    """Commands and events, and the release and the version to speak as.
+
+    Attributes:
+        schema: The commands and events.
+        version: Version in the greeting; None if no greeting is sent.
+        release: Release whose words and manners it has.
+    """
 
     schema: Schema
     version: str | None
+    release: Release = NEWEST
 
 
 def load(name: str, directory: Path) -> Vocabulary:
@@ -55,9 +62,10 @@ def load(name: str, directory: Path) -> Vocabulary:
 def _shipped(name: str) -> Vocabulary:
     """Read a vocabulary once: nothing changes it, so all stand-ins of a process share it."""
     if name in RELEASES:
-        return Vocabulary(RELEASES[name].schema, RELEASES[name].version)
+        release = RELEASES[name]
+        return Vocabulary(release.schema, release.version, release)
     if name == OWN:
-        return Vocabulary(own_schema(), "11.0.0")
+        return Vocabulary(own_schema(), NEWEST.version)
     return Vocabulary(Schema.load(FILES / f"{name}.json"), None)
 
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "qapi": "files",
     "releases": "qapi files",
     "migration": "qmp keyval",
-    "monitor": "qmp qapi keyval",
+    "monitor": "releases qmp qapi keyval",
     "transcript": "qmp",
     "standin": "releases migration monitor transcript qmp qapi keyval files",
     "vm": "releases migration monitor qmp qapi keyval files",
