@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.registry import Registry
+from qmpserver.qapi import ResultError
 from qmpserver.qapi.fitting import fitted
 from qmpserver.qmp import CommandError
 
@@ -70,9 +71,14 @@ class AdaptedRegistry(Registry):
 
         def fitting(event: str, data: Mapping[str, Any] | None = None) -> None:
             declared = self.schema.events.get(event)
-            if declared is not None:
-                fit: Any = None if data is None else fitted(data, declared.data)
-                emit(event, fit)
+            if declared is None:
+                return
+            fit: Any = None if data is None else fitted(data, declared.data)
+            try:
+                declared.validate(fit)
+            except ResultError:  # a value that the schema does not know, such as a new status
+                return
+            emit(event, fit)
 
         return fitting
 
