@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.messages import report
@@ -15,12 +13,13 @@ from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.files import open_text
 from qmpserver.monitor import Registry, Server
-from qmpserver.qapi import Schema
+from qmpserver.monitor.adapted import AdaptedRegistry
+from qmpserver.releases import NEWEST, own_schema
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
-from qmpserver.vm.commands.control import VERSION_INFO
-from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
+from qmpserver.vm.commands.control import version_info
+from qmpserver.vm.commands.human import HumanMonitor, commands
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.vm.machine.options import NO_UUID
@@ -31,15 +30,8 @@ if TYPE_CHECKING:
     from qmpserver.vm.trace.tracer import Writer
 
 _DEFAULT_RING_SIZE = 4096
-_SCHEMA = Path(__file__).parents[1] / "schema" / "qapi-schema.json"
 
 _log = logging.getLogger("qmpserver")
-
-
-@functools.cache
-def own_schema() -> Schema:
-    """Return the schema of this server's machine. Any thread may call this and use the schema."""
-    return Schema.load(_SCHEMA)
 
 
 async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Machine, Server]:
@@ -49,11 +41,21 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
         CommandLineError: The settings cannot be satisfied; nothing is left behind.
     """
     machine = _open_machine(settings, stack)
-    registry = Registry(own_schema())
-    register_all(registry, machine, command_line=PARAMETERS)
-    server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
+    release = settings.release
+    schema = own_schema(release.name)
+    registry = Registry(schema) if release is NEWEST else AdaptedRegistry(schema, release.words)
+    register_all(registry, machine, release=release, command_line=PARAMETERS)
+    human = commands(release)
+    server = Server(
+        registry,
+        version=version_info(release),
+        human=lambda: HumanMonitor(registry, human, release=release, terminal=True),
+        release=release,
+    )
     stack.push_async_callback(server.close)
     machine.emit = server.emit
+    if isinstance(registry, AdaptedRegistry):
+        machine.emit = registry.emitter(server.emit)
     return machine, server
 
 
@@ -140,7 +142,3 @@ def _trace_writer(settings: Settings) -> Writer:
         return LineWriter(open_text(path))
     except OSError as error:
         raise CommandLineError(f"-trace file={path}: {error.strerror}") from None
-
-
-def _human_monitor(registry: Registry) -> HumanMonitor:
-    return HumanMonitor(registry, COMMANDS, terminal=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qmpserver.releases import NEWEST, Release
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -35,6 +37,8 @@ class Settings:
     """The values of all options. `None` or an empty list where an option was not given."""
 
     given: set[str] = field(default_factory=set)  # the names of the options that were given
+
+    release: Release = NEWEST  # that the machine speaks as
 
     # The machine.
     accels: list[AccelOptions] = field(default_factory=list)  # of -accel

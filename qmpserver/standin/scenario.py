@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from qmpserver.files import read_text
+from qmpserver.releases import NEWEST, Release
 from qmpserver.standin import faults, option, recorded
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import Reader, read_vocabulary
@@ -44,6 +45,7 @@ class Scenario:
         strict: Whether a command that the schema refuses is a failure.
         faults: Faults to inject.
         log: File that the conversation is written to, as a transcript; None for no log.
+        release: Release whose words and manners the stand-in has.
     """
 
     schema: Schema
@@ -57,6 +59,7 @@ class Scenario:
     strict: bool = False
     faults: Sequence[faults.Spec] = ()
     log: str | None = None
+    release: Release = NEWEST
 
     @classmethod
     def load(cls, name: str, schema: str | None = None) -> Self:
@@ -81,7 +84,7 @@ class Scenario:
         try:
             if recorded.is_transcript(text):
                 vocabulary, replies = recorded.read(name, text, schema)
-                return cls(vocabulary.schema, vocabulary.version, replies=replies)
+                return cls(*vocabulary[:2], replies=replies, release=vocabulary.release)
             table = tomllib.loads(text)
         except RecursionError:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
@@ -129,6 +132,7 @@ class Scenario:
             strict=top.boolean("strict"),
             faults=[reader.fault(one) for one in top.tables("fault", shorthand="name")],
             log=top.string("log"),
+            release=vocabulary.release,
         )
         top.done()
         return made

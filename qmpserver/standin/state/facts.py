@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmpserver import releases
 from qmpserver.qmp import CommandError
-from qmpserver.standin.vocabulary import FILES
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -30,7 +31,9 @@ _PLAIN = (
 @functools.cache
 def facts() -> dict[str, Any]:
     """Return the recorded answers by command; by type, for commands that ask about a type."""
-    with gzip.open(FILES / "facts-11.1.json.gz") as file:
+    with gzip.open(
+        Path(releases.__file__).with_name(releases.NEWEST.name) / "facts.json.gz"
+    ) as file:
         found: dict[str, Any] = json.load(file)
     return found
 
