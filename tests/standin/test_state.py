@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qmpserver.releases import Release
+from qmpserver.releases import NEWEST, Release
 from tests.qemu.probe import Qemu
 from tests.standin.conftest import Raw, Serve
 
@@ -61,7 +61,7 @@ async def test_the_human_monitor(serve: Serve) -> None:
         assert await human("c") == ""
         assert await human("info status") == "VM status: running\r\n"
         assert await human("info name") == "vm\r\n"
-        assert await human("info version") == "7.2.22\r\n"
+        assert await human("info version") == f"{NEWEST.version}\r\n"
         assert await human("info uuid") == "00000000-0000-0000-0000-000000000000\r\n"
         assert await human("device_del x") == "Error: Device 'x' not found\r\n"
         assert await human("savevm x") == ""

@@ -31,9 +31,8 @@ _PLAIN = (
 @functools.cache
 def facts() -> dict[str, Any]:
     """Return the recorded answers by command; by type, for commands that ask about a type."""
-    with gzip.open(
-        Path(releases.__file__).with_name(releases.NEWEST.name) / "facts.json.gz"
-    ) as file:
+    recorded = Path(releases.__file__).with_name(releases.NEWEST.name)
+    with gzip.open(recorded / "facts.json.gz") as file:
         found: dict[str, Any] = json.load(file)
     return found
 
