@@ -95,7 +95,7 @@ exec libvirtd -p $1/pid 2> $1/errors
 SCRIPT = """
 set -e
 ip link set lo up
-trap 'kill $daemons; wait $daemons' EXIT
+trap 'kill $daemons $(cat $1/[ab]/run/qemu/*.pid 2> $1/none); wait $daemons' EXIT
 for host in a b; do
     unshare --mount --uts sh -c "$2" sh $1/$host $host 00000000-0000-0000-0000-00000000000$host &
     daemons="$daemons $!"
