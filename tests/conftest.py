@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import select
@@ -16,11 +17,14 @@ from typing import Any
 
 import pytest
 
+from qmpserver.releases import NEWEST, RELEASES, Release
+
 # A shell that runs the tests in the background makes them, and all their children, ignore SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-NATIVE = Path(__file__).parents[1] / "qmpserver" / "vm" / "accel" / "native"
+ROOT = Path(__file__).parents[1]
+NATIVE = ROOT / "qmpserver" / "vm" / "accel" / "native"
 PATIENCE = 20.0
 HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 ACCEPTS = "00010000"  # the flag of a listening socket in /proc/net/unix
@@ -78,26 +82,54 @@ def engine() -> None:
     require_engine()
 
 
-@pytest.fixture(scope="session")
-def qemu() -> None:
-    """Skip the test where QEMU is not installed."""
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
+@functools.cache
+def qemu_programs() -> dict[str, str]:
+    """Return the programs of QEMU that are here, by release.
 
-
-@pytest.fixture
-def newer_qemu() -> str:
-    """Return the program of QEMU that the variable `QEMU` names, or else the system's.
-
-    Skip the test where it is not installed, or is older than 11.1; `.ci/qemu` brings such a one.
+    They are the one that the variable `QEMU` names, the system's, and those that `.ci/qemu` has
+    brought; of two of one release, the first.
     """
-    program = shutil.which(os.environ.get("QEMU", "qemu-system-x86_64"))
+    brought = map(str, sorted(ROOT.glob(".qemu/*/qemu-system-x86_64")))
+    found: dict[str, str] = {}
+    for name in [os.environ.get("QEMU", ""), "qemu-system-x86_64", *brought]:
+        program = shutil.which(name)
+        if program is not None:
+            command = [program, "--version"]
+            shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            if version := re.search(r"version (\d+\.\d+)", shown):
+                found.setdefault(f"qemu-{version[1]}", program)
+    return found
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> Release:
+    """Run the test for each release of QEMU that has a profile."""
+    return RELEASES[request.param]
+
+
+@pytest.fixture(scope="session")
+def release_qemu(release: Release) -> str:
+    """Return the program of `release`; skip the test where it is not here."""
+    program = qemu_programs().get(release.name)
     if program is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
-    shown = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
-    version = re.search(r"version (\d+)\.(\d+)", shown.stdout)
-    if version is None or (int(version[1]), int(version[2])) < (11, 1):
-        pytest.skip("QEMU is older than 11.1")
+        pytest.skip(f"{release.name} is not here; .ci/qemu brings releases")
+    return program
+
+
+@pytest.fixture(scope="session")
+def qemu() -> str:
+    """Return the first program of QEMU that is here; skip the test where there is none."""
+    for program in qemu_programs().values():
+        return program
+    pytest.skip("QEMU is not here")
+
+
+@pytest.fixture(scope="session")
+def newest_qemu() -> str:
+    """Return the program of the newest release of QEMU; skip the test where it is not here."""
+    program = qemu_programs().get(NEWEST.name)
+    if program is None:
+        pytest.skip(f"{NEWEST.name} is not here; .ci/qemu brings it")
     return program
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from itertools import pairwise
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 RAM_MIB = 512
-QEMU = "qemu-system-x86_64"
+QEMU = os.environ.get("QEMU", "qemu-system-x86_64")
+"""The QEMU to measure, if a command line names no other."""
 
 
 def has_qemu() -> bool:

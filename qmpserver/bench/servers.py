@@ -6,11 +6,12 @@ Every measurement takes the same options for them, and measures several in turn,
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qmpserver.bench.command_line import QEMU, has_qemu
+from qmpserver.bench.command_line import QEMU
 from qmpserver.bench.launch import launch
 from qmpserver.bench.vm import Vm, VmError
 from qmpserver.tools.address import add_qmp, servers
@@ -54,7 +55,13 @@ def add_launched(parser: argparse.ArgumentParser) -> None:
         "added if they are missing, and so are a QMP socket and for QEMU the guest",
     )
     add_ours(parser)
-    parser.add_argument("--qemu", action="store_true", help="measure QEMU too")
+    parser.add_argument(
+        "--qemu",
+        nargs="?",
+        const=QEMU,
+        metavar="PROGRAM",
+        help="measure QEMU too: this one, or else that of the variable QEMU, or else the system's",
+    )
 
 
 def add_ours(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +78,8 @@ def ours(args: argparse.Namespace, name: str = "qmpserver", options: str = "") -
 
 def qemu(args: argparse.Namespace) -> Candidate:
     """Return QEMU."""
-    return Candidate("QEMU", QEMU, f"kvm,dirty-ring-size={args.ring}")
+    program = getattr(args, "qemu", None) or QEMU
+    return Candidate("QEMU", program, f"kvm,dirty-ring-size={args.ring}")
 
 
 def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candidate]:
@@ -90,8 +98,9 @@ def launched(args: argparse.Namespace, usual: Sequence[Candidate]) -> list[Candi
         named = list(usual)
     if args.qemu:
         named.append(qemu(args))
-    if any(server.command == QEMU for server in named) and not has_qemu():
-        raise VmError(f"{QEMU} is not installed")
+    for server in named:
+        if server.name == "QEMU" and shutil.which(server.command) is None:
+            raise VmError(f"{server.command} is not installed")
     return named
 
 

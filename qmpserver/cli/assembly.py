@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import sys
@@ -14,12 +13,13 @@ from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.files import open_text
 from qmpserver.monitor import Registry, Server
-from qmpserver.qapi import Schema
+from qmpserver.monitor.adapted import AdaptedRegistry
+from qmpserver.releases import NEWEST, own_schema
 from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
-from qmpserver.vm.commands.control import VERSION_INFO
-from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
+from qmpserver.vm.commands.control import version_info
+from qmpserver.vm.commands.human import HumanMonitor, commands
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.vm.machine.options import NO_UUID
@@ -30,15 +30,8 @@ if TYPE_CHECKING:
     from qmpserver.vm.trace.tracer import Writer
 
 _DEFAULT_RING_SIZE = 4096
-_SCHEMA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "schema", "qapi-schema.json")
 
 _log = logging.getLogger("qmpserver")
-
-
-@functools.cache
-def own_schema(*, documented: bool = True) -> Schema:
-    """Return the schema of this server's machine. Any thread may call this and use the schema."""
-    return Schema.load(_SCHEMA, documented=documented)
 
 
 async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Machine, Server]:
@@ -48,11 +41,22 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
         CommandLineError: The settings cannot be satisfied; nothing is left behind.
     """
     machine = _open_machine(settings, stack)
-    registry = Registry(own_schema(documented=settings.http is not None))  # the dashboard shows it
-    register_all(registry, machine, command_line=PARAMETERS)
-    server = Server(registry, version=VERSION_INFO, human=lambda: _human_monitor(registry))
+    release = settings.release
+    # The dashboard shows the documentation.
+    schema = own_schema(release.name, documented=settings.http is not None)
+    registry = Registry(schema) if release is NEWEST else AdaptedRegistry(schema, release.words)
+    register_all(registry, machine, release=release, command_line=PARAMETERS)
+    human = commands(release)
+    server = Server(
+        registry,
+        version=version_info(release),
+        human=lambda: HumanMonitor(registry, human, release=release, terminal=True),
+        release=release,
+    )
     stack.push_async_callback(server.close)
     machine.emit = server.emit
+    if isinstance(registry, AdaptedRegistry):
+        machine.emit = registry.emitter(server.emit)
     return machine, server
 
 
@@ -139,7 +143,3 @@ def _trace_writer(settings: Settings) -> Writer:
         return LineWriter(open_text(path))
     except OSError as error:
         raise CommandLineError(f"-trace file={path}: {error.strerror}") from None
-
-
-def _human_monitor(registry: Registry) -> HumanMonitor:
-    return HumanMonitor(registry, COMMANDS, terminal=True)

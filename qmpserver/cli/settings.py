@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.releases import NEWEST, Release
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -34,6 +36,8 @@ class Settings:
 
     def __init__(self) -> None:
         self.given: set[str] = set()  # the names of the options that were given
+
+        self.release: Release = NEWEST  # that the machine speaks as
 
         # The machine.
         self.accels: list[AccelOptions] = []  # of -accel

@@ -17,6 +17,7 @@ from qmpserver.monitor.executions import Executions
 from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.monitor.registry import Bound, Registry
 from qmpserver.qmp import CommandError, Large, Request, Session, Steps, printable
+from qmpserver.releases import Release
 
 __all__ = ["Client", "Executor", "Host"]
 
@@ -43,6 +44,7 @@ class Host(Protocol):
 
     registry: Registry
     version: Mapping[str, Any] | None
+    release: Release
     fds: FileDescriptors
 
     @property
@@ -166,7 +168,9 @@ class Executor:
         self.channel = channel
         self.pretty = pretty
         self.executes = True
-        self.session = Session(server.version, pretty=pretty)
+        self.session = Session(
+            server.version, pretty=pretty, error_places=server.release.error_places
+        )
         self._registry = server.registry
         self.session.hand_out_negotiation = self._registry.handles_negotiation
         self._loop = loop

@@ -45,6 +45,10 @@ class Device(ABC):
         """Whether nothing should start before the first client has connected."""
         return False
 
+    def shown(self, peers: bool) -> str:
+        """Return `filename`; without `peers`, not with the address of a UNIX socket's other end."""
+        return self.filename
+
     async def wait_connected(self) -> None:
         """Wait until the first client has connected; return at once if the device needs none."""
         await self._connected.wait()

@@ -127,7 +127,7 @@ class FileDescriptors:
             del self._sets[number]
 
     def remove_sets(self) -> None:
-        """Close all sets; as in QEMU, this happens when the last client of all monitors leaves."""
+        """Close all sets; in QEMU 7.2, this happens when the last client of all monitors leaves."""
         for number in list(self._sets):
             self.remove(number)
 

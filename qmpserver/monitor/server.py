@@ -29,6 +29,7 @@ from qmpserver.monitor.opening import open_device
 from qmpserver.monitor.registry import Registry
 from qmpserver.monitor.socket_devices import Listener
 from qmpserver.monitor.terminal import HumanClient, HumanCommands
+from qmpserver.releases import NEWEST, Release
 
 __all__ = ["MONITOR_OPTIONS", "Server"]
 
@@ -51,10 +52,12 @@ class Server:
             the guest agent's dialect: no greeting, no negotiation.
         human: Makes the commands of one human monitor; None if there are no human monitors.
         check_events: Whether to check the data of events against the schema.
+        release: The release of QEMU whose manners the monitors have.
 
     Attributes:
         registry: The commands.
         version: As above.
+        release: As above.
         fds: The file descriptors that clients have passed.
     """
 
@@ -65,10 +68,12 @@ class Server:
         version: Mapping[str, Any] | None = _NO_VERSION,
         human: Callable[[], HumanCommands] | None = None,
         check_events: bool = __debug__,
+        release: Release = NEWEST,
     ) -> None:
         self.registry = registry
         self.version = version
         self.fds = FileDescriptors()
+        self.release = release
         self._human = human
         self._check_events = check_events
         self._loop = asyncio.get_running_loop()
@@ -407,7 +412,7 @@ class Server:
         self._remove_sets_of_nobody()
 
     def _remove_sets_of_nobody(self) -> None:
-        if not self._executors and not self._human_clients:
+        if self.release.drops_fdsets and not self._executors and not self._human_clients:
             self.fds.remove_sets()
 
     def _check_event(self, event: str, data: Mapping[str, Any] | None) -> None:

@@ -52,6 +52,11 @@ class SocketDevice(Device):
         self._channels: set[Channel] = set()
         self._closed = False
 
+    def shown(self, peers: bool) -> str:
+        """Return `filename`; without `peers`, not with the address of a UNIX socket's other end."""
+        unnamed = self.filename.startswith("unix:") and not (peers or self._chardev.server)
+        return "unix:" if unnamed else self.filename
+
     def yank(self) -> None:
         """Shut down all connections at once."""
         for channel in tuple(self._channels):

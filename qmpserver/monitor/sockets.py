@@ -149,8 +149,9 @@ def describe_connected(sock: socket.socket, server: bool) -> str:
     suffix = ",server=on" if server else ""
     here = sock.getsockname()
     if sock.family == socket.AF_UNIX:
+        shown = here if server else sock.getpeername()
         # As in QEMU, names outside the file system are not shown.
-        return f"unix:{here if isinstance(here, str) else ''}{suffix}"
+        return f"unix:{shown if isinstance(shown, str) else ''}{suffix}"
     try:
         there = sock.getpeername()
     except OSError:  # the client has disconnected already

@@ -77,6 +77,8 @@ _GROUP_KINDS = (
     TokenKind.FLOAT,
     TokenKind.KEYWORD,
 )
+_CLOSED = 2  # groups up to this one end with a byte of their own
+_OPEN = (TokenKind.INTEGER, TokenKind.FLOAT, TokenKind.KEYWORD)
 
 # Runs that do not change the state; skipping them makes long strings cheap.
 _RUNS: dict[_State, bytes] = {
@@ -101,7 +103,8 @@ def _runs() -> dict[_State, re.Pattern[bytes]]:
     return {state: re.compile(run) for state, run in _RUNS.items()}
 
 
-_SPACE = re.compile(rb"[ \t\r\n]++")
+_SPACE = b" \t\r\n"
+_SPACES = re.compile(rb"[ \t\r\n]++")
 _DIGIT = b"0123456789"
 _NONZERO = b"123456789"
 _LETTER = bytes(range(ord("a"), ord("z") + 1))
@@ -154,12 +157,27 @@ class Lexer:
     Not thread-safe; one lexer serves one stream.
     """
 
-    __slots__ = ("_partial", "_passed", "_state")
+    __slots__ = (
+        "_begun",
+        "_column",
+        "_data",
+        "_late",
+        "_line",
+        "_partial",
+        "_passed",
+        "_start",
+        "_state",
+    )
 
     def __init__(self) -> None:
         self._state = _State.START
         self._partial = bytearray()
         self._passed = 0  # bytes of the token that were passed on in parts
+        self._data = b""
+        self._line = self._column = 1  # of the first byte of `_data`
+        self._start = 0  # where in it the last token starts; negative if it began before
+        self._begun = 1, 1  # its line and column then
+        self._late = False
 
     @property
     def idle(self) -> bool:
@@ -168,6 +186,8 @@ class Lexer:
 
     def feed(self, data: bytes) -> Iterator[Token]:
         """Yield the tokens that `data` completes; the caller must take all."""
+        self._data = data
+        ends_token = False  # whether the byte at `position` has ended a number or a keyword
         position = 0
         end = len(data)
         whole = _whole()
@@ -175,19 +195,47 @@ class Lexer:
             if self._state is _State.START:
                 match = whole.match(data, position)
                 if match is not None and match.end() - position <= MAX_TOKEN_SIZE:
-                    position = match.end()
                     group = match.lastindex
                     assert group is not None
+                    self._start = match.start(group)
+                    self._late = ends_token and self._start == position
+                    ends_token = group > _CLOSED
+                    position = match.end()
                     yield _GROUP_KINDS[group - 1], match[group]
                     continue
+                self._late = ends_token and data[position] not in _SPACE
             position, token = self._walk(data, position)
             if token is not None:
+                ends_token = token[0] in _OPEN
                 yield token
+        if self._start >= 0 and self._state not in (_State.START, _State.RECOVERY):
+            self._begun = self._place(data, self._start)
+        self._start = -1
+        self.skip(data, end)
+
+    def skip(self, data: bytes, end: int) -> None:
+        """Count the lines and columns of `data` up to `end`, whose tokens are known."""
+        self._line, self._column = self._place(data, end)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The line and the column where the last token starts, from 1, as QEMU counts them.
+
+        The byte that ends a number, a keyword or a recovery counts twice if a token starts with it.
+        """
+        begun = self._start < 0
+        line, column = self._begun if begun else self._place(self._data, self._start)
+        return line, column + self._late
+
+    def _place(self, data: bytes, position: int) -> tuple[int, int]:
+        lines = data.count(b"\n", 0, position)
+        column = position - data.rindex(b"\n", 0, position) if lines else self._column + position
+        return self._line + lines, column
 
     def _walk(self, data: bytes, position: int) -> tuple[int, Token | None]:
         """Go byte by byte to the end of one token or of `data`."""
         state = self._state
-        if state is _State.START and (space := _SPACE.match(data, position)) is not None:
+        if state is _State.START and (space := _SPACES.match(data, position)) is not None:
             position = space.end()
         partial = self._partial
         room = MAX_TOKEN_SIZE - self._passed
@@ -210,6 +258,9 @@ class Lexer:
             byte = data[position]
             if state is _State.RECOVERY:
                 state = _State.START
+                self._late = byte not in _SPACE
+            if state is _State.START:
+                self._start = position
             if state is _State.START and byte in _STRUCTURE:
                 self._state = _State.START
                 return position + 1, (TokenKind.STRUCTURE, bytes((byte,)))

@@ -67,15 +67,15 @@ def long_scalar(kind: TokenKind, parts: list[bytes]) -> Generator[None, None, Lo
     return (yield from _long_number(parts))
 
 
-def stray(raw: bytes) -> ParseError:
-    """Return the error for bytes that start no token."""
-    return ParseError(f"JSON parse error, stray '{decode_lossy(raw)}'")
+def stray(raw: bytes, place: str) -> ParseError:
+    """Return the error for bytes that start no token; `place` is the beginning of its text."""
+    return ParseError(f"{place}JSON parse error, stray '{decode_lossy(raw)}'")
 
 
-def long_stray(parts: list[bytes]) -> Generator[None, None, CommandError]:
+def long_stray(parts: list[bytes], place: str) -> Generator[None, None, CommandError]:
     """Return the error for the beginning of a long token and a byte that does not continue it."""
     text = Collector()
-    text.add("JSON parse error, stray '")
+    text.add(f"{place}JSON parse error, stray '")
     rest = b""
     for piece, last in _pieces(parts, _STRAY_PIECE):
         raw = rest + piece

@@ -1,9 +1,10 @@
 """Tokens to messages: the grammar of QEMU's JSON dialect, its limits, and the fast path.
 
 A message ends where its brackets balance, not at the end of a line.  The first
-error inside a message, from left to right, is reported at the message's end; a
-lexical error or an exceeded limit is reported at once.  Nesting uses a list, never
-Python's stack.
+error inside a message, from left to right, is reported at once, with its place; the
+rest of the message is skipped.  QEMU before 11.1 reported it at the message's end,
+in other words, and a lexical error or an exceeded limit ended the message.  Nesting
+uses a list, never Python's stack.
 """
 
 import enum
@@ -59,6 +60,13 @@ class _Expect(enum.Enum):
 
 
 _BETWEEN_VALUES = (_Expect.COLON, _Expect.MEMBER_END, _Expect.ELEMENT_END)
+_KEYS = (_Expect.FIRST_KEY, _Expect.KEY)
+
+# Rules that are broken: in the words since QEMU 11.1, and in those before.
+_KEY = "expecting key", "key is not a string in object"
+_COLON = "expecting ':'", "missing : in object pair"
+_MEMBER_END = "expected ',' or '}'", "expected separator in dict"
+_ELEMENT_END = "expected ',' or ']'", "expected separator in list"
 
 
 class _Frame:
@@ -79,11 +87,16 @@ _OBJECT_OR_ARRAY: dict[bytes, tuple[type, _Expect]] = {
 
 
 class _Builder:
-    """Builds one message from its tokens, up to the first error."""
+    """Builds one message from its tokens, up to the first error.
 
-    __slots__ = ("error", "frames", "result")
+    Args:
+        at_once: Check keys before their values, and use the words since QEMU 11.1.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_at_once", "error", "frames", "result")
+
+    def __init__(self, at_once: bool) -> None:
+        self._at_once = at_once
         self.frames: list[Any] = []
         self.error: CommandError | None = None
         self.result: Any = None
@@ -112,23 +125,26 @@ class _Builder:
                     return self._close()
                 case _Expect.COLON:
                     if raw != b":":
-                        raise parse_error("missing : in object pair")
+                        raise self._broken(_COLON)
                     frame.expect = _Expect.MEMBER_VALUE
                     return None
                 case _Expect.MEMBER_END:
                     if raw == b"}":
                         return self._close()
                     if raw != b",":
-                        raise parse_error("expected separator in dict")
+                        raise self._broken(_MEMBER_END)
                     frame.expect = _Expect.KEY
                     return None
                 case _Expect.ELEMENT_END:
                     if raw == b"]":
                         return self._close()
                     if raw != b",":
-                        raise parse_error("expected separator in list")
+                        raise self._broken(_ELEMENT_END)
                     frame.expect = _Expect.ELEMENT
                     return None
+                case _Expect.FIRST_KEY | _Expect.KEY if self._at_once:
+                    if kind is not TokenKind.STRING:
+                        raise self._broken(_KEY)
         if kind is not TokenKind.STRUCTURE:
             return self._value(scalar(token))
         try:
@@ -136,6 +152,10 @@ class _Builder:
         except KeyError:
             raise parse_error("expecting value") from None
         return self._open(container, expect)
+
+    def _broken(self, words: tuple[str, str]) -> ParseError:
+        """Return the error for a broken rule."""
+        return parse_error(words[0] if self._at_once else words[1])
 
     def _open(self, container: type, expect: _Expect) -> None:
         self.frames.append(_Frame(container(), expect))
@@ -161,7 +181,7 @@ class _Builder:
             frame.key = value
             frame.expect = _Expect.COLON
         else:
-            raise parse_error("key is not a string in object")
+            raise self._broken(_KEY)
 
 
 class _LargeFrame:
@@ -194,8 +214,8 @@ class _LargeBuilder(_Builder):
 
     __slots__ = ("_closed", "_long", "tape")
 
-    def __init__(self, tokens: Iterable[Token]) -> None:
-        super().__init__()
+    def __init__(self, at_once: bool, tokens: Iterable[Token]) -> None:
+        super().__init__(at_once)
         self.tape = Tape()
         self._closed: list[set[Name]] = []
         self._long: LongString | float | None = None
@@ -213,11 +233,15 @@ class _LargeBuilder(_Builder):
         if self.error is not None:
             return
         try:
-            if self.frames and self.frames[-1].expect in _BETWEEN_VALUES:
+            if self.frames and self.frames[-1].expect in (*_BETWEEN_VALUES, *self._keys(kind)):
                 self._token((kind, b""))  # an error
             self._value((yield from long_scalar(kind, parts)))
         except ParseError as error:
             self.fail(error)
+
+    def _keys(self, kind: TokenKind) -> tuple[_Expect, ...]:
+        """Return the expectations of a key that a token of this kind does not meet."""
+        return _KEYS if self._at_once and kind is not TokenKind.STRING else ()
 
     def fail(self, error: CommandError) -> None:
         """Ignore all further tokens."""
@@ -268,7 +292,7 @@ class _LargeBuilder(_Builder):
                 frame.key = value
                 frame.expect = _Expect.COLON
             case _:
-                raise parse_error("key is not a string in object")
+                raise self._broken(_KEY)
 
 
 class Parser:
@@ -279,25 +303,30 @@ class Parser:
     Args:
         fast: Parse plain messages with a general library.  The result is the same
             without, and tests compare the two.
+        error_places: Report errors at once, with the line and the column, as QEMU does since 11.1;
+            otherwise as QEMU did before.
     """
 
     __slots__ = (
         "_braces",
         "_brackets",
         "_builder",
+        "_error_places",
         "_fast",
         "_garbage",
         "_lexer",
         "_parts",
         "_seen",
         "_size",
+        "_skipping",
         "_tokens",
     )
 
-    def __init__(self, *, fast: bool = True) -> None:
+    def __init__(self, *, fast: bool = True, error_places: bool = False) -> None:
         self._fast = fast
+        self._error_places = error_places
         self._lexer = Lexer()
-        self._builder = _Builder()
+        self._builder = _Builder(error_places)
         self._seen: list[Token] = []  # of a message that may become large
         self._parts: list[bytes] = []  # of a long token
         self._garbage: list[_LargeBuilder] = []
@@ -306,7 +335,7 @@ class Parser:
     def _reset(self) -> None:
         if isinstance(self._builder, _LargeBuilder):
             self._garbage.append(self._builder)
-            self._builder = _Builder()
+            self._builder = _Builder(self._error_places)
         self._builder.frames.clear()
         self._builder.error = None
         self._builder.result = None
@@ -315,6 +344,7 @@ class Parser:
         self._brackets = 0
         self._tokens = 0
         self._size = 0
+        self._skipping = False  # after an error that has been reported
 
     @property
     def idle(self) -> bool:
@@ -356,6 +386,7 @@ class Parser:
                     yield messages
                 if len(rest) == len(data):
                     break
+                self._lexer.skip(data, len(data) - len(rest))
                 data = rest
             else:
                 return
@@ -395,7 +426,7 @@ class Parser:
             elif raw == b"]":
                 self._brackets -= 1
         if kind is TokenKind.STRAY:
-            self._end(messages, stray(raw))
+            self._lexical_error(messages, stray(raw, self._place()))
         elif not self._exceeds(len(raw), messages):
             if type(self._builder) is _Builder:
                 if self._tokens < _SMALL_TOKENS and self._size < _SMALL_SIZE:
@@ -405,13 +436,18 @@ class Parser:
             self._builder.token(token)
             self._taken(len(raw), messages)
 
+    def _lexical_error(self, messages: list[Any], error: CommandError) -> None:
+        """End the message at bytes that start no token."""
+        self._end(messages, self._builder.error if self._skipping else error)
+
     def _long_token(self, token: Token, messages: list[Any]) -> Iterator[list[Any]]:
         """Take the end of a long token, in steps."""
         kind, raw = token
         parts, self._parts = [*self._parts, raw], []
         size = sum(map(len, parts))
         if kind is TokenKind.STRAY:
-            self._end(messages, (yield from _paused(long_stray(parts))))
+            error = yield from _paused(long_stray(parts, self._place()))
+            self._lexical_error(messages, error)
         elif not self._exceeds(size, messages):
             builder = self._grow()
             yield from _paused(builder.long_token(kind, parts))
@@ -421,28 +457,48 @@ class Parser:
         """Go on with a builder for large messages."""
         if not isinstance(self._builder, _LargeBuilder):
             error = self._builder.error
-            self._builder = _LargeBuilder(() if error else self._seen)
+            self._builder = _LargeBuilder(self._error_places, () if error else self._seen)
             self._builder.error = error
             self._seen.clear()
         return self._builder
 
     def _exceeds(self, size: int, messages: list[Any]) -> bool:
-        """End the message if a token of `size` bytes exceeds a limit."""
+        """Report an error, and skip or end the message, if a token of `size` bytes is too much."""
+        if self._skipping:
+            return False
         if self._size + size + 1 > MAX_TOKEN_SIZE:
-            error = ParseError("JSON token size limit exceeded")
+            limit = "token size"
         elif self._tokens + 1 > MAX_TOKEN_COUNT:
-            error = ParseError("JSON token count limit exceeded")
+            limit = "token count"
         elif self._braces + self._brackets > MAX_NESTING:
-            error = ParseError("JSON nesting depth limit exceeded")
+            limit = "nesting depth"
         else:
             return False
-        self._end(messages, error)
+        error = ParseError(f"JSON {limit} limit exceeded")
+        if self._error_places:
+            self._builder.fail(error)
+            self._report(messages, error)
+            self._taken(size, messages)
+        else:
+            self._end(messages, error)
         return True
+
+    def _report(self, messages: list[Any], error: CommandError) -> None:
+        """Report an error at once, and skip the rest of its message."""
+        messages.append(error)
+        self._skipping = True
+
+    def _place(self) -> str:
+        """Return the beginning of an error's text, about the last token."""
+        return "{}:{}: ".format(*self._lexer.place) if self._error_places else ""
 
     def _taken(self, size: int, messages: list[Any]) -> None:
         """Count a token, and end the message if it is complete."""
         self._tokens += 1
         self._size += size
+        error = self._builder.error
+        if error is not None and self._error_places and not self._skipping:
+            self._report(messages, ParseError(self._place() + error.desc))
         braces, brackets = self._braces, self._brackets
         if not ((braces > 0 or brackets > 0) and braces >= 0 and brackets >= 0):
             self._end(messages, self._builder.error)
@@ -450,7 +506,8 @@ class Parser:
     def _end(self, messages: list[Any], error: CommandError | None) -> None:
         if error is not None:
             self._builder.result = None
-        messages.append(self._builder.result if error is None else error)
+        if not self._skipping:
+            messages.append(self._builder.result if error is None else error)
         self._reset()
 
 

@@ -114,6 +114,8 @@ class Session:
             has no greeting and no negotiation.
         pretty: Write one member a line.
         offer_oob: Offer out-of-band execution in the greeting.
+        error_places: Begin the texts of parse errors with the line and the column, as QEMU does
+            since 11.1.
 
     Attributes:
         work: The work done so far, in messages and parsing steps.
@@ -150,11 +152,12 @@ class Session:
         *,
         pretty: bool = False,
         offer_oob: bool = True,
+        error_places: bool = False,
     ) -> None:
         self._pretty = pretty
         self._offer_oob = offer_oob
         self.work = 0
-        self._parser = Parser()
+        self._parser = Parser(error_places=error_places)
         self._input: deque[bytes] = deque()
         self._steps: Iterator[list[Any]] | None = None
         self._unread: deque[Any] = deque()

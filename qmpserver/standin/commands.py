@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.monitor.registry import Bound, Registry
+from qmpserver.monitor.adapted import AdaptedRegistry
+from qmpserver.monitor.registry import Bound
 from qmpserver.qapi import ParameterError
+from qmpserver.qapi.fitting import smallest
 from qmpserver.qapi.model import EMPTY
 from qmpserver.qmp import CommandError, LongString
 from qmpserver.standin.expect import shortened
-from qmpserver.standin.values import fitted, smallest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from qmpserver.qapi import Command
     from qmpserver.standin.parts import Reply, ScriptedEvent
     from qmpserver.standin.scenario import Scenario
 
@@ -27,7 +26,7 @@ _QUIT = "quit"  # ends the program, also with a scripted reply
 MAX_REFUSED = 1000
 
 
-class Commands(Registry):
+class Commands(AdaptedRegistry):
     """A registry in which every command of the scenario's schema has an answer.
 
     Args:
@@ -41,7 +40,7 @@ class Commands(Registry):
     """
 
     def __init__(self, scenario: Scenario, send: Callable[[Iterable[ScriptedEvent]], None]) -> None:
-        super().__init__(scenario.schema)
+        super().__init__(scenario.schema, scenario.release.words)
         self.refused: deque[str] = deque(maxlen=MAX_REFUSED)
         self.set_status: Callable[[str], None] = lambda _: None
         self.shutdown: Callable[[str], None] = lambda _: None
@@ -55,13 +54,7 @@ class Commands(Registry):
 
         Call it once, after the handlers of the state are bound.
         """
-        self._undeclared.clear()  # handlers of commands that this schema lacks
-        for name, bound in list(self._bound.items()):
-            handler = _adapted(bound, self.schema.commands[name])
-            if handler is None:
-                del self._bound[name]
-            else:
-                bound.handler = handler
+        self.adapt()
         for name, declaration in self.schema.commands.items():
             if name not in self._bound and (name != _NEGOTIATION or name in self._script):
                 value = smallest(declaration.returns or EMPTY)
@@ -148,18 +141,7 @@ class Commands(Registry):
 
     def _execute(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any:
         """Answer by the handler of the state, of a test, or of the schema."""
-        result = super().call(bound, arguments, client)
-        if inspect.isawaitable(result):
-            return self._fitted_later(bound, result)
-        return self._fitted(bound, result)
-
-    async def _fitted_later(self, bound: Bound, result: Awaitable[Any]) -> Any:
-        return self._fitted(bound, await result)
-
-    def _fitted(self, bound: Bound, result: Any) -> Any:
-        """Drop the members that the schema does not have."""
-        returns = self.schema.commands[bound.name].returns
-        return result if returns is None else fitted(result, returns)
+        return super().call(bound, arguments, client)
 
 
 class _Entry:
@@ -170,45 +152,6 @@ class _Entry:
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.left = reply.times
-
-
-# The types on the wire that a handler's annotation stands for.
-_WIRE = {"str": "string", "int": "int", "bool": "boolean", "list": "array", "dict": "object"}
-
-
-def _adapted(bound: Bound, declaration: Command) -> Callable[..., Any] | None:
-    """Return a handler that can be called with the command's arguments; None if it cannot be.
-
-    Optional arguments of later releases are dropped. But a command of another schema may have the
-    name of one of QEMU's and nothing else in common.
-    """
-    try:
-        parameters = list(inspect.signature(bound.handler).parameters.values())
-    except ValueError:  # a C function without arguments
-        return bound.handler
-    members = {one.name.replace("-", "_"): one for one in declaration.arguments.members}
-    takes_all = False
-    for one in parameters[bound.wants_client :]:
-        if one.kind is one.VAR_KEYWORD:
-            takes_all = True
-            continue
-        member = members.pop(one.name, None)
-        if one.default is one.empty and (member is None or member.optional):
-            return None
-        annotated = re.match(r"\w+", str(one.annotation))
-        wire = _WIRE.get(annotated[0]) if annotated else None
-        if member is not None and wire not in (None, member.type.wire):
-            return None
-    if takes_all or not members:
-        return bound.handler
-    if not all(member.optional for member in members.values()):
-        return None
-    handler = bound.handler
-
-    def adapted(*client: Any, **arguments: Any) -> Any:
-        return handler(*client, **{k: v for k, v in arguments.items() if k not in members})
-
-    return adapted
 
 
 def _always(value: object) -> Callable[..., object]:

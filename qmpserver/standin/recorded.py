@@ -26,6 +26,8 @@ _OF_THE_SESSION = ("Capabilities negotiation", "The command qmp_capabilities")
 # Start of the first line that is not a comment: an arrow, a JSON object, or a line of socat's.
 _TRANSCRIPT = re.compile(r"\A(?:#[^\n]*\n|\s)*(?:[1-9]?(?:->|<-|=>|\+>)|\{|\$ |[<>] \d)")
 
+_REFUSAL = re.compile(r"(\d+:\d+: )?JSON parse error|QMP input")
+
 
 class _RecordedReply(NamedTuple):
     """A reply, and the line of the command that it answers."""
@@ -143,7 +145,7 @@ def _refuses_input(value: dict[str, Any]) -> bool:
     """Return whether a reply is an error about input that is not a command."""
     error = value.get("error")
     desc = error.get("desc") if isinstance(error, dict) else None
-    return str(desc).startswith(("JSON parse error", "QMP input"))
+    return _REFUSAL.match(str(desc)) is not None
 
 
 def _event(file: str, message: Message) -> ScriptedEvent:

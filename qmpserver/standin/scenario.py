@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from qmpserver.files import read_text
+from qmpserver.releases import NEWEST, Release
 from qmpserver.standin import option, vocabulary
 from qmpserver.standin.parts import Expectation, MachineState, Reply, ScenarioError, ScriptedEvent
 from qmpserver.standin.reader import Reader, read_vocabulary, with_version
@@ -47,6 +48,7 @@ class Scenario(NamedTuple):
         strict: Whether a command that the schema refuses is a failure.
         faults: Faults to inject.
         log: File that the conversation is written to, as a transcript; None for no log.
+        release: Release whose words and manners the stand-in has.
     """
 
     schema: Schema
@@ -60,6 +62,7 @@ class Scenario(NamedTuple):
     strict: bool = False
     faults: Sequence[Spec] = ()
     log: str | None = None
+    release: Release = NEWEST
 
     @classmethod
     def load(cls, name: str, schema: str | None = None) -> Self:
@@ -99,7 +102,7 @@ class Scenario(NamedTuple):
         try:
             if recorded.is_transcript(text):
                 found, replies = recorded.read(name, text, given)
-                return cls(found.schema, found.version, replies=replies)
+                return cls(found.schema, found.version, replies=replies, release=found.release)
             table = tomllib.loads(text)
         except RecursionError:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
@@ -149,7 +152,7 @@ class Scenario(NamedTuple):
                 more = cls._load(path, found, files)
             except _UnreadableError as error:
                 raise top.error("include", str(error)) from None
-            found = found or Vocabulary(more.schema, more.version)
+            found = found or Vocabulary(more.schema, more.version, more.release)
             included.append(more)
         found = with_version(top, found or vocabulary.load(vocabulary.DEFAULT))
         reader = Reader(found.schema)
@@ -165,6 +168,7 @@ class Scenario(NamedTuple):
             strict=top.boolean("strict"),
             faults=[reader.fault(one) for one in top.tables("fault", shorthand="name")],
             log=top.string("log"),
+            release=found.release,
         )
         top.done()
         return own._including(included)
@@ -217,7 +221,7 @@ class Scenario(NamedTuple):
             ScenarioError: It is not a version, or the scenario is of a guest agent.
         """
         top = Table("option", "", {"version": version})
-        found = with_version(top, Vocabulary(self.schema, self.version))
+        found = with_version(top, Vocabulary(self.schema, self.version, self.release))
         return self._replace(version=found.version)
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:

@@ -77,6 +77,7 @@ class StandIn(Server):
             human=self._human_monitor,
             # A scenario was checked when it was read; a recording may differ from its schema.
             check_events=False,
+            release=scenario.release,
         )
         self.finished = asyncio.Event()
         self._commands = commands

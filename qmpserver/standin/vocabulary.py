@@ -1,11 +1,6 @@
 """The vocabularies that a scenario can name: the commands and events of a QEMU release or a daemon.
 
-The files are in `vocabularies/`. A release's file is the reply of that QEMU to `query-qmp-schema`:
-
-    qemu-system-x86_64 -machine none -display none -qmp unix:q.sock,server=on,wait=off &
-    qmpctl --qmp unix:q.sock exec query-qmp-schema | gzip -9n > vocabularies/qemu-7.2.json.gz
-
-To add a release, put its file there and a line in `RELEASES`.
+Those of releases are in `qmpserver.releases`, the others' files in `vocabularies/`.
 """
 
 from __future__ import annotations
@@ -18,27 +13,32 @@ from typing import NamedTuple
 
 from qmpserver.files import LARGEST, read_bytes
 from qmpserver.qapi import Schema, SchemaError
+from qmpserver.qapi.fitting import smallest
 from qmpserver.qapi.model import EMPTY
-from qmpserver.standin.values import smallest
+from qmpserver.releases import NEWEST, RELEASES, Release, own_schema
 
 FILES = os.path.join(os.path.dirname(__file__), "vocabularies")
-# Each release, and the version that a stand-in of it greets with.
-RELEASES = {"qemu-7.2": "7.2.22"}
-DEFAULT = "qemu-7.2"
+DEFAULT = NEWEST.name
 OWN = "qmpserver"
 GUEST_AGENT = "guest-agent"
 NAMED = (*RELEASES, OWN, GUEST_AGENT)
 
 _GZIP = b"\x1f\x8b"
 _GZIP_WBITS = 31
-_OWN_SCHEMA = os.path.join(os.path.dirname(os.path.dirname(__file__)), "schema", "qapi-schema.json")
 
 
 class Vocabulary(NamedTuple):
-    """Commands and events, and the version in the greeting; None if no greeting is sent."""
+    """Commands and events, and the release and the version to speak as.
+
+    Attributes:
+        schema: The commands and events.
+        version: Version in the greeting; None if no greeting is sent.
+        release: Release whose words and manners it has.
+    """
 
     schema: Schema
     version: str | None
+    release: Release = NEWEST
 
 
 def load(name: str, directory: str | os.PathLike[str] = "") -> Vocabulary:
@@ -62,23 +62,19 @@ def load(name: str, directory: str | os.PathLike[str] = "") -> Vocabulary:
 def _shipped(name: str) -> Vocabulary:
     """Read a vocabulary once: nothing changes it, so all stand-ins of a process share it."""
     if name in RELEASES:
-        file = os.path.join(FILES, f"{name}.json.gz")
-        return Vocabulary(_schema(file), RELEASES[name])
+        release = RELEASES[name]
+        return Vocabulary(release.schema, release.version, release)
     if name == OWN:
-        return Vocabulary(Schema.load(_OWN_SCHEMA), "11.0.0")
+        return Vocabulary(own_schema(), NEWEST.version)
     return Vocabulary(Schema.load(os.path.join(FILES, f"{name}.json")), None)
-
-
-def _schema(path: str) -> Schema:
-    raw = read_bytes(path)
-    if raw.startswith(_GZIP):
-        raw = _unpacked(path, raw)
-    return _parsed(path, raw)
 
 
 def _read(path: str) -> Schema:
     """Return the schema of a user's file, in which each command and event has a smallest value."""
-    schema = _schema(path)
+    raw = read_bytes(path)
+    if raw.startswith(_GZIP):
+        raw = _unpacked(path, raw)
+    schema = _parsed(path, raw)
     returned = {f"command '{one.name}'": one.returns for one in schema.commands.values()}
     sent = {f"event '{one.name}'": one.data for one in schema.events.values()}
     for sender, type_ in {**returned, **sent}.items():

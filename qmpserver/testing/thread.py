@@ -44,7 +44,8 @@ class ServerThread(Questions):
         accel: Who executes the vCPUs: `fake` for nobody, or a value of `-accel`: `soft` or `kvm`,
             with a dirty ring of 4096 entries unless the value has another size.
         smp: The number of vCPUs.
-        schema: The schema of a fake: `qemu-7.2`, `qmpserver`, `guest-agent`, or a file.
+        schema: The schema of a fake: `qemu-11.1`, `qemu-10.0`, `qemu-7.2`, `qmpserver`,
+            `guest-agent`, or a file.
         version: The version in a fake's greeting, such as `9.1.0`; by default the schema's, or
             the scenario's.
         scenario: The scenario of a fake: a file, or a table with the content of one.

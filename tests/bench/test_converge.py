@@ -199,9 +199,9 @@ def test_a_policy_from_outside(qmpctl: Qmpctl, accel: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_qemu(qmpctl: Qmpctl, kvm: None, newer_qemu: str) -> None:
+def test_qemu(qmpctl: Qmpctl, kvm: None, newest_qemu: str) -> None:
     words = ["--way", "dirty-limit-20", "--way", "auto-converge", "--give-up", "2s"]
-    ran = qmpctl("bench", "converge", *SMALL, "--server", newer_qemu, *words)
+    ran = qmpctl("bench", "converge", *SMALL, "--server", newest_qemu, *words)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "| dirty-limit-20 | " in ran.stdout
     assert "| auto-converge " in ran.stdout

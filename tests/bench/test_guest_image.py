@@ -22,7 +22,7 @@ PATIENCE = 40.0
 def test_every_vcpu_runs_it(
     qmpctl: Run,
     kvm: None,
-    qemu: None,
+    qemu: str,
     until: Until,
     tmp_path: Path,
     program: str,

@@ -22,8 +22,8 @@ def machine(request: pytest.FixtureRequest) -> str:
         return "qmpserver -accel soft,dirty-ring-size=4096"
     request.getfixturevalue("kvm")
     if kind == "qemu":
-        request.getfixturevalue("qemu")
-        return "qemu-system-x86_64"
+        program: str = request.getfixturevalue("qemu")
+        return program
     return "qmpserver"
 
 

@@ -1,7 +1,6 @@
 """The table of options: its parameters are accepted, with QEMU's types; contradictions are not."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from qmpserver.keyval import Kind, OptionError, parse_options
 from qmpserver.monitor import parse_chardev
 from qmpserver.vm.commands.misc import TYPES
 from qmpserver.vm.machine.options import GUEST
+from tests.conftest import qemu_programs
 
 FLAGS = {"smp-opts": "smp", "memory": "m"}
 FIRST = {"accel": "kvm", "machine": "pc", "guest": "dirty"}
@@ -96,7 +96,7 @@ def test_listed_parameters_of_chardevs_are_accepted() -> None:
 )
 def test_refusals(words: str, message: str) -> None:
     assert str(refusal(words)).endswith(message)
-    if qemu := shutil.which("qemu-system-x86_64"):
+    if qemu := next(iter(qemu_programs().values()), None):
         argv = [qemu, "-display", "none", "-S", *words.split()]
         ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
         assert ended.stderr.splitlines()[0].endswith(message)
@@ -126,11 +126,8 @@ def test_memory_is_in_mib_without_a_unit() -> None:
         parse_options("size=x", {"size": Kind.SIZE_IN_MIB})
 
 
-def test_types_are_qemus() -> None:
+def test_types_are_qemus(qemu: str) -> None:
     """A parameter that QEMU has too has QEMU's type."""
-    qemu = shutil.which("qemu-system-x86_64")
-    if qemu is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
     commands = ("qmp_capabilities", "query-command-line-options", "quit")
     ended = subprocess.run(
         [qemu, "-machine", "none", "-display", "none", "-qmp", "stdio"],

@@ -89,12 +89,10 @@ async def test_nothing_is_wanted(start: Start, arguments: dict[str, object]) -> 
 
 
 @pytest.mark.slow
-async def test_as_qemu_tells_them(start: Start, kvm: None, qemu: None, tmp_path: Path) -> None:
+async def test_as_qemu_tells_them(start: Start, kvm: None, qemu: str, tmp_path: Path) -> None:
     """The same kernel's statistics, in the same order; what they count differs."""
     options = "-accel kvm -smp 2 -nodefaults -display none -qmp stdio"
-    process = await asyncio.create_subprocess_exec(
-        "qemu-system-x86_64", *options.split(), stdin=PIPE, stdout=PIPE
-    )
+    process = await asyncio.create_subprocess_exec(qemu, *options.split(), stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b'{"execute": "qmp_capabilities"}')

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from qmpserver.monitor.expression import ExpressionError, evaluate
 from qmpserver.monitor.hmp import LineError, complete, help_text, parse
 from qmpserver.monitor.readline import LineEditor
-from qmpserver.vm.commands.human import COMMANDS
+from qmpserver.releases import NEWEST
+from qmpserver.vm.commands.human import commands
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import TEXTS, pieces
 
 LINES = 200  # in a case
+COMMANDS = commands(NEWEST)
 NAMES = [name for command in COMMANDS for name in command.name.split("|")]
 BELOW = [name for command in COMMANDS for one in command.sub_table for name in one.name.split("|")]
 WORDS = [*NAMES, *BELOW, *TEXTS, "on", "off", "0", "0x1f", "017", "-d", "-", "/x", '"a b"', '"a\\',

@@ -1,15 +1,18 @@
-"""The same bytes to this program and to a real QEMU: the replies must be equal, byte for byte."""
+"""The same bytes to this program and to a real QEMU: the replies must be equal, byte for byte.
+
+The QEMU is the one that the variable `QEMU` names, or else the system's.
+"""
 
 import contextlib
 import random
 import re
-import shutil
 from collections.abc import Iterator
 
+from tests.conftest import qemu_programs
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import make
 from tests.qemu import transcript
-from tests.qemu.transcript import OURS, QEMU, talking
+from tests.qemu.transcript import OURS, talking
 
 # Of several unexpected arguments QEMU names the first of a hash table's order.
 ARGUMENTS = re.compile(rb"arguments[^\w{]*\{[^\w}]*\w")
@@ -22,10 +25,13 @@ def cases() -> Iterator[Case]:
     """Start both once: what ends whatever was begun separates the cases."""
     transcript.PATIENCE = PATIENCE
     options = ["-machine", "none", "-S"]
-    if shutil.which(QEMU[0]) is None:
+    found = next(iter(qemu_programs().items()), None)
+    if found is None:
         yield lambda _rng: 0
         return
-    with talking(OURS, [*options, "-accel", "soft"]) as ours, talking(QEMU, options) as theirs:
+    release, program = found
+    ours_options = [*options, "-accel", "soft", "-release", release]
+    with talking(OURS, ours_options) as ours, talking([program], options) as theirs:
         pair = ours[0], theirs[0]
         for client in pair:
             client.say([b'{"execute":"qmp_capabilities"}'])

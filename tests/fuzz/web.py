@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import uvloop
 
-from qmpserver.cli.assembly import own_schema
 from qmpserver.monitor import Registry, Server
+from qmpserver.releases import own_schema
 from qmpserver.vm.accel import AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
-from qmpserver.vm.commands.control import VERSION_INFO
+from qmpserver.vm.commands.control import version_info
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.web import serve
@@ -245,7 +245,7 @@ async def _serving() -> AsyncIterator[Web]:
     machine.start()
     registry = Registry(own_schema())
     register_all(registry, machine)
-    server = Server(registry, version=VERSION_INFO)
+    server = Server(registry, version=version_info())
     machine.emit = server.emit
     try:
         async with serving(server, machine) as web:

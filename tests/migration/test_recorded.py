@@ -15,7 +15,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.transcript.format import Transcript, read_all
 from tests.qemu.transcript import exchanges
 
-TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "11.1"
+TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "qemu-11.1"
 SCHEMA = Path(__file__).parents[2] / "schema" / "qapi-schema.json"
 RECORDED = {
     f"{path.stem}:{transcript.line}": transcript

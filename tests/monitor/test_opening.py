@@ -186,7 +186,7 @@ async def test_a_host_that_does_not_answer(
         await serves(server, directory, connect)
         assert not opening.done()
         manager.accept()[0].close()
-        assert (await opening).filename == "unix:"
+        assert (await opening).filename == f"unix:{directory}/m"
 
 
 async def test_a_fifo_without_a_reader(server: Server, directory: Path, connect: "Connect") -> None:

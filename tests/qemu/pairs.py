@@ -2,12 +2,13 @@
 
 Each function of `COURSES` drives a source and a destination. What they say is kept without what
 differs from run to run: numbers are `<number>`, and events are apart from replies, because they
-come when they come. Run as a program, this module writes the courses of the `qemu-system-x86_64`
-that it finds to `recorded/`, and the tests compare ours.
+come when they come. Run as a program, this module writes the courses of the QEMU that the variable
+`QEMU` names to `courses/`, and the tests compare ours.
 """
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 from tests.conftest import listens
 
 PATIENCE = 30.0
-RECORDED = Path(__file__).with_name("recorded")
+RECORDED = Path(__file__).parent / "courses" / "qemu-11.1"
 RAM = "64M"
 OVER = ("completed", "failed", "cancelled")
 
@@ -428,7 +429,8 @@ def guest_image() -> Iterator[str]:
 def main() -> None:
     """Record all courses."""
     with guest_image() as image:
-        argv = ["qemu-system-x86_64", "-nodefaults", "-accel", "kvm,dirty-ring-size=4096"]
+        qemu = os.environ.get("QEMU", "qemu-system-x86_64")
+        argv = [qemu, "-nodefaults", "-accel", "kvm,dirty-ring-size=4096"]
         for course in COURSES:
             text = said(course, [*argv, "-bios", image])
             (RECORDED / f"{course.__name__}.txt").write_text(text)

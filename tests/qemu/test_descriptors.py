@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from qmpserver.releases import Release
 from tests.conftest import Until, listens
 
 OURS = [sys.executable, "-m", "qmpserver.cli", "-accel", "soft", "-m", "8M"]
-QEMU = ["qemu-system-x86_64", "-machine", "none", "-nodefaults"]
 
 
 class Monitor:
@@ -106,12 +106,24 @@ def pass_descriptors(argv: list[str], directory: Path, until: Until) -> list[Any
     return [json.loads(re.sub(r'"fd": (\d+)', number, json.dumps(answer))) for answer in said]
 
 
+@pytest.fixture
+def ours(release: Release) -> list[str]:
+    """The command of this program, as the release."""
+    return [*OURS, "-release", release.name]
+
+
+@pytest.fixture
+def theirs(release_qemu: str) -> list[str]:
+    """The command of the release's program."""
+    return [release_qemu, "-machine", "none", "-nodefaults"]
+
+
 @pytest.mark.slow
-def test_descriptors(tmp_path: Path, qemu: None, until: Until) -> None:
-    assert pass_descriptors(OURS, tmp_path, until) == pass_descriptors(QEMU, tmp_path, until)
+def test_descriptors(tmp_path: Path, ours: list[str], theirs: list[str], until: Until) -> None:
+    assert pass_descriptors(ours, tmp_path, until) == pass_descriptors(theirs, tmp_path, until)
 
 
-def show_devices(argv: list[str], directory: Path, until: Until) -> list[Any]:
+def show_devices(argv: list[str], directory: Path, until: Until, again: str) -> list[Any]:
     name = f"qmpserver-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as manager:
         manager.bind(str(directory / "manager"))
@@ -120,8 +132,8 @@ def show_devices(argv: list[str], directory: Path, until: Until) -> list[Any]:
             f"socket,id=tight,path={name}-t,abstract=on,server=on,wait=off",
             f"socket,id=loose,path={name}-l,abstract=on,tight=off,server=on,wait=off",
             f"socket,id=connected,path={directory}/manager",
-            f"socket,id=again,path={directory}/manager,reconnect=60",
-            f"socket,id=late,path={directory}/nobody,reconnect=60",
+            f"socket,id=again,path={directory}/manager,{again}",
+            f"socket,id=late,path={directory}/nobody,{again}",
             "socket,id=tcp,host=127.0.0.1,port=0,server=on,wait=off",
             "socket,id=name,host=localhost,port=0,ipv4=on,server=on,wait=off",
             "null,id=null",
@@ -167,12 +179,15 @@ def _disconnected(answer: Any) -> set[str]:
 
 
 @pytest.mark.slow
-def test_devices_and_yank(tmp_path: Path, qemu: None, until: Until) -> None:
+def test_devices_and_yank(
+    tmp_path: Path, release: Release, ours: list[str], theirs: list[str], until: Until
+) -> None:
+    again = "reconnect=60" if release.name == "qemu-7.2" else "reconnect-ms=60000"
     for place in ("ours", "qemu"):
         (tmp_path / place).mkdir()
-    ours = json.dumps(show_devices(OURS, tmp_path / "ours", until), indent=1)
-    theirs = json.dumps(show_devices(QEMU, tmp_path / "qemu", until), indent=1)
-    assert ours.replace("/ours/", "/qemu/") == theirs
+    shown = json.dumps(show_devices(ours, tmp_path / "ours", until, again), indent=1)
+    wanted = json.dumps(show_devices(theirs, tmp_path / "qemu", until, again), indent=1)
+    assert shown.replace("/ours/", "/qemu/") == wanted
 
 
 @pytest.mark.slow

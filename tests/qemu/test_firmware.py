@@ -1,12 +1,11 @@
 """The guest `dirty` booted by real QEMU: the firmware image, and the machine code under a real VMM.
 
-Runs where ``qemu-system-x86_64`` is installed; on KVM where ``/dev/kvm`` can be opened.
+Runs where QEMU is, as `qemu_programs` finds it; on KVM where ``/dev/kvm`` can be opened.
 """
 
 import json
 import mmap
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +19,9 @@ from qmpserver.bench.firmware import firmware_image
 from qmpserver.tools.qmpctl import main
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.guest import DirtyGuest, DirtyLayout, GuestError
-from tests.conftest import HAS_KVM
+from tests.conftest import HAS_KVM, qemu_programs
 
-QEMU = shutil.which("qemu-system-x86_64")
+QEMU = next(iter(qemu_programs().values()), None)
 
 MIB = 1 << 20
 RAM = 64 * MIB
@@ -30,7 +29,7 @@ CLOCK_HZ = 1_000_000_000  # nearly any will do: no test here minds the exact rat
 
 INTERRUPTS, IOPL_3 = 0x200, 0x3000
 
-needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+needs_qemu = pytest.mark.skipif(QEMU is None, reason="QEMU is not here")
 needs_kvm = pytest.mark.skipif(not HAS_KVM, reason="/dev/kvm can't be opened")
 accelerators = pytest.mark.parametrize(
     "accel", ["tcg", pytest.param("kvm,dirty-ring-size=4096", marks=needs_kvm)]

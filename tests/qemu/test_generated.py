@@ -7,18 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from qmpserver.releases import Release
 from tests.fuzz.messages import MESSAGES
-from tests.qemu.transcript import OURS, QEMU, Client, talking
+from tests.qemu.transcript import OURS, Client, talking
 
 Pair = tuple[Client, Client]
 
 
 @pytest.fixture
-def pair(qemu: None) -> Iterator[Pair]:
+def pair(release: Release, release_qemu: str) -> Iterator[Pair]:
     """Us and QEMU, both waiting for the negotiation."""
     options = ["-machine", "none", "-S"]
-    with talking(OURS, [*options, "-accel", "soft"]) as ours, talking(QEMU, options) as theirs:
-        yield ours[0], theirs[0]
+    ours = [*options, "-accel", "soft", "-release", release.name]
+    with talking(OURS, ours) as us, talking([release_qemu], options) as qemu:
+        yield us[0], qemu[0]
 
 
 @pytest.mark.slow

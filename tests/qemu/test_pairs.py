@@ -32,8 +32,8 @@ def image() -> Iterator[str]:
 
 @pytest.mark.slow
 @courses
-def test_qemu_still_takes_them(course: Course, newer_qemu: str, kvm: None, image: str) -> None:
-    argv = [newer_qemu, "-nodefaults", "-accel", f"kvm,{RING}", "-bios", image]
+def test_qemu_still_takes_them(course: Course, newest_qemu: str, kvm: None, image: str) -> None:
+    argv = [newest_qemu, "-nodefaults", "-accel", f"kvm,{RING}", "-bios", image]
     assert said(course, argv).splitlines() == recorded(course)
 
 

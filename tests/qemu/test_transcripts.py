@@ -1,4 +1,4 @@
-"""The recorded conversations, held again with this program, and with QEMU where it is installed."""
+"""The recorded conversations of each release, held again with this program, and with that QEMU."""
 
 import contextlib
 import itertools
@@ -8,26 +8,37 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from qmpserver.qapi import Schema
+from qmpserver.releases import NEWEST, RELEASES, own_schema
 from qmpserver.transcript.format import Transcript, read_all
 from qmpserver.transcript.replay_exact import replay_exactly
-from tests.qemu.transcript import OURS, PATIENCE, QEMU, exchanges, options_of, serving
+from tests.conftest import qemu_programs
+from tests.qemu.transcript import OURS, PATIENCE, TRANSCRIPTS, exchanges, options_of, serving
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted(Path(__file__).parent.glob("transcripts/*.txt"))
-NEWER_FILES = sorted(Path(__file__).parent.glob("transcripts/11.1/*.txt"))
-"""What QEMU has changed since 7.2."""
+ENOUGH = 20
 
 
-def transcripts(files: list[Path]) -> list[ParameterSet]:
+def files(release: str) -> list[Path]:
+    return sorted((TRANSCRIPTS / release).glob("*.txt"))
+
+
+def differs(path: Path) -> bool:
+    """Return whether a release answers otherwise than the newest one does."""
+    newest = TRANSCRIPTS / NEWEST.name / path.name
+    return path == newest or path.read_text() != newest.read_text()
+
+
+def recorded(*, all_files: bool) -> list[ParameterSet]:
     return [
-        pytest.param(path, transcript, id=f"{path.stem}:{transcript.line}")
-        for path in files
+        pytest.param(release, path, transcript, id=f"{release}:{path.stem}:{transcript.line}")
+        for release in RELEASES
+        for path in files(release)
+        if all_files or differs(path)
         for transcript in read_all(path.read_text())
     ]
 
 
-ENOUGH = 20
+def each_transcript(*, all_files: bool) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("release", "path", "transcript"), recorded(all_files=all_files))
 
 
 def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> None:
@@ -43,31 +54,29 @@ def hold(path: Path, transcript: Transcript, command: list[str], accel: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "transcript"), transcripts(FILES + NEWER_FILES))
-def test_we_answer_as_recorded(path: Path, transcript: Transcript, accel: str) -> None:
-    if accel == "soft" and "-accel kvm" in (transcript.options or ""):
+@each_transcript(all_files=False)
+def test_we_answer_as_recorded(
+    release: str, path: Path, transcript: Transcript, accel: str
+) -> None:
+    about_kvm = "-accel kvm" in (transcript.options or "")
+    if accel == "soft" and about_kvm:
         pytest.skip("it is about KVM itself")
-    hold(path, transcript, OURS, accel)
+    if accel == "kvm" and not about_kvm and release != NEWEST.name:
+        pytest.skip("older releases are a matter of words: one accelerator is enough")
+    hold(path, transcript, [*OURS, "-release", release], accel)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "transcript"), transcripts(FILES))
+@each_transcript(all_files=True)
 def test_qemu_answers_as_recorded(
-    path: Path, transcript: Transcript, qemu: None, kvm: None
+    release: str, path: Path, transcript: Transcript, kvm: None
 ) -> None:
-    hold(path, transcript, QEMU, "kvm")
+    program = qemu_programs().get(release)
+    if program is None:
+        pytest.skip(f"{release} is not here; .ci/qemu brings releases")
+    hold(path, transcript, [program], "kvm")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("path", "transcript"), transcripts(NEWER_FILES))
-def test_newer_qemu_answers_as_recorded(
-    path: Path, transcript: Transcript, newer_qemu: str, kvm: None
-) -> None:
-    hold(path, transcript, [newer_qemu], "kvm")
-
-
-# Commands that QEMU 7.2 does not have.
-NEWER = {"query-accelerators"}
 # Commands that succeed only with a descriptor, and where those are.
 DESCRIPTORS = {"getfd", "closefd", "add-fd", "remove-fd"}
 # A command that succeeds only with a second server; `test_pairs.py` has those.
@@ -77,13 +86,12 @@ PAIRED = {"migrate"}
 @pytest.mark.parametrize("outcome", ["return", "error"])
 def test_each_command_is_in_a_transcript(outcome: str) -> None:
     """All that QEMU has too, with a success, and with a fault in what was said."""
-    schema = Schema.load(ROOT / "schema" / "qapi-schema.json")
-    wanted = {name for name in schema.commands if not name.startswith("__")} - NEWER
+    wanted = {name for name in own_schema().commands if not name.startswith("__")}
     if outcome == "return":
         text = Path(__file__).with_name("test_descriptors.py").read_text()
         assert all(f'ask("{name}"' in text for name in DESCRIPTORS)
         wanted -= DESCRIPTORS | PAIRED
-    for path in FILES + NEWER_FILES:
+    for path in files(NEWEST.name):
         for transcript in read_all(path.read_text()):
             for said, heard in exchanges(transcript):
                 if any(isinstance(one.value, dict) and outcome in one.value for one in heard):
@@ -91,6 +99,8 @@ def test_each_command_is_in_a_transcript(outcome: str) -> None:
     assert not wanted, f"no transcript has a '{outcome}' of {', '.join(sorted(wanted))}"
 
 
-def test_there_are_enough() -> None:
-    messages = [one for path in FILES for t in read_all(path.read_text()) for one in t.messages]
+@pytest.mark.parametrize("release", RELEASES)
+def test_there_are_enough(release: str) -> None:
+    transcripts = [one for path in files(release) for one in read_all(path.read_text())]
+    messages = [one for transcript in transcripts for one in transcript.messages]
     assert sum(one.who == "client" and not one.unfinished for one in messages) >= 1200

@@ -1,11 +1,10 @@
-"""Records what QEMU answers in a transcript: ``python -m tests.qemu.transcript FILE...``.
+"""Servers that are talked to as recorded transcripts were: started, connected to, and asked.
 
-The format is `qmpserver.transcript.format`'s. Answers that QEMU still gives are left as they are
-written, with what may vary in them; the others are replaced.
+The transcripts are in `transcripts/`, in a directory for each release, in the format of
+`qmpserver.transcript.format`. `record` records them.
 """
 
 import contextlib
-import json
 import shlex
 import socket
 import subprocess
@@ -14,33 +13,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from qmpserver.transcript.compare import compare_exactly
-from qmpserver.transcript.format import Transcript, read_all
-from qmpserver.transcript.message import END, Message
+from qmpserver.transcript.format import Transcript
+from qmpserver.transcript.message import Message
 
 PATIENCE = 10.0
-QEMU = ["qemu-system-x86_64"]
+TRANSCRIPTS = Path(__file__).with_name("transcripts")
 OURS = [sys.executable, "-m", "qmpserver.cli"]
 CLIENTS = 2
-
-# Members whose values are the moment's or the machine's; that they are there is compared.
-VARYING = {
-    "current-rate": "what the guest just does",
-    "qom-path": "which devices a machine has besides its vCPUs",
-    "start-time": "the time of day",
-    "thread-id": "the operating system's choice",
-    "timestamp": "the time of day",
-}
-
-# Error words of later releases, and what 7.2 says instead.
-NEWER_WORDS = {
-    "Calculation time is out of range [50ms, 60000ms].": "calc-time is out of range[1, 60].",
-    "sample-pages is used only in page-sampling mode": (
-        "either sample-pages or dirty-ring can be specified."
-    ),
-}
 
 
 class Client:
@@ -124,36 +105,6 @@ def options_of(transcript: Transcript, accel: str) -> list[str]:
     return shlex.split((transcript.options or "").replace("ACCEL", accel))
 
 
-def record(path: Path) -> int:
-    """Replace a transcript's answers by those that QEMU gives now; return how many exchanges."""
-    text = path.read_text()
-    answers: dict[int, list[str]] = {}
-    for transcript in read_all(text):
-        with talking(QEMU, options_of(transcript, "kvm")) as clients:
-            for said, expected in exchanges(transcript):
-                last = said[-1]
-                try:
-                    lines = clients[last.client - 1].say([one.data for one in said])
-                except TimeoutError:
-                    raise TimeoutError(f"line {last.line}: no message ends there") from None
-                heard = [_answer(line, last.client) for line in lines]
-                if len(heard) == len(expected):
-                    pairs = zip(expected, heard, strict=True)
-                    heard = [
-                        got if compare_exactly(one, got, transcript.rules) else one
-                        for one, got in pairs
-                    ]
-                who = "" if last.client == 1 else str(last.client)
-                answers[last.line] = [f"{who}{one}" for one in heard]
-    written = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.lstrip("12").startswith("<- "):
-            written.append(line)
-        written += answers.get(number, [])
-    path.write_text("\n".join(written) + "\n")
-    return len(answers)
-
-
 def exchanges(transcript: Transcript) -> Iterator[tuple[list[Message], list[Message]]]:
     """Give what a client sends until an answer may come, with the answers."""
     said: list[Message] = []
@@ -168,28 +119,3 @@ def exchanges(transcript: Transcript) -> Iterator[tuple[list[Message], list[Mess
             said.append(one)
     if said:
         yield said, heard
-
-
-def _answer(line: bytes, client: int) -> Message:
-    got = Message("server", line.decode().removesuffix("\r\n") if line else END, client=client)
-    if not isinstance(got.value, dict):
-        return got
-    value = _varied(got.value)
-    return got if value == got.value else Message("server", json.dumps(value), client=client)
-
-
-def _varied(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_varied(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    varied = {name: "<any>" if name in VARYING else _varied(i) for name, i in value.items()}
-    for newer, older in NEWER_WORDS.items():
-        if varied.get("desc") == older:
-            varied["desc"] = f"<{newer}|{older}>"
-    return varied
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(name, record(Path(name)))

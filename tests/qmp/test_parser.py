@@ -293,3 +293,42 @@ def test_space_takes_no_time(monkeypatch: pytest.MonkeyPatch, space: bytes) -> N
     monkeypatch.setattr(qmpserver.qmp.lexer, "_TABLE", {})
     assert Parser().feed(space * 1000) == []
     assert len(looked_at) <= 1
+
+
+# As QEMU 11.1 answers: what is sent, and the errors that come at once; None is a message.
+PLACES: list[tuple[bytes, list[str | None]]] = [
+    (b"{,}", ["1:2: expecting key"]),
+    (b'{"a",}', ["1:8: expecting ':'"]),
+    (b'{"a":1,}', ["1:17: expecting key"]),
+    (b"{[1]:2}", ["1:19: expecting key"]),
+    (b"{tru:1}\n", ["1:26: expecting key"]),
+    (b'{"a":1 x ', ["2:8: expected ',' or '}'"]),
+    (b"{} [}", []),
+    (b"} ]", ["2:17: expecting value"]),
+    (b'\n{"a":[1 2 ', ["3:9: expected ',' or ']'"]),
+    (b"]}x \n", ["3:13: invalid keyword 'x'"]),
+    # A byte that ends a number, a keyword or a recovery counts twice.
+    (b"12,", [None, "4:4: expecting value"]),
+    (b"true]", [None, "4:9: expecting value"]),
+    (b'@"abc"}', ["4:9: stray '@'", "4:16: expecting value"]),
+    (b'{"a":1 x @ }\n', ["4:23: expected ',' or '}'", "4:28: expecting value"]),
+    (b'"\\q" {"\\q": 1}', [
+        "5:1: invalid escape sequence in string", "5:7: invalid escape sequence in string",
+    ]),
+    (b'{"a":1,"a":2}', ["5:26: duplicate key"]),
+    (b'{"a":' + b"[" * 1025, ["JSON nesting depth limit exceeded"]),
+    (b"]" * 1025 + b"}{}", [None]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+@pytest.mark.parametrize("fast", [True, False])
+def test_errors_have_places_and_come_at_once(fast: bool, size: int) -> None:
+    parser = Parser(fast=fast, error_places=True)
+    for data, expected in PLACES:
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        messages = [message for piece in pieces for message in parser.feed(piece)]
+        assert [
+            one.desc.replace("JSON parse error, ", "") if isinstance(one, ParseError) else None
+            for one in messages
+        ] == expected, data

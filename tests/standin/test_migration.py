@@ -12,7 +12,7 @@ from tests.qemu.pairs import RECORDED
 from tests.qemu.transcript import exchanges
 from tests.standin.conftest import Raw, Serve, Served
 
-TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "11.1"
+TRANSCRIPTS = Path(__file__).parents[1] / "qemu" / "transcripts" / "qemu-11.1"
 EVENTS = [{"capability": "events", "state": True}]
 PAUSE = [*EVENTS, {"capability": "pause-before-switchover", "state": True}]
 

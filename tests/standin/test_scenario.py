@@ -9,7 +9,7 @@ import pytest
 from qmpserver.standin import Scenario, ScenarioError, StandIn
 from tests.standin.conftest import Serve
 
-PAUSED = {"status": "paused", "running": False, "singlestep": False}
+PAUSED = {"status": "paused", "running": False}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_replies_in_turn(serve: Serve) -> None:
         [[on]]
         command = "query-status"
         times = 2
-        return = { status = "paused", running = false, singlestep = false }
+        return = { status = "paused", running = false }
         [[on]]
         command = "query-status"
         times = 1
@@ -390,7 +390,7 @@ async def test_a_recording_answers_as_it_was_recorded(serve: Serve, tmp_path: Pa
         client.send("cont")
         names = [(await client.receive()).get("event") for _ in range(3)]
         assert names == ["RESUME", None, "WAKEUP"]
-        for _ in range(2):  # the last recorded one stays; the state would add `singlestep`
+        for _ in range(2):  # the last recorded one stays; the state would say `running`
             running = await client.execute("query-status")
             assert running == {"status": "running", "running": True}
         assert (await client.execute("query-named-block-nodes"))["desc"] == "recorded"

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 from qmpserver.monitor import Registry
+from qmpserver.monitor.adapted import adapted
 from qmpserver.qapi import Schema, SchemaError
+from qmpserver.qapi.fitting import fitted, smallest
 from qmpserver.qapi.model import EMPTY, AlternateType, ArrayType, ObjectType
 from qmpserver.qmp import CommandError
+from qmpserver.releases import RELEASES, Release
 from qmpserver.standin import Scenario, ScenarioError, StandIn, vocabulary
-from qmpserver.standin.commands import MAX_REFUSED, _adapted
+from qmpserver.standin.commands import MAX_REFUSED
 from qmpserver.standin.state.handlers import register_all
-from qmpserver.standin.values import fitted, smallest
-from tests.qapi.test_qemu_live import QEMU, Maker, Qemu, Tree, _refusal
+from tests.qapi.introspection import Tree
+from tests.qapi.made_up import Maker, refusal
+from tests.qemu.probe import Qemu
 from tests.standin.conftest import Serve
 
-RECORDED = Path(vocabulary.FILES, "qemu-7.2.json.gz")
 # They end the conversation, or are refused after the negotiation.
 OWN_STATE = {"quit", "qmp_capabilities"}
 
@@ -31,19 +34,15 @@ DEEP = "".join(
 )
 
 
-def recorded() -> list[dict[str, Any]]:
-    infos: list[dict[str, Any]] = json.loads(gzip.decompress(RECORDED.read_bytes()))
-    return infos
-
-
 @pytest.fixture(scope="module")
-def schema() -> Schema:
-    return Schema.from_introspection(recorded())
+def schema(release: Release) -> Schema:
+    """The schema of each release, not shared with others."""
+    return Schema.from_introspection(release.introspection)
 
 
 @pytest.mark.slow
-def test_introspection_of_the_introspected_is_the_same(schema: Schema) -> None:
-    infos = recorded()
+def test_introspection_of_the_introspected_is_the_same(release: Release, schema: Schema) -> None:
+    infos = release.introspection
     assert schema.introspect() == infos
     schema._introspection = None
     again, theirs = Tree(schema.introspect()), Tree(infos)
@@ -53,27 +52,11 @@ def test_introspection_of_the_introspected_is_the_same(schema: Schema) -> None:
         assert again.flat(name) == theirs.flat(name), name
 
 
-@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
-def test_the_shipped_vocabulary_is_this_qemus() -> None:
-    qemu = Qemu()
-    try:
-        version = qemu.version["qemu"]
-        live = qemu.execute("query-qmp-schema")["return"]
-    finally:
-        qemu.close()
-    if (version["major"], version["minor"]) != (7, 2):
-        pytest.skip("it is not QEMU 7.2")
-    mine, theirs = Tree(recorded()), Tree(live)
-    assert mine.roots() == theirs.roots()
-    assert all(mine.flat(name) == theirs.flat(name) for name in theirs.roots())
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
-def test_refusals_of_arguments_are_qemus(schema: Schema) -> None:
+def test_refusals_of_arguments_are_qemus(release_qemu: str, schema: Schema) -> None:
     """Spoil valid arguments of each command in one place, and compare both refusals."""
     maker = Maker(random.Random(72))
-    qemu = Qemu()
+    qemu = Qemu(release_qemu)
     compared = 0
     try:
         for name, command in schema.commands.items():
@@ -81,12 +64,12 @@ def test_refusals_of_arguments_are_qemus(schema: Schema) -> None:
                 continue  # introspection does not tell an alternate's name
             for _ in range(5):
                 arguments = maker.spoilt(command.arguments)
-                refusal = _refusal(command, arguments)
-                if refusal is not None:
+                refused = refusal(command, arguments)
+                if refused is not None:
                     theirs = qemu.execute(name, arguments).get("error", {}).get("desc", "")
                     if "uint" in theirs or "int8" in theirs or "int32" in theirs:
                         continue  # nor an integer's width
-                    assert refusal == theirs, (name, arguments)
+                    assert refused == theirs, (name, arguments)
                     compared += 1
     finally:
         qemu.close()
@@ -117,8 +100,8 @@ def test_the_smallest_value_of_every_type_is_allowed(schema: Schema) -> None:
         event.validate(smallest(event.data))
 
 
-def test_a_value_is_made_to_fit(schema: Schema) -> None:
-    returns = schema.commands["query-status"].returns
+def test_a_value_is_made_to_fit() -> None:
+    returns = RELEASES["qemu-7.2"].schema.commands["query-status"].returns
     assert returns is not None
     assert fitted({"status": "paused", "later": 1}, returns) == {
         "status": "paused",
@@ -253,8 +236,7 @@ async def test_the_state_answers_in_each_vocabulary(name: str) -> None:
     registry = Registry(stand_in.scenario.schema)
     register_all(registry, stand_in._state)
     for bound in registry.commands:
-        adapted = _adapted(bound, registry.schema.commands[bound.name])
-        assert adapted is bound.handler, bound.name
+        assert adapted(bound, registry.schema.commands[bound.name]) is bound.handler, bound.name
 
 
 async def test_an_argument_of_a_later_release(serve: Serve, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Until, listens, require_engine
+from tests.conftest import Until, listens, qemu_programs, require_engine
 
 PATIENCE = 100.0
 BIN = Path(sys.executable).parent
@@ -47,7 +46,13 @@ def serving(kind: str, directory: Path, until: Until, *options: str) -> Iterator
     path = directory / f"{kind}.sock"
     ours = [sys.executable, "-m", "qmpserver.cli"]
     ours += ["-accel", "kvm,dirty-ring-size=4096", "-accel", "soft,dirty-ring-size=4096"]
-    theirs = ["qemu-system-x86_64", "-accel", "kvm,dirty-ring-size=4096", "-accel", "tcg"]
+    theirs = [
+        next(iter(qemu_programs().values()), ""),
+        "-accel",
+        "kvm,dirty-ring-size=4096",
+        "-accel",
+        "tcg",
+    ]
     argv = [*(ours if kind == "qmpserver" else theirs), "-smp", "2", "-m", "64M", "-S"]
     argv += ["-name", "tested", "-display", "none", "-nodefaults"]
     argv += ["-qmp", f"unix:{path},server=on,wait=off", *options]
@@ -66,7 +71,7 @@ def server(
 ) -> Iterator[str]:
     """The address of this server, then of a real QEMU, stopped."""
     kind: str = request.param
-    if kind == "qemu" and shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
+    if kind == "qemu":
+        request.getfixturevalue("qemu")
     with serving(kind, tmp_path_factory.mktemp("server"), until) as address:
         yield address

@@ -26,13 +26,13 @@ def machine(request: pytest.FixtureRequest, qmpctl: Run, tmp_path: Path) -> list
     """The command of a machine whose guest stores to 1 MB, 40 MB each second."""
     kind: str = request.param
     if kind == "qemu":
-        request.getfixturevalue("qemu")
+        program: str = request.getfixturevalue("qemu")
         image = tmp_path / "dirty.bin"
         words = [word for key, value in GUEST.items() for word in (f"--{key}", value)]
         words += ["--clock-hz", "1000000000", "--ram", "64M"]
         assert qmpctl("guest", "--output", str(image), *words).returncode == 0
         accel = "kvm,dirty-ring-size=4096" if HAS_KVM else "tcg"
-        return ["qemu-system-x86_64", "-accel", accel, "-bios", str(image)]
+        return [program, "-accel", accel, "-bios", str(image)]
     require_engine()
     if kind == "kvm":
         request.getfixturevalue("kvm")

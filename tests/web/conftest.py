@@ -10,12 +10,12 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from qmpserver.cli.assembly import own_schema
 from qmpserver.monitor import Registry, Server
+from qmpserver.releases import own_schema
 from qmpserver.vm.accel import AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
-from qmpserver.vm.commands.control import VERSION_INFO
+from qmpserver.vm.commands.control import version_info
 from qmpserver.vm.machine.guest import DirtyGuest
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.web.address import parse_http
@@ -69,7 +69,7 @@ async def machine() -> AsyncIterator[Machine]:
 async def server(machine: Machine) -> AsyncIterator[Server]:
     registry = Registry(own_schema())
     register_all(registry, machine)
-    server = Server(registry, version=VERSION_INFO)
+    server = Server(registry, version=version_info())
     machine.emit = server.emit
     yield server
     await server.close(grace=0.1)

@@ -11,6 +11,7 @@ from qmpserver.cli.help import is_help, listing
 from qmpserver.cli.settings import DEFAULT_RAM
 from qmpserver.cli.table import WithFake, option
 from qmpserver.keyval import Kind, OptionError, kinds, parse_options, split_options
+from qmpserver.releases import NEWEST, RELEASES
 
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
@@ -184,6 +185,19 @@ def use_stand_in(settings: Settings, value: str) -> None:
         settings.fake = value, Scenario.from_option(value)
     except ScenarioError as error:
         raise OptionError(str(error)) from None
+
+
+@option(
+    "release",
+    "|".join(reversed(list(RELEASES))),
+    f"the release of QEMU that monitors speak as ({NEWEST.name})",
+    with_fake=WithFake.REFUSED,
+)
+def set_release(settings: Settings, value: str) -> None:
+    """Choose the schema, the version and the words of a release."""
+    if value not in RELEASES:
+        raise OptionError(f"there is no release '{value}', only {', '.join(RELEASES)}")
+    settings.release = RELEASES[value]
 
 
 @option("S", "", "do not start the vCPUs; `cont` does")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from qmpserver.qapi.fitting import smallest
 from qmpserver.qmp import event_message
-from qmpserver.standin.values import smallest
 from qmpserver.standin.wire import Kind, Wire, WireMessage
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qmpserver.qapi.fitting import fitted
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.threads import Threads
-from qmpserver.standin.values import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.vocabulary import FILES
+from qmpserver.releases import FILES, NEWEST
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -31,7 +31,7 @@ _PLAIN = (
 @functools.cache
 def facts() -> dict[str, Any]:
     """Return the recorded answers by command; by type, for commands that ask about a type."""
-    with gzip.open(os.path.join(FILES, "facts-11.1.json.gz")) as file:
+    with gzip.open(os.path.join(FILES, NEWEST.name, "facts.json.gz")) as file:
         found: dict[str, Any] = json.load(file)
     return found
 

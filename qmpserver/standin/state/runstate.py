@@ -20,7 +20,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-status")
     def query_status() -> Any:
-        return {"status": state.status, "running": state.running, "singlestep": False}
+        return {"status": state.status, "running": state.running}
 
     @registry.command("stop")
     def stop() -> None:
@@ -120,6 +120,10 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("query-display-options")
     def query_display_options() -> Any:
         return {"type": "none"}
+
+    @registry.command("query-accelerators")
+    def query_accelerators() -> Any:
+        return {"enabled": "kvm", "present": ["kvm", "tcg"]}
 
     @registry.command("query-target")
     def query_target() -> Any:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.monitor.adapted import AdaptedRegistry
+from qmpserver.releases import NEWEST
 from qmpserver.vm.commands import (
     accelerator,
     char,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from qmpserver.keyval import Kind
     from qmpserver.monitor import Registry
+    from qmpserver.releases import Release
     from qmpserver.vm.machine.machine import Machine
 
 MODULES = (
@@ -65,13 +68,15 @@ def register_all(
     registry: Registry,
     controlled: Machine,
     *,
+    release: Release = NEWEST,
     command_line: Mapping[str, Mapping[str, Kind]] | None = None,
 ) -> None:
     """Bind every command of the schema to the machine.
 
     Args:
-        registry: The commands.
+        registry: The commands; an `AdaptedRegistry` for a release other than the newest.
         controlled: The machine.
+        release: The release to speak as.
         command_line: The result of `query-command-line-options`: by group, each parameter's type.
 
     Raises:
@@ -79,5 +84,9 @@ def register_all(
     """
     for module in MODULES:
         module.register(registry, controlled)
+    control.register_version(registry, release)
+    misc.register_human(registry, release)
     misc.register_command_line(registry, command_line or {})
+    if isinstance(registry, AdaptedRegistry):
+        registry.adapt()
     registry.check()

@@ -15,7 +15,8 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("query-chardev", client=True)
     def query_chardev(client: Client) -> list[ChardevInfo]:
+        peers = client.server.release.shows_peers
         return [
-            {"label": one.id, "filename": one.filename, "frontend-open": one.attached}
+            {"label": one.id, "filename": one.shown(peers), "frontend-open": one.attached}
             for one in client.server.devices
         ]

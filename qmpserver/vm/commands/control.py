@@ -5,25 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
+from qmpserver.releases import NEWEST
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
+    from qmpserver.releases import Release
     from qmpserver.vm.commands.types import CommandInfo, VersionInfo
     from qmpserver.vm.machine.machine import Machine
 
-# The QEMU release whose vocabulary this is. The schema's order of members is visible on the wire.
-VERSION_INFO: VersionInfo = {
-    "qemu": {"major": 11, "minor": 0, "micro": 0},
-    "package": f"qmpserver {VERSION}",
-}
+
+def version_info(release: Release = NEWEST) -> VersionInfo:
+    """Return the version in the greeting: the release that this program speaks as, and its own."""
+    major, minor, micro = map(int, release.version.split("."))
+    return {
+        # The order of members is visible on the wire.
+        "qemu": {"major": major, "minor": minor, "micro": micro},
+        "package": f"qmpserver {VERSION}",
+    }
+
+
+def register_version(registry: Registry, release: Release) -> None:
+    """Bind the query of the version."""
+
+    @registry.command("query-version")
+    def query_version() -> VersionInfo:
+        return version_info(release)
 
 
 def register(registry: Registry, machine: Machine) -> None:
     """Bind the commands of this file."""
-
-    @registry.command("query-version")
-    def query_version() -> VersionInfo:
-        return VERSION_INFO
 
     @registry.command("query-commands")
     def query_commands() -> list[CommandInfo]:

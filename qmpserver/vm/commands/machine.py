@@ -40,6 +40,7 @@ def register(registry: Registry, machine: Machine) -> None:
                 "props": _properties(index),
                 "qom-path": vcpu_path(index),
                 "cpu-index": index,
+                "qom-type": cpu_type(machine.accel.name),
                 "target": "x86_64",
             }
             for index, thread_id in enumerate(machine.accel.engine.thread_ids())

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from qmpserver.keyval import Kind
 from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
-from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
+from qmpserver.vm.commands.human import HumanMonitor, commands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.monitor import Registry
+    from qmpserver.releases import Release
     from qmpserver.vm.commands.types import (
         CommandLineOptionInfo,
         CommandLineParameterType,
@@ -50,24 +51,29 @@ def register(registry: Registry, machine: Machine) -> None:
         except RuntimeError as error:
             raise CommandError(str(error)) from None
 
-    @registry.command("human-monitor-command")
-    async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
-        if len(command_line) > MAX_COMMAND_LINE:
-            raise CommandError(
-                f"Parameter 'command-line' expects at most {MAX_COMMAND_LINE} characters"
-            )
-        monitor = HumanMonitor(registry, COMMANDS)
-        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
-            raise CommandError("Parameter 'cpu-index' expects a CPU number")
-        shown = await monitor.execute(command_line)
-        return (shown or "").replace("\n", "\r\n")
-
     @registry.command("query-iothreads")
     def query_iothreads() -> list[IOThreadInfo]:
         return []
 
     for name, handler in fd_commands.HANDLERS.items():
         registry.command(name, client=True)(handler)
+
+
+def register_human(registry: Registry, release: Release) -> None:
+    """Bind the command that executes those of the human monitor."""
+    human = commands(release)
+
+    @registry.command("human-monitor-command")
+    async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
+        if len(command_line) > MAX_COMMAND_LINE:
+            raise CommandError(
+                f"Parameter 'command-line' expects at most {MAX_COMMAND_LINE} characters"
+            )
+        monitor = HumanMonitor(registry, human, release=release)
+        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
+            raise CommandError("Parameter 'cpu-index' expects a CPU number")
+        shown = await monitor.execute(command_line)
+        return (shown or "").replace("\n", "\r\n")
 
 
 def register_command_line(

@@ -23,14 +23,31 @@ def register(registry: Registry, machine: Machine) -> None:
         except KeyError:
             raise CommandError(f'unknown event "{name}"') from None
 
+    def check_vcpu(name: str, vcpu: int | None) -> None:
+        """Refuse a vCPU, which older releases ask for: no event here belongs to one."""
+        if vcpu is None:
+            return
+        if not 0 <= vcpu < len(machine.accel.engine.thread_ids()):
+            raise CommandError(f"invalid vCPU index {vcpu}")
+        for event in events(name):
+            raise CommandError(f'event "{event.name}" is not vCPU-specific')
+
     @registry.command("trace-event-get-state")
-    def trace_event_get_state(*, name: str) -> list[TraceEventInfo]:
+    def trace_event_get_state(*, name: str, vcpu: int | None = None) -> list[TraceEventInfo]:
+        check_vcpu(name, vcpu)
         return [
             {"name": event.name, "state": "enabled" if tracer.enabled(event) else "disabled"}
             for event in reversed(events(name))  # QEMU's order
         ]
 
     @registry.command("trace-event-set-state")
-    def trace_event_set_state(*, name: str, enable: bool, ignore_unavailable: bool = False) -> None:
+    def trace_event_set_state(
+        *,
+        name: str,
+        enable: bool,
+        ignore_unavailable: bool = False,
+        vcpu: int | None = None,
+    ) -> None:
+        check_vcpu(name, vcpu)
         for event in events(name):
             tracer.enable(event, enable)

@@ -8,7 +8,7 @@ import pytest
 
 from qmpserver.monitor import Registry
 from qmpserver.qapi import Schema
-from qmpserver.vm.commands.human import COMMANDS, HumanMonitor
+from qmpserver.vm.commands.human import HumanMonitor, commands
 from qmpserver.vm.commands.human.migration import shown
 
 SCHEMA = Schema.load(Path(__file__).parents[3] / "schema" / "qapi-schema.json")
@@ -59,7 +59,7 @@ class Migrating:
 )
 async def test_a_terminal_waits_unless_detached(line: str, terminal: bool, left: int) -> None:
     migrating = Migrating()
-    monitor = HumanMonitor(migrating.registry, COMMANDS, terminal=terminal)
+    monitor = HumanMonitor(migrating.registry, commands(), terminal=terminal)
     assert await monitor.execute(line) == ""
     assert migrating.begun == [("unix:/x", False)]
     assert len(migrating.looks) == left

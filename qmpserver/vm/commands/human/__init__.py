@@ -7,12 +7,12 @@ To add an HMP command:
    `monitor.qmp("qmp-command", ...)` and returns the text to show. Its parameters are the keys of
    the command's arguments.
 2. Add a row to the table at the end of the module, with the arguments, parameters and help of
-   QEMU's `hmp-commands.hx` (`HumanCommand` in `qmpserver.monitor.hmp` explains the notation).
-3. `tests/qemu/test_hmp.py` compares the row's help and behaviour with an installed QEMU.
+   the newest QEMU's help (`HumanCommand` in `qmpserver.monitor.hmp` explains the notation). Where
+   another release differs, `qmpserver.releases` declares it.
+3. `tests/qemu/test_hmp.py` compares the row's help and behaviour with each installed QEMU.
 """
 
-from qmpserver.vm.commands.human.info import INFO
 from qmpserver.vm.commands.human.monitor import HumanMonitor
-from qmpserver.vm.commands.human.table import COMMANDS
+from qmpserver.vm.commands.human.table import commands
 
-__all__ = ["COMMANDS", "INFO", "HumanMonitor"]
+__all__ = ["HumanMonitor", "commands"]

@@ -23,18 +23,24 @@ async def _info_cpus(monitor: HumanMonitor) -> str:
     cpus: list[types.CpuInfoFast] = await monitor.qmp("query-cpus-fast")
     return "".join(
         f"{'*' if cpu['cpu-index'] == monitor.cpu_index else ' '} CPU #{cpu['cpu-index']}:"
-        f" thread_id={cpu['thread-id']}\n"
+        f" thread_id={cpu['thread-id']}{_model(cpu)}\n"
         for cpu in cpus
     )
 
 
+def _model(cpu: types.CpuInfoFast) -> str:
+    """Return the model of a vCPU, which older releases do not have."""
+    return f" model={cpu['qom-type'].removesuffix('-x86_64-cpu')}" if "qom-type" in cpu else ""
+
+
 async def _info_dirty_rate(monitor: HumanMonitor) -> str:
     info: types.DirtyRateInfo = await monitor.qmp("query-dirty-rate")
+    sampling = info["mode"] == "page-sampling" or monitor.release.always_samples
     rate = f"{info['dirty-rate']} (MB/s)" if "dirty-rate" in info else "(not ready)"
     lines = [
         f"Status: {info['status']}",
         f"Start Time: {info['start-time']} (ms)",
-        f"Sample Pages: {info['sample-pages']} (per GB)",
+        *([f"Sample Pages: {info['sample-pages']} (per GB)"] if sampling else []),
         f"Period: {info['calc-time']} (sec)",
         f"Mode: {info['mode']}",
         f"Dirty rate: {rate}",
@@ -90,10 +96,13 @@ async def _info_status(monitor: HumanMonitor) -> str:
     return f"VM status: {'running' if running else 'paused'}{detail}\n"
 
 
-async def _info_trace_events(monitor: HumanMonitor, name: str = "*") -> str:
+async def _info_trace_events(
+    monitor: HumanMonitor, name: str = "*", vcpu: int | None = None
+) -> str:
+    given = {"vcpu": vcpu} if monitor.release.vcpu_events else {}
     try:
         events: list[types.TraceEventInfo]
-        events = await monitor.qmp("trace-event-get-state", name=name)
+        events = await monitor.qmp("trace-event-get-state", name=name, **given)
     except CommandError as error:
         return f"{error.desc}\n"
     return "".join(f"{one['name']} : state {int(one['state'] == 'enabled')}\n" for one in events)
@@ -140,9 +149,10 @@ INFO = table(
     HumanCommand("status", "", "", "show the current VM status (running|paused)", _info_status),
     HumanCommand(
         "trace-events",
-        "name:s?",
-        "[name]",
-        "show available trace-events & their state (name: event name pattern)",
+        "name:s?,vcpu:i?",
+        "[name] [vcpu]",
+        "show available trace-events & their state"
+        " (name: event name pattern; vcpu: vCPU to query, default is any)",
         _info_trace_events,
     ),
     HumanCommand("uuid", "", "", "show the current VM UUID", _info_uuid),

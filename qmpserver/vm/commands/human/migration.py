@@ -23,7 +23,11 @@ _WAIT = 0.1  # seconds between two looks at a migration that a terminal waits fo
 
 
 async def _migrate(
-    monitor: HumanMonitor, uri: str, detach: bool = False, resume: bool = False
+    monitor: HumanMonitor,
+    uri: str,
+    detach: bool = False,
+    resume: bool = False,
+    **_disks: bool,  # of older releases: no disk is here to copy
 ) -> str:
     await monitor.qmp("migrate", uri=uri, resume=resume)
     while monitor.terminal and not detach:

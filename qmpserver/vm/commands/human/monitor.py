@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.hmp import LineError, complete, parse
 from qmpserver.qmp import CommandError
+from qmpserver.releases import NEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qmpserver.monitor import Registry
     from qmpserver.monitor.hmp import HumanCommand
+    from qmpserver.releases import Release
     from qmpserver.vm.commands import types
 
 
@@ -24,20 +26,28 @@ class HumanMonitor:
     Args:
         registry: The QMP commands.
         commands: The table of its commands.
+        release: The release to speak as.
         terminal: Whether commands may wait, as somebody who enters lines would.
 
     Attributes:
         commands: As above.
+        release: As above.
         terminal: As above.
         cpu_index: The default vCPU, which the command `cpu` selects.
         history: The lines entered before; empty where no history is kept.
     """
 
     def __init__(
-        self, registry: Registry, commands: tuple[HumanCommand, ...], *, terminal: bool = False
+        self,
+        registry: Registry,
+        commands: tuple[HumanCommand, ...],
+        *,
+        release: Release = NEWEST,
+        terminal: bool = False,
     ) -> None:
         self._registry = registry
         self.commands = commands
+        self.release = release
         self.terminal = terminal
         self.cpu_index = 0
         self.history: Sequence[str] = ()

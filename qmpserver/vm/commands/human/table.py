@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from qmpserver.monitor.hmp import HumanCommand, help_text, table
 from qmpserver.qmp import CommandError
+from qmpserver.releases import NEWEST
 from qmpserver.vm.commands.human.info import INFO
 from qmpserver.vm.commands.human.migration import MIGRATION_COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from qmpserver.releases import Release
     from qmpserver.vm.commands.human.monitor import HumanMonitor
 
 _LIMIT_SET = "[Please use 'info vcpu_dirty_limit' to query dirty limit for virtual CPU]\n"
@@ -47,9 +49,11 @@ async def _cpu(monitor: HumanMonitor, index: int) -> str:
 async def _set_vcpu_dirty_limit(
     monitor: HumanMonitor, dirty_rate: int, cpu_index: int = _ALL_CPUS
 ) -> str:
+    if dirty_rate < 0 and not monitor.release.signed_limits:
+        raise CommandError(f"invalid dirty page limit {dirty_rate}")
     cpu = None if cpu_index == _ALL_CPUS else cpu_index
     await monitor.qmp("set-vcpu-dirty-limit", dirty_rate=dirty_rate, cpu_index=cpu)
-    return _LIMIT_SET
+    return _LIMIT_SET if monitor.release.signed_limits else ""
 
 
 async def _cancel_vcpu_dirty_limit(monitor: HumanMonitor, cpu_index: int = _ALL_CPUS) -> str:
@@ -81,12 +85,36 @@ async def _calc_dirty_rate(
     )
 
 
-async def _trace_event(monitor: HumanMonitor, name: str, option: bool) -> str:
+async def _trace_event(
+    monitor: HumanMonitor, name: str, option: bool, vcpu: int | None = None
+) -> str:
+    given = {"vcpu": vcpu} if monitor.release.vcpu_events else {}
     try:
-        await monitor.qmp("trace-event-set-state", name=name, enable=option)
+        await monitor.qmp("trace-event-set-state", name=name, enable=option, **given)
     except CommandError as error:
         return f"{error.desc}\n"  # QEMU puts no "Error:" before these
     return ""
+
+
+def commands(release: Release = NEWEST) -> tuple[HumanCommand, ...]:
+    """Return the commands of a release."""
+    return _of_release(COMMANDS, release, "")
+
+
+def _of_release(
+    newest: tuple[HumanCommand, ...], release: Release, prefix: str
+) -> tuple[HumanCommand, ...]:
+    found = []
+    for command in newest:
+        name = f"{prefix}{command.name}"
+        texts = release.human.get(name, (command.args_type, command.params, command.help))
+        if texts is not None:
+            args_type, params, help_ = texts
+            below = _of_release(command.sub_table, release, f"{name} ")
+            found.append(
+                command._replace(args_type=args_type, params=params, help=help_, sub_table=below)
+            )
+    return tuple(found)
 
 
 COMMANDS = table(
@@ -139,9 +167,9 @@ COMMANDS = table(
     HumanCommand("system_reset", "", "", "reset the system", _silent("system_reset")),
     HumanCommand(
         "trace-event",
-        "name:s,option:b",
-        "name on|off",
-        "changes status of a specific trace event",
+        "name:s,option:b,vcpu:i?",
+        "name on|off [vcpu]",
+        "changes status of a specific trace event (vcpu: vCPU to set, default is all)",
         _trace_event,
     ),
 )

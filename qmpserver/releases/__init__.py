@@ -1,0 +1,150 @@
+"""QEMU's releases, one profile each: everything that depends on the release is declared here.
+
+All other code is written in the newest release's words. A profile declares the respects in which
+its release differs; code asks for one of them, never for the number of a version. Beside the
+profiles are the releases' recorded schemas, each in a directory of the release's name.
+
+To add a release:
+
+1. Let it record itself: `python -m tests.qemu.record PROGRAM`. This writes its schema here, and the
+   conversations that the tests replay to `tests/qemu/transcripts/`.
+2. Add its profile to `RELEASES`. The tests name every reply of this program that differs from the
+   recorded one, until the profile has all differences.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import zlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qmpserver.files import read_bytes
+from qmpserver.qapi import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["NEWEST", "RELEASES", "Release", "own_schema"]
+
+FILES = os.path.dirname(__file__)
+_OWN = os.path.join(os.path.dirname(FILES), "schema", "qapi-schema.json")
+_GZIP_WBITS = 31
+
+
+class Release(NamedTuple):
+    """A release of QEMU.
+
+    Attributes:
+        name: Its name in options and scenarios, and that of its directory.
+        version: The version that was recorded; the greeting has it.
+        error_places: Whether an error of the JSON parser is reported where it is, with the line and
+            the column, and the rest of the message skipped.
+        words: Error texts: the newest release's, and this one's where it differs.
+        drops_fdsets: Whether the last client to leave takes the sets of descriptors along.
+        shows_peers: Whether `query-chardev` shows where a client's UNIX socket is connected to.
+        human: Commands of the human monitor, such as `info cpus`: the notation of their arguments,
+            and how help shows arguments and command; None for commands that it does not have.
+        signed_limits: Whether `set_vcpu_dirty_limit` takes negative numbers, and shows a hint.
+        always_samples: Whether `info dirty_rate` shows the sampled pages in all modes.
+        vcpu_events: Whether trace events may belong to vCPUs.
+    """
+
+    name: str
+    version: str
+    error_places: bool = True
+    words: Mapping[str, str] = MappingProxyType({})
+    drops_fdsets: bool = False
+    shows_peers: bool = True
+    human: Mapping[str, tuple[str, str, str] | None] = MappingProxyType({})
+    signed_limits: bool = False
+    always_samples: bool = False
+    vcpu_events: bool = False
+
+    @property
+    def introspection(self) -> list[dict[str, Any]]:
+        """Its recorded reply to `query-qmp-schema`."""
+        raw = read_bytes(os.path.join(FILES, self.name, "schema.json.gz"))
+        infos: list[dict[str, Any]] = json.loads(zlib.decompress(raw, _GZIP_WBITS))
+        return infos
+
+    @property
+    def schema(self) -> Schema:
+        """All its commands and events. Read once; any thread may use it."""
+        return _schema(self.name)
+
+
+@functools.cache
+def _schema(name: str) -> Schema:
+    return Schema.from_introspection(RELEASES[name].introspection)
+
+
+RELEASES: Mapping[str, Release] = {
+    release.name: release
+    for release in (
+        Release(
+            "qemu-7.2",
+            "7.2.22",
+            error_places=False,
+            words={
+                "Calculation time is out of range [50ms, 60000ms].": (
+                    "calc-time is out of range[1, 60]."
+                ),
+                "sample-pages is used only in page-sampling mode": (
+                    "either sample-pages or dirty-ring can be specified."
+                ),
+            },
+            drops_fdsets=True,
+            shows_peers=False,
+            human={
+                "info accelerators": None,
+                "info migrate": ("", "", "show migration status"),
+                "migrate": (
+                    "detach:-d,blk:-b,inc:-i,resume:-r,uri:s",
+                    "[-d] [-b] [-i] [-r] uri",
+                    "migrate to URI (using -d to not wait for completion)"
+                    "\n\t\t\t -b for migration without shared storage with full copy of disk"
+                    "\n\t\t\t -i for migration without shared storage with incremental copy of disk"
+                    " (base image shared between src and destination)"
+                    "\n\t\t\t -r to resume a paused migration",
+                ),
+            },
+            signed_limits=True,
+            always_samples=True,
+            vcpu_events=True,
+        ),
+        Release(
+            "qemu-10.0",
+            "10.0.13",
+            error_places=False,
+            human={
+                "info accelerators": None,
+                "info migrate": ("", "", "show migration status"),
+            },
+        ),
+        Release("qemu-11.1", "11.1.3"),
+    )
+}
+"""The releases by name, the newest one last."""
+
+NEWEST = list(RELEASES.values())[-1]
+
+
+@functools.cache
+def own_schema(name: str = NEWEST.name, *, documented: bool = True) -> Schema:
+    """Return the schema of this program's machine: the part of a release's that it has.
+
+    Read once; any thread may use it.
+
+    Args:
+        name: The release's name.
+        documented: As of `Schema.load`.
+    """
+    schema = Schema.load(_OWN, documented=documented)
+    if name == NEWEST.name:
+        return schema
+    from qmpserver.qapi.older import older  # the newest release does without it
+
+    return older(schema, RELEASES[name].introspection)
