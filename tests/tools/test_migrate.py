@@ -15,6 +15,7 @@ import pytest
 
 from qmpserver import CommandError
 from qmpserver.testing import ServerThread
+from qmpserver.tools import completion
 from qmpserver.tools.completion import complete_capabilities, complete_parameters
 from tests.conftest import readable
 from tests.tools.conftest import BIN, PATIENCE, Run
@@ -393,6 +394,7 @@ def test_a_bar_on_a_terminal(endless: Pair) -> None:
 
 def test_names_are_completed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_LINE", shlex.join(["qmpctl", *migrate(pair, "--parameter")]))
+    monkeypatch.setattr(completion, "PATIENCE_S", PATIENCE)
     assert complete_capabilities("auto") == ["auto-converge"]
     assert "multifd-channels=" in complete_parameters("multifd-c")
     assert set(complete_parameters("cpu-throttle-tailslow=")) == {

@@ -183,7 +183,7 @@ def test_pages_and_pattern_may_change_while_it_runs(tmp_path: Path) -> None:
     with native.running():
         native.wait_for_progress(10_000)
         native.set("pages", 3)
-        time.sleep(0.01)
+        native.wait_for_progress(native.progress() + 2 * 256)  # it has looked there
         before = native.counters()
         native.set("pattern", PATTERNS["random"])
         native.wait_for_progress(native.progress() + 10_000)
