@@ -26,8 +26,6 @@ NEEDS_RESET: frozenset[RunState] = frozenset(("shutdown", "internal-error"))
 class Actions:
     """The settings of `set-action` and `-action`; no guest panics, and there is no watchdog."""
 
-    __slots__ = ("panic", "reboot", "shutdown", "watchdog")
-
     def __init__(self) -> None:
         self.reboot: RebootAction = "reset"
         self.shutdown: ShutdownAction = "poweroff"
