@@ -23,8 +23,9 @@ def read_config(path: str) -> list[tuple[str, str]]:
         lines = read_text(path).splitlines()
     except UnicodeDecodeError:
         raise OptionError("text is not UTF-8") from None
-    except OSError as error:
-        raise OptionError(f"Could not open '{path}': {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", error)
+        raise OptionError(f"Could not open '{path}': {reason}") from None
     sections: list[tuple[str, list[str]]] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
