@@ -186,7 +186,9 @@ def test_a_migration_that_never_ends(qmpctl: Qmpctl, accel: str, tmp_path: Path)
     assert 8 < samples["sent, MB"][0] < 24
     assert f"cycle 1: {LIMIT}" not in samples
     assert 0 < samples["vCPU 1 wrote, MB/s"][0] < 9
-    assert 0 < min(samples[f"cycle 1: {RATE}"][-3:]) < samples["vCPU 0 before, MB/s"][0]
+    rates = samples[f"cycle 1: {RATE}"][-3:]  # of moments in which a busy machine may not run it
+    assert max(rates) > 0
+    assert min(rates) < samples["vCPU 0 before, MB/s"][0]
 
 
 @pytest.mark.slow
