@@ -278,6 +278,20 @@ def test_stop_goes_before_a_throttle_wait(make_rig: "MakeRig", until: "Until", l
         assert rig.progress() == progress
 
 
+def test_a_throttled_vcpu_runs_once_more_before_it_is_parked(
+    make_rig: "MakeRig", until: "Until"
+) -> None:
+    """The guest of a migration stands still from the stop on, and not since a throttle began."""
+    rig = make_rig(vcpus=1)
+    rig.limit(0, 1)
+    for _ in range(10):
+        rig.engine.cont()
+        until(lambda: throttled(rig))
+        (before,) = rig.progress()
+        rig.park()
+        assert before < rig.progress()[0] < before + 5000
+
+
 def test_a_storm_of_limits_and_cancels(make_rig: "MakeRig") -> None:
     rng = random.Random(2)
     rig = make_rig(pattern="random", ring=1024)

@@ -162,7 +162,7 @@ async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
 
 @pytest.mark.slow
 async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
-    source, destination = side(rate="20"), side(incoming=True)
+    source, destination = side(rate="2"), side(incoming=True)
     await source.advance(2000)
     source.migration.start(parse_uri(f"exec:gzip -1 > {tmp_path}/saved.gz"), no_fd)
     assert await source.ended() == "completed"

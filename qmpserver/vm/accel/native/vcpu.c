@@ -20,10 +20,14 @@
 /* The time in the guest between two pauses of the CPU throttle; QEMU's is as long. */
 #define THROTTLE_SLICE_NS 10000000ull
 
+/* What a throttled vCPU may run before it is parked: some hundred pages at most. */
+#define LAST_RUN_NS 100000ull
+
 /* The state of a vCPU's limit, its thread's own. */
 struct account {
 	bool limited;       /* there was a limit in the last round */
 	bool ring_full;     /* the last stay ended so */
+	bool throttled;     /* it has not run since it was */
 	uint64_t charged;   /* entries pushed, as of the last charge */
 	uint64_t ran_ns;    /* in the guest since then */
 	uint64_t idle_from; /* parked, or waiting for tracking, since; 0: not */
@@ -41,13 +45,14 @@ static void set_state(struct vcpu *vcpu, enum vcpu_state state)
 }
 
 /* Wait as the controller wants it, and count it. */
-static void throttle(struct vcpu *vcpu, uint32_t seen, uint64_t until)
+static void throttle(struct vcpu *vcpu, struct account *account, uint32_t seen, uint64_t until)
 {
 	uint64_t from = now_ns(), pause;
 
 	set_state(vcpu, VCPU_THROTTLED);
 	kick_wait(vcpu, seen, until);
 	pause = now_ns() - from;
+	account->throttled = true;
 	count_up(&vcpu->throttle_ns, pause);
 	count_up(&vcpu->throttle_count, 1);
 	if (pause > vcpu->longest_pause_ns)
@@ -109,6 +114,7 @@ static void run(struct vcpu *vcpu, struct account *account, uint32_t seen, uint6
 	if (until)
 		account->ran_ns += now_ns() - entered;
 	account->ring_full = why == EXIT_RING_FULL;
+	account->throttled = false;
 	switch (why) {
 	case EXIT_KICKED:
 		break;
@@ -143,7 +149,7 @@ static void run_unlimited(struct vcpu *vcpu, struct account *account, uint32_t s
 		run(vcpu, account, seen, account->slice_end);
 	} else {
 		account->slice_end = 0;
-		throttle(vcpu, seen, now + THROTTLE_SLICE_NS * percent / (100 - percent));
+		throttle(vcpu, account, seen, now + THROTTLE_SLICE_NS * percent / (100 - percent));
 	}
 }
 
@@ -183,6 +189,11 @@ static void execute(struct vcpu *vcpu)
 			continue;
 		}
 		if (load_acquire(&engine->stopped)) {
+			/* The guest is to stand still from now on, and not since its throttle began. */
+			if (account.throttled) {
+				run(vcpu, &account, seen, now_ns() + LAST_RUN_NS);
+				continue;
+			}
 			/* Once it is parked, its registers and its state may be set from outside at any time. */
 			if (state != VCPU_PARKED) {
 				engine->ops->complete_exit(vcpu);
@@ -205,7 +216,7 @@ static void execute(struct vcpu *vcpu)
 		}
 		wait_until = charge(vcpu, &account, limit, now);
 		if (wait_until > now)
-			throttle(vcpu, seen, wait_until);
+			throttle(vcpu, &account, seen, wait_until);
 		else
 			run(vcpu, &account, seen, controller_next_look(&vcpu->controller, now));
 	}
