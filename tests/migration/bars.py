@@ -172,11 +172,14 @@ def judge_tight(row: Row, results: Results) -> Verdict:
 
 
 def judge_light(row: Row, results: Results) -> Verdict:
-    """Judge the speed of the last vCPU, beside that of a moment before."""
+    """Judge the speed of the last vCPU, beside that of a moment before.
+
+    A vCPU that makes up for lost time then is faster than it has to be.
+    """
     (case,), verdict = row.cases, Verdict()
     runs = results[case.name]
     judge_total(verdict, case.conditions.within, NEAR, runs)
-    shares = [run.wrote[-1] / run.before[-1] for run in runs]
+    shares = [run.wrote[-1] / min(run.before[-1], LIGHT) for run in runs]
     words = f"the light one keeps {middle(shares):.3f} (median), {min(shares):.3f} (worst)"
     verdict.say(middle(shares) >= KEEPS, words)
     return verdict

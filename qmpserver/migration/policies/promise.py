@@ -23,8 +23,8 @@ OBSERVE = 0.15  # s at the start without limits: little is sent yet, so dirty pa
 FIRST = 0.03  # s until the first harvest: hot pages that are sent before are sent in vain
 GROWTH = 0.05  # s over which the growth of the dirty set is measured
 AGAIN = 0.1  # s between harvests at least, unless nothing is pending
-HARVEST = 0.2  # s between harvests while cold pages are left
-HARVEST_HOT = 0.5  # s between harvests later: each makes a working set count again
+HARVEST = 0.2  # s between harvests while cold pages are left, or no vCPU is limited
+HARVEST_LIMITED = 0.5  # s between harvests otherwise: each makes a working set count again
 CHANGE = 0.04  # smaller changes of the level are left out
 HOLD = 0.15  # s between two changes of the level, except for a fall below `AT_LIMIT` of it
 AT_LIMIT = 0.7  # of its limit: a vCPU that is as fast would be faster without it
@@ -134,7 +134,7 @@ class Promise:
         self._sent_cold = sends_cold
         age = look.time - self._harvested_at
         # Early harvests merge dirty pages into what is pending anyway.
-        longest = HARVEST if sends_cold else HARVEST_HOT
+        longest = HARVEST_LIMITED if any(look.limits) and not sends_cold else HARVEST
         is_old = age >= (min(longest, max(AGAIN, look.time / 3)) if self._harvests else FIRST)
         # So may a late one, and what is pending and what is dirty fit together.
         may_fit = max(look.pending, look.unharvested) <= rest and age >= AGAIN
