@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.registry import Registry
@@ -44,12 +45,17 @@ class AdaptedRegistry(Registry):
     def adapt(self) -> None:
         """Make the bound handlers fit the schema; drop those that cannot serve it."""
         self._undeclared.clear()  # handlers of commands that this schema lacks
-        for name, bound in list(self._bound.items()):
-            handler = adapted(bound, self.schema.commands[name])
-            if handler is None:
-                del self._bound[name]
-            else:
-                bound.handler = handler
+        for name in list(self._bound):
+            self.adapt_one(name)
+
+    def adapt_one(self, name: str) -> None:
+        """Make the bound handler of a command fit the schema, or drop it."""
+        bound = self._bound[name]
+        handler = adapted(bound, self.schema.commands[name])
+        if handler is None:
+            del self._bound[name]
+        else:
+            bound.handler = handler
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
         """Check `arguments` and call the handler, as `Registry.call` does; fit its result.
@@ -130,6 +136,7 @@ def adapted(bound: Bound, declaration: Command) -> Callable[..., Any] | None:
         return None
     handler = bound.handler
 
+    @wraps(handler)
     def with_known(*client: Any, **arguments: Any) -> Any:
         return handler(*client, **{k: v for k, v in arguments.items() if k not in members})
 

@@ -41,7 +41,6 @@ class Bound:
         "arguments",
         "failed",
         "handler",
-        "is_async",
         "name",
         "succeeded",
         "success_response",
@@ -59,14 +58,19 @@ class Bound:
         self.name = name
         self.handler = handler
         self.wants_client = wants_client
-        call = getattr(handler, "__call__", None)  # noqa: B004 -- an object may be a handler
-        self.is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
         self.allow_oob = declaration.allow_oob
         self.arguments = declaration.arguments if declaration.gen else None
         self.success_response = declaration.success_response
         self.validate = declaration.validate
         self.succeeded = 0
         self.failed = 0
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the handler is a coroutine function, or an object with such a `__call__`."""
+        handler = inspect.unwrap(self.handler)
+        call = getattr(handler, "__call__", None)  # noqa: B004 -- an object may be a handler
+        return any(map(inspect.iscoroutinefunction, (handler, call)))
 
 
 class Registry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qmpserver.monitor.adapted import AdaptedRegistry
 from qmpserver.monitor.registry import Bound
@@ -25,9 +25,13 @@ _NEGOTIATION = "qmp_capabilities"  # answered by the session, unless the scenari
 _QUIT = "quit"  # ends the program, also with a scripted reply
 MAX_REFUSED = 1000
 
+H = TypeVar("H", bound="Callable[..., Any]")
+
 
 class Commands(AdaptedRegistry):
     """A registry in which every command of the scenario's schema has an answer.
+
+    A command is bound to it when it is first looked for: few of the schema's are ever used.
 
     Args:
         scenario: The scenario.
@@ -45,20 +49,36 @@ class Commands(AdaptedRegistry):
         self.set_status: Callable[[str], None] = lambda _: None
         self.shutdown: Callable[[str], None] = lambda _: None
         self._send = send
+        self._unused: set[str] = set()  # commands that were not looked for yet
         self._script: dict[str, list[_Entry]] = {}
         for reply in scenario.replies:
             self._script.setdefault(reply.command, []).append(_Entry(reply))
 
     def complete(self) -> None:
-        """Bind the remaining commands to the smallest value of their type.
+        """Answer the commands that have no handler by the smallest value of their type.
 
-        Call it once, after the handlers of the state are bound.
+        Call it once, after the handlers of the state are bound. Handlers that are bound later are
+        taken as they are.
         """
-        self.adapt()
-        for name, declaration in self.schema.commands.items():
-            if name not in self._bound and (name != _NEGOTIATION or name in self._script):
-                value = smallest(declaration.returns or EMPTY)
-                self._bound[name] = Bound(name, declaration, _always(value), False)
+        self._undeclared.clear()  # handlers of commands that this schema lacks
+        self._unused.update(self.schema.commands)
+
+    def command(
+        self, name: str, *, client: bool = False, replace: bool = False
+    ) -> Callable[[H], H]:
+        """Return a decorator that makes a function the handler, as `Registry.command` does."""
+        self._unused.discard(name)
+        return super().command(name, client=client, replace=replace)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the commands that can be executed, including the negotiation."""
+        return sorted({*self.schema.commands, _NEGOTIATION})
+
+    @property
+    def handles_negotiation(self) -> bool:
+        """Whether `qmp_capabilities` has a handler or a scripted reply."""
+        return super().handles_negotiation or _NEGOTIATION in self._script
 
     def find(self, name: str | LongString, oob: bool = False) -> Bound:
         """Return a command, as `Registry.find` does; note an unknown one in `refused`.
@@ -66,6 +86,8 @@ class Commands(AdaptedRegistry):
         Raises:
             CommandError: There is no such command.
         """
+        if isinstance(name, str) and name in self._unused:
+            self._first_use(name)
         try:
             return super().find(name, oob)
         except CommandError as error:
@@ -100,6 +122,16 @@ class Commands(AdaptedRegistry):
         if bound.is_async:
             raise CommandError("it takes time, so it cannot be part of the setup")
         self._execute(bound, arguments, None)
+
+    def _first_use(self, name: str) -> None:
+        """Fit the state's handler to the schema; answer by the schema without one."""
+        self._unused.remove(name)
+        if name in self._bound:
+            self.adapt_one(name)
+        if name not in self._bound and (name != _NEGOTIATION or name in self._script):
+            declaration = self.schema.commands[name]
+            value = smallest(declaration.returns or EMPTY)
+            self._bound[name] = Bound(name, declaration, _always(value), False)
 
     def _refuse(self, name: str | LongString, desc: str) -> None:
         self.refused.append(shortened(f"{name}: {desc}"))
