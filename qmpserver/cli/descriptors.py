@@ -6,7 +6,7 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
-from qmpserver.cli.settings import CommandLineError
+from qmpserver.cli.settings import CommandLineError, Settings
 from qmpserver.monitor import DeviceError
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _FIRST_PASSED = 3
 _NEEDED = 40  # by the interpreter, the event loop, KVM, a few monitors and clients
 _NEEDED_PER_CPU = 4
+_NEEDED_PER_DEVICE = 2  # the socket that listens, and a client's
+_LOG = 1
 
 
 def open_standard_descriptors() -> None:
@@ -24,18 +26,26 @@ def open_standard_descriptors() -> None:
     os.close(fd)
 
 
-def check_limit(cpus: int) -> None:
-    """Check that the process may open as many descriptors as a machine with `cpus` vCPUs needs.
+def check_limit(settings: Settings) -> None:
+    """Check that the process may open as many descriptors as its machines need.
+
+    Many machines get as many as the hard limit allows: nobody expects them to need so few.
 
     Raises:
         CommandLineError: The limit is too low; the message says how to raise it.
     """
-    needed = _NEEDED + _NEEDED_PER_CPU * cpus
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and allowed < needed:
-        raise CommandLineError(
-            f"Too many open files: {needed} are needed, {allowed} are allowed (ulimit -n {needed})"
-        )
+    needed = _NEEDED + _NEEDED_PER_CPU * settings.cpus
+    if settings.machines is not None:
+        needed += settings.machines * (_NEEDED_PER_DEVICE * len(settings.devices) + _LOG)
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or needed <= allowed:
+        return
+    if settings.machines is not None and (most == resource.RLIM_INFINITY or needed <= most):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+        return
+    raise CommandLineError(
+        f"Too many open files: {needed} are needed, {allowed} are allowed (ulimit -n {needed})"
+    )
 
 
 def take_passed(environ: MutableMapping[str, str]) -> list[int]:

@@ -86,7 +86,7 @@ def _main() -> bool:
         messages.log_to(settings.log)
     if settings.process_name is not None:
         rename_process(settings.process_name)
-    descriptors.check_limit(settings.cpus)
+    descriptors.check_limit(settings)
     launcher = daemonize() if settings.daemonize else None
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run(settings, launcher))

@@ -7,23 +7,22 @@ import contextlib
 import gc
 import logging
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qmpserver.cli.commandline import named
 from qmpserver.cli.messages import report, show
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
-from qmpserver.keyval import OptionError
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from qmpserver.cli.daemon import Launcher
     from qmpserver.cli.settings import Settings
+    from qmpserver.cli.standins import StandIns
     from qmpserver.monitor import Device, Server
-    from qmpserver.standin import Scenario, StandIn
     from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
 
@@ -55,8 +54,7 @@ async def run(settings: Settings, launcher: Launcher | None = None) -> bool:
         if settings.fake is None:
             await _run_machine(settings, signalled, launcher, stack)
             return True
-        stand_in = await _run_stand_in(settings, *settings.fake, signalled, launcher, stack)
-    failures = stand_in.failures()
+        failures = await _run_stand_ins(settings, signalled, launcher, stack)
     for failure in failures:
         report(failure)
     return not failures
@@ -80,7 +78,7 @@ async def _run_machine(
     _shut_down_on_signal(signalled, machine)
     _keep_modules(stack)
     with _given_up_at(machine.finished):
-        await _open_monitors(settings, server)
+        await _wait_for_clients(await _open_monitors(settings, server))
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         try:
@@ -106,35 +104,27 @@ async def _wait_for_guest(uri: str, machine: Machine) -> None:
         raise CommandLineError(f"-incoming {uri}: {error}") from None
 
 
-async def _run_stand_in(
+async def _run_stand_ins(
     settings: Settings,
-    value: str,
-    scenario: Scenario,
     signalled: asyncio.Future[int],
     launcher: Launcher | None,
     stack: contextlib.AsyncExitStack,
-) -> StandIn:
-    from qmpserver.standin import ScenarioError, StandIn  # only with -fake
+) -> list[str]:
+    """Return the failures of the stand-ins."""
+    from qmpserver.cli.standins import StandIns  # only with -fake
 
-    try:
-        stand_in = StandIn(scenario.on_machine(_machine_of_stand_in(settings)), own_process=True)
-    except ScenarioError as error:
-        raise CommandLineError(f"-fake {value}: {error}") from None
-    stack.push_async_callback(stand_in.close)
-    _shut_down_on_signal(signalled, stand_in)
+    stand_ins = StandIns(settings)
+    stack.push_async_callback(stand_ins.close)
+    _shut_down_on_signal(signalled, stand_ins)
     _keep_modules(stack)
-    with _given_up_at(stand_in.finished):
-        await _open_monitors(settings, stand_in, lambda: _launch(settings, stand_in))
+    with _given_up_at(stand_ins.finished):
+        devices: list[Device] = []
+        for one in stand_ins.members:
+            devices += await _open_monitors(one.settings, one.stand_in, one.launch)
+        await _wait_for_clients(devices)
         _release(launcher)
-    await stand_in.finished.wait()
-    return stand_in
-
-
-async def _launch(settings: Settings, stand_in: StandIn) -> None:
-    try:
-        await stand_in.launch(settings.machine_options)
-    except OptionError as error:
-        raise CommandLineError(str(error), error.hint) from None
+    await stand_ins.finished.wait()
+    return stand_ins.failures()
 
 
 def _keep_modules(stack: contextlib.AsyncExitStack) -> None:
@@ -145,27 +135,6 @@ def _keep_modules(stack: contextlib.AsyncExitStack) -> None:
     gc.freeze()
     gc.enable()
     stack.callback(gc.unfreeze)
-
-
-def _machine_of_stand_in(settings: Settings) -> dict[str, Any]:
-    """Return the machine's properties that options set; the scenario sets the others.
-
-    Raises:
-        CommandLineError: An option is malformed.
-    """
-    from qmpserver.standin.commandline import machine  # only with -fake
-
-    properties: dict[str, Any] = {
-        "m": ("memory", settings.ram),
-        "name": ("name", settings.name),
-        "uuid": ("uuid", str(settings.uuid)),
-        "S": ("status", "prelaunch"),
-    }
-    made = dict(properties[option] for option in properties if option in settings.given)
-    try:
-        return made | machine.changes(settings.machine_options)
-    except OptionError as error:
-        raise CommandLineError(str(error), error.hint) from None
 
 
 def _catch_signals() -> asyncio.Future[int]:
@@ -214,7 +183,7 @@ def _release(launcher: Launcher | None) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | StandIn) -> None:
+def _shut_down_on_signal(signalled: asyncio.Future[int], controlled: Machine | StandIns) -> None:
     """Shut the machine down at a signal, also at one from before this call."""
 
     def shut_down(signalled: asyncio.Future[int]) -> None:
@@ -250,13 +219,10 @@ def _given_up_at(finished: asyncio.Event) -> Iterator[None]:
 
 async def _open_monitors(
     settings: Settings, server: Server, with_chardevs: Callable[[], Awaitable[None]] | None = None
-) -> None:
-    """Open all monitors and wait for the clients that options demand.
+) -> list[Device]:
+    """Open all monitors, and return their devices.
 
     `with_chardevs` is called when the character devices are open, before a client is served.
-
-    Nothing may run between the last monitor's opening and the caller's next step: a client that
-    is connected then must see the machine running.
     """
     devices: list[Device] = []
     for chardev in settings.chardevs:
@@ -273,6 +239,15 @@ async def _open_monitors(
             devices.append(
                 await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
             )
+    return devices
+
+
+async def _wait_for_clients(devices: Sequence[Device]) -> None:
+    """Wait for the clients that options demand.
+
+    Nothing may run between this and the caller's next step: a client that is connected then must
+    see the machine running.
+    """
     for device in devices:
         if device.waits:
             await device.wait_connected()

@@ -50,6 +50,7 @@ class Settings:
         self.process_name: str | None = None
         self.uuid: UUID | None = None
         self.fake: tuple[str, Scenario] | None = None  # the option's value, and its meaning
+        self.machines: int | None = None  # of -fake machines=; None: one, without a number
         self.stopped = False
         self.incoming: str | None = None
         self.actions: Actions | None = None

@@ -174,15 +174,17 @@ def set_uuid(settings: Settings, value: str) -> None:
 
 @option(
     "fake",
-    "FILE|default[,schema=FILE][,version=X.Y.Z][,fault=NAME][,log=FILE]",
+    "FILE|default[,schema=FILE][,version=X.Y.Z][,fault=NAME][,log=FILE][,machines=N]",
     "no machine, but a stand-in for QEMU that follows a scenario",
 )
 def use_stand_in(settings: Settings, value: str) -> None:
     """Run a stand-in; this reads the scenario."""
     from qmpserver.standin import Scenario, ScenarioError
+    from qmpserver.standin import option as fake
 
     try:
         settings.fake = value, Scenario.from_option(value)
+        settings.machines = fake.parse(value).machines
     except ScenarioError as error:
         raise OptionError(str(error)) from None
 
