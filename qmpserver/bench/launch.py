@@ -53,7 +53,7 @@ def launch(
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         except OSError as error:
             raise VmError(f"{argv[0]}: {error.strerror}") from None
-        stack.callback(_end, process)
+        stack.callback(end, process)
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -72,7 +72,8 @@ def launch(
         yield vm
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that was started, by SIGTERM if that is enough."""
     process.terminate()
     try:
         process.wait(5)

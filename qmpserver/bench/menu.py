@@ -19,6 +19,7 @@ BENCHES = {
     "guest": "how fast a guest runs free, tracked and limited",
     "qmp": "how fast commands are answered, for one client and for many",
     "scale": "the cost of more vCPUs and more RAM",
+    "machines": "the cost of a machine among many, and their latency",
     "floor": "costs of the machine itself: a kick, a socket's echo, a page's harvest",
     "start": "time from a server's start to its greeting",
     "stream": "how fast RAM travels to another process, beside the bare system calls",

@@ -72,6 +72,7 @@ class StandIns:
             return
         self.finished = asyncio.Event()
         _check_shared(settings, scenario)
+        self._running = settings.machines
         for number in range(1, settings.machines + 1):
             own = scenario if scenario.log is None else _with_log(scenario, number)
             member = Member(_numbered(settings, number), value, own, alone=False)
@@ -104,7 +105,8 @@ class StandIns:
     async def _end(self, stand_in: StandIn) -> None:
         await stand_in.finished.wait()
         await stand_in.close()
-        if all(member.stand_in.finished.is_set() for member in self.members):
+        self._running -= 1
+        if not self._running:
             self.finished.set()
 
 

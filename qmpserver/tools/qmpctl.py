@@ -12,7 +12,9 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 
 from qmpserver._version import VERSION
 from qmpserver.tools.address import add_qmp
@@ -48,6 +50,7 @@ Begin with a server, in another terminal, and ask it:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return the exit status."""
+    exit_on_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a server may send any character
     try:
@@ -71,6 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def exit_on_signals() -> None:
+    """Exit in order at SIGTERM and SIGHUP: servers that were started must not stay behind."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():  # no other may
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, leave)
 
 
 def _run(arguments: list[str] | None) -> int:

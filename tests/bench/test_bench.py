@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from qmpserver.bench.command_line import command_line, has_qemu
 from qmpserver.bench.servers import OURS
 from qmpserver.tools.errors import UsageError
-from tests.conftest import Until, listens
-from tests.tools.conftest import Run, serving
+from tests.conftest import Until, listens, require_engine
+from tests.tools.conftest import BIN, Run, serving
 
 
 def bench(qmpctl: Run, *words: str) -> str:
@@ -163,6 +164,35 @@ def test_refused_before_anything_is_measured(qmpctl: Run, words: list[str], why:
     ran = qmpctl("bench", *words)
     assert ran.returncode == 2
     assert why in ran.stderr
+
+
+@pytest.mark.slow
+def test_machines(qmpctl: Run, tmp_path: Path) -> None:
+    words = ["--machines", "5", "--processes", "2", "--commands", "3", "--rounds", "1"]
+    shown = bench(qmpctl, "machines", *words, "--json", str(tmp_path / "m.json"))
+    assert "| 5 stand-ins, one process |" in shown
+    counts = {server: len(taken) for (server, what), taken in samples(tmp_path / "m.json").items()
+              if what.startswith("latency")}  # fmt: skip
+    assert counts.pop("5 stand-ins, one process") == 15
+    assert set(counts.values()) == {6}
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_servers_too(accel: str, until: Until) -> None:
+    """A measurement's guests take all processors; none may stay behind."""
+    require_engine()
+    words = [str(BIN / "qmpctl"), "bench", "limit", "--accel", accel]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def servers() -> list[str]:
+            return children.read_text().split()
+
+        until(lambda: servers() and len(os.listdir(f"/proc/{servers()[0]}/task")) > 2)
+        started = servers()
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
 @pytest.mark.slow

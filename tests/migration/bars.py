@@ -27,6 +27,7 @@ from qmpserver.bench.ways import LIMITS, WAYS
 from qmpserver.tools.errors import QmpctlError
 from qmpserver.tools.figures import MIB
 from qmpserver.tools.numbers import at_least
+from qmpserver.tools.qmpctl import exit_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -462,6 +463,7 @@ def main() -> int:
         "row", nargs="*", metavar="ROW", help=f"one of {', '.join(known)}; all if there is none"
     )
     args = parser.parse_args()
+    exit_on_signals()
     if unknown := set(args.row) - set(known):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     chosen = [known[name] for name in args.row] or list(known.values())
