@@ -1,12 +1,23 @@
 """The program `qmpserver`, which is also `python -m qmpserver.cli`."""
 
 import gc
+import os
 import signal
+import sys
+
+from qmpserver.cli.invocation import FORK_SERVER, QEMU
 
 
 def start() -> None:
     """Run the program; SIGINT ends it without a traceback, also while it imports its modules."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    name = sys.argv[0]
+    if os.path.basename(name).startswith(QEMU) and os.path.exists(name + FORK_SERVER):
+        from qmpserver.cli.handover import hand_over
+
+        status = hand_over(sys.argv)
+        if status is not None:
+            os._exit(status)
     gc.disable()  # until the program serves: hardly anything that it makes before is garbage
     from qmpserver.cli.main import main
 

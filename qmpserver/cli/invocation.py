@@ -1,7 +1,8 @@
 """The name that the program was called by: as `qemu-system-ARCH` it is a stand-in.
 
 Programs that start QEMU by its name, and pass nothing else on, get a stand-in from a link to this
-program. Its scenario is the file beside the link with the link's name and `.toml` or `.qmp`.
+program. Its scenario is the file beside the link with the link's name and `.toml` or `.qmp`. Where
+a fork server listens on a socket there, with `.fork`, the stand-in is forked from it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAME = "qemu-system-"
+QEMU = "qemu-system-"
+FORK_SERVER = ".fork"
 _SUFFIXES = (".toml", ".qmp")
 _FAKE = frozenset({"-fake", "--fake"})
 
@@ -23,7 +25,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
     Those of a stand-in are added if the program is called as QEMU is.
     """
     program, *words = argv
-    if not os.path.basename(program).startswith(_NAME) or not _FAKE.isdisjoint(words):
+    if not os.path.basename(program).startswith(QEMU) or not _FAKE.isdisjoint(words):
         return words
     found = [file for suffix in _SUFFIXES if os.path.exists(file := program + suffix)]
     return ["-fake", found[0].replace(",", ",,") if found else "default", *words]

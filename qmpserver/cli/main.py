@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the program; exit with status 1 after an error.
 
     The error is one line for a command line that is wrong or that this host cannot satisfy, the
@@ -62,6 +62,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
+def _serve_forks(link: str, given: set[str]) -> NoReturn:
+    from qmpserver.cli import forkserver, standins  # noqa: F401 -- for the children
+
+    if len(given) > 1:
+        raise CommandLineError("-fork-server: the link's callers give the other options")
+    parse_command_line(invocation.arguments([link]))  # reads the scenario and its schema
+    with named("fork-server", link):
+        forkserver.serve(link, main)
+
+
 def _main() -> bool:
     messages.limit_repeats()
     settings = parse_command_line(invocation.arguments(sys.argv))
@@ -71,6 +81,8 @@ def _main() -> bool:
         except OSError as error:
             raise CommandLineError(f"cannot write the output: {error.strerror}") from None
         return True
+    if settings.fork_server is not None:
+        _serve_forks(settings.fork_server, settings.given)
     messages.report.timestamps = settings.timestamps
     messages.report.guest = settings.name if settings.guest_name else None
     for warning in settings.warnings:

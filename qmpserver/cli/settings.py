@@ -71,6 +71,7 @@ class Settings:
         self.config: list[tuple[str, str]] = []  # of a file, to be parsed next
         self.pidfile: str | None = None
         self.daemonize = False
+        self.fork_server: str | None = None  # the link
         self.log: str | None = None
         self.trace: list[str] = []  # names and patterns; a leading - disables
         self.trace_file: str | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
 from qmpserver.cli import unsupported
 from qmpserver.cli.help import help_text
+from qmpserver.cli.invocation import QEMU
 from qmpserver.cli.readconfig import read_config
 from qmpserver.cli.table import OPTIONS, WithFake, option
 from qmpserver.files import read_text
@@ -29,6 +31,19 @@ def set_pidfile(settings: Settings, value: str) -> None:
 def set_daemonize(settings: Settings, value: str) -> None:
     """Go to the background."""
     settings.daemonize = True
+
+
+@option(
+    "fork-server",
+    "LINK",
+    "fork a stand-in whenever LINK is called, a link to this program that is named as QEMU",
+    with_fake=WithFake.REFUSED,
+)
+def set_fork_server(settings: Settings, value: str) -> None:
+    """Be a fork server."""
+    if not os.path.basename(value).startswith(QEMU):
+        raise OptionError(f"the name must begin with {QEMU}")
+    settings.fork_server = value
 
 
 @option("readconfig", "FILE", "read options from a configuration file, each a section")

@@ -1,0 +1,156 @@
+"""`-fork-server`: a program that is called as QEMU is forked from a warm process."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Until, listens
+from tests.standin.test_program import PATIENCE, check, talk
+
+PROGRAM = Path(sys.executable).with_name("qmpserver")
+NAME = "qemu-system-x86_64"
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def server(tmp_path: Path, until: Until) -> Iterator[subprocess.Popen[bytes]]:
+    """A fork server in a directory of its own."""
+    link = tmp_path / NAME
+    link.symlink_to(PROGRAM)
+    with subprocess.Popen([PROGRAM, "-fork-server", NAME], cwd=tmp_path) as process:
+        until(link.with_name(f"{NAME}.fork").exists)
+        yield process
+        process.kill()
+    for pidfile in tmp_path.glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pidfile.read_text()), signal.SIGTERM)
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Call:
+    """Call the link, in the directory, by its relative path."""
+
+    def run(*options: str, fds: tuple[int, ...] = ()) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [f"./{NAME}", *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            pass_fds=fds,
+        )
+
+    return run
+
+
+def ask(path: Path) -> list[bytes]:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(path))
+    return talk(client)
+
+
+def private_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(one.split()[1]) for one in lines if one.startswith("Private_")) / 1e3
+
+
+@pytest.mark.usefixtures("server")
+def test_a_call_is_a_cheap_stand_in(call: Call, tmp_path: Path, until: Until) -> None:
+    options = ["-qmp", "unix:a.sock,server=on,wait=off", "-pidfile", "a.pid", "-daemonize"]
+    assert call(*options).args
+    pid = int((tmp_path / "a.pid").read_text())
+    assert private_mb(pid) < 15  # 20 without the server
+    check(ask(tmp_path / "a.sock"))
+    until(lambda: not (tmp_path / "a.pid").exists())
+
+
+@pytest.mark.usefixtures("server")
+def test_inherited_sockets(call: Call, tmp_path: Path) -> None:
+    """As libvirt passes them: by number."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "b.sock"))
+        listener.listen()
+        fd = listener.fileno()
+        chardev = f"socket,id=c,fd={fd},server=on,wait=off"
+        monitor = ["-chardev", chardev, "-mon", "chardev=c,mode=control"]
+        called = call(*monitor, "-pidfile", "b.pid", "-daemonize", fds=(fd,))
+    assert (called.returncode, called.stderr) == (0, "")
+    check(ask(tmp_path / "b.sock"))
+
+
+@pytest.mark.usefixtures("server")
+def test_errors_reach_the_caller(call: Call) -> None:
+    called = call("-nonsense", "-daemonize")
+    assert called.returncode == 1
+    assert called.stderr.startswith("qmpserver: -nonsense: invalid option\n")
+    called = call("-netdev", "nonsense,id=n", "-daemonize")
+    assert called.returncode == 1
+    assert "nonsense" in called.stderr
+
+
+def test_without_a_server_the_link_works(
+    server: subprocess.Popen[bytes], call: Call, tmp_path: Path
+) -> None:
+    server.kill()
+    server.wait()
+    assert (tmp_path / f"{NAME}.fork").exists()
+    options = ["-qmp", "unix:c.sock,server=on,wait=off", "-pidfile", "c.pid", "-daemonize"]
+    assert call(*options).returncode == 0
+    check(ask(tmp_path / "c.sock"))
+
+
+@pytest.mark.usefixtures("server")
+def test_in_the_foreground_it_is_the_called_process(tmp_path: Path, until: Until) -> None:
+    path = tmp_path / "d.sock"
+    words = [str(tmp_path / NAME), "-qmp", f"unix:{path},server=on,wait=off"]
+    with subprocess.Popen([*words, "-pidfile", f"{tmp_path}/d.pid"]) as process:
+        until(lambda: listens(path))
+        assert int((tmp_path / "d.pid").read_text()) == process.pid
+        check(ask(path))
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.usefixtures("server")
+def test_a_caller_that_ends_takes_the_stand_in_along(tmp_path: Path, until: Until) -> None:
+    """It waits for a client, so the caller still waits for it."""
+    path = tmp_path / "e.sock"
+    with subprocess.Popen(
+        [tmp_path / NAME, "-qmp", f"unix:{path},server=on", "-daemonize"], stderr=subprocess.DEVNULL
+    ) as process:
+        until(lambda: listens(path))
+        process.kill()
+    until(lambda: not path.exists())
+
+
+def test_a_signal_ends_the_server(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    server.terminate()
+    assert server.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["-fork-server", "qemu"], "-fork-server qemu: the name must begin with qemu-system-"),
+        (["-fork-server", NAME, "-S"], "-fork-server: the link's callers give the other options"),
+        (
+            ["-fork-server", f"nowhere/{NAME}"],
+            f"-fork-server nowhere/{NAME}: Failed to bind socket to nowhere/{NAME}.fork: "
+            "No such file or directory",
+        ),
+    ],
+)
+def test_refused(tmp_path: Path, options: list[str], why: str) -> None:
+    ran = subprocess.run(
+        [PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr.splitlines()[:1]) == (1, [f"qmpserver: {why}"])
