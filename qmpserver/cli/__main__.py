@@ -15,9 +15,7 @@ def start() -> None:
     if os.path.basename(name).startswith(QEMU) and os.path.exists(name + FORK_SERVER):
         from qmpserver.cli.handover import hand_over
 
-        status = hand_over(sys.argv)
-        if status is not None:
-            os._exit(status)
+        hand_over(sys.argv)
     gc.disable()  # until the program serves: hardly anything that it makes before is garbage
     from qmpserver.cli.main import main
 

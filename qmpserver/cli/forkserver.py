@@ -1,15 +1,17 @@
 """A warm process that forks a stand-in whenever a link to this program is called as QEMU.
 
 The new process has read no module and no schema, and shares their memory with all others. It takes
-the caller's arguments, environment, directory and files; the caller waits for its exit status, and
-that is when it has gone to the background.
+the caller's arguments, environment, directory and files. The caller stays, as a shell that waits
+for the exit status: whoever started it watches and signals the process that it knows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _BACKLOG = 1024
+_OWN_FILES = 20
+_FILES_EACH = 2  # a caller's socket, and one that tells the end of its process
 _MOST_FILES = 253  # the kernel's limit of a message
 _MOST_BYTES = 16 << 20  # more than the kernel takes as arguments and environment
 _PATIENCE_S = 10  # for a caller's words
@@ -51,22 +55,77 @@ def serve(link: str, program: Callable[[], NoReturn]) -> NoReturn:
     address = UnixAddress(link + FORK_SERVER)
     listener = listen(address, _BACKLOG)
     file = socket_file(address)
-    listener.setblocking(True)
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of it
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets children that end
+    children = _Children(listener, program)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
         while True:
-            caller, _ = listener.accept()
-            with caller:
-                if _is_own(caller) and not os.fork():
-                    for number in (*_ENDS, signal.SIGCHLD):
-                        signal.signal(number, signal.SIG_DFL)
-                    listener.close()
-                    _attend(caller, program)
+            children.attend()
     finally:
         remove(listener, file)
+
+
+class _Children:
+    """The children, and the callers that wait for their exit status."""
+
+    def __init__(self, listener: socket.socket, program: Callable[[], NoReturn]) -> None:
+        self._listener = listener
+        self._program = program
+        self._callers: dict[int, tuple[int, socket.socket]] = {}  # by the child's pidfd
+        self._pids: dict[int, int] = {}  # by the descriptor of a caller that waits
+        self._most = (_raise_limit() - _OWN_FILES) // _FILES_EACH
+        self._poll = select.poll()
+
+    def attend(self) -> None:
+        """Wait for a call or an end, and attend to it."""
+        has_room = len(self._callers) < self._most
+        self._poll.register(self._listener, select.POLLIN if has_room else 0)
+        ready = [fd for fd, _ in self._poll.poll()]
+        for fd in ready:
+            if fd in self._callers:
+                self._end(fd)
+            elif fd in self._pids:
+                self._poll.unregister(fd)
+                os.kill(self._pids.pop(fd), signal.SIGTERM)
+        if self._listener.fileno() in ready:  # now that no number of a descriptor is stale
+            self._begin()
+
+    def _begin(self) -> None:
+        try:
+            caller, _ = self._listener.accept()
+        except OSError:  # it has gone
+            return
+        try:
+            if not _is_own(caller):
+                raise PermissionError
+            pid = os.fork()
+        except OSError:  # also if there are too many processes
+            caller.close()
+            return
+        if not pid:
+            _become(caller, self._program)
+        pidfd = os.pidfd_open(pid)
+        self._callers[pidfd], self._pids[caller.fileno()] = (pid, caller), pid
+        self._poll.register(pidfd, select.POLLIN)
+        self._poll.register(caller, select.POLLRDHUP)  # its words are for the child to read
+
+    def _end(self, pidfd: int) -> None:
+        pid, caller = self._callers.pop(pidfd)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with caller, contextlib.suppress(OSError):
+            if self._pids.pop(caller.fileno(), None) is not None:
+                self._poll.unregister(caller)
+            caller.send(b"%d\n" % (status % 256))
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+
+
+def _raise_limit() -> int:
+    """Allow as many files as the hard limit does; return their number."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
@@ -80,23 +139,14 @@ def _is_own(caller: socket.socket) -> bool:
     return bool(user == os.geteuid())
 
 
-def _attend(caller: socket.socket, program: Callable[[], NoReturn]) -> NoReturn:
-    """Run the program in a child; tell the caller its exit status, or end it with the caller."""
-    status = 1
+def _become(caller: socket.socket, program: Callable[[], NoReturn]) -> NoReturn:
     try:
-        child = os.fork()
-        if not child:
-            _take_place(caller)
-            program()
-        ends = select.poll()
-        ends.register(os.pidfd_open(child), select.POLLIN)
-        ends.register(caller, select.POLLRDHUP)  # its words are for the child to read
-        if caller.fileno() in dict(ends.poll()):
-            os.kill(child, signal.SIGTERM)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        caller.send(bytes([status % 256]))
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_DFL)
+        _take_place(caller)
+        program()
     finally:
-        os._exit(status % 256)
+        os._exit(1)
 
 
 def _take_place(caller: socket.socket) -> None:
@@ -108,9 +158,9 @@ def _take_place(caller: socket.socket) -> None:
         text += caller.recv(1 << 16) or _cut_off()
     directory, mask, files, count, *words = map(os.fsdecode, text.split(ZERO))
     numbers = [int(one) for one in files.split()]
-    free = max([*numbers, *passed, caller.fileno()]) + 1
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in passed]
-    caller.detach()
+    free = max(*numbers, *map(int, os.listdir("/proc/self/fd"))) + 1
+    # The caller's socket stays open: it shows that there is a stand-in, also without the server.
+    _, *moved = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, free) for fd in (caller.detach(), *passed))
     os.closerange(0, free)
     for fd, number in zip(moved, numbers, strict=True):
         os.dup2(fd, number)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.invocation import FORK_SERVER
@@ -16,23 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ZERO = b"\0"
+STATUS = 'read -r status || echo "$0: the fork server has hung up" >&2; exit "${status:-1}"'
+"""The shell's words for what is left to do: wait for an exit status, in little memory."""
 
 
-def hand_over(argv: Sequence[str]) -> int | None:
-    """Have a fork server start the program with this process's arguments, files and place.
+def hand_over(argv: Sequence[str]) -> None:
+    """Have a fork server run the program in place of this process, which waits for its end.
 
-    Returns:
-        The exit status of that process, which has gone to the background by then; None if there is
-        no fork server for this name, or if it must not go to the background.
+    It runs with this process's arguments, files, environment and place, and ends if this process
+    does. Returns only if there is no fork server for this name.
+
+    Raises:
+        OSError: The fork server has hung up.
     """
-    if "-daemonize" not in argv:
-        return None
     files = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd)]
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(argv[0] + FORK_SERVER)
         except OSError:
-            return None
+            return
         mask = os.umask(0)
         os.umask(mask)
         words = [
@@ -44,16 +45,10 @@ def hand_over(argv: Sequence[str]) -> int | None:
             *(f"{name}={value}" for name, value in os.environ.items()),
         ]
         text = ZERO.join(map(os.fsencode, words))
-        try:
-            socket.send_fds(server, [len(text).to_bytes(4)], files)
-            server.sendall(text)
-            status = server.recv(1)
-        except OSError:
-            status = b""
-    if not status:
-        print(f"qmpserver: {argv[0]}{FORK_SERVER}: the fork server has hung up", file=sys.stderr)
-        return 1
-    return status[0]
+        socket.send_fds(server, [len(text).to_bytes(4)], files)
+        server.sendall(text)
+        os.dup2(server.fileno(), 0)
+        os.execv("/bin/sh", [argv[0], "-c", STATUS, *argv])
 
 
 def _is_open(fd: int) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.registry import Registry
@@ -136,7 +135,6 @@ def adapted(bound: Bound, declaration: Command) -> Callable[..., Any] | None:
         return None
     handler = bound.handler
 
-    @wraps(handler)
     def with_known(*client: Any, **arguments: Any) -> Any:
         return handler(*client, **{k: v for k, v in arguments.items() if k not in members})
 

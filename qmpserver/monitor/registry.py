@@ -37,6 +37,7 @@ class Bound:
     """
 
     __slots__ = (
+        "_given",
         "allow_oob",
         "arguments",
         "failed",
@@ -56,7 +57,8 @@ class Bound:
         wants_client: bool,
     ) -> None:
         self.name = name
-        self.handler = handler
+        self.handler = handler  # another one if it is adapted to a schema
+        self._given = handler
         self.wants_client = wants_client
         self.allow_oob = declaration.allow_oob
         self.arguments = declaration.arguments if declaration.gen else None
@@ -68,9 +70,8 @@ class Bound:
     @property
     def is_async(self) -> bool:
         """Whether the handler is a coroutine function, or an object with such a `__call__`."""
-        handler = inspect.unwrap(self.handler)
-        call = getattr(handler, "__call__", None)  # noqa: B004 -- an object may be a handler
-        return any(map(inspect.iscoroutinefunction, (handler, call)))
+        call = getattr(self._given, "__call__", None)  # noqa: B004 -- an object may be a handler
+        return any(map(inspect.iscoroutinefunction, (self._given, call)))
 
 
 class Registry:

@@ -66,7 +66,7 @@ def private_mb(pid: int) -> float:
 @pytest.mark.usefixtures("server")
 def test_a_call_is_a_cheap_stand_in(call: Call, tmp_path: Path, until: Until) -> None:
     options = ["-qmp", "unix:a.sock,server=on,wait=off", "-pidfile", "a.pid", "-daemonize"]
-    assert call(*options).args
+    assert call(*options).returncode == 0
     pid = int((tmp_path / "a.pid").read_text())
     assert private_mb(pid) < 15  # 20 without the server
     check(ask(tmp_path / "a.sock"))
@@ -109,14 +109,31 @@ def test_without_a_server_the_link_works(
 
 
 @pytest.mark.usefixtures("server")
-def test_in_the_foreground_it_is_the_called_process(tmp_path: Path, until: Until) -> None:
+@pytest.mark.parametrize("expected", ["quit", "stop"])
+def test_in_the_foreground_the_caller_has_the_status(
+    tmp_path: Path, until: Until, expected: str
+) -> None:
     path = tmp_path / "d.sock"
+    (tmp_path / f"{NAME}.toml").write_text(f"expect = [{{ command = '{expected}' }}]")
     words = [str(tmp_path / NAME), "-qmp", f"unix:{path},server=on,wait=off"]
     with subprocess.Popen([*words, "-pidfile", f"{tmp_path}/d.pid"]) as process:
         until(lambda: listens(path))
-        assert int((tmp_path / "d.pid").read_text()) == process.pid
+        assert private_mb(process.pid) < 1
+        assert NAME in Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")[0]
+        assert int((tmp_path / "d.pid").read_text()) != process.pid
         check(ask(path))
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(PATIENCE) == (0 if expected == "quit" else 1)
+
+
+@pytest.mark.usefixtures("server")
+def test_a_signal_to_the_caller_ends_the_stand_in(tmp_path: Path, until: Until) -> None:
+    path = tmp_path / "f.sock"
+    with subprocess.Popen(
+        [tmp_path / NAME, "-qmp", f"unix:{path},server=on,wait=off"], stderr=subprocess.DEVNULL
+    ) as process:
+        until(lambda: listens(path))
+        process.terminate()
+    until(lambda: not path.exists())
 
 
 @pytest.mark.usefixtures("server")

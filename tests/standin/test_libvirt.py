@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 PATIENCE_S = 120
+BIN = Path(sys.executable).parent
 MISSING = [
     one for one in ("libvirtd", "virsh", "unshare", "ip", "hostname") if shutil.which(one) is None
 ]
@@ -89,13 +90,18 @@ cgroup_controllers = []
 END
 printf 'auth_unix_rw = "none"\nhost_uuid = "%s"\n' $3 > /etc/libvirt/libvirtd.conf
 hostname $2
+if [ "$FORK_SERVER" ]; then
+    qmpserver -fork-server $FORK_SERVER-$2/qemu-system-x86_64 &
+    echo $! > $1/fork.pid
+    until [ -S $FORK_SERVER-$2/qemu-system-x86_64.fork ]; do sleep 0.1; done
+fi
 exec libvirtd -p $1/pid 2> $1/errors
 """
 # Two hosts, which are daemons in namespaces of their own, execute the commands of standard input.
 SCRIPT = """
 set -e
 ip link set lo up
-trap 'kill $daemons $(cat $1/[ab]/run/qemu/*.pid 2> $1/none); wait $daemons' EXIT
+trap 'kill $daemons $(cat $1/[ab]/run/qemu/*.pid $1/[ab]/fork.pid 2> $1/none); wait $daemons' EXIT
 for host in a b; do
     unshare --mount --uts sh -c "$2" sh $1/$host $host 00000000-0000-0000-0000-00000000000$host &
     daemons="$daemons $!"
@@ -112,7 +118,7 @@ done
 
 def test_a_domain_is_a_stand_in(tmp_path: Path) -> None:
     emulator = tmp_path / "qemu-system-x86_64"
-    emulator.symlink_to(Path(sys.executable).with_name("qmpserver"))
+    emulator.symlink_to(BIN / "qmpserver")
     # Of a release as old as libvirt 9.0, which sends arguments that later ones lack.
     emulator.with_name(f"{emulator.name}.toml").write_text('schema = "qemu-7.2"\n')
     image = tmp_path / "image.raw"
@@ -134,3 +140,81 @@ def test_a_domain_is_a_stand_in(tmp_path: Path) -> None:
     for (command, *answer), (_, expected) in zip(answers, asked, strict=True):
         assert "error:" not in "".join(answer), command
         assert expected.strip() in "".join(answer), command
+
+
+MANY = int(os.environ.get("DOMAINS", "10"))
+PLAIN = """
+<domain type='kvm'>
+  <name>vm{number}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices><emulator>{emulator}</emulator></devices>
+</domain>
+"""
+
+
+def test_many_domains_are_forked(tmp_path: Path) -> None:
+    """A process for each, which a fork server makes cheap; `DOMAINS` says how many."""
+    for host in ("a", "b"):
+        (tmp_path / f"forked-{host}").mkdir()
+        emulator = tmp_path / f"forked-{host}" / "qemu-system-x86_64"
+        emulator.symlink_to(BIN / "qmpserver")
+        emulator.with_name(f"{emulator.name}.toml").write_text('schema = "qemu-7.2"\n')
+    emulator = tmp_path / "forked-a" / "qemu-system-x86_64"
+    numbers = range(1, MANY + 1)
+    for number in numbers:
+        text = PLAIN.format(number=number, emulator=emulator)
+        (tmp_path / f"{number}.xml").write_text(text)
+    commands = [
+        *(f"a define {tmp_path}/{number}.xml" for number in numbers),
+        *(f"a start vm{number}" for number in numbers),
+        *(f"a domstate vm{number}" for number in numbers),
+    ]
+    with subprocess.Popen(
+        ["unshare", "--mount", "--net", "sh", "-c", SCRIPT, "sh", str(tmp_path), DAEMON],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "FORK_SERVER": f"{tmp_path}/forked",
+        },
+    ) as hosts:
+        assert hosts.stdin is not None
+        assert hosts.stdout is not None
+        try:
+            hosts.stdin.write("".join(f"{command}\n" for command in commands))
+            hosts.stdin.flush()
+            states = 0
+            for line in hosts.stdout:
+                assert not line.startswith("error:"), line + hosts.stdout.readline()
+                states += line == "running\n"
+                if states == MANY:
+                    break
+            callers = [tmp_path / f"a/run/qemu/vm{number}.pid" for number in numbers]
+            pids = [int(one.read_text()) for one in callers]
+            pids += _descendants(int((tmp_path / "a/fork.pid").read_text()))
+            private, cpu = sum(map(_private_mb, pids)) / MANY, sum(map(_cpu_ms, pids)) / MANY
+        finally:
+            hosts.stdin.close()
+            hosts.stdout.read()  # a closed pipe would end the script before it ends the daemons
+    print(
+        f"{MANY} domains, each {private:.1f} MB of private memory, {cpu:.0f} ms of processor time"
+    )
+    assert private < 10
+
+
+def _descendants(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    children = [int(one) for one in text.split()]
+    return children + [one for child in children for one in _descendants(child)]
+
+
+def _private_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(one.split()[1]) for one in lines if one.startswith("Private_")) / 1e3
+
+
+def _cpu_ms(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) * 1e3 / os.sysconf("SC_CLK_TCK")
