@@ -101,7 +101,12 @@ exec libvirtd -p $1/pid 2> $1/errors
 SCRIPT = """
 set -e
 ip link set lo up
-trap 'kill $daemons $(cat $1/[ab]/run/qemu/*.pid $1/[ab]/fork.pid 2> $1/none); wait $daemons' EXIT
+pids() {
+    for file in $1/[ab]/run/qemu/*.pid $1/[ab]/fork.pid; do
+        [ ! -e $file ] || echo $(cat $file)  # libvirt ends no line
+    done
+}
+trap 'kill $daemons $(pids $1); wait $daemons' EXIT
 for host in a b; do
     unshare --mount --uts sh -c "$2" sh $1/$host $host 00000000-0000-0000-0000-00000000000$host &
     daemons="$daemons $!"
