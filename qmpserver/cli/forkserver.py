@@ -64,6 +64,7 @@ def serve(link: str, program: Callable[[], NoReturn]) -> NoReturn:
             children.attend()
     finally:
         remove(listener, file)
+        children.end()
 
 
 class _Children:
@@ -90,6 +91,11 @@ class _Children:
                 os.kill(self._pids.pop(fd), signal.SIGTERM)
         if self._listener.fileno() in ready:  # now that no number of a descriptor is stale
             self._begin()
+
+    def end(self) -> None:
+        """End the children that are not in the background."""
+        for pid in self._pids.values():
+            os.kill(pid, signal.SIGTERM)
 
     def _begin(self) -> None:
         try:

@@ -136,6 +136,19 @@ def test_a_signal_to_the_caller_ends_the_stand_in(tmp_path: Path, until: Until) 
     until(lambda: not path.exists())
 
 
+def test_a_signal_to_the_server_ends_the_stand_in(
+    server: subprocess.Popen[bytes], tmp_path: Path, until: Until
+) -> None:
+    path = tmp_path / "g.sock"
+    with subprocess.Popen(
+        [tmp_path / NAME, "-qmp", f"unix:{path},server=on,wait=off"], stderr=subprocess.DEVNULL
+    ) as process:
+        until(lambda: listens(path))
+        server.terminate()
+        assert process.wait(PATIENCE) == 1
+    until(lambda: not path.exists())
+
+
 @pytest.mark.usefixtures("server")
 def test_a_caller_that_ends_takes_the_stand_in_along(tmp_path: Path, until: Until) -> None:
     """It waits for a client, so the caller still waits for it."""
