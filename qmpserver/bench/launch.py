@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 START_S = 10.0
+
+
+def caching() -> dict[str, str]:
+    """Return this environment, but one in which Python caches the bytecode of what is started."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextlib.contextmanager

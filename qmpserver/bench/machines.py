@@ -8,7 +8,6 @@ the negotiation.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import subprocess
@@ -19,11 +18,12 @@ from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING
 
 from qmpserver.bench.command_line import QEMU, has_qemu
-from qmpserver.bench.launch import START_S, end
+from qmpserver.bench.launch import START_S, caching, end
 from qmpserver.bench.report import STATISTICS, Result, Series, add_output, give, markdown, progress
 from qmpserver.bench.vm import VmError
 from qmpserver.qmp.client import encode
 from qmpserver.tools.numbers import at_least
+from qmpserver.tools.processes import cpu_ms, private_mb
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +40,6 @@ MEMORY = "private memory, MB a machine"
 RATE = "thousand commands/s, all machines"
 LATENCY = "latency, ms"
 SHOWN = {LATENCY: ("median", "p99", "max")}
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -116,8 +115,8 @@ def _measure(
                 while lines < 2:
                     lines += _received(client).count(b"\n")
         count = len(clients)
-        series[CPU].samples.append(sum(map(_cpu_ms, pids)) / count)
-        series[MEMORY].samples.append(sum(map(_private_mb, pids)) / count)
+        series[CPU].samples.append(sum(map(cpu_ms, pids)) / count)
+        series[MEMORY].samples.append(sum(map(private_mb, pids)) / count)
         start = time.monotonic()
         latencies = _talk(clients, commands)
         series[RATE].samples.append(len(latencies) / (time.monotonic() - start) / 1e3)
@@ -125,9 +124,8 @@ def _measure(
 
 
 def _start(words: Sequence[str], log: IO[str], stack: ExitStack) -> int:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     try:
-        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(words, env=caching(), stdin=subprocess.DEVNULL, stderr=log)
     except OSError as error:
         raise VmError(f"{words[0]}: {error.strerror}") from None
     stack.callback(end, process)
@@ -197,15 +195,3 @@ def _talk(clients: Sequence[socket.socket], commands: int) -> list[float]:
                 else:
                     del left[fd]
     return latencies
-
-
-def _cpu_ms(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        user, system = file.read().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) * 1e3 / TICK
-
-
-def _private_mb(pid: int) -> float:
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        lines = [line.split() for line in file]
-    return sum(int(words[1]) for words in lines if words[0].startswith("Private_")) / 1e3

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from qmpserver.bench.command_line import QEMU, has_qemu
-from qmpserver.bench.launch import START_S
+from qmpserver.bench.launch import START_S, caching
 from qmpserver.bench.report import Result, Series, add_output, give, progress
 from qmpserver.bench.vm import VmError
 from qmpserver.tools.numbers import at_least
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as the options say."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment = caching()
     commands = {command: [*shlex.split(command), "-S"] for command in args.server} or _usual()
     series = [Series("ms", name) for name in (ASYNCIO, *commands)]
     with progress("start", args.starts) as done:

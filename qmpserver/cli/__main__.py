@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 
-from qmpserver.cli.invocation import FORK_SERVER, QEMU
+from qmpserver.cli.invocation import FORK_SERVER, is_qemu
 
 
 def start() -> None:
     """Run the program; SIGINT ends it without a traceback, also while it imports its modules."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     name = sys.argv[0]
-    if os.path.basename(name).startswith(QEMU) and os.path.exists(name + FORK_SERVER):
+    if is_qemu(name) and os.path.exists(name + FORK_SERVER):
         from qmpserver.cli.handover import hand_over
 
         hand_over(sys.argv)

@@ -29,7 +29,7 @@ def open_standard_descriptors() -> None:
 def check_limit(settings: Settings) -> None:
     """Check that the process may open as many descriptors as its machines need.
 
-    Many machines get as many as the hard limit allows: nobody expects them to need so few.
+    For many machines the soft limit is raised, as far as the hard one allows.
 
     Raises:
         CommandLineError: The limit is too low; the message says how to raise it.

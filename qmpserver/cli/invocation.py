@@ -19,13 +19,18 @@ _SUFFIXES = (".toml", ".qmp")
 _FAKE = frozenset({"-fake", "--fake"})
 
 
+def is_qemu(program: str) -> bool:
+    """Return whether a program's path ends in the name of a QEMU."""
+    return os.path.basename(program).startswith(QEMU)
+
+
 def arguments(argv: Sequence[str]) -> list[str]:
     """Return the options of a command line, whose first word is the program.
 
     Those of a stand-in are added if the program is called as QEMU is.
     """
     program, *words = argv
-    if not os.path.basename(program).startswith(QEMU) or not _FAKE.isdisjoint(words):
+    if not is_qemu(program) or not _FAKE.isdisjoint(words):
         return words
     found = [file for suffix in _SUFFIXES if os.path.exists(file := program + suffix)]
     return ["-fake", found[0].replace(",", ",,") if found else "default", *words]

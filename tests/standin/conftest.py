@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from qmpserver.testing.questions import Questions
 from qmpserver.transcript.conversation import Conversation
 
 PATIENCE = 10.0
+COMMAND = [sys.executable, "-m", "qmpserver.cli", "-fake"]
 LIMIT = 64 * 1024 * 1024
 
 
@@ -106,6 +109,34 @@ class Served:
         for client in self._clients:
             await client.close()
         await self.stand_in.close()
+
+
+Start = Callable[..., subprocess.Popen[Any]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the program with a scenario and options; `how` goes to `Popen`."""
+    started: list[subprocess.Popen[Any]] = []
+
+    def run(
+        scenario: str, *options: str, fds: tuple[int, ...] = (), **how: Any
+    ) -> subprocess.Popen[Any]:
+        process: subprocess.Popen[Any] = subprocess.Popen(
+            [*COMMAND, scenario, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=fds,
+            **how,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Served]]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.tools.processes import private_mb
 from tests.conftest import Until, listens
 from tests.standin.test_program import PATIENCE, check, talk
 
@@ -56,11 +57,6 @@ def ask(path: Path) -> list[bytes]:
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(path))
     return talk(client)
-
-
-def private_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(one.split()[1]) for one in lines if one.startswith("Private_")) / 1e3
 
 
 @pytest.mark.usefixtures("server")
@@ -125,27 +121,17 @@ def test_in_the_foreground_the_caller_has_the_status(
         assert process.wait(PATIENCE) == (0 if expected == "quit" else 1)
 
 
-@pytest.mark.usefixtures("server")
-def test_a_signal_to_the_caller_ends_the_stand_in(tmp_path: Path, until: Until) -> None:
+@pytest.mark.parametrize(("whom", "status"), [("caller", -signal.SIGTERM), ("server", 1)])
+def test_a_signal_ends_the_stand_in(
+    server: subprocess.Popen[bytes], tmp_path: Path, until: Until, whom: str, status: int
+) -> None:
     path = tmp_path / "f.sock"
     with subprocess.Popen(
         [tmp_path / NAME, "-qmp", f"unix:{path},server=on,wait=off"], stderr=subprocess.DEVNULL
-    ) as process:
+    ) as caller:
         until(lambda: listens(path))
-        process.terminate()
-    until(lambda: not path.exists())
-
-
-def test_a_signal_to_the_server_ends_the_stand_in(
-    server: subprocess.Popen[bytes], tmp_path: Path, until: Until
-) -> None:
-    path = tmp_path / "g.sock"
-    with subprocess.Popen(
-        [tmp_path / NAME, "-qmp", f"unix:{path},server=on,wait=off"], stderr=subprocess.DEVNULL
-    ) as process:
-        until(lambda: listens(path))
-        server.terminate()
-        assert process.wait(PATIENCE) == 1
+        (caller if whom == "caller" else server).terminate()
+        assert caller.wait(PATIENCE) == status
     until(lambda: not path.exists())
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from qmpserver.tools.processes import cpu_ms, private_mb
+
 PATIENCE_S = 120
 BIN = Path(sys.executable).parent
 MISSING = [
@@ -199,7 +201,7 @@ def test_many_domains_are_forked(tmp_path: Path) -> None:
             callers = [tmp_path / f"a/run/qemu/vm{number}.pid" for number in numbers]
             pids = [int(one.read_text()) for one in callers]
             pids += _descendants(int((tmp_path / "a/fork.pid").read_text()))
-            private, cpu = sum(map(_private_mb, pids)) / MANY, sum(map(_cpu_ms, pids)) / MANY
+            private, cpu = sum(map(private_mb, pids)) / MANY, sum(map(cpu_ms, pids)) / MANY
         finally:
             hosts.stdin.close()
             hosts.stdout.read()  # a closed pipe would end the script before it ends the daemons
@@ -213,13 +215,3 @@ def _descendants(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     children = [int(one) for one in text.split()]
     return children + [one for child in children for one in _descendants(child)]
-
-
-def _private_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(one.split()[1]) for one in lines if one.startswith("Private_")) / 1e3
-
-
-def _cpu_ms(pid: int) -> float:
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) * 1e3 / os.sysconf("SC_CLK_TCK")

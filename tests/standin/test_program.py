@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ import pytest
 from qmpserver.transcript.format import read
 from qmpserver.transcript.message import Message
 from tests.conftest import Until, listens
+from tests.standin.conftest import COMMAND, Start
 
-COMMAND = [sys.executable, "-m", "qmpserver.cli", "-fake"]
 HELLO = b'{"execute": "qmp_capabilities"}\n'
 QUIT = b'{"execute": "quit"}\n'
 QEMU = """
@@ -29,29 +28,6 @@ QEMU = """
     -kernel bzImage -append console=ttyS0 -serial stdio -bios OVMF.fd disk.img
 """
 PATIENCE = 20.0
-
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(scenario: str, *options: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [*COMMAND, scenario, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=fds,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def talk(client: socket.socket) -> list[bytes]:
