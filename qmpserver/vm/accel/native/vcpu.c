@@ -20,16 +20,18 @@
 /* The time in the guest between two pauses of the CPU throttle; QEMU's is as long. */
 #define THROTTLE_SLICE_NS 10000000ull
 
-/* What a throttled vCPU may run before it is parked: some hundred pages at most. */
+/* What a throttled vCPU may run before it is parked: some hundred pages at most; again if it dirtied none. */
 #define LAST_RUN_NS 100000ull
+#define LAST_RUNS 10
 
 /* The state of a vCPU's limit, its thread's own. */
 struct account {
 	bool limited;       /* there was a limit in the last round */
 	bool ring_full;     /* the last stay ended so */
-	bool throttled;     /* it has not run since it was */
 	uint64_t charged;   /* entries pushed, as of the last charge */
 	uint64_t ran_ns;    /* in the guest since then */
+	unsigned last_runs; /* that it may make before it is parked */
+	uint64_t stood_at;  /* entries pushed when it was throttled */
 	uint64_t idle_from; /* parked, or waiting for tracking, since; 0: not */
 	uint64_t slice_end;  /* of the CPU throttle; 0: the next stay begins a slice */
 	uint64_t hold_until; /* the end of the wait for tracking; 0: none has begun */
@@ -52,7 +54,8 @@ static void throttle(struct vcpu *vcpu, struct account *account, uint32_t seen, 
 	set_state(vcpu, VCPU_THROTTLED);
 	kick_wait(vcpu, seen, until);
 	pause = now_ns() - from;
-	account->throttled = true;
+	account->last_runs = LAST_RUNS;
+	account->stood_at = ring_pushed(&vcpu->ring, account->charged);
 	count_up(&vcpu->throttle_ns, pause);
 	count_up(&vcpu->throttle_count, 1);
 	if (pause > vcpu->longest_pause_ns)
@@ -114,7 +117,6 @@ static void run(struct vcpu *vcpu, struct account *account, uint32_t seen, uint6
 	if (until)
 		account->ran_ns += now_ns() - entered;
 	account->ring_full = why == EXIT_RING_FULL;
-	account->throttled = false;
 	switch (why) {
 	case EXIT_KICKED:
 		break;
@@ -189,8 +191,12 @@ static void execute(struct vcpu *vcpu)
 			continue;
 		}
 		if (load_acquire(&engine->stopped)) {
-			/* The guest is to stand still from now on, and not since its throttle began. */
-			if (account.throttled) {
+			/*
+			 * The guest is to stand still from now on, and not since its throttle began. One run may
+			 * not be enough: a kick for something else, or the scheduler, can take all of it.
+			 */
+			if (account.last_runs && ring_pushed(&vcpu->ring, account.stood_at) == account.stood_at) {
+				account.last_runs--;
 				run(vcpu, &account, seen, now_ns() + LAST_RUN_NS);
 				continue;
 			}
