@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 __all__ = [
+    "IDENTIFIER",
     "Kind",
     "OptionError",
     "Options",
@@ -118,7 +119,7 @@ def parse_options(
     options = Options()
     for name, value, short in split_options(text, implied):
         if name == "id":
-            if not re.fullmatch(_ID, value):
+            if not re.fullmatch(IDENTIFIER, value):
                 raise OptionError(
                     "Parameter 'id' expects an identifier",
                     "Identifiers consist of letters, digits, '-', '.', '_', "
@@ -277,7 +278,7 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
 
 _TRUE = frozenset({"on", "yes", "true", "y"})
 _FALSE = frozenset({"off", "no", "false", "n"})
-_ID = r"[A-Za-z][-A-Za-z0-9._]*"
+IDENTIFIER = r"[A-Za-z][-A-Za-z0-9._]*"
 _NAME = re.compile(r"[^=,]*")
 _FRAGMENT = r"[A-Za-z][-A-Za-z0-9_]*|[0-9]{1,9}|__[-A-Za-z0-9._]+"
 _NUMBER = r"[ \t\n\v\f\r]*([-+]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))"

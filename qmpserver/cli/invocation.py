@@ -1,4 +1,4 @@
-"""The name that the program was called by: as `qemu-system-ARCH` it is a stand-in.
+"""The name that the program was called by: by a name of QEMU, it is a stand-in.
 
 Programs that start QEMU by its name, and pass nothing else on, get a stand-in from a link to this
 program. Its scenario is the file beside the link with the link's name and `.toml` or `.qmp`. Where
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-QEMU = "qemu-system-"
+_UPSTREAM = "qemu-system-"
+_DISTRIBUTIONS = ("qemu-kvm", "kvm")  # Red Hat's, and Debian's
 FORK_SERVER = ".fork"
 _SUFFIXES = (".toml", ".qmp")
 _FAKE = frozenset({"-fake", "--fake"})
@@ -21,7 +22,8 @@ _FAKE = frozenset({"-fake", "--fake"})
 
 def is_qemu(program: str) -> bool:
     """Return whether a program's path ends in the name of a QEMU."""
-    return os.path.basename(program).startswith(QEMU)
+    name = os.path.basename(program)
+    return name.startswith(_UPSTREAM) or name in _DISTRIBUTIONS
 
 
 def arguments(argv: Sequence[str]) -> list[str]:

@@ -2,12 +2,13 @@
 
 All other code is written in the newest release's words. A profile declares the respects in which
 its release differs; code asks for one of them, never for the number of a version. Beside the
-profiles are the releases' recorded schemas, each in a directory of the release's name.
+profiles are what the releases have recorded, their schemas and facts, each in a directory of the
+release's name.
 
 To add a release:
 
-1. Let it record itself: `python -m tests.qemu.record PROGRAM`. This writes its schema here, and the
-   conversations that the tests replay to `tests/qemu/transcripts/`.
+1. Let it record itself: `python -m tests.qemu.record PROGRAM`. This writes its schema and facts
+   here, and the conversations that the tests replay to `tests/qemu/transcripts/`.
 2. Add its profile to `RELEASES`. The tests name every reply of this program that differs from the
    recorded one, until the profile has all differences.
 """
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.files import read_bytes
 from qmpserver.qapi import Schema
+from qmpserver.releases.facts import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +52,7 @@ class Release(NamedTuple):
         signed_limits: Whether `set_vcpu_dirty_limit` takes negative numbers, and shows a hint.
         always_samples: Whether `info dirty_rate` shows the sampled pages in all modes.
         vcpu_events: Whether trace events may belong to vCPUs.
+        typed_devices: Whether members of `device_add` have types; the text of an option has none.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Release(NamedTuple):
     signed_limits: bool = False
     always_samples: bool = False
     vcpu_events: bool = False
+    typed_devices: bool = True
 
     @property
     def introspection(self) -> list[dict[str, Any]]:
@@ -75,10 +79,20 @@ class Release(NamedTuple):
         """All its commands and events. Read once; any thread may use it."""
         return _schema(self.name)
 
+    @property
+    def facts(self) -> Facts:
+        """Its recorded facts. Read once; any thread may use them."""
+        return _facts(self.name)
+
 
 @functools.cache
 def _schema(name: str) -> Schema:
     return Schema.from_introspection(RELEASES[name].introspection)
+
+
+@functools.cache
+def _facts(name: str) -> Facts:
+    return Facts(os.path.join(FILES, name, "facts.json.gz"))
 
 
 RELEASES: Mapping[str, Release] = {
@@ -114,6 +128,7 @@ RELEASES: Mapping[str, Release] = {
             signed_limits=True,
             always_samples=True,
             vcpu_events=True,
+            typed_devices=False,
         ),
         Release(
             "qemu-10.0",

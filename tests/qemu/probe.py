@@ -1,16 +1,18 @@
-"""A QEMU without a machine, asked about its vocabulary."""
+"""A QEMU that is asked about its vocabulary."""
 
+import contextlib
 import json
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 
 class Qemu:
-    """A QEMU without a machine, spoken to over its standard input and output."""
+    """A QEMU, spoken to over its standard input and output; by default without a machine."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, options: Sequence[str] = ("-machine", "none")) -> None:
         self.process = subprocess.Popen(
-            [program, "-machine", "none", "-display", "none", "-qmp", "stdio"],
+            [program, *options, "-display", "none", "-qmp", "stdio"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -32,4 +34,5 @@ class Qemu:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()

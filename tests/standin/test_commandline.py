@@ -99,7 +99,7 @@ async def test_options_become_state(serve: Serve) -> None:
         assert "child<rtl8139>" in (await listed("/machine/peripheral-anon")).values()
         disk_path = "/machine/peripheral/vda"
         assert await ask("qom-get", path=disk_path, property="bootindex") == 1
-        assert await ask("qom-get", path=disk_path, property="disable-legacy") is True
+        assert await ask("qom-get", path=disk_path, property="disable-legacy") == "on"
         assert await ask("qom-get", path="/machine/peripheral/v", property="vgamem_mb") == 16
         vcpu = "/machine/unattached/device[2]"
         assert (await listed(vcpu))["unavailable-features"] == "strList"
@@ -279,6 +279,8 @@ def test_a_program_called_as_qemu(tmp_path: Path) -> None:
     assert arguments([str(link), "-S"]) == ["-fake", "default", "-S"]
     assert arguments([str(link), "-fake", "x"]) == ["-fake", "x"]
     assert arguments(["/bin/qmpserver", "-S"]) == ["-S"]
+    for name in ("qemu-system-s390x", "qemu-kvm", "kvm"):
+        assert arguments([f"/usr/bin/{name}"]) == ["-fake", "default"]
     link.parent.mkdir()
     link.with_name("qemu-system-x86_64.toml").write_text("")
     scenario = f"{tmp_path}/a,,b/qemu-system-x86_64.toml"

@@ -156,7 +156,10 @@ def test_a_signal_ends_the_server(server: subprocess.Popen[bytes], tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["-fork-server", "qemu"], "-fork-server qemu: the name must begin with qemu-system-"),
+        (
+            ["-fork-server", "qemu"],
+            "-fork-server qemu: the link must have a name of QEMU, such as qemu-system-x86_64",
+        ),
         (["-fork-server", NAME, "-S"], "-fork-server: the link's callers give the other options"),
         (
             ["-fork-server", f"nowhere/{NAME}"],

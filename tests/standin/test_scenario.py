@@ -207,7 +207,7 @@ async def test_replies_by_arguments(serve: Serve) -> None:
         client = await served.client()
         for driver, name, works in [("virtio-net-pci", "n1", False), ("virtio-net-pci", "n2", True),
                                     ("e1000", "n1", True)]:  # fmt: skip
-            got = await client.execute("device_add", {"driver": driver, "id": name, "bus": "b"})
+            got = await client.execute("device_add", {"driver": driver, "id": name, "bus": "pci.0"})
             assert (got == {}) is works, got
 
 

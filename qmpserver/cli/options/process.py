@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qmpserver._version import VERSION
 from qmpserver.cli import unsupported
 from qmpserver.cli.help import help_text
-from qmpserver.cli.invocation import QEMU, is_qemu
+from qmpserver.cli.invocation import is_qemu
 from qmpserver.cli.readconfig import read_config
 from qmpserver.cli.table import OPTIONS, WithFake, option
 from qmpserver.files import read_text
@@ -41,7 +41,7 @@ def set_daemonize(settings: Settings, value: str) -> None:
 def set_fork_server(settings: Settings, value: str) -> None:
     """Be a fork server."""
     if not is_qemu(value):
-        raise OptionError(f"the name must begin with {QEMU}")
+        raise OptionError("the link must have a name of QEMU, such as qemu-system-x86_64")
     settings.fork_server = value
 
 

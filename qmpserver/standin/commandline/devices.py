@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import OptionError
+from qmpserver.keyval import IDENTIFIER, OptionError
 from qmpserver.standin.commandline.backends import backend_of
 from qmpserver.standin.commandline.launch import last_members
 
@@ -28,7 +28,17 @@ def _device(launch: Launch, value: str) -> None:
     given = last_members(value, "driver")
     if "driver" not in given:
         raise OptionError("Parameter 'driver' is missing")
-    launch.execute("device_add", {name: _typed(name, one) for name, one in given.items()})
+    text = not value.startswith("{")
+    if text and not re.fullmatch(IDENTIFIER, given.get("id", "a")):
+        raise OptionError("Parameter 'id' expects an identifier")
+    if text and given.get("id") in launch.state.devices:
+        raise OptionError(f"Duplicate ID '{given['id']}' for device")
+    kind = launch.state.drivers.find(given["driver"])
+    if kind is not None:
+        given = launch.state.drivers.typed(kind, given, text=text)
+    elif text:
+        given = {name: _typed(name, one) for name, one in given.items()}
+    launch.execute("device_add", given)
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ from qmpserver.qapi.fitting import fitted
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
+from qmpserver.standin.state.drivers import Drivers
 from qmpserver.standin.state.threads import Threads
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from qmpserver.monitor import Device
     from qmpserver.monitor.fds import FileDescriptors
+    from qmpserver.releases.facts import Facts
     from qmpserver.standin.scenario import Scenario
 
 
@@ -71,6 +74,7 @@ class State:
 
     Attributes:
         machine: The initial state.
+        release: The release that it has the facts of.
         status: The run state.
         devices: Properties of each device, by id, as `device_add` received them.
         netdevs: Properties of each network backend, by id.
@@ -97,6 +101,8 @@ class State:
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
         self.machine = scenario.machine
+        self.release = scenario.release
+        self._schema = scenario.schema
         self.host = host
         self.status = scenario.machine.status
         self.budget = Budget()
@@ -122,6 +128,21 @@ class State:
         self._events = scenario.schema.events
         self._faults = {spec.name for spec in scenario.faults}
         self._settled = False
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of its release. They are read at their first use."""
+        return self.release.facts
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether its commands are those of its release, and not of a schema from elsewhere."""
+        return self._schema is self.release.schema
+
+    @functools.cached_property
+    def drivers(self) -> Drivers:
+        """The types of devices that the machine takes, and its buses."""
+        return Drivers(self)
 
     @property
     def running(self) -> bool:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.properties import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qmpserver.monitor import Registry
+    from qmpserver.releases.facts import Device
     from qmpserver.standin.state import State
 
 PERIPHERAL = "/machine/peripheral"
 # Properties that refer to a backend, which must exist.
-_REFERENCES = ("netdev", "chardev", "drive")
-
-
-# Properties that name other objects, whatever the driver is.
-_LINKS = ("netdev", "chardev", "drive", "memdev", "iothread")
+_REFERENCES = ("netdev", "chardev", "drive", "tpmdev")
+_WITHOUT_GUEST = ("SCSI", "usb-bus", "virtio-serial-bus")  # buses that devices leave at once
 _EXPECTED = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
 
@@ -34,40 +35,57 @@ def register(registry: Registry, state: State) -> None:
                 return name in state.netdevs
             case "drive":
                 return name in state.drives or name in state.nodes
+            case "tpmdev":
+                return name in state.tpms
         return name in state.chardevs or any(one.id == name for one in state.host.devices)
 
+    def check_references(driver: str, kind: Device | None, given: dict[str, Any]) -> None:
+        for key in _REFERENCES:
+            value = given.get(key)
+            if value is not None and not exists(key, value):
+                owner = driver if kind is None else kind.owner(key)
+                raise CommandError(f"Property '{owner}.{key}' can't find value '{value}'")
+        types = {} if kind is None else state.drivers.types(kind)
+        for key, value in given.items():
+            is_link = types.get(key, "").startswith("link<")
+            if is_link and value not in state.objects and value not in state.devices:
+                raise CommandError(f"Device '{value}' not found", "DeviceNotFound")
+        if driver in ("pc-dimm", "nvdimm") and "memdev" not in given:
+            raise CommandError("'memdev' property is not set")
+
     @registry.command("device_add")
-    def device_add(**properties: Any) -> None:
-        driver = properties.get("driver")
+    def device_add(**given: Any) -> None:
+        text = not state.release.typed_devices
+        if text:
+            given = {name: as_text(value) for name, value in given.items()}
+            given = {name: value for name, value in given.items() if value is not None}
+        driver = given.get("driver")
         if not isinstance(driver, str):
             raise CommandError("Parameter 'driver' is missing")
         for key in ("id", "bus"):
-            if not isinstance(properties.get(key), str):
-                properties.pop(key, None)  # QEMU takes another type for none
-        for key in _LINKS:
-            if key in properties:
-                check_type(key, properties[key], str)
-        if type(properties.get("node", 0)) is not int:
-            raise CommandError("Parameter 'node' expects uint64")
-        if not isinstance(properties.get("addr", 0), int | str):
-            raise CommandError("Invalid parameter type for 'addr', expected int or str")
-        name = properties.get("id")
-        if name is not None and name in state.devices:
-            raise CommandError(f"Duplicate device ID '{name}'")
-        for key in _REFERENCES:
-            value = properties.get(key)
-            if value is not None and not exists(key, value):
-                raise CommandError(f"Property '{driver}.{key}' can't find value '{value}'")
-        if driver == "pc-dimm" and properties.get("memdev") not in state.objects:
-            raise CommandError(
-                f"Device '{properties.get('memdev')}' not found"
-                if "memdev" in properties
-                else "'memdev' property is not set"
-            )
+            if not isinstance(given.get(key), str):
+                given.pop(key, None)  # QEMU takes another type for none
+        kind = state.drivers.find(driver)
+        hot = not state.in_setup
+        bus = None if kind is None else state.drivers.place(kind, given, hot=hot)
+        name = given.get("id")
+        if name is not None:
+            if name in state.devices:
+                raise CommandError(f"Duplicate device ID '{name}'")
+            if not re.fullmatch(IDENTIFIER, name):
+                raise CommandError(f"Invalid qdev ID '{name}'")
+        if kind is not None:
+            driver = kind.name
+            given = state.drivers.typed(kind, given, text=text)
+        check_references(driver, kind, given)
+        if kind is not None:
+            state.drivers.check_alone(kind, given, hot=hot)
         key = f"device[{next(unnamed)}]" if name is None else name
         if driver.endswith("-cpu"):
-            state.cpus.plug(key, driver, properties)
-        state.devices[key] = {**properties, "named": name is not None}
+            state.cpus.plug(key, driver, given)
+        state.devices[key] = {**given, "driver": driver, "named": name is not None}
+        if kind is not None and bus is not None:
+            state.drivers.buses.plug(key, bus, kind.buses, name)
 
     @registry.command("device_del")
     def device_del(id: str) -> None:  # noqa: A002 -- the schema's name
@@ -78,8 +96,13 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(f"Device {name} is already in the process of unplug")
         if name in state.unplugging:
             return  # the guest has been asked
+        kind = state.drivers.find(state.devices[name]["driver"])
+        if kind is not None and not state.in_setup:
+            state.drivers.check_unplug(kind, name)
         state.unplugging[name] = None
-        if state.running or state.in_setup:
+        if kind is not None and kind.bus in _WITHOUT_GUEST:
+            unplugged(name)
+        elif state.running or state.in_setup:
             release(name)
         else:
             asked_when_stopped.add(name)
@@ -106,20 +129,25 @@ def register(registry: Registry, state: State) -> None:
 
     def unplugged(name: str) -> None:
         asked_when_stopped.discard(name)
-        handle = state.unplugging.pop(name)
+        handle = state.unplugging.pop(name, None)
         if handle is not None:
             handle.cancel()  # a reset of the machine comes first
-        driver = state.devices.pop(name)["driver"]
-        path = f"{PERIPHERAL}/{name}"
+        for inner in state.drivers.buses.unplug(name):
+            unplugged(inner)
+        one = state.devices.pop(name)
+        driver = one["driver"]
+        path = f"{PERIPHERAL}/{name}" if one["named"] else f"{PERIPHERAL}-anon/{name}"
         if (index := state.cpus.unplug(path)) is not None:
             state.threads.end(f"CPU {index}/KVM")
         if driver.startswith(("virtio-", "vhost-")) and driver.endswith(("-pci", "-ccw")):
             state.emit("DEVICE_DELETED", {"path": f"{path}/virtio-backend"})
-        state.emit("DEVICE_DELETED", {"device": name, "path": path})
+        device = {"device": name} if one["named"] else {}
+        state.emit("DEVICE_DELETED", {**device, "path": path})
 
     def reset() -> None:
         for name in sorted(state.unplugging):
-            unplugged(name)
+            if name in state.unplugging:  # and not on a bus of one before
+                unplugged(name)
 
     state.resets.append(reset)
 

@@ -22,14 +22,8 @@ if TYPE_CHECKING:
 
 # Entries of the state that are not properties.
 _HIDDEN = ("driver", "qom-type", "named", "id")
-# Properties that clients read although nobody has set them, by the driver.
+# Values that facts do not tell, of properties that nobody has set, by the driver.
 _STANDARD: Mapping[str, Mapping[str, Any]] = {
-    "VGA": {"vgamem_mb": 16},
-    "virtio-vga": {"vgamem_mb": 8, "max_outputs": 1},
-    "virtio-gpu-pci": {"max_outputs": 1},
-    "bochs-display": {"vgamem": 16 << 20},
-    "qxl-vga": {"vgamem_mb": 16, "ram_size": 64 << 20, "vram_size": 64 << 20, "vram64_size_mb": 0},
-    "qxl": {"vgamem_mb": 16, "ram_size": 64 << 20, "vram_size": 64 << 20, "vram64_size_mb": 0},
     "virtio-balloon-pci": {
         "guest-stats-polling-interval": 0,
         "guest-stats": {"stats": {}, "last-update": 0},
@@ -48,12 +42,14 @@ class _Object:
     Attributes:
         type: Its QOM type.
         properties: Its properties, without `type` and children.
+        types: The types of properties, as far as the release declares them.
         children: Function that returns its children by name.
         kept: Where the state keeps it, and its id there; None if no property can be set.
     """
 
     type: str
     properties: Mapping[str, Any] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
     children: Children = _none
     kept: tuple[Kept, str] | None = None
 
@@ -67,7 +63,10 @@ def register(registry: Registry, state: State) -> None:
         children = found.children()
         return [
             {"name": "type", "type": "string"},
-            *({"name": n, "type": _type_name(n, one)} for n, one in found.properties.items()),
+            *(
+                {"name": n, "type": found.types.get(n) or _type_name(n, one)}
+                for n, one in found.properties.items()
+            ),
             *({"name": n, "type": f"child<{one.type}>"} for n, one in children.items()),
         ]
 
@@ -199,12 +198,21 @@ def _devices(state: State, *, named: bool) -> dict[str, _Object]:
 def _device(state: State, name: str) -> _Object:
     one = state.devices[name]
     driver = one["driver"]
-    properties = {"realized": True, **_STANDARD.get(driver, {})}
+    declared = state.drivers.properties(driver)
+    properties = {"realized": True, **_defaults(declared), **_STANDARD.get(driver, {})}
     backend = _none
     if driver.startswith("virtio-") and driver.endswith(("-pci", "-ccw")):
         virtio = _Object(f"{driver[:-4]}-device", {"realized": True})
         backend = lambda: {"virtio-backend": virtio}  # noqa: E731 -- the other is a function
-    return _Object(driver, properties | _shown(one), backend, (state.devices, name))
+    types = {one["name"]: one["type"] for one in declared}
+    return _Object(driver, properties | _shown(one), types, backend, (state.devices, name))
+
+
+def _defaults(declared: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the values that properties have if nobody sets them, as far as that is known."""
+    known = {one["name"]: one["default-value"] for one in declared if "default-value" in one}
+    known.pop("addr", None)  # QEMU chooses one
+    return known
 
 
 def _kept_objects(state: State) -> dict[str, _Object]:

@@ -1,0 +1,126 @@
+"""Facts about a release that no command changes: its types, machines, CPU models and devices.
+
+They are QEMU's own answers, with the accelerator TCG; `tests/qemu/facts.py` records them, each
+release into a file beside its schema.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qmpserver.files import read_bytes
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+_GZIP_WBITS = 31
+
+
+class Bus(NamedTuple):
+    """A bus of a machine or of a device.
+
+    Attributes:
+        name: Its name; `{id}` in it stands for the id of its device.
+        type: Its type.
+        parent: Name of the bus that its device is on; None for the one above all others.
+        hot: Whether devices can be plugged in and out while a machine runs.
+    """
+
+    name: str
+    type: str
+    parent: str | None
+    hot: bool
+
+
+class Device(NamedTuple):
+    """A type of device.
+
+    Attributes:
+        name: The type.
+        bus: Type of the bus that it is plugged into; None for one without a bus.
+        refused: Why no such device can be added; None for one that can.
+        cold: Why it is refused at the start of a machine if it is given no property; None if it is
+            taken, or if that is not known.
+        hot: The same while a machine runs.
+        buses: The buses that it makes.
+        owners: Types of the objects inside that have some of its properties, by property.
+    """
+
+    name: str
+    bus: str | None
+    refused: str | None
+    cold: str | None
+    hot: str | None
+    buses: tuple[Bus, ...]
+    owners: Mapping[str, str]
+
+    @property
+    def cold_only(self) -> bool:
+        """Whether its devices are there from the start, or never."""
+        words = self.hot or ""
+        return "support hotplugging" in words or words.startswith("Parameter 'driver' ")
+
+    def owner(self, property_: str) -> str:
+        """Return the type of the object that has a property, as errors name it."""
+        return self.owners.get(property_, self.name)
+
+
+class Facts:
+    """The facts about a release. Any thread may use them; nobody may change what they return.
+
+    Attributes:
+        answers: Results of commands that take no arguments, and of `query-cpu-model-expansion` by
+            its type.
+        types: Parent and abstractness of each type, as `qom-list-types` returns them.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the facts from a file.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        found: dict[str, Any] = json.loads(zlib.decompress(read_bytes(path), _GZIP_WBITS))
+        self.answers: dict[str, Any] = found["answers"]
+        self.types: dict[str, dict[str, Any]] = {one["name"]: one for one in found["types"]}
+        self._properties: list[dict[str, Any]] = found["properties"]
+        self._lists: list[list[int]] = found["lists"]
+        self._listed: dict[str, dict[str, int]] = found["listed"]
+        self._devices: dict[str, dict[str, Any]] = found["devices"]
+        self._machines: dict[str, list[list[Any]]] = found["machines"]
+        self._aliases = {
+            one["alias"]: name for name, one in self._devices.items() if "alias" in one
+        }
+
+    def line(self, name: str | None) -> list[str]:
+        """Return a type and its ancestors, the nearest first."""
+        line = []
+        while name is not None:
+            line.append(name)
+            name = self.types.get(name, {}).get("parent")
+        return line
+
+    def properties(self, command: str, type_: str) -> list[dict[str, Any]] | None:
+        """Return what `device-list-properties` or `qom-list-properties` lists; None: refused."""
+        index = self._listed[command].get(type_)
+        return None if index is None else [self._properties[i] for i in self._lists[index]]
+
+    def device(self, name: str) -> Device | None:
+        """Return a type of device by its name or alias; None if there is no such type."""
+        name = self._aliases.get(name, name)
+        one = self._devices.get(name)
+        if one is None:
+            return None
+        refused, cold, hot = map(one.get, ("refused", "cold", "hot"))
+        buses = tuple(Bus(*bus) for bus in one.get("buses", ()))
+        return Device(name, one["bus"], refused, cold, hot, buses, one.get("owners", {}))
+
+    def machine(self, name: str) -> tuple[Bus, ...] | None:
+        """Return the buses of a machine by its name or alias; None: they are not known."""
+        for one in self.answers["query-machines"]:
+            if name in (one["name"], one.get("alias")) and one["name"] in self._machines:
+                return tuple(Bus(*bus) for bus in self._machines[one["name"]])
+        return None

@@ -1,0 +1,141 @@
+"""Types of devices: which ones a machine takes, on which bus, and with which properties.
+
+The release's facts tell; a machine or a schema that is not the release's takes any device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.qmp import CommandError
+from qmpserver.standin.state import properties
+from qmpserver.standin.state.buses import Buses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qmpserver.releases.facts import Device
+    from qmpserver.standin.state import State
+    from qmpserver.standin.state.buses import Node
+
+# Members of `device_add` that are no properties.
+_MEMBERS = ("driver", "id", "bus")
+
+
+class Drivers:
+    """The types of devices and the buses of one machine. The facts are read at the first use."""
+
+    def __init__(self, state: State) -> None:
+        """Make the buses of a machine of the state's type."""
+        self._state = state
+        fixed = state.facts.machine(state.machine.type) if state.has_facts else None
+        self._facts = state.facts if fixed is not None else None
+        self.buses = Buses(fixed or ())
+
+    def find(self, name: str) -> Device | None:
+        """Return a type that can be added; None if any type can.
+
+        Raises:
+            CommandError: There is no such type, or none of its devices can be added.
+        """
+        if self._facts is None:
+            return None
+        found = self._facts.device(name)
+        if found is None:
+            raise CommandError(f"'{name}' is not a valid device model name")
+        if found.refused is not None:
+            raise CommandError(found.refused)
+        return found
+
+    def properties(self, driver: str) -> list[dict[str, Any]]:
+        """Return what `device-list-properties` tells of a type; nothing of an unknown one."""
+        return self._state.facts.properties("device-list-properties", driver) or []
+
+    def types(self, driver: Device) -> Mapping[str, str]:
+        """Return the types of a device's properties, by name."""
+        found = {one["name"]: one["type"] for one in self.properties(driver.name)}
+        if driver.bus == "PCI":
+            found["addr"] = "str"  # of int32 in old releases, which take `1f.7` too
+        return found
+
+    def place(self, driver: Device, given: Mapping[str, Any], *, hot: bool) -> Node | None:
+        """Return the bus for a device; None for one that needs no bus.
+
+        Args:
+            driver: The type.
+            given: The members of `device_add`.
+            hot: Whether the machine exists.
+
+        Raises:
+            CommandError: There is no such bus, or it does not take the device.
+        """
+        assert self._facts is not None
+        if hot and driver.hot is not None and driver.hot.startswith("Parameter 'driver' "):
+            raise CommandError(driver.hot)
+        path = given.get("bus")
+        if path is not None:
+            name = path.rstrip("/").rpartition("/")[2] or ("main-system-bus" if path else "")
+            bus = next((one for one in self.buses if one.name == name), None)
+            if bus is None:
+                raise CommandError(f"Bus '{path}' not found")
+            if driver.bus is not None and driver.bus not in self._facts.line(bus.type):
+                raise CommandError(f"Device '{driver.name}' can't go on {bus.type} bus")
+        elif driver.bus is None:
+            return None
+        else:
+            bus = next((b for b in self.buses if driver.bus in self._facts.line(b.type)), None)
+            if bus is None:
+                raise CommandError(f"No '{driver.bus}' bus found for device '{driver.name}'")
+        if hot and not bus.hot:
+            raise CommandError(f"Bus '{bus.name}' does not support hotplugging")
+        if hot and driver.cold_only:
+            raise CommandError(f"Device '{driver.name}' does not support hotplugging")
+        return bus
+
+    def check_unplug(self, driver: Device, device: str) -> None:
+        """Check that a device can leave while the machine exists.
+
+        Args:
+            driver: Its type.
+            device: Its key.
+
+        Raises:
+            CommandError: Its bus or its type does not support that.
+        """
+        bus = self.buses.of(device)
+        if bus is not None and not bus.hot:
+            raise CommandError(f"Bus '{bus.name}' does not support hotplugging")
+        if driver.cold_only:
+            raise CommandError(f"Device '{driver.name}' does not support hotplugging")
+
+    def typed(self, driver: Device, given: Mapping[str, Any], *, text: bool) -> dict[str, Any]:
+        """Return the members of `device_add` with values of the properties' types.
+
+        Args:
+            driver: The type.
+            given: The members, of JSON or of an option.
+            text: Whether values are an option's, which are strings.
+
+        Raises:
+            CommandError: The type lacks a property, or a property does not take its value.
+        """
+        types = self.types(driver)
+        named = {name: value for name, value in given.items() if name not in _MEMBERS}
+        properties.check_names(driver.name, types, named)
+        made = {name: value for name, value in given.items() if name in _MEMBERS}
+        for name, value in named.items():
+            type_ = types.get(name, "bool")
+            typed = properties.from_text if text else properties.from_json
+            made[name] = typed(name, type_, value)
+            properties.check_value(driver.owner(name), name, type_, made[name])
+        return made
+
+    def check_alone(self, driver: Device, given: Mapping[str, Any], *, hot: bool) -> None:
+        """Check a device that is given no property.
+
+        Raises:
+            CommandError: QEMU refuses it; for one with properties, that is not known.
+        """
+        refused = driver.hot if hot else driver.cold
+        if refused is not None and driver.bus is not None and not set(given) - set(_MEMBERS):
+            raise CommandError(refused)

@@ -1,0 +1,293 @@
+"""Records a release's facts: what it answers to clients that probe it, and which devices it adds.
+
+The accelerator is TCG, so the answers depend on the release alone. The format is that of
+`qmpserver.releases.facts`.
+"""
+
+import contextlib
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.qemu.probe import Qemu
+
+PLAIN = (
+    "query-machines",
+    "query-cpu-definitions",
+    "query-command-line-options",
+    "query-tpm-models",
+    "query-tpm-types",
+)
+# Options that make a bus of each type; devices for other buses are not tried.
+CONTROLLERS = {
+    None: "",
+    "PCI": "",
+    "ISA": "",
+    "IDE": "",
+    "i2c-bus": "",
+    "floppy-bus": "",
+    "usb-bus": "-device qemu-xhci",
+    "SCSI": "-device virtio-scsi-pci",
+    "virtio-serial-bus": "-device virtio-serial-pci",
+    "HDA": "-device intel-hda",
+    "sd-bus": "-device sdhci-pci",
+    "nvme-bus": "-device nvme,serial=s",
+    "IndustryPack": "-device tpci200",
+}
+# Properties that may belong to an object inside of a device.
+INNER = ("netdev", "drive", "chardev", "mac")
+# Properties without which devices that make buses are refused.
+NEEDED = {"pci-bridge": "chassis_nr=1", "nvme": "serial=s"}
+QUIT = b'{"execute": "qmp_capabilities"}{"execute": "quit"}'
+ID = "ID"
+
+
+def record(program: str, path: Path) -> None:
+    """Write the facts about a QEMU to a file."""
+    with _talking(program, "-machine none") as qemu:
+        answers = {one: _answer(qemu, one) for one in PLAIN}
+        types = _answer(qemu, "qom-list-types", {"abstract": True})
+        answers["query-cpu-model-expansion"] = {
+            kind: _answer(
+                qemu, "query-cpu-model-expansion", {"type": kind, "model": {"name": "max"}}
+            )["model"]
+            for kind in ("full", "static")
+        }
+        single, lists = _Shared(), _Shared()
+        listed: dict[str, dict[str, int]] = {}
+        inner: dict[str, list[str]] = {}
+        for command in ("device-list-properties", "qom-list-properties"):
+            listed[command] = {}
+            for one in types:
+                reply = qemu.execute(command, {"typename": one["name"]})
+                if "return" in reply:
+                    indexes = [single.index(property_) for property_ in reply["return"]]
+                    listed[command][one["name"]] = lists.index(indexes)
+                    names = {property_["name"] for property_ in reply["return"]}
+                    inner[one["name"]] = [name for name in INNER if name in names]
+    devices = _Devices(program, {one["name"]: one.get("parent") for one in types}, inner)
+    facts = {
+        "answers": answers,
+        "types": sorted(types, key=lambda one: str(one["name"])),
+        "properties": single.values,
+        "lists": lists.values,
+        "listed": listed,
+        "devices": devices.record(),
+        "machines": devices.machines([one["name"] for one in answers["query-machines"]]),
+    }
+    path.write_bytes(gzip.compress(json.dumps(facts).encode(), mtime=0))
+
+
+class _Shared:
+    """Values that are written once, and referred to by their index."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._indexes: dict[str, int] = {}
+
+    def index(self, value: Any) -> int:
+        key = json.dumps(value, sort_keys=True)
+        if key not in self._indexes:
+            self._indexes[key] = len(self.values)
+            self.values.append(value)
+        return self._indexes[key]
+
+
+class _Devices:
+    """The types of devices, tried one by one."""
+
+    def __init__(
+        self, program: str, parents: dict[str, str | None], inner: dict[str, list[str]]
+    ) -> None:
+        self._program = program
+        self._parents = parents
+        self._inner = inner
+        self._found: dict[str, dict[str, Any]] = {}
+
+    def record(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each type."""
+        with _talking(self._program, "-machine none") as qemu:
+            for name in sorted(one for one in self._parents if "device" in self._line(one)):
+                found: dict[str, str | None] = {}
+                self._found[name] = found
+                words = _refusal(qemu, {"driver": name}) or ""
+                if words.startswith("Parameter 'driver' expects "):
+                    cold = _refused_option(self._program, f"-machine none -device {name}") or ""
+                    found["refused" if cold == words else "hot"] = words
+                    words = cold
+                match = re.match("No '(.*)' bus found for device", words)
+                found["bus"] = match[1] if match else None
+        ran = subprocess.run(
+            [self._program, "-device", "help"], capture_output=True, text=True, check=True
+        )
+        for name, alias in re.findall('name "([^"]*)".*, alias "([^"]*)"', ran.stdout):
+            self._found[name]["alias"] = alias
+        for bus, controller in CONTROLLERS.items():
+            names = [
+                name
+                for name, one in self._found.items()
+                if one["bus"] == bus and "refused" not in one
+            ]
+            for name, words in self._hot(controller, names).items():
+                self._found[name].setdefault("hot", words)
+            for name in names:
+                if not name.endswith("-cpu"):
+                    self._found[name] |= self._cold(controller, name)
+        return self._found
+
+    def machines(self, names: list[str]) -> dict[str, list[Any]]:
+        """Return the buses of each machine that starts without more options."""
+        found = {}
+        for name in names:
+            with contextlib.suppress(ValueError):
+                found[name] = self.buses(f"-machine {name}")
+        return found
+
+    def buses(self, options: str, owner: str | None = None) -> list[Any]:
+        """Return the buses of a machine, or of one device.
+
+        Of each: name, type, the bus that its device is on, and whether it supports hot plugging.
+        """
+        made = []
+        with _talking(self._program, options) as qemu:
+            text = _answer(qemu, "human-monitor-command", {"command-line": "info qtree"})
+            for name, kind, parent, owners in _tree(text):
+                if owner is not None and owner not in owners:
+                    continue
+                line = self._line(kind)
+                device = next((n for n, one in self._found.items() if one["bus"] in line), None)
+                words = device and _refusal(qemu, {"driver": device, "bus": name})
+                hot = device is not None and "does not support hotplugging" not in str(words)
+                made.append([_general(name), kind, parent and _general(parent), hot])
+        return made
+
+    def _line(self, name: str | None) -> list[str]:
+        """Return a type and its ancestors."""
+        line = []
+        while name is not None:
+            line.append(name)
+            name = self._parents.get(name)
+        return line
+
+    def _hot(self, controller: str, names: list[str]) -> dict[str, str]:
+        """Return why devices without properties are refused while a machine exists."""
+        found: dict[str, str] = {}
+        left = list(names)
+        while left:
+            with _talking(self._program, f"-machine pc {controller}") as qemu:
+                while left:
+                    name = left.pop(0)
+                    words = _refusal(qemu, {"driver": name})
+                    if words is None:
+                        break  # the others are to find free buses
+                    if not words.startswith(("Bus '", "No '", "Invalid CPU type, ")):
+                        found[name] = words
+        return found
+
+    def _cold(self, controller: str, name: str) -> dict[str, Any]:
+        """Return why a device without properties is refused on the command line, or its buses."""
+        device = f"-device {name},id={ID}"
+        needed = f",{NEEDED[name]}" if name in NEEDED else ""
+        words = _refused_option(self._program, f"-machine pc {controller} {device}")
+        found: dict[str, Any] = {} if words is None else {"cold": words}
+        for machine in ("pc", "q35"):
+            options = f"-machine {machine} {controller} {device}{needed}"
+            if _refused_option(self._program, options) is not None:
+                continue
+            if not needed:
+                found.pop("cold", None)  # it is the machine's
+            if buses := self.buses(options, ID):
+                found["buses"] = buses
+            break
+        owners = {}
+        for inner in self._inner.get(name, []):
+            device = f"-device {name},{inner}=?"
+            words = _refused_option(self._program, f"-machine pc {controller} {device}")
+            owner = re.match(rf"Property '(.*)\.{inner}'", words or "")
+            if owner and owner[1] != name:
+                owners[inner] = owner[1]
+        return {**found, "owners": owners} if owners else found
+
+
+def _tree(text: str) -> Iterator[tuple[str, str, str | None, list[str]]]:
+    """Yield name, type, parent and ids of the devices above of each bus in `info qtree`."""
+    above: list[tuple[int, str, str]] = []
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if found := re.fullmatch(r' *(bus): (.+)| *(dev): [^,]+, id "(.*)"', line):
+            while above and above[-1][0] >= indent:
+                above.pop()
+            above.append((indent, found[1] or found[3], found[2] or found[4] or ""))
+        elif found := re.fullmatch(r" *type (\S+)", line):
+            *buses, name = [one for _, kind, one in above if kind == "bus"]
+            ids = [one for _, kind, one in above if kind == "dev"]
+            yield name, found[1], buses[-1] if buses else None, ids
+
+
+def _general(name: str) -> str:
+    """Return the name of a bus, with a place for the id of its device."""
+    return re.sub(rf"^{ID}(?=\.|$)", "{id}", name)
+
+
+class _Hardy:
+    """A QEMU that is started again when a command has ended it; the command has no reply then."""
+
+    def __init__(self, program: str, options: str) -> None:
+        self._start = partial(
+            Qemu, program, ["-accel", "tcg", "-S", "-nodefaults", *options.split()]
+        )
+        self._qemu = self._start()
+
+    def execute(self, command: str, arguments: object = None) -> dict[str, Any]:
+        """Return the reply to a command."""
+        try:
+            return self._qemu.execute(command, arguments)
+        except (OSError, ValueError):  # nobody reads; or the line that came is empty
+            self._qemu.close()
+            self._qemu = self._start()
+            return {}
+
+    def close(self) -> None:
+        """End it."""
+        self._qemu.close()
+
+
+@contextlib.contextmanager
+def _talking(program: str, options: str) -> Iterator[_Hardy]:
+    qemu = _Hardy(program, options)
+    try:
+        yield qemu
+    finally:
+        qemu.close()
+
+
+def _answer(qemu: _Hardy, command: str, arguments: object = None) -> Any:
+    reply = qemu.execute(command, arguments)
+    assert "return" in reply, reply
+    return reply["return"]
+
+
+def _refusal(qemu: _Hardy, device: dict[str, str]) -> str | None:
+    reply = qemu.execute("device_add", device)
+    return str(reply["error"]["desc"]) if "error" in reply else None
+
+
+def _refused_option(program: str, options: str) -> str | None:
+    """Return why QEMU refuses its last option; None if it starts."""
+    words = ["-accel", "tcg", "-S", "-nodefaults", "-display", "none", *options.split()]
+    ran = subprocess.run(
+        [program, *words, "-qmp", "stdio"], input=QUIT, capture_output=True, check=False, timeout=60
+    )
+    if ran.returncode == 0:
+        return None
+    return ran.stderr.decode().strip().rpartition(f"{words[-2]} {words[-1]}: ")[2]
+
+
+if __name__ == "__main__":
+    record(sys.argv[1], Path(sys.argv[2]))
