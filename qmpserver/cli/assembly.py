@@ -12,6 +12,7 @@ from qmpserver.cli.messages import report
 from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.files import open_text
+from qmpserver.human import HumanMonitor, commands
 from qmpserver.monitor import Registry, Server
 from qmpserver.monitor.adapted import AdaptedRegistry
 from qmpserver.releases import NEWEST, own_schema
@@ -19,7 +20,6 @@ from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import version_info
-from qmpserver.vm.commands.human import HumanMonitor, commands
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.vm.machine.options import NO_UUID

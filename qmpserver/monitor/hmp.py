@@ -1,7 +1,7 @@
 """The human monitor's language, as in QEMU: tables of commands, arguments, help, completion.
 
 All of it is a function of a table and a line.  To add a command, add it to a table; the
-tables are in `qmpserver.vm.commands.human`, this module knows none.
+tables are in `qmpserver.human`, this module knows none.
 """
 
 from collections.abc import Awaitable, Callable, Iterator

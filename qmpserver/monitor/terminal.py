@@ -1,6 +1,6 @@
 """One client of a human monitor: lines are read, executed one by one, and their output is shown.
 
-Commands have no meaning here: `hmp` reads the tables of commands, `qmpserver.vm.commands.human`
+Commands have no meaning here: `hmp` reads the tables of commands, `qmpserver.human`
 has them.
 """
 

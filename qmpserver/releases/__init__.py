@@ -47,8 +47,9 @@ class Release(NamedTuple):
         words: Error texts: the newest release's, and this one's where it differs.
         drops_fdsets: Whether the last client to leave takes the sets of descriptors along.
         shows_peers: Whether `query-chardev` shows where a client's UNIX socket is connected to.
-        human: Commands of the human monitor, such as `info cpus`: the notation of their arguments,
-            and how help shows arguments and command; None for commands that it does not have.
+        human: Commands of the human monitor, a stand-in's too, such as `info cpus`: the notation of
+            their arguments, and how help shows arguments and command; None for commands that it
+            does not have.
         signed_limits: Whether `set_vcpu_dirty_limit` takes negative numbers, and shows a hint.
         always_samples: Whether `info dirty_rate` shows the sampled pages in all modes.
         vcpu_events: Whether trace events may belong to vCPUs.
@@ -114,6 +115,13 @@ RELEASES: Mapping[str, Release] = {
             shows_peers=False,
             human={
                 "info accelerators": None,
+                "info blockstats": None,
+                "netdev_add": (
+                    "value:S",
+                    "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str"
+                    "[,prop=value][,...]",
+                    "add host network device",
+                ),
                 "info migrate": ("", "", "show migration status"),
                 "migrate": (
                     "detach:-d,blk:-b,inc:-i,resume:-r,uri:s",
@@ -136,6 +144,13 @@ RELEASES: Mapping[str, Release] = {
             error_places=False,
             human={
                 "info accelerators": None,
+                "info blockstats": None,
+                "netdev_add": (
+                    "value:S",
+                    "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str"
+                    "[,prop=value][,...]",
+                    "add host network device",
+                ),
                 "info migrate": ("", "", "show migration status"),
             },
         ),

@@ -1,126 +1,171 @@
-"""The human monitor of a stand-in: the commands about its run state and its name.
+"""The human monitor of a stand-in: QEMU's commands for the state that a stand-in has.
 
-QEMU's other commands are accepted, and show nothing.
+Those that a real machine has too are in `qmpserver.human`. QEMU's other commands are accepted, and
+show nothing.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+import functools
+import json
+from typing import TYPE_CHECKING
 
-from qmpserver.monitor.hmp import HumanCommand, LineError, complete, help_text, parse, table
+from qmpserver import human
+from qmpserver.keyval import OptionError
+from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.qmp import CommandError
+from qmpserver.releases import RELEASES
+from qmpserver.standin.commandline import OPTIONS
+from qmpserver.standin.humaninfo import INFO
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from qmpserver.monitor import Registry
+    from qmpserver.releases import Release
+    from qmpserver.standin.commandline.launch import Launch
+
+_OURS = "dirty_ring"  # of a real machine of this program alone
 
 
-class HumanMonitor:
+class HumanMonitor(human.HumanMonitor):
     """One human monitor, which executes lines through QMP commands.
 
     Args:
-        registry: The commands.
-        shutdown: Ends the stand-in, for a reason.
+        launch: The QMP commands and the state.
+        release: The release to speak as.
+        shutdown: Function that ends the stand-in, for a reason.
+        terminal: Whether commands may wait, as somebody who enters lines would.
     """
 
-    def __init__(self, registry: Registry, shutdown: Callable[[str], None]) -> None:
-        self._registry = registry
-        self.shutdown = shutdown
+    def __init__(
+        self,
+        launch: Launch,
+        release: Release,
+        shutdown: Callable[[str], None],
+        *,
+        terminal: bool = False,
+    ) -> None:
+        table = _tables(release.name)
+        super().__init__(launch.commands, table, release=release, terminal=terminal)
+        self._launch = launch
+        self._shutdown = shutdown
 
-    async def execute(self, line: str, history: Sequence[str] = ()) -> str | None:
-        """Execute one line and return the text to show, or None if no prompt shall follow."""
-        try:
-            parsed = parse(COMMANDS, line)
-        except LineError as error:
-            return "" if str(error).startswith("unknown command") else str(error)
-        if parsed is None:
-            return ""
-        command, arguments = parsed
-        try:
-            return await command.run(self, **arguments)
-        except CommandError as error:
-            return f"Error: {error.desc}\n"
+    async def quit(self) -> None:
+        """End the stand-in."""
+        self._shutdown("host-qmp-quit")
 
-    def complete(self, line: str) -> tuple[str, list[str]]:
-        """Return the last word of `line`, and its possible completions."""
-        return complete(COMMANDS, line)
+    def refused(self, text: str) -> str:
+        """Return what to show for a line that is no command: nothing for a name of QEMU's."""
+        return "" if text.startswith("unknown command") else text
 
-    async def qmp(self, command: str, **arguments: Any) -> Any:
-        """Execute a QMP command and return its result.
+    def give(self, option: str, value: str) -> None:
+        """Do what an option of the command line does.
 
         Raises:
-            CommandError: The command failed.
+            CommandError: The option is refused.
         """
-        result = self._registry.call(self._registry.find(command), arguments, None)
-        return await result if inspect.isawaitable(result) else result
+        try:
+            OPTIONS[option](self._launch, value)
+        except OptionError as error:
+            raise CommandError(str(error)) from None
 
 
-def _silent(command: str) -> Callable[[HumanMonitor], Awaitable[str]]:
-    async def run(monitor: HumanMonitor) -> str:
-        await monitor.qmp(command)
+@functools.cache
+def _tables(release: str) -> tuple[HumanCommand, ...]:
+    """Return the table of all commands of a release."""
+    return tuple(
+        one._replace(sub_table=tuple(sub for sub in one.sub_table if sub.name != _OURS))
+        for one in human.commands(RELEASES[release], COMMANDS, INFO)
+    )
+
+
+def _given(option: str) -> Callable[..., Awaitable[str]]:
+    """Return a handler that does what an option does."""
+
+    async def run(monitor: HumanMonitor, value: str = "") -> str:
+        monitor.give(option, value)
         return ""
 
     return run
 
 
-async def _device_del(monitor: HumanMonitor, id: str) -> str:  # noqa: A002 -- QEMU's name
-    await monitor.qmp("device_del", id=id)
+def _removed(command: str) -> Callable[..., Awaitable[str]]:
+    """Return a handler that executes a QMP command with an id."""
+
+    async def run(monitor: HumanMonitor, id: str) -> str:  # noqa: A002 -- QEMU's name
+        await monitor.qmp(command, id=id)
+        return ""
+
+    return run
+
+
+async def _balloon(monitor: HumanMonitor, value: int) -> str:
+    await monitor.qmp("balloon", value=value << 20)
     return ""
 
 
-async def _quit(monitor: HumanMonitor) -> None:
-    monitor.shutdown("host-qmp-quit")
+async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: bool = False) -> str:
+    del address  # the drive's device is another command
+    monitor.give("blockdev" if nodes else "drive", value)
+    return "" if nodes else "OK\n"
 
 
-async def _help(monitor: HumanMonitor, name: str = "") -> str:
-    return help_text(COMMANDS, name)
+async def _qom_list(monitor: HumanMonitor, path: str = "/") -> str:
+    found = await monitor.qmp("qom-list", path=path)
+    return "".join(f"{one['name']} ({one['type']})\n" for one in found)
 
 
-async def _info(monitor: HumanMonitor) -> str:
-    return help_text(COMMANDS, "info")
+async def _qom_get(monitor: HumanMonitor, path: str, property: str) -> str:  # noqa: A002
+    return f"{json.dumps(await monitor.qmp('qom-get', path=path, property=property))}\n"
 
 
-async def _info_name(monitor: HumanMonitor) -> str:
-    info = await monitor.qmp("query-name")
-    return f"{info['name']}\n" if "name" in info else ""
-
-
-async def _info_status(monitor: HumanMonitor) -> str:
-    info = await monitor.qmp("query-status")
-    running, status = info["running"], info["status"]
-    detail = "" if running or status == "paused" else f" ({status})"
-    return f"VM status: {'running' if running else 'paused'}{detail}\n"
-
-
-async def _info_uuid(monitor: HumanMonitor) -> str:
-    return f"{(await monitor.qmp('query-uuid'))['UUID']}\n"
-
-
-async def _info_version(monitor: HumanMonitor) -> str:
-    info = await monitor.qmp("query-version")
-    release = info["qemu"]
-    return f"{release['major']}.{release['minor']}.{release['micro']}{info['package']}\n"
-
-
-_INFO = table(
-    HumanCommand("name", "", "", "show the current VM name", _info_name),
-    HumanCommand("status", "", "", "show the current VM status (running|paused)", _info_status),
-    HumanCommand("uuid", "", "", "show the current VM UUID", _info_uuid),
-    HumanCommand("version", "", "", "show the version of QEMU", _info_version),
-)
-COMMANDS = table(
-    HumanCommand("cont|c", "", "", "resume emulation", _silent("cont")),
-    HumanCommand("device_del", "id:s", "device", "remove device", _device_del),
-    HumanCommand("help|?", "name:S?", "[cmd]", "show the help", _help),
+COMMANDS = (
     HumanCommand(
-        "info", "", "[subcommand]", "show various information about the system state", _info, _INFO
+        "balloon",
+        "value:l",
+        "target",
+        "request VM to change its memory allocation (in MB)",
+        _balloon,
     ),
-    HumanCommand("quit|q", "", "", "quit the emulator", _quit),
-    HumanCommand("stop|s", "", "", "stop emulation", _silent("stop")),
+    HumanCommand("chardev-add", "value:S", "args", "add chardev", _given("chardev")),
+    HumanCommand("chardev-remove", "id:s", "id", "remove chardev", _removed("chardev-remove")),
     HumanCommand(
-        "system_powerdown", "", "", "send system power down event", _silent("system_powerdown")
+        "device_add",
+        "value:S?",
+        "driver[,prop=value][,...]",
+        "add device, like -device on the command line",
+        _given("device"),
     ),
-    HumanCommand("system_reset", "", "", "reset the system", _silent("system_reset")),
+    HumanCommand("device_del", "id:s", "device", "remove device", _removed("device_del")),
+    HumanCommand(
+        "drive_add",
+        "nodes:-n,address:s,value:S",
+        "[-n] [[<domain>:]<bus>:]<slot>\n[file=file][,if=type][,bus=n]\n"
+        "[,unit=m][,media=d][,index=i]\n[,snapshot=on|off][,cache=on|off]\n"
+        "[,readonly=on|off][,copy-on-read=on|off]",
+        "add drive to PCI storage controller",
+        _drive_add,
+    ),
+    HumanCommand(
+        "netdev_add",
+        "value:S",
+        "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user|passt],id=str"
+        "[,prop=value][,...]",
+        "add host network device",
+        _given("netdev"),
+    ),
+    HumanCommand("netdev_del", "id:s", "id", "remove host network device", _removed("netdev_del")),
+    HumanCommand(
+        "object_add",
+        "value:S",
+        "[qom-type=]type,id=str[,prop=value][,...]",
+        "create QOM object",
+        _given("object"),
+    ),
+    HumanCommand("object_del", "id:s", "id", "destroy QOM object", _removed("object-del")),
+    HumanCommand("qom-get", "path:s,property:s", "path property", "print QOM property", _qom_get),
+    HumanCommand("qom-list", "path:s?", "path", "list QOM properties", _qom_list),
+    HumanCommand(
+        "system_wakeup", "", "", "wakeup guest from suspend", human.silent("system_wakeup")
+    ),
 )

@@ -9,6 +9,7 @@ from qmpserver.keyval import OptionError
 from qmpserver.monitor import Server
 from qmpserver.qmp import CommandError
 from qmpserver.standin import commandline
+from qmpserver.standin.commandline.launch import Launch
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
 from qmpserver.standin.human import HumanMonitor
@@ -82,6 +83,7 @@ class StandIn(Server):
         self.finished = asyncio.Event()
         self._commands = commands
         self._state = State(scenario, self)
+        self._launch = Launch(commands, self._state)
         register_all(commands, self._state)
         commands.command("human-monitor-command")(self._human_command)
         commands.set_status = self._state.set_status
@@ -131,7 +133,7 @@ class StandIn(Server):
             OptionError: An option is refused; the message names it.
         """
         with self._state.setup():
-            commandline.apply(options, self._commands, self._state)
+            commandline.apply(options, self._launch)
         uri = self._state.incoming
         if uri is not None and uri != "defer":
             try:
@@ -187,10 +189,16 @@ class StandIn(Server):
         return self._loop.call_soon(self._unless_finished, function, *arguments)
 
     def _human_monitor(self) -> HumanMonitor:
-        return HumanMonitor(self._commands, self.shutdown)
+        return self._new_human_monitor(terminal=True)
+
+    def _new_human_monitor(self, *, terminal: bool) -> HumanMonitor:
+        return HumanMonitor(self._launch, self.scenario.release, self.shutdown, terminal=terminal)
 
     async def _human_command(self, command_line: str, cpu_index: int | None = None) -> str:
-        shown = await self._human_monitor().execute(command_line)
+        monitor = self._new_human_monitor(terminal=False)
+        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
+            raise CommandError("Parameter 'cpu-index' expects a CPU number")
+        shown = await monitor.execute(command_line)
         return (shown or "").replace("\n", "\r\n")
 
     def _begin_events(self, message: Message) -> None:

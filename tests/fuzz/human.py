@@ -8,11 +8,11 @@ import contextlib
 import random
 from collections.abc import Iterator
 
+from qmpserver.human import commands
 from qmpserver.monitor.expression import ExpressionError, evaluate
 from qmpserver.monitor.hmp import LineError, complete, help_text, parse
 from qmpserver.monitor.readline import LineEditor
 from qmpserver.releases import NEWEST
-from qmpserver.vm.commands.human import commands
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import TEXTS, pieces
 

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import pytest
 
+from qmpserver.human import commands
 from qmpserver.releases import Release
-from qmpserver.vm.commands.human import commands
 from tests.conftest import Until, listens
 
 PATIENCE = 30.0

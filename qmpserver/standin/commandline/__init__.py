@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 from qmpserver.keyval import OptionError
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline import actions, backends, block, devices, network
-from qmpserver.standin.commandline.launch import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from qmpserver.standin.commands import Commands
-    from qmpserver.standin.state import State
+    from qmpserver.standin.commandline.launch import Launch
 
 OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     **actions.OPTIONS,
@@ -30,14 +28,13 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
 """The options that become state, in the order in which QEMU creates what they describe."""
 
 
-def apply(options: Iterable[tuple[str, str]], commands: Commands, state: State) -> None:
+def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
     """Execute the options of a command line, given as names and values.
 
     Raises:
         OptionError: An option is refused; the message names it.
     """
     given = list(options)
-    launch = Launch(commands, state)
     for name, function in OPTIONS.items():
         for value in [value for option, value in given if option == name]:
             try:

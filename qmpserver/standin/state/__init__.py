@@ -134,15 +134,11 @@ class State:
         """The facts of its release. They are read at their first use."""
         return self.release.facts
 
-    @property
-    def has_facts(self) -> bool:
-        """Whether its commands are those of its release, and not of a schema from elsewhere."""
-        return self._schema is self.release.schema
-
     @functools.cached_property
     def drivers(self) -> Drivers:
         """The types of devices that the machine takes, and its buses."""
-        return Drivers(self)
+        checks = self._schema is self.release.schema  # and not one from elsewhere
+        return Drivers(self.facts, self.machine.type, checks=checks)
 
     @property
     def running(self) -> bool:

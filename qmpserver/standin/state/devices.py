@@ -209,7 +209,7 @@ def _pci_devices(state: State) -> Iterator[dict[str, Any]]:
     free = 2
     for name, one in state.devices.items():
         driver = one["driver"]
-        if not driver.endswith("-pci") and driver not in _PCI:
+        if not _is_pci(state, driver):
             continue
         slot, function = _address(one.get("addr"))
         if slot is None:
@@ -217,6 +217,13 @@ def _pci_devices(state: State) -> Iterator[dict[str, Any]]:
         kind = next((kind for word, kind in _KINDS.items() if word in driver), (0x00FF, None))
         qdev_id = name if one["named"] else ""
         yield _pci_device(qdev_id, slot, function, *kind, (0x1AF4, 0x1000))
+
+
+def _is_pci(state: State, driver: str) -> bool:
+    kind = state.drivers.find(driver)
+    if kind is not None:
+        return kind.bus == "PCI"
+    return driver.endswith("-pci") or driver in _PCI
 
 
 _PCI = frozenset(
@@ -232,6 +239,7 @@ _KINDS: dict[str, tuple[int, str | None]] = {
     "xhci": (0x0C03, "USB controller"),
     "port": (0x0604, "PCI bridge"),
     "bridge": (0x0604, "PCI bridge"),
+    "VGA": (0x0300, "VGA controller"),
 }
 
 

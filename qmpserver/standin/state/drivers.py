@@ -14,8 +14,7 @@ from qmpserver.standin.state.buses import Buses
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qmpserver.releases.facts import Device
-    from qmpserver.standin.state import State
+    from qmpserver.releases.facts import Device, Facts
     from qmpserver.standin.state.buses import Node
 
 # Members of `device_add` that are no properties.
@@ -23,13 +22,21 @@ _MEMBERS = ("driver", "id", "bus")
 
 
 class Drivers:
-    """The types of devices and the buses of one machine. The facts are read at the first use."""
+    """The types of devices and the buses of one machine.
 
-    def __init__(self, state: State) -> None:
-        """Make the buses of a machine of the state's type."""
-        self._state = state
-        fixed = state.facts.machine(state.machine.type) if state.has_facts else None
-        self._facts = state.facts if fixed is not None else None
+    Args:
+        facts: The facts of its release.
+        machine: The machine's type.
+        checks: Whether devices are checked; they are not either if facts do not have the machine.
+
+    Attributes:
+        buses: The machine's buses.
+    """
+
+    def __init__(self, facts: Facts, machine: str, *, checks: bool) -> None:
+        fixed = facts.machine(machine) if checks else None
+        self._all_facts = facts
+        self._facts = facts if fixed is not None else None
         self.buses = Buses(fixed or ())
 
     def find(self, name: str) -> Device | None:
@@ -49,7 +56,7 @@ class Drivers:
 
     def properties(self, driver: str) -> list[dict[str, Any]]:
         """Return what `device-list-properties` tells of a type; nothing of an unknown one."""
-        return self._state.facts.properties("device-list-properties", driver) or []
+        return self._all_facts.properties("device-list-properties", driver) or []
 
     def types(self, driver: Device) -> Mapping[str, str]:
         """Return the types of a device's properties, by name."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.human import HumanMonitor, commands
 from qmpserver.keyval import Kind
 from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
-from qmpserver.vm.commands.human import HumanMonitor, commands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

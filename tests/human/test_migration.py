@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from qmpserver.human import HumanMonitor, commands
+from qmpserver.human.migration import shown
 from qmpserver.monitor import Registry
 from qmpserver.qapi import Schema
-from qmpserver.vm.commands.human import HumanMonitor, commands
-from qmpserver.vm.commands.human.migration import shown
 
-SCHEMA = Schema.load(Path(__file__).parents[3] / "schema" / "qapi-schema.json")
+SCHEMA = Schema.load(Path(__file__).parents[2] / "schema" / "qapi-schema.json")
 RECORDED = json.loads(Path(__file__).with_name("info_migrate.json").read_text())
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.monitor.hmp import HumanCommand
     from qmpserver.releases import Release
-    from qmpserver.vm.commands import types
 
 
 class HumanMonitor:
@@ -62,9 +61,17 @@ class HumanMonitor:
             command, arguments = parsed
             return await command.run(self, **arguments)
         except LineError as error:
-            return str(error)
+            return self.refused(str(error))
         except CommandError as error:
             return f"Error: {error.desc}\n"
+
+    def refused(self, text: str) -> str:
+        """Return what to show for a line that is no command, which `text` says."""
+        return text
+
+    async def quit(self) -> None:
+        """End the machine."""
+        await self.qmp("quit")
 
     def complete(self, line: str) -> tuple[str, list[str]]:
         """Return the last word of `line`, and its possible completions."""
@@ -85,7 +92,7 @@ class HumanMonitor:
 
     async def select_cpu(self, index: int) -> bool:
         """Make vCPU `index` the default and return whether it exists."""
-        cpus: list[types.CpuInfoFast] = await self.qmp("query-cpus-fast")
+        cpus = await self.qmp("query-cpus-fast")
         exists = any(cpu["cpu-index"] == index for cpu in cpus)
         if exists:
             self.cpu_index = index

@@ -3,7 +3,8 @@
 To add an HMP command:
 
 1. Write `async def _NAME(monitor: HumanMonitor, ...) -> str`, in `migration.py` for a migration, in
-   `info.py` for another subcommand of `info`, and in `table.py` otherwise. It calls
+   `info.py` for another subcommand of `info`, and in `table.py` otherwise; for what only a
+   stand-in has, in `qmpserver.standin.human` or `humaninfo`. It calls
    `monitor.qmp("qmp-command", ...)` and returns the text to show. Its parameters are the keys of
    the command's arguments.
 2. Add a row to the table at the end of the module, with the arguments, parameters and help of
@@ -12,7 +13,7 @@ To add an HMP command:
 3. `tests/qemu/test_hmp.py` compares the row's help and behaviour with each installed QEMU.
 """
 
-from qmpserver.vm.commands.human.monitor import HumanMonitor
-from qmpserver.vm.commands.human.table import commands
+from qmpserver.human.monitor import HumanMonitor
+from qmpserver.human.table import commands, silent
 
-__all__ = ["HumanMonitor", "commands"]
+__all__ = ["HumanMonitor", "commands", "silent"]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qmpserver.human.migration import MIGRATION_INFO
 from qmpserver.monitor.hmp import HumanCommand, table
 from qmpserver.qmp import CommandError
-from qmpserver.vm.commands.human.migration import MIGRATION_INFO
 
 if TYPE_CHECKING:
-    from qmpserver.vm.commands import types
-    from qmpserver.vm.commands.human.monitor import HumanMonitor
+    from qmpserver.human.monitor import HumanMonitor
 
 
 async def _info_accelerators(monitor: HumanMonitor) -> str:
-    info: types.AcceleratorInfo = await monitor.qmp("query-accelerators")
+    info = await monitor.qmp("query-accelerators")
     names = (f"[{one}]" if one == info["enabled"] else one for one in info["present"])
     return " ".join(names) + "\n"
 
 
 async def _info_cpus(monitor: HumanMonitor) -> str:
-    cpus: list[types.CpuInfoFast] = await monitor.qmp("query-cpus-fast")
+    cpus = await monitor.qmp("query-cpus-fast")
     return "".join(
         f"{'*' if cpu['cpu-index'] == monitor.cpu_index else ' '} CPU #{cpu['cpu-index']}:"
         f" thread_id={cpu['thread-id']}{_model(cpu)}\n"
@@ -28,13 +27,13 @@ async def _info_cpus(monitor: HumanMonitor) -> str:
     )
 
 
-def _model(cpu: types.CpuInfoFast) -> str:
+def _model(cpu: dict[str, Any]) -> str:
     """Return the model of a vCPU, which older releases do not have."""
     return f" model={cpu['qom-type'].removesuffix('-x86_64-cpu')}" if "qom-type" in cpu else ""
 
 
 async def _info_dirty_rate(monitor: HumanMonitor) -> str:
-    info: types.DirtyRateInfo = await monitor.qmp("query-dirty-rate")
+    info = await monitor.qmp("query-dirty-rate")
     sampling = info["mode"] == "page-sampling" or monitor.release.always_samples
     rate = f"{info['dirty-rate']} (MB/s)" if "dirty-rate" in info else "(not ready)"
     lines = [
@@ -53,7 +52,7 @@ async def _info_dirty_rate(monitor: HumanMonitor) -> str:
 
 
 async def _info_dirty_ring(monitor: HumanMonitor) -> str:
-    info: types.DirtyRing = await monitor.qmp("__org.qmpserver_query-dirty-ring")
+    info = await monitor.qmp("__org.qmpserver_query-dirty-ring")
     reaper = info["reaper"]
     lines = [
         f"tracking: {_on(info['tracking'])}, limit in service: {_on(info['in-service'])}",
@@ -78,19 +77,19 @@ async def _info_history(monitor: HumanMonitor) -> str:
 
 
 async def _info_kvm(monitor: HumanMonitor) -> str:
-    info: types.KvmInfo = await monitor.qmp("query-kvm")
+    info = await monitor.qmp("query-kvm")
     if not info["present"]:
         return "kvm support: not compiled\n"
     return f"kvm support: {'enabled' if info['enabled'] else 'disabled'}\n"
 
 
 async def _info_name(monitor: HumanMonitor) -> str:
-    info: types.NameInfo = await monitor.qmp("query-name")
+    info = await monitor.qmp("query-name")
     return f"{info['name']}\n" if "name" in info else ""
 
 
 async def _info_status(monitor: HumanMonitor) -> str:
-    info: types.StatusInfo = await monitor.qmp("query-status")
+    info = await monitor.qmp("query-status")
     running, status = info["running"], info["status"]
     detail = "" if running or status == "paused" else f" ({status})"
     return f"VM status: {'running' if running else 'paused'}{detail}\n"
@@ -101,7 +100,6 @@ async def _info_trace_events(
 ) -> str:
     given = {"vcpu": vcpu} if monitor.release.vcpu_events else {}
     try:
-        events: list[types.TraceEventInfo]
         events = await monitor.qmp("trace-event-get-state", name=name, **given)
     except CommandError as error:
         return f"{error.desc}\n"
@@ -109,12 +107,12 @@ async def _info_trace_events(
 
 
 async def _info_uuid(monitor: HumanMonitor) -> str:
-    info: types.UuidInfo = await monitor.qmp("query-uuid")
+    info = await monitor.qmp("query-uuid")
     return f"{info['UUID']}\n"
 
 
 async def _info_vcpu_dirty_limit(monitor: HumanMonitor) -> str:
-    limits: list[types.DirtyLimitInfo] = await monitor.qmp("query-vcpu-dirty-limit")
+    limits = await monitor.qmp("query-vcpu-dirty-limit")
     if not limits:
         return "Dirty page limit not enabled!\n"
     return "".join(
@@ -130,7 +128,7 @@ def _signed(value: int) -> int:
 
 
 async def _info_version(monitor: HumanMonitor) -> str:
-    info: types.VersionInfo = await monitor.qmp("query-version")
+    info = await monitor.qmp("query-version")
     release = info["qemu"]
     return f"{release['major']}.{release['minor']}.{release['micro']}{info['package']}\n"
 

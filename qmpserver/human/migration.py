@@ -16,8 +16,7 @@ from qmpserver.qmp import CommandError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from qmpserver.vm.commands import types
-    from qmpserver.vm.commands.human.monitor import HumanMonitor
+    from qmpserver.human.monitor import HumanMonitor
 
 _WAIT = 0.1  # seconds between two looks at a migration that a terminal waits for
 
@@ -31,7 +30,7 @@ async def _migrate(
 ) -> str:
     await monitor.qmp("migrate", uri=uri, resume=resume)
     while monitor.terminal and not detach:
-        info: types.MigrationInfo = await monitor.qmp("query-migrate")
+        info = await monitor.qmp("query-migrate")
         if info["status"] not in ("setup", "active"):
             break
         await asyncio.sleep(_WAIT)
@@ -150,12 +149,12 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
 
 
 async def _info(monitor: HumanMonitor, all: bool = False) -> str:  # noqa: A002 - QEMU's name
-    info: types.MigrationInfo = await monitor.qmp("query-migrate")
+    info = await monitor.qmp("query-migrate")
     return shown(info, all)
 
 
 async def _info_capabilities(monitor: HumanMonitor) -> str:
-    states: list[types.MigrationCapabilityStatus] = await monitor.qmp("query-migrate-capabilities")
+    states = await monitor.qmp("query-migrate-capabilities")
     return "".join(f"{one['capability']}: {_on(one['state'])}\n" for one in states)
 
 
@@ -175,7 +174,7 @@ def _parameter(name: str, unit: str, values: dict[str, Any]) -> str:
     return f"{name}: {unit.format(value) if unit else value}\n"
 
 
-def _mapping(nodes: list[types.BitmapMigrationNodeAlias]) -> str:
+def _mapping(nodes: list[dict[str, Any]]) -> str:
     lines = [f"{_MAPPING}:"]
     for node in nodes:
         lines.append(f"  '{node['node-name']}' -> '{node['alias']}'")
@@ -227,14 +226,14 @@ Globals:
 """QEMU's settings of its stream that `info migrate -a` shows; they have no effect here."""
 
 
-def shown(info: types.MigrationInfo, all_: bool = False) -> str:
+def shown(info: dict[str, Any], all_: bool = False) -> str:
     """Return the result of `query-migrate` as `info migrate` shows it."""
     lines = [*_status_lines(info), *_ram_lines(info)]
     if all_:
         lines += _GLOBALS.splitlines()
         for member, words in _THROTTLING.items():
             if member in info:
-                lines.append(f"{words}: {info[member]}")  # type: ignore[literal-required]
+                lines.append(f"{words}: {info[member]}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -245,7 +244,7 @@ _THROTTLING = {
 }
 
 
-def _status_lines(info: types.MigrationInfo) -> list[str]:
+def _status_lines(info: dict[str, Any]) -> list[str]:
     lines = []
     if "status" in info:
         failed = info["status"] == "failed" and "error-desc" in info
@@ -255,7 +254,7 @@ def _status_lines(info: types.MigrationInfo) -> list[str]:
         times = f"Time (ms): \t\ttotal={info['total-time']}"
         for words, member in _TIMES.items():
             if member in info:
-                times += f", {words}={info[member]}"  # type: ignore[literal-required]
+                times += f", {words}={info[member]}"
         lines.append(times)
     if "remaining" in info:
         lines.append(f"Remaining: \t\t{_size(info['remaining'])}")
@@ -267,7 +266,7 @@ def _status_lines(info: types.MigrationInfo) -> list[str]:
 _TIMES = {"setup": "setup-time", "exp_down": "expected-downtime", "down": "downtime"}
 
 
-def _ram_lines(info: types.MigrationInfo) -> list[str]:
+def _ram_lines(info: dict[str, Any]) -> list[str]:
     if "ram" not in info:
         return []
     ram = info["ram"]
@@ -291,14 +290,14 @@ def _ram_lines(info: types.MigrationInfo) -> list[str]:
     ]
 
 
-def _socket(address: types.SocketAddress) -> str:
+def _socket(address: dict[str, Any]) -> str:
     match address["type"]:
         case "unix":
             return f"unix:{address['path']}"
         case "inet":
             return f"tcp:{address['host']}:{address['port']}"
         case kind:
-            return kind
+            return str(kind)
 
 
 def _size(size: int) -> str:

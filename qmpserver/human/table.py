@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.human.info import INFO
+from qmpserver.human.migration import MIGRATION_COMMANDS
 from qmpserver.monitor.hmp import HumanCommand, help_text, table
 from qmpserver.qmp import CommandError
 from qmpserver.releases import NEWEST
-from qmpserver.vm.commands.human.info import INFO
-from qmpserver.vm.commands.human.migration import MIGRATION_COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from qmpserver.human.monitor import HumanMonitor
     from qmpserver.releases import Release
-    from qmpserver.vm.commands.human.monitor import HumanMonitor
 
 _LIMIT_SET = "[Please use 'info vcpu_dirty_limit' to query dirty limit for virtual CPU]\n"
 _ALL_CPUS = -1
 
 
-def _silent(name: str) -> Callable[[HumanMonitor], Awaitable[str]]:
+def silent(name: str) -> Callable[[HumanMonitor], Awaitable[str]]:
     """Return a handler that executes a QMP command and shows nothing."""
 
     async def run(monitor: HumanMonitor) -> str:
@@ -39,7 +39,7 @@ async def _info(monitor: HumanMonitor) -> str:
 
 
 async def _quit(monitor: HumanMonitor) -> None:
-    await monitor.qmp("quit")
+    await monitor.quit()
 
 
 async def _cpu(monitor: HumanMonitor, index: int) -> str:
@@ -96,13 +96,27 @@ async def _trace_event(
     return ""
 
 
-def commands(release: Release = NEWEST) -> tuple[HumanCommand, ...]:
-    """Return the commands of a release."""
-    return _of_release(COMMANDS, release, "")
+def commands(
+    release: Release = NEWEST,
+    more: Iterable[HumanCommand] = (),
+    info: Iterable[HumanCommand] = (),
+) -> tuple[HumanCommand, ...]:
+    """Return the commands of a release.
+
+    Args:
+        release: The release.
+        more: Commands besides those of this package.
+        info: Subcommands of `info` besides those of this package.
+    """
+    newest = [
+        one._replace(sub_table=table(*one.sub_table, *info)) if one.name == "info" else one
+        for one in table(*COMMANDS, *more)
+    ]
+    return _of_release(newest, release, "")
 
 
 def _of_release(
-    newest: tuple[HumanCommand, ...], release: Release, prefix: str
+    newest: Iterable[HumanCommand], release: Release, prefix: str
 ) -> tuple[HumanCommand, ...]:
     found = []
     for command in newest:
@@ -135,7 +149,7 @@ COMMANDS = table(
         "\n\t\t\t\t\t limit on a specified virtual cpu",
         _cancel_vcpu_dirty_limit,
     ),
-    HumanCommand("cont|c", "", "", "resume emulation", _silent("cont")),
+    HumanCommand("cont|c", "", "", "resume emulation", silent("cont")),
     HumanCommand("cpu", "index:i", "index", "set the default CPU", _cpu),
     HumanCommand("help|?", "name:S?", "[cmd]", "show the help", _help),
     HumanCommand(
@@ -156,15 +170,15 @@ COMMANDS = table(
         "\n\t\t\t\t\t on a specified virtual cpu",
         _set_vcpu_dirty_limit,
     ),
-    HumanCommand("stop|s", "", "", "stop emulation", _silent("stop")),
+    HumanCommand("stop|s", "", "", "stop emulation", silent("stop")),
     HumanCommand(
         "system_powerdown",
         "",
         "",
         "send system power down event",
-        _silent("system_powerdown"),
+        silent("system_powerdown"),
     ),
-    HumanCommand("system_reset", "", "", "reset the system", _silent("system_reset")),
+    HumanCommand("system_reset", "", "", "reset the system", silent("system_reset")),
     HumanCommand(
         "trace-event",
         "name:s,option:b,vcpu:i?",

@@ -1,0 +1,206 @@
+"""The subcommands of `info` for the state that only a stand-in has, in QEMU's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.monitor.hmp import HumanCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qmpserver.human import HumanMonitor
+
+
+async def _balloon(monitor: HumanMonitor) -> str:
+    info = await monitor.qmp("query-balloon")
+    return f"balloon: actual={info['actual'] >> 20}\n"
+
+
+async def _block(
+    monitor: HumanMonitor, nodes: bool = False, verbose: bool = False, device: str | None = None
+) -> str:
+    del verbose  # no image is read
+    drives = [] if nodes else await monitor.qmp("query-block")
+    shown = [
+        _drive(one) for one in drives if device is None or device in (one["device"], one["qdev"])
+    ]
+    if nodes or (device is not None and not shown):
+        shown = [
+            _node(one, one["node-name"])
+            for one in await monitor.qmp("query-named-block-nodes")
+            if device is None or device == one["node-name"]
+        ]
+        return "\n".join(shown) if nodes else "".join(f"\n{one}" for one in shown)
+    return "\n".join(shown)
+
+
+def _drive(drive: dict[str, Any]) -> str:
+    name, node = drive["device"] or drive.get("qdev", ""), drive.get("inserted")
+    text = f"{name}: [not inserted]\n" if node is None else _title(node, f"{name} (NODE)")
+    if drive.get("qdev"):
+        text += f"    Attached to:      {drive['qdev']}\n"
+    if drive["removable"]:
+        text += f"    Removable device: {'locked' if drive['locked'] else 'not locked'}"
+        if "tray_open" in drive:
+            text += f", tray {'open' if drive['tray_open'] else 'closed'}"
+        text += "\n"
+    return text if node is None else text + _cache(node)
+
+
+def _node(node: dict[str, Any], title: str) -> str:
+    return _title(node, title) + _cache(node)
+
+
+def _title(node: dict[str, Any], title: str) -> str:
+    title = title.replace("NODE", node.get("node-name", ""))
+    read_only = ", read-only" if node["ro"] else ""
+    return f"{title}: {node['file']} ({node['drv']}{read_only})\n"
+
+
+def _cache(node: dict[str, Any]) -> str:
+    cache = node["cache"]
+    mode = "writeback" if cache["writeback"] else "writethrough"
+    more = ", direct" if cache["direct"] else ""
+    more += ", ignore flushes" if cache["no-flush"] else ""
+    return f"    Cache mode:       {mode}{more}\n"
+
+
+async def _block_jobs(monitor: HumanMonitor) -> str:
+    jobs = await monitor.qmp("query-block-jobs")
+    lines = [
+        f"Type {job['type']}, device {job['device']}: Completed {job['offset']} of {job['len']}"
+        f" bytes, speed limit {job['speed']} bytes/s\n"
+        for job in jobs
+    ]
+    return "".join(lines) or "No active jobs\n"
+
+
+async def _blockstats(monitor: HumanMonitor) -> str:
+    drives = await monitor.qmp("query-blockstats")
+    return "\n".join(_statistics(one) for one in drives if one.get("device"))
+
+
+def _statistics(drive: dict[str, Any]) -> str:
+    stats = drive["stats"]
+    idle = f" idle_time_ns={stats['idle_time_ns']}" if "idle_time_ns" in stats else ""
+
+    def row(name: str, *values: object) -> str:
+        size, operations, time, merged = values
+        return f"{name:7}{size:>24}{operations:>17}{time:>25}{merged:>11}".rstrip() + "\n"
+
+    return (
+        f"{drive['device']}:{idle}\n"
+        + row("", "bytes", "operations", "total_time_ns", "merged")
+        + "".join(
+            row(name, *(stats[f"{key}_{one}"] for one in _COLUMNS))
+            for name, key in (("Read:", "rd"), ("Write:", "wr"))
+        )
+        + row("Flush:", "", stats["flush_operations"], stats["flush_total_time_ns"], "")
+    )
+
+
+_COLUMNS = ("bytes", "operations", "total_time_ns", "merged")
+
+
+async def _chardev(monitor: HumanMonitor) -> str:
+    found = await monitor.qmp("query-chardev")
+    return "".join(f"{one['label']}: filename={one['filename']}\n" for one in found)
+
+
+async def _hotpluggable_cpus(monitor: HumanMonitor) -> str:
+    text = "Hotpluggable CPUs:\n"
+    for cpu in await monitor.qmp("query-hotpluggable-cpus"):
+        text += f'  type: "{cpu["type"]}"\n  vcpus_count: "{cpu["vcpus-count"]}"\n'
+        if "qom-path" in cpu:
+            text += f'  qom_path: "{cpu["qom-path"]}"\n'
+        text += "  CPUInstance Properties:\n"
+        text += "".join(
+            f'    {name}: "{cpu["props"][name]}"\n' for name in _PLACES if name in cpu["props"]
+        )
+    return text
+
+
+_PLACES = (
+    "node-id", "drawer-id", "book-id", "socket-id", "die-id", "cluster-id", "module-id", "core-id",
+    "thread-id",
+)  # fmt: skip
+
+
+async def _iothreads(monitor: HumanMonitor) -> str:
+    return "".join(
+        f"{one['id']}:\n  thread_id={one['thread-id']}\n"
+        + "".join(f"  {name}={one[name]}\n" for name in _POLLING if name in one)
+        for one in await monitor.qmp("query-iothreads")
+    )
+
+
+_POLLING = ("poll-max-ns", "poll-grow", "poll-shrink", "poll-weight", "aio-max-batch")
+
+
+async def _memdev(monitor: HumanMonitor) -> str:
+    def lines(one: dict[str, Any]) -> Iterator[str]:
+        yield f"memory backend: {one['id']}"
+        yield f"  size:  {one['size']}"
+        for name in ("merge", "dump", "prealloc", "share", "reserve"):
+            if name in one:
+                yield f"  {name}: {'true' if one[name] else 'false'}"
+        yield f"  policy: {one['policy']}"
+        yield f"  host nodes: {','.join(map(str, one['host-nodes']))}"
+
+    found = await monitor.qmp("query-memdev")
+    return "".join(f"{line}\n" for one in found for line in lines(one)) + "\n"
+
+
+async def _memory_devices(monitor: HumanMonitor) -> str:
+    text = ""
+    for one in await monitor.qmp("query-memory-devices"):
+        data = one["data"]
+        text += f'Memory device [{one["type"]}]: "{data["id"]}"\n  addr: 0x{data["addr"]:x}\n'
+        for name in ("slot", "node", "size", "memdev"):
+            text += f"  {name}: {data[name]}\n"
+        for name in ("hotplugged", "hotpluggable"):
+            text += f"  {name}: {'true' if data[name] else 'false'}\n"
+    return text
+
+
+async def _memory_size_summary(monitor: HumanMonitor) -> str:
+    info = await monitor.qmp("query-memory-size-summary")
+    plugged = f"plugged memory: {info['plugged-memory']}\n" if "plugged-memory" in info else ""
+    return f"base memory: {info['base-memory']}\n{plugged}"
+
+
+INFO = (
+    HumanCommand("balloon", "", "", "show balloon information", _balloon),
+    HumanCommand(
+        "block",
+        "nodes:-n,verbose:-v,device:s?",
+        "[-n] [-v] [device]",
+        "show info of one block device or all block devices"
+        " (-n: show named nodes; -v: show details)",
+        _block,
+    ),
+    HumanCommand(
+        "block-jobs", "", "", "show progress of ongoing block device operations", _block_jobs
+    ),
+    HumanCommand("blockstats", "", "", "show block device statistics", _blockstats),
+    HumanCommand("chardev", "", "", "show the character devices", _chardev),
+    HumanCommand(
+        "hotpluggable-cpus",
+        "",
+        "",
+        "Show information about hotpluggable CPUs",
+        _hotpluggable_cpus,
+    ),
+    HumanCommand("iothreads", "", "", "show iothreads", _iothreads),
+    HumanCommand("memdev", "", "", "show memory backends", _memdev),
+    HumanCommand("memory-devices", "", "", "show memory devices", _memory_devices),
+    HumanCommand(
+        "memory_size_summary",
+        "",
+        "",
+        "show the amount of initially allocated and present hotpluggable (if enabled) memory in"
+        " bytes.",
+        _memory_size_summary,
+    ),
+)
