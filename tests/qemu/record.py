@@ -1,9 +1,9 @@
 """Lets a release of QEMU record itself: ``python -m tests.qemu.record PROGRAM [NAME...]``.
 
 Written are the release's schema and facts, to its directory in `qmpserver/releases/`, and its
-answers in `transcripts/`. With names, only those transcripts are recorded. The questions are those
-of the last release that was recorded. Answers that QEMU still gives are left as they are written,
-with what may vary in them; the others are replaced.
+answers in `transcripts/` and `recorded/`. With names, only those transcripts are recorded. The
+questions are those of the last release that was recorded. Answers that QEMU still gives are left as
+they are written, with what may vary in them; the others are replaced.
 
 A release that is recorded for the first time then needs a profile in `qmpserver.releases`.
 """
@@ -20,7 +20,7 @@ from qmpserver import releases
 from qmpserver.transcript.compare import compare_exactly
 from qmpserver.transcript.format import read_all
 from qmpserver.transcript.message import END, Message
-from tests.qemu import facts
+from tests.qemu import facts, questions
 from tests.qemu.probe import Qemu
 from tests.qemu.transcript import TRANSCRIPTS, exchanges, options_of, talking
 
@@ -50,6 +50,8 @@ def main(program: str, *only: str) -> None:
     schema.write_bytes(gzip.compress(json.dumps(infos).encode(), mtime=0))
     if not only:
         facts.record(program, schema.with_name("facts.json.gz"))
+        answers = json.dumps(questions.answers(program), indent=1)
+        (questions.RECORDED / f"{name}.json").write_text(f"{answers}\n")
     transcripts = TRANSCRIPTS / name
     if not transcripts.exists():
         shutil.copytree(TRANSCRIPTS / releases.NEWEST.name, transcripts)

@@ -62,7 +62,7 @@ a iothreadinfo vm => 1
 a iothreadadd vm 2 --live =>
 a iothreadinfo vm => 2
 a iothreaddel vm 2 --live =>
-a snapshot-create-as vm s1 --disk-only --no-metadata --diskspec vda,file={directory}/s1.qcow2 => created
+a snapshot-create-as vm s1 --disk-only --no-metadata --diskspec vda,file={directory}/s1 => created
 a blockcommit vm vda --active --wait --pivot => pivoted
 a blockcopy vm vda {directory}/copy.raw --format raw --transient-job --wait --pivot => pivoted
 a domblklist vm => copy.raw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import OptionError, parse_bool
+from qmpserver.keyval import OptionError, parse_bool, split_options
 from qmpserver.qapi.model import ArrayType
 from qmpserver.standin.commandline.launch import last_members, members
 from qmpserver.standin.commandline.typed import typed
@@ -23,7 +23,8 @@ def _object(launch: Launch, value: str) -> None:
 
 
 def _chardev(launch: Launch, value: str) -> None:
-    options = last_members(value, "backend")
+    options = {key: one for key, one, _ in split_options(value, "backend")}
+    launch.check_names("chardev", options)
     name = options.pop("id", None)
     kind = options.pop("backend", None)
     if name is None:

@@ -12,6 +12,8 @@ from qmpserver.standin.commandline.typed import typed
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from qmpserver.standin.commands import Commands
     from qmpserver.standin.state import State
 
@@ -42,6 +44,17 @@ class Launch(NamedTuple):
                 self.commands.prepare(command, arguments)
             except CommandError as error:
                 raise OptionError(_flat(error.desc) if flat else error.desc) from None
+
+    def check_names(self, option: str, given: Iterable[str]) -> None:
+        """Check the keys of an option by those that `query-command-line-options` lists.
+
+        Raises:
+            OptionError: The option has no such key.
+        """
+        known = self.state.option_names(option)
+        for name in given:
+            if known and name not in known and name != "id":
+                raise OptionError(f"Invalid parameter '{name}'")
 
 
 def _flat(desc: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -192,11 +193,21 @@ def _stats(state: State, node: str | None) -> dict[str, Any]:
     return made
 
 
+def _without_file(node: dict[str, Any]) -> str:
+    """Return the name of an image that is no file, as QEMU makes one from the options."""
+    driver = node.get("driver", "null-co")
+    told = {name: node[name] for name in _TOLD if name in node}
+    return f"json:{json.dumps({'driver': driver, **told})}" if told else f"{driver}://"
+
+
+_TOLD = ("size", "latency-ns", "read-zeroes")
+
+
 def _shown(state: State, name: str) -> dict[str, Any]:
     node = state.nodes[name]
     below = node.get("file")
     deepest = state.nodes.get(below, node) if isinstance(below, str) else as_object(below) or node
-    filename = deepest.get("filename", f"{deepest.get('driver', 'null-co')}://")
+    filename = deepest.get("filename") or _without_file(deepest)
     size = size_of(state, name)
     cache = as_object(node.get("cache"))
     return {

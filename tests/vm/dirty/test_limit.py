@@ -292,6 +292,23 @@ def test_a_throttled_vcpu_runs_once_more_before_it_is_parked(
         assert before < rig.progress()[0] < before + 5000
 
 
+def test_kicks_do_not_take_the_last_run(make_rig: "MakeRig", until: "Until") -> None:
+    rig = make_rig(vcpus=1)
+    rig.limit(0, 1)
+    for _ in range(50):
+        rig.engine.cont()
+        until(lambda: throttled(rig))
+        (before,) = rig.progress()
+        rig.engine.stop()
+        for _ in range(5):
+            rig.engine.limit_kick(0)
+        rig.wait_out()
+        assert before < rig.progress()[0]
+        (parked,) = rig.progress()
+        rig.engine.limit_kick(0)
+        assert rig.progress() == [parked]
+
+
 def test_a_storm_of_limits_and_cancels(make_rig: "MakeRig") -> None:
     rng = random.Random(2)
     rig = make_rig(pattern="random", ring=1024)

@@ -20,7 +20,10 @@
 /* The time in the guest between two pauses of the CPU throttle; QEMU's is as long. */
 #define THROTTLE_SLICE_NS 10000000ull
 
-/* What a throttled vCPU may run before it is parked: some hundred pages at most; again if it dirtied none. */
+/*
+ * What a throttled vCPU may run before it is parked: it dirties some hundred pages at most. Up to LAST_RUNS times if it
+ * dirties none.
+ */
 #define LAST_RUN_NS 100000ull
 #define LAST_RUNS 10
 
@@ -200,6 +203,7 @@ static void execute(struct vcpu *vcpu)
 				run(vcpu, &account, seen, now_ns() + LAST_RUN_NS);
 				continue;
 			}
+			account.last_runs = 0;
 			/* Once it is parked, its registers and its state may be set from outside at any time. */
 			if (state != VCPU_PARKED) {
 				engine->ops->complete_exit(vcpu);

@@ -1,16 +1,18 @@
-"""The stand-in takes and refuses devices as each release of QEMU does."""
+"""Questions about state that only a stand-in has, and a program's answers to them.
+
+`recorded/` has the answers of each release; `tests.qemu.record` writes them.
+"""
 
 import json
+import re
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from qmpserver.releases import RELEASES
-from tests.conftest import qemu_programs
 from tests.qemu.probe import Qemu
+
+RECORDED = Path(__file__).parent / "recorded"
 
 NET = "virtio-net-pci"
 BLOCK = {"driver": "virtio-blk-pci", "drive": "n0", "share-rw": True}
@@ -163,21 +165,69 @@ OPTIONS = [
     '{"driver":"virtio-net-pci","mq":"on"}',
 ]
 
+# What a human monitor is asked on a machine.
+MACHINE = """
+-machine q35 -accel tcg -S -nodefaults -smp 1,maxcpus=2 -m 128M,slots=2,maxmem=1G -name vm
+-object iothread,id=io0 -object memory-backend-ram,id=m0,size=64M
+-blockdev null-co,node-name=n0,size=1048576 -drive file=IMAGE,format=raw,if=none,id=d0
+-drive if=none,id=cd0,media=cdrom -device virtio-blk-pci,drive=d0,id=vda
+-device ide-cd,drive=cd0,id=cd
+-device virtio-balloon-pci,id=b -netdev user,id=net0 -chardev null,id=c0 -chardev ringbuf,id=rb
+-device pcie-root-port,id=rp,chassis=1
+"""
+LINES = """
+info block
+info block d0
+info block n0
+info block nope
+info blockstats
+info block-jobs
+info iothreads
+info hotpluggable-cpus
+info memory_size_summary
+info name
+info status
+info cpus
+info migrate_capabilities
+device_add e1000,id=x,bus=rp
+device_add nonsense
+device_add e1000,foo=1
+device_add
+device_del nope
+device_del
+netdev_add foo,id=a
+netdev_del nope
+object_add iothread,id=i2
+object_add foo,id=i3
+object_del i2
+object_del i2
+chardev-add null,id=c1
+chardev-remove c1
+chardev-remove c1
+balloon x
+system_wakeup
+qom-list /nope
+qom-get /machine/peripheral/vda nope
+qom-get /machine/peripheral/vda bootindex
+drive_add dummy file=IMAGE,if=none,id=d9,read-only=on
+stop
+info status
+""".strip().splitlines()
+# What each of them chooses.
+DIFFERENT = [(r"thread_id=\d+", "thread_id=N"), (r"#block\d+", "#block"), (r" model=\w+", "")]
 
-@pytest.fixture(params=RELEASES)
-def programs(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """A QEMU, and a stand-in of its release."""
-    qemu = qemu_programs().get(request.param)
-    if qemu is None:
-        pytest.skip(f"{request.param} is not here; .ci/qemu brings releases")
-    link = tmp_path / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(f'schema = "{request.param}"\n')
-    return {"qemu": qemu, "stand-in": str(link)}
+
+def answers(program: str) -> dict[str, Any]:
+    """Return the answers of a program that is called as QEMU."""
+    return {
+        "devices": {name: _devices(program, *session) for name, session in SESSIONS.items()},
+        "options": {option: _option(program, option) for option in OPTIONS},
+        "human": _lines(program),
+    }
 
 
-def said(program: str, machine: str, devices: list[dict[str, Any]]) -> list[Any]:
-    """Return what a program says to each device; a new one each time a device was added."""
+def _devices(program: str, machine: str, devices: list[dict[str, Any]]) -> list[Any]:
+    """Return what a program says to each device."""
     qemu = Qemu(program, ["-machine", machine, "-accel", "tcg", "-nodefaults", "-S"])
     try:
         qemu.execute("blockdev-add", NODE)
@@ -187,25 +237,33 @@ def said(program: str, machine: str, devices: list[dict[str, Any]]) -> list[Any]
     return [reply["error"]["desc"] if "error" in reply else reply for reply in replies]
 
 
-@pytest.mark.parametrize("name", SESSIONS)
-def test_commands(programs: dict[str, str], name: str) -> None:
-    machine, devices = SESSIONS[name]
-    replies = [said(program, machine, devices) for program in programs.values()]
-    for device, expected, got in zip(devices, *replies, strict=True):
-        assert got == expected, device
+def _option(program: str, option: str) -> str:
+    """Return why a device is refused on the command line; nothing if it is taken."""
+    words = ["-accel", "tcg", "-nodefaults", "-S", "-display", "none", "-qmp", "stdio"]
+    ran = subprocess.run(
+        [program, *words, "-device", option],
+        input=b'{"execute": "qmp_capabilities"}{"execute": "quit"}',
+        capture_output=True,
+        check=False,
+    )
+    line = ran.stderr.decode().partition("\n")[0].partition(": ")[2]
+    return line if ran.returncode else ""
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_options(programs: dict[str, str], option: str) -> None:
-    options = ["-accel", "tcg", "-nodefaults", "-S", "-display", "none", "-qmp", "stdio"]
-    words = []
-    for program in programs.values():
-        ran = subprocess.run(
-            [program, *options, "-device", option],
-            input=b'{"execute": "qmp_capabilities"}{"execute": "quit"}',
-            capture_output=True,
-            check=False,
-        )
-        line = ran.stderr.decode().partition("\n")[0].partition(": ")[2]
-        words.append((ran.returncode, line if ran.returncode else ""))
-    assert words[1] == words[0]
+def _lines(program: str) -> dict[str, str]:
+    """Return what a human monitor shows for each line."""
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        image = Path(place, "image")
+        image.write_bytes(bytes(1 << 20))
+        qemu = Qemu(program, MACHINE.replace("IMAGE", str(image)).split())
+        try:
+            for line in LINES:
+                command = {"command-line": line.replace("IMAGE", str(image))}
+                text = qemu.execute("human-monitor-command", command)["return"]
+                for pattern, same in DIFFERENT:
+                    text = re.sub(pattern, same, text)
+                found[line] = text.replace(str(image), "IMAGE")
+        finally:
+            qemu.close()
+    return found

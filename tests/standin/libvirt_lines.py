@@ -1,0 +1,76 @@
+"""Command lines of libvirt's own tests: `python -m tests.standin.libvirt_lines DIRECTORY [NAMES]`.
+
+DIRECTORY is `tests/qemuxmlconfdata` of libvirt's source, NAMES a part of the files' names
+(`x86_64`). Each line is given to a stand-in; those that it refuses are shown with the reason.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from qmpserver.cli.commandline import parse_command_line
+from qmpserver.cli.invocation import arguments
+from qmpserver.cli.run import _open_monitors
+from qmpserver.cli.settings import CommandLineError
+from qmpserver.cli.standins import StandIns
+
+# What is the tests' own: the paths of sockets, and the numbers of sockets that are passed on.
+_PATH = re.compile(r"(?<=,path=)[^,]*")
+_FD = re.compile(r"(?<=,fd=)\d+")
+
+
+def lines(directory: Path, pattern: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and words of each command line; the first word is the program."""
+    for path in sorted(directory.glob(f"*{pattern}*.args")):
+        words = shlex.split(path.read_text().replace("\\\n", " "))
+        start = next(i for i, word in enumerate(words) if word.startswith("/"))
+        yield path.stem, words[start:]
+
+
+async def refusal(words: list[str]) -> str | None:
+    """Return why a stand-in refuses a command line; None if it takes it."""
+    with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{place}/qmp")
+        listener.listen()
+        given = [words[0]]
+        for option, value in zip(["", *words], words, strict=False):
+            if value is words[0]:
+                continue
+            if option == "-chardev" and value.startswith("socket,"):
+                value = _PATH.sub(f"{place}/{len(given)}", value)
+                value = _FD.sub(lambda _: str(os.dup(listener.fileno())), value)
+            given.append(value)
+        stand_ins = None
+        try:
+            stand_ins = StandIns(parse_command_line(arguments(given)))
+            (member,) = stand_ins.members
+            await _open_monitors(member.settings, member.stand_in, member.launch)
+        except CommandLineError as error:
+            return str(error)
+        finally:
+            if stand_ins is not None:
+                await stand_ins.close()
+    return None
+
+
+async def main(directory: str, pattern: str = "") -> int:
+    """Print what is refused, and how many are taken."""
+    counted = refused = 0
+    for name, words in lines(Path(directory), pattern):
+        counted += 1
+        reason = await refusal(words)
+        if reason is not None:
+            refused += 1
+            print(f"{name}: {reason}")
+    print(f"{counted - refused} of {counted} taken")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(*sys.argv[1:])))
