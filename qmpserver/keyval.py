@@ -239,6 +239,8 @@ def parse_number(name: str, value: str) -> int:
     if match is None:
         raise OptionError(f"Parameter '{name}' expects a number")
     sign, hexadecimal, octal, decimal = match.groups()
+    if len(value) > _LONGEST:
+        raise OptionError(f"Value '{value}' is too large for parameter '{name}'")
     number = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
     if number >= _LIMIT:
         raise OptionError(f"Value '{value}' is too large for parameter '{name}'")
@@ -260,6 +262,8 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
     match = re.fullmatch(_SIZE, value)
     if match is not None:
         hexadecimal, whole, fraction, suffix = match.groups()
+        if len(value) > _LONGEST:
+            raise OptionError(f"Value '{value}' is out of range for parameter '{name}'")
         scale = 1024 ** _SUFFIXES.index((suffix or default_suffix).upper())
         # In units of 1 / parts, to be exact.
         parts = 10 ** len(fraction or "")
@@ -276,6 +280,7 @@ def parse_size(name: str, value: str, default_suffix: str = "B") -> int:
     )
 
 
+_LONGEST = 1000  # characters of a number; Python's int() refuses more than 4300 digits
 _TRUE = frozenset({"on", "yes", "true", "y"})
 _FALSE = frozenset({"off", "no", "false", "n"})
 IDENTIFIER = r"[A-Za-z][-A-Za-z0-9._]*"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from qmpserver.cli import unsupported
 from qmpserver.cli.options import ALIASES, OPTIONS, WithFake
-from qmpserver.cli.options.monitors import can_open
 from qmpserver.cli.settings import CommandLineError, Settings
 from qmpserver.keyval import OptionError, parse_options
 from qmpserver.monitor import SocketChardev, StdioChardev
+from qmpserver.monitor.chardev import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,10 +40,12 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
         if stand_in and name == "m":
             value = re.sub(r",(slots|maxmem)=[^,]*", "", value)  # room for memory hotplug
         with named(name, value):
-            if stand_in and name == "chardev" and not can_open(value):
-                continue
             if name in OPTIONS:
-                OPTIONS[name].apply(settings, value)
+                try:
+                    OPTIONS[name].apply(settings, value)
+                except UnsupportedError:
+                    if not stand_in:
+                        raise
             else:
                 unsupported.apply(settings, name, value)
         waiting.extendleft(reversed(settings.config))

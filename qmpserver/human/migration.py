@@ -31,7 +31,7 @@ async def _migrate(
     await monitor.qmp("migrate", uri=uri, resume=resume)
     while monitor.terminal and not detach:
         info = await monitor.qmp("query-migrate")
-        if info["status"] not in ("setup", "active"):
+        if info.get("status") not in ("setup", "active"):
             break
         await asyncio.sleep(_WAIT)
     return ""
@@ -160,12 +160,14 @@ async def _info_capabilities(monitor: HumanMonitor) -> str:
 
 async def _info_parameters(monitor: HumanMonitor) -> str:
     values: dict[str, Any] = await monitor.qmp("query-migrate-parameters")
-    return "".join(_parameter(name, unit, values) for name, unit in _SHOWN.items())
+    return "".join(
+        _parameter(name, unit, values) for name, unit in _SHOWN.items() if name in values
+    )
 
 
 def _parameter(name: str, unit: str, values: dict[str, Any]) -> str:
     if name == _MAPPING:
-        return _mapping(values[name]) if name in values else ""
+        return _mapping(values[name])
     value = values[name]
     if isinstance(value, bool):
         value = _on(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.monitor.hmp import LineError, complete, parse
+from qmpserver.monitor.hmp import LineError, UnknownCommandError, complete, parse
 from qmpserver.qmp import CommandError
 from qmpserver.releases import NEWEST
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.monitor.hmp import HumanCommand
     from qmpserver.releases import Release
+
+MAX_COMMAND_LINE = 65536  # a longer one would hold up other clients
 
 
 class HumanMonitor:
@@ -26,7 +28,7 @@ class HumanMonitor:
         registry: The QMP commands.
         commands: The table of its commands.
         release: The release to speak as.
-        terminal: Whether commands may wait, as somebody who enters lines would.
+        terminal: True on a terminal: `migrate` waits for its end.
 
     Attributes:
         commands: As above.
@@ -60,13 +62,28 @@ class HumanMonitor:
                 return ""
             command, arguments = parsed
             return await command.run(self, **arguments)
+        except UnknownCommandError as error:
+            return self.unknown(str(error))
         except LineError as error:
-            return self.refused(str(error))
+            return str(error)
         except CommandError as error:
             return f"Error: {error.desc}\n"
 
-    def refused(self, text: str) -> str:
-        """Return what to show for a line that is no command, which `text` says."""
+    async def answer(self, line: str, cpu_index: int | None = None) -> str:
+        """Return the reply to `human-monitor-command`.
+
+        Raises:
+            CommandError: The line is too long, or there is no such vCPU.
+        """
+        if len(line) > MAX_COMMAND_LINE:
+            words = f"expects at most {MAX_COMMAND_LINE} characters"
+            raise CommandError(f"Parameter 'command-line' {words}")
+        if cpu_index is not None and not await self.select_cpu(cpu_index):
+            raise CommandError("Parameter 'cpu-index' expects a CPU number")
+        return (await self.execute(line) or "").replace("\n", "\r\n")
+
+    def unknown(self, text: str) -> str:
+        """Return what to show for an unknown command; `text` is QEMU's."""
         return text
 
     async def quit(self) -> None:

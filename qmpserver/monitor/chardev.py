@@ -21,6 +21,7 @@ __all__ = [
     "SocketChardev",
     "StdioChardev",
     "UnixAddress",
+    "UnsupportedError",
     "parse_chardev",
     "parse_device",
 ]
@@ -114,6 +115,18 @@ class NullChardev(NamedTuple):
 
 Chardev = SocketChardev | StdioChardev | FileChardev | PipeChardev | NullChardev
 
+
+class UnsupportedError(OptionError):
+    """QEMU has such a character device, this program has not.
+
+    Args:
+        what: What is not supported.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"chardev: {what} is not supported by this program")
+
+
 CHARDEV_OPTIONS = kinds(
     string="backend path host port fd",
     boolean="ipv4 ipv6 wait server delay nodelay signal append tight abstract",
@@ -184,7 +197,7 @@ def parse_device(text: str, label: str) -> Chardev:
         if scheme != "tcp":
             options.set(scheme, True)
     elif scheme in _QEMU_BACKENDS:
-        raise OptionError(f"chardev: '{scheme}' is not supported by this program")
+        raise UnsupportedError(f"'{scheme}'")
     else:
         raise OptionError(f"'{text}' is not a valid char driver")
     options.id = label
@@ -197,7 +210,7 @@ def _chardev(options: Options) -> Chardev:
     if backend is None:
         raise OptionError(f'chardev: "{name}" missing backend')
     if backend in _QEMU_BACKENDS:
-        raise OptionError(f"chardev: '{backend}' is not supported by this program")
+        raise UnsupportedError(f"'{backend}'")
     path = options.string("path")
     chardev: Chardev
     match backend:
@@ -208,6 +221,8 @@ def _chardev(options: Options) -> Chardev:
         case "file":
             if path is None:
                 raise OptionError("chardev: file: no filename given")
+            if path.startswith("/dev/fdset/"):
+                raise UnsupportedError(f"'{path}'")
             chardev = FileChardev(path, append=options.bool("append"), id=name)
         case "pipe":
             if path is None:
@@ -219,7 +234,7 @@ def _chardev(options: Options) -> Chardev:
             raise OptionError(f"'{backend}' is not a valid char driver name")
     for option in _UNSUPPORTED:
         if option in options and (option not in _SWITCHES or options.bool(option)):
-            raise OptionError(f"chardev: option '{option}' is not supported by this program")
+            raise UnsupportedError(f"option '{option}'")
     return chardev
 
 

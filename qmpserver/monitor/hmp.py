@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from qmpserver.monitor.expression import SPACE, ExpressionError, evaluate, skip_space
 
-__all__ = ["HumanCommand", "LineError", "complete", "help_text", "parse", "table"]
+__all__ = [
+    "HumanCommand",
+    "LineError",
+    "UnknownCommandError",
+    "complete",
+    "help_text",
+    "parse",
+    "table",
+]
 
 _MAX_WORDS = 16
 _NAME_ENDS = SPACE + "/"
@@ -46,6 +54,10 @@ class LineError(Exception):
     """A line cannot be executed; the message is the output."""
 
 
+class UnknownCommandError(LineError):
+    """A line has the name of no command."""
+
+
 def table(*commands: HumanCommand) -> tuple[HumanCommand, ...]:
     """Return the commands in the order of QEMU's help."""
     return tuple(sorted(commands, key=lambda command: command.name))
@@ -69,7 +81,7 @@ def parse(
             end += 1
         command = _find(commands, line[start:end])
         if command is None:
-            raise LineError(f"unknown command: '{line[:end]}'\n")
+            raise UnknownCommandError(f"unknown command: '{line[:end]}'\n")
         start = skip_space(line, end)
         if not command.sub_table or start == len(line):
             break

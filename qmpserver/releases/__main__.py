@@ -62,7 +62,7 @@ def _changes(older: Release, newer: Release) -> str:
             lines.append(f"| an error text | {newest} | {words} |")
     for name, texts in older.human.items():
         if name not in newer.human:
-            was = "" if texts is None else f"`{f'{name} {texts[1]}'.strip()}`"
+            was = "" if texts is None else f"`{f'{name} {texts[1]}'.strip()}`".replace("|", "\\|")
             lines.append(f"| on the human monitor | `{name}` | {was} |")
     return "\n".join(lines) + "\n"
 

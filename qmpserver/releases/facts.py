@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GZIP_WBITS = 31
+_COLD_ONLY = ("not support hotplugging", "not be hotplugged", "Parameter 'driver' ")
 
 
 class Bus(NamedTuple):
@@ -61,7 +62,7 @@ class Device(NamedTuple):
     def cold_only(self) -> bool:
         """Whether its devices are there from the start, or never."""
         words = self.hot or ""
-        return "support hotplugging" in words or words.startswith("Parameter 'driver' ")
+        return any(part in words for part in _COLD_ONLY)
 
     def owner(self, property_: str) -> str:
         """Return the type of the object that has a property, as errors name it."""

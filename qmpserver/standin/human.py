@@ -54,9 +54,9 @@ class HumanMonitor(human.HumanMonitor):
         """End the stand-in."""
         self._shutdown("host-qmp-quit")
 
-    def refused(self, text: str) -> str:
-        """Return what to show for a line that is no command: nothing for a name of QEMU's."""
-        return "" if text.startswith("unknown command") else text
+    def unknown(self, text: str) -> str:
+        """Return what to show for an unknown command: nothing, it may be one of QEMU's."""
+        return ""
 
     def give(self, option: str, value: str) -> None:
         """Do what an option of the command line does.
@@ -106,8 +106,13 @@ async def _balloon(monitor: HumanMonitor, value: int) -> str:
 
 async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: bool = False) -> str:
     del address  # the drive's device is another command
-    monitor.give("blockdev" if nodes else "drive", value)
-    return "" if nodes else "OK\n"
+    if nodes:
+        monitor.give("blockdev", value)
+        return ""
+    if "if=none" not in value.split(","):
+        return "Can't hot-add drive that is not of type none\n"
+    monitor.give("drive", value)
+    return "OK\n"
 
 
 async def _qom_list(monitor: HumanMonitor, path: str = "/") -> str:

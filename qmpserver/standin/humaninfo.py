@@ -23,7 +23,9 @@ async def _block(
     del verbose  # no image is read
     drives = [] if nodes else await monitor.qmp("query-block")
     shown = [
-        _drive(one) for one in drives if device is None or device in (one["device"], one["qdev"])
+        _drive(one)
+        for one in drives
+        if device is None or device in (one["device"], one.get("qdev"))
     ]
     if nodes or (device is not None and not shown):
         shown = [
@@ -37,7 +39,11 @@ async def _block(
 
 def _drive(drive: dict[str, Any]) -> str:
     name, node = drive["device"] or drive.get("qdev", ""), drive.get("inserted")
-    text = f"{name}: [not inserted]\n" if node is None else _title(node, f"{name} (NODE)")
+    text = (
+        f"{name}: [not inserted]\n"
+        if node is None
+        else _title(node, f"{name} ({node.get('node-name', '')})")
+    )
     if drive.get("qdev"):
         text += f"    Attached to:      {drive['qdev']}\n"
     if drive["removable"]:
@@ -53,7 +59,6 @@ def _node(node: dict[str, Any], title: str) -> str:
 
 
 def _title(node: dict[str, Any], title: str) -> str:
-    title = title.replace("NODE", node.get("node-name", ""))
     read_only = ", read-only" if node["ro"] else ""
     return f"{title}: {node['file']} ({node['drv']}{read_only})\n"
 

@@ -195,11 +195,7 @@ class StandIn(Server):
         return HumanMonitor(self._launch, self.scenario.release, self.shutdown, terminal=terminal)
 
     async def _human_command(self, command_line: str, cpu_index: int | None = None) -> str:
-        monitor = self._new_human_monitor(terminal=False)
-        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
-            raise CommandError("Parameter 'cpu-index' expects a CPU number")
-        shown = await monitor.execute(command_line)
-        return (shown or "").replace("\n", "\r\n")
+        return await self._new_human_monitor(terminal=False).answer(command_line, cpu_index)
 
     def _begin_events(self, message: Message) -> None:
         # Not `message.command`: QEMU's JSON dialect has strings in single quotes too.

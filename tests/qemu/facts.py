@@ -32,6 +32,7 @@ CONTROLLERS = {
     "IDE": "",
     "i2c-bus": "",
     "floppy-bus": "",
+    "System": "",
     "usb-bus": "-device qemu-xhci",
     "SCSI": "-device virtio-scsi-pci",
     "virtio-serial-bus": "-device virtio-serial-pci",
@@ -40,10 +41,21 @@ CONTROLLERS = {
     "nvme-bus": "-device nvme,serial=s",
     "IndustryPack": "-device tpci200",
 }
+# Refusals that are about the host, or about the id that a device has here.
+HOSTS = re.compile(
+    "audio driver|voice|OpenGL|vhost_|vhost init|requires kvm|KVM|fd parameter|"
+    "Failed to|failed to|Could not"
+)
+DYNAMIC = "Parameter 'driver' expects a dynamic sysbus device type for the machine"
 # Properties that may belong to an object inside of a device.
 INNER = ("netdev", "drive", "chardev", "mac")
 # Properties without which devices that make buses are refused.
-NEEDED = {"pci-bridge": "chassis_nr=1", "nvme": "serial=s"}
+NEEDED = {
+    "pci-bridge": "chassis_nr=1",
+    "nvme": "serial=s",
+    "pxb": "bus_nr=8",
+    "pxb-pcie": "bus_nr=8",
+}
 QUIT = b'{"execute": "qmp_capabilities"}{"execute": "quit"}'
 ID = "ID"
 
@@ -116,13 +128,20 @@ class _Devices:
             for name in sorted(one for one in self._parents if "device" in self._line(one)):
                 found: dict[str, str | None] = {}
                 self._found[name] = found
-                words = _refusal(qemu, {"driver": name}) or ""
+                refusal = words = _refusal(qemu, {"driver": name}) or ""
                 if words.startswith("Parameter 'driver' expects "):
-                    cold = _refused_option(self._program, f"-machine none -device {name}") or ""
-                    found["refused" if cold == words else "hot"] = words
+                    machines = ("pc", "q35") if words == DYNAMIC else ("none",)
+                    colds = [
+                        _refused_option(self._program, f"-machine {one} -device {name}") or ""
+                        for one in machines
+                    ]
+                    cold = next((one for one in colds if one != words), words)
+                    if cold == words or words != DYNAMIC:
+                        found["refused" if cold == words else "hot"] = words
                     words = cold
                 match = re.match("No '(.*)' bus found for device", words)
-                found["bus"] = match[1] if match else None
+                is_dynamic = refusal == DYNAMIC and "refused" not in found
+                found["bus"] = match[1] if match else "System" if is_dynamic else None
         ran = subprocess.run(
             [self._program, "-device", "help"], capture_output=True, text=True, check=True
         )
@@ -163,7 +182,7 @@ class _Devices:
                 line = self._line(kind)
                 device = next((n for n, one in self._found.items() if one["bus"] in line), None)
                 words = device and _refusal(qemu, {"driver": device, "bus": name})
-                hot = device is not None and "does not support hotplugging" not in str(words)
+                hot = device is not None and f"Bus '{name}' does not" not in str(words)
                 made.append([_general(name), kind, parent and _general(parent), hot])
         return made
 
@@ -186,7 +205,8 @@ class _Devices:
                     words = _refusal(qemu, {"driver": name})
                     if words is None:
                         break  # the others are to find free buses
-                    if not words.startswith(("Bus '", "No '", "Invalid CPU type, ")):
+                    about_bus = words.startswith(("Bus '", "No '", "Invalid CPU type, "))
+                    if not about_bus and not HOSTS.search(words):
                         found[name] = words
         return found
 
@@ -195,7 +215,11 @@ class _Devices:
         device = f"-device {name},id={ID}"
         needed = f",{NEEDED[name]}" if name in NEEDED else ""
         words = _refused_option(self._program, f"-machine pc {controller} {device}")
-        found: dict[str, Any] = {} if words is None else {"cold": words}
+        if words == f"'{name}' is not a valid device model name":
+            return {"refused": words}
+        found: dict[str, Any] = {}
+        if words is not None and not HOSTS.search(words):
+            found["cold"] = words
         for machine in ("pc", "q35"):
             options = f"-machine {machine} {controller} {device}{needed}"
             if _refused_option(self._program, options) is not None:

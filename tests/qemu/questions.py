@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from qmpserver.standin.human import COMMANDS
+from qmpserver.standin.humaninfo import INFO
 from tests.qemu.probe import Qemu
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -31,7 +33,6 @@ SESSIONS: dict[str, tuple[str, list[dict[str, Any]]]] = {
             {"driver": "pci-device"},
             {"driver": "i440FX"},
             {"driver": "apic", "id": "a"},
-            {"driver": "amd-iommu"},
             {"driver": "VGA", "id": "v"},
             {"driver": "virtio-blk"},
             {"driver": "virtio-net", "id": "alias"},
@@ -78,6 +79,24 @@ SESSIONS: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "q35",
         [{"driver": "e1000"}, {"driver": "e1000", "bus": "pcie.0"}, {"driver": "usb-kbd"}],
     ),
+    "system": (
+        "q35",
+        [
+            {"driver": one}
+            for one in ("vmcoreinfo", "vmgenid", "ramfb", "intel-iommu", "vmbus-bridge")
+        ],
+    ),
+    "memory": (
+        "pc",
+        [
+            {"driver": "pc-dimm"},
+            {"driver": "pc-dimm", "memdev": "nope"},
+            {"driver": "pc-dimm", "memdev": "nope", "addr": "x"},
+            {"driver": "pc-dimm", "memdev": "nope", "addr": 4294967296},
+            {"driver": "pc-dimm", "memdev": "nope", "node": -1},
+        ],
+    ),
+    "numbers": ("pc", [{"driver": NET, "vectors": "1" * 5000}, {"driver": NET, "vectors": "-0"}]),
     "none": ("none", [{"driver": "e1000"}, {"driver": "isa-serial"}, {"driver": "nonsense"}]),
     "booleans": (
         "pc",
@@ -162,6 +181,11 @@ OPTIONS = [
     "VGA,vgamem_mb=x",
     "tpm-tis,tpmdev=x",
     "virtio-net-pci,type=x",
+    "intel-iommu",
+    "ramfb",
+    "vmgenid",
+    "vmcoreinfo",
+    "virtio-net-pci,vectors=-0",
     '{"driver":"virtio-net-pci","mq":"on"}',
 ]
 
@@ -210,9 +234,14 @@ qom-list /nope
 qom-get /machine/peripheral/vda nope
 qom-get /machine/peripheral/vda bootindex
 drive_add dummy file=IMAGE,if=none,id=d9,read-only=on
+info block d9
+info migrate_parameters
+qom-get /machine/peripheral/vda bootindex
+qom-get /machine/peripheral/vda werror
 stop
 info status
 """.strip().splitlines()
+LINES += [f"help {one.name}" for one in COMMANDS] + [f"help info {one.name}" for one in INFO]
 # What each of them chooses.
 DIFFERENT = [(r"thread_id=\d+", "thread_id=N"), (r"#block\d+", "#block"), (r" model=\w+", "")]
 

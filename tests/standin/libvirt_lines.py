@@ -1,10 +1,12 @@
 """Command lines of libvirt's own tests: `python -m tests.standin.libvirt_lines DIRECTORY [NAMES]`.
 
 DIRECTORY is `tests/qemuxmlconfdata` of libvirt's source, NAMES a part of the files' names
-(`x86_64`). Each line is given to a stand-in; those that it refuses are shown with the reason.
+(`x86_64`). Each line is given to a stand-in of the newest release, and if that refuses it to one of
+the oldest; those that both refuse are shown with the newest one's reason.
 """
 
 import asyncio
+import itertools
 import os
 import re
 import shlex
@@ -15,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qmpserver.cli.commandline import parse_command_line
-from qmpserver.cli.invocation import arguments
 from qmpserver.cli.run import _open_monitors
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.cli.standins import StandIns
+from qmpserver.releases import NEWEST, RELEASES
 
-# What is the tests' own: the paths of sockets, and the numbers of sockets that are passed on.
-_PATH = re.compile(r"(?<=,path=)[^,]*")
+# What is the tests' own: paths, addresses, and the numbers of sockets that are passed on.
+_PATH = re.compile(r"(?<=,path=)(?:[^,]|,,)*")
 _FD = re.compile(r"(?<=,fd=)\d+")
 
 
@@ -33,22 +35,25 @@ def lines(directory: Path, pattern: str) -> Iterator[tuple[str, list[str]]]:
         yield path.stem, words[start:]
 
 
-async def refusal(words: list[str]) -> str | None:
-    """Return why a stand-in refuses a command line; None if it takes it."""
+async def refusal(words: list[str], release: str) -> str | None:
+    """Return why a stand-in of a release refuses a command line; None if it takes it."""
     with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{place}/qmp")
         listener.listen()
-        given = [words[0]]
-        for option, value in zip(["", *words], words, strict=False):
-            if value is words[0]:
-                continue
+        os.mkfifo(f"{place}/pipe")
+        given = ["qmpserver", "-fake", f"default,schema={release}"]
+        for option, value in itertools.pairwise(words):
             if option == "-chardev" and value.startswith("socket,"):
                 value = _PATH.sub(f"{place}/{len(given)}", value)
                 value = _FD.sub(lambda _: str(os.dup(listener.fileno())), value)
+            if option == "-chardev" and value.startswith("pipe,"):
+                value = _PATH.sub(f"{place}/pipe", value)
+            if option == "-incoming":
+                value = value.replace("10.0.0.1:5000", "127.0.0.1:0")
             given.append(value)
         stand_ins = None
         try:
-            stand_ins = StandIns(parse_command_line(arguments(given)))
+            stand_ins = StandIns(parse_command_line(given))
             (member,) = stand_ins.members
             await _open_monitors(member.settings, member.stand_in, member.launch)
         except CommandLineError as error:
@@ -64,12 +69,12 @@ async def main(directory: str, pattern: str = "") -> int:
     counted = refused = 0
     for name, words in lines(Path(directory), pattern):
         counted += 1
-        reason = await refusal(words)
-        if reason is not None:
+        reason = await refusal(words, NEWEST.name)
+        if reason is not None and await refusal(words, next(iter(RELEASES))) is not None:
             refused += 1
             print(f"{name}: {reason}")
     print(f"{counted - refused} of {counted} taken")
-    return 0
+    return int(refused > 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The options are those that kata's runtime and Incus pass on x86-64, with other names and paths.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -199,14 +199,14 @@ def link(tmp_path: Path) -> Path:
     return made
 
 
-@contextmanager
+@contextlib.contextmanager
 def ending(directory: Path) -> Iterator[None]:
     """End the process of a pidfile after the block, if it has not ended."""
     try:
         yield
     finally:
-        if (pidfile := directory / "pid").exists():
-            os.kill(int(pidfile.read_text()), signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            os.kill(int((directory / "pid").read_text()), signal.SIGKILL)
 
 
 def replies(path: Path, commands: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

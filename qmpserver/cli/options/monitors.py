@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from qmpserver.cli.help import is_help, listing
 from qmpserver.cli.table import WithFake, option
-from qmpserver.keyval import parse_options
 from qmpserver.monitor import CHARDEV_OPTIONS, MONITOR_OPTIONS, parse_chardev, parse_device
 
 if TYPE_CHECKING:
@@ -70,11 +69,6 @@ def add_chardev(settings: Settings, value: str) -> None:
         return
     settings.devices.append(("chardev", value, parse_chardev(value)))
     settings.chardevs.append(value)
-
-
-def can_open(value: str) -> bool:
-    """Return whether this program opens the character device that a value describes."""
-    return parse_options(value, implied="backend").string("backend") in BACKENDS
 
 
 @option(

@@ -58,7 +58,9 @@ def add_drive(launch: Launch, given: dict[str, Any]) -> None:
         raise OptionError("invalid cache option")
     node = None
     if given.get("file"):
-        node = given.get("node-name", f"#block{len(state.nodes):03}")
+        node = given.get("node-name") or _free_node(launch)
+        if node in state.nodes:
+            raise OptionError(f"Duplicate nodes with node-name='{node}'")
         state.nodes[node] = {
             "driver": given.get("format", given.get("driver", "raw")),
             "file": _protocol(given["file"]),
@@ -71,6 +73,12 @@ def add_drive(launch: Launch, given: dict[str, Any]) -> None:
     if driver is not None:
         driver = "ide-cd" if (interface, media) == ("ide", "cdrom") else driver
         launch.execute("device_add", {"driver": driver, "drive": name})
+
+
+def _free_node(launch: Launch) -> str:
+    """Return the name of a node without one."""
+    names = (f"#block{number:03}" for number in itertools.count(len(launch.state.nodes)))
+    return next(name for name in names if name not in launch.state.nodes)
 
 
 def _name(launch: Launch, interface: str, media: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER, OptionError
 from qmpserver.standin.commandline.backends import backend_of
-from qmpserver.standin.commandline.launch import last_members
+from qmpserver.standin.commandline.launch import last_members, members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ _NUMBER = re.compile(r"[0-9]{1,19}|0x[0-9a-fA-F]{1,16}")
 
 
 def _device(launch: Launch, value: str) -> None:
-    given = last_members(value, "driver")
+    text = not value.startswith("{")
+    given = last_members(value, "driver") if text else members(value, "driver")
     if "driver" not in given:
         raise OptionError("Parameter 'driver' is missing")
-    text = not value.startswith("{")
     if text and not re.fullmatch(IDENTIFIER, given.get("id", "a")):
         raise OptionError("Parameter 'id' expects an identifier")
     if text and given.get("id") in launch.state.devices:

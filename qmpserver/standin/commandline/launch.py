@@ -87,14 +87,16 @@ def flat_members(text: str, implied: str | None) -> dict[str, str | list[str]]:
 
 
 def last_members(text: str, implied: str | None) -> dict[str, Any]:
-    """Return the members of a value that is JSON or has no structure; the last value counts."""
-    if text.startswith("{"):
-        return _json(text)
+    """Return the members of a value without structure; the last value of a key counts."""
     return {name: value for name, value, _ in split_options(text, implied)}
 
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        return as_object(json.loads(text))
+        found = as_object(json.loads(text))
     except (ValueError, RecursionError):
         raise OptionError("JSON parse error, invalid value") from None
+    for name in ("driver", "id", "node-name", "qom-type", "type"):
+        if not isinstance(found.get(name, ""), str):
+            raise OptionError(f"Invalid parameter type for '{name}', expected: string")
+    return found

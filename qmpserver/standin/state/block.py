@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SIZE = 1 << 30
 # Members of a node's options that can name other nodes.
 _CHILDREN = ("file", "backing", "image", "target")
+# Drivers whose members of such a name are strings.
+_NAMING = {"image": "rbd", "target": "iscsi"}
 
 
 def register(registry: Registry, state: State) -> None:
@@ -29,6 +31,8 @@ def register(registry: Registry, state: State) -> None:
         if name in state.nodes:
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
         for child in _CHILDREN:
+            if driver == _NAMING.get(child):
+                continue
             if isinstance(value := options.get(child), str) and value not in state.nodes:
                 raise CommandError(f"Cannot find device='{value}' nor node-name='{value}'")
         state.nodes[name] = {"driver": driver, **options}

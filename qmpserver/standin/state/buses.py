@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class Node:
     """A bus, with the buses of the devices on it."""
 
+    __slots__ = ("fixed", "hot", "name", "plugged", "type")
+
     def __init__(self, bus: Bus, name: str) -> None:
         self.name = name
         self.type = bus.type
@@ -23,12 +25,13 @@ class Node:
 
     def walk(self) -> Iterator[Node]:
         """Yield this bus and all below it in QEMU's order: the newest device's come first."""
-        yield self
-        for made in reversed(self.plugged.values()):
-            for one in made:
-                yield from one.walk()
-        for one in self.fixed:
-            yield from one.walk()
+        left = [self]
+        while left:
+            bus = left.pop()
+            yield bus
+            left += reversed(bus.fixed)
+            for made in bus.plugged.values():
+                left += reversed(made)
 
 
 class Buses:
@@ -64,7 +67,7 @@ class Buses:
     def unplug(self, device: str) -> list[str]:
         """Remove a device; return the keys of the devices that were on its buses."""
         bus = self._places.pop(device, None)
-        made = bus.plugged.pop(device) if bus is not None else []
+        made = [] if bus is None else bus.plugged.pop(device)
         gone = [key for one in made for node in one.walk() for key in node.plugged]
         for key in gone:
             del self._places[key]

@@ -71,8 +71,8 @@ class Cpus:
             for index in range(0 if machine.empty else machine.cpus)
         }
 
-    def plug(self, name: str, driver: str, properties: Mapping[str, Any]) -> None:
-        """Plug in a vCPU as a device with an id.
+    def plug(self, path: str, driver: str, properties: Mapping[str, Any]) -> None:
+        """Plug in a vCPU as a device with a path.
 
         Raises:
             CommandError: There is no such place, or it is taken.
@@ -95,7 +95,7 @@ class Cpus:
         index = next(index for index in indexes if self.places.at(index) == place)
         if index in self.paths:
             raise CommandError(f"CPU[{index}] with APIC ID {index} exists")
-        self.paths[index] = f"/machine/peripheral/{name}"
+        self.paths[index] = path
 
     def unplug(self, path: str) -> int | None:
         """Remove the vCPU with a path; return its index, None if it is no vCPU's."""

@@ -42,30 +42,35 @@ def register(registry: Registry, state: State) -> None:
     def check_references(driver: str, kind: Device | None, given: dict[str, Any]) -> None:
         for key in _REFERENCES:
             value = given.get(key)
+            if value is not None:
+                check_type(key, value, str)
             if value is not None and not exists(key, value):
                 owner = driver if kind is None else kind.owner(key)
                 raise CommandError(f"Property '{owner}.{key}' can't find value '{value}'")
         types = {} if kind is None else state.drivers.types(kind)
         for key, value in given.items():
-            is_link = types.get(key, "").startswith("link<")
-            if is_link and value not in state.objects and value not in state.devices:
+            if not types.get(key, "").startswith("link<") or value.startswith("/") or not value:
+                continue  # a path of any object, or none
+            if value not in state.objects and value not in state.devices:
                 raise CommandError(f"Device '{value}' not found", "DeviceNotFound")
-        if driver in ("pc-dimm", "nvdimm") and "memdev" not in given:
-            raise CommandError("'memdev' property is not set")
+        if driver in ("pc-dimm", "nvdimm"):
+            if "memdev" not in given:
+                raise CommandError("'memdev' property is not set")
+            check_type("memdev", given["memdev"], str)
 
     @registry.command("device_add")
     def device_add(**given: Any) -> None:
-        text = not state.release.typed_devices
-        if text:
-            given = {name: as_text(value) for name, value in given.items()}
-            given = {name: value for name, value in given.items() if value is not None}
         driver = given.get("driver")
         if not isinstance(driver, str):
             raise CommandError("Parameter 'driver' is missing")
+        kind = state.drivers.find(driver)
+        text = kind is not None and not state.release.typed_devices
+        if text:
+            given = {name: as_text(value) for name, value in given.items()}
+            given = {name: value for name, value in given.items() if value is not None}
         for key in ("id", "bus"):
             if not isinstance(given.get(key), str):
                 given.pop(key, None)  # QEMU takes another type for none
-        kind = state.drivers.find(driver)
         hot = not state.in_setup
         bus = None if kind is None else state.drivers.place(kind, given, hot=hot)
         name = given.get("id")
@@ -81,16 +86,20 @@ def register(registry: Registry, state: State) -> None:
         if kind is not None:
             state.drivers.check_alone(kind, given, hot=hot)
         key = f"device[{next(unnamed)}]" if name is None else name
-        if driver.endswith("-cpu"):
-            state.cpus.plug(key, driver, given)
         state.devices[key] = {**given, "driver": driver, "named": name is not None}
+        if driver.endswith("-cpu"):
+            try:
+                state.cpus.plug(_path(state, key), driver, given)
+            except CommandError:
+                del state.devices[key]
+                raise
         if kind is not None and bus is not None:
             state.drivers.buses.plug(key, bus, kind.buses, name)
 
     @registry.command("device_del")
     def device_del(id: str) -> None:  # noqa: A002 -- the schema's name
         name = id.removeprefix(f"{PERIPHERAL}/")
-        if name not in state.devices:
+        if name not in state.devices or not state.devices[name]["named"]:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
         if name in asked_when_stopped:
             raise CommandError(f"Device {name} is already in the process of unplug")
@@ -132,11 +141,11 @@ def register(registry: Registry, state: State) -> None:
         handle = state.unplugging.pop(name, None)
         if handle is not None:
             handle.cancel()  # a reset of the machine comes first
-        for inner in state.drivers.buses.unplug(name):
+        for inner in reversed(state.drivers.buses.unplug(name)):
             unplugged(inner)
+        path = _path(state, name)
         one = state.devices.pop(name)
         driver = one["driver"]
-        path = f"{PERIPHERAL}/{name}" if one["named"] else f"{PERIPHERAL}-anon/{name}"
         if (index := state.cpus.unplug(path)) is not None:
             state.threads.end(f"CPU {index}/KVM")
         if driver.startswith(("virtio-", "vhost-")) and driver.endswith(("-pci", "-ccw")):
@@ -191,6 +200,11 @@ def register(registry: Registry, state: State) -> None:
             for slot, (name, one) in enumerate(state.devices.items())
             if one["driver"] == "pc-dimm"
         ]
+
+
+def _path(state: State, key: str) -> str:
+    """Return the path of a device."""
+    return f"{PERIPHERAL}{'' if state.devices[key]['named'] else '-anon'}/{key}"
 
 
 def check_type(name: str, value: object, type_: type) -> None:
@@ -249,7 +263,7 @@ def _address(text: object) -> tuple[int | None, int]:
     The slot is None if there is no valid address.
     """
     if isinstance(text, int):
-        return text >> 3, text & 7
+        return (text >> 3, text & 7) if text >= 0 else (None, 0)
     slot, _, function = str(text or "").partition(".")
     try:
         return int(slot, 16), int(function or "0", 16)

@@ -27,7 +27,7 @@ class Drivers:
     Args:
         facts: The facts of its release.
         machine: The machine's type.
-        checks: Whether devices are checked; they are not either if facts do not have the machine.
+        checks: False, or a machine that the facts lack: any device is taken.
 
     Attributes:
         buses: The machine's buses.
@@ -62,7 +62,7 @@ class Drivers:
         """Return the types of a device's properties, by name."""
         found = {one["name"]: one["type"] for one in self.properties(driver.name)}
         if driver.bus == "PCI":
-            found["addr"] = "str"  # of int32 in old releases, which take `1f.7` too
+            found["addr"] = properties.ADDRESS
         return found
 
     def place(self, driver: Device, given: Mapping[str, Any], *, hot: bool) -> Node | None:
@@ -85,9 +85,11 @@ class Drivers:
             bus = next((one for one in self.buses if one.name == name), None)
             if bus is None:
                 raise CommandError(f"Bus '{path}' not found")
-            if driver.bus is not None and driver.bus not in self._facts.line(bus.type):
+            if driver.bus not in self._facts.line(bus.type):
                 raise CommandError(f"Device '{driver.name}' can't go on {bus.type} bus")
         elif driver.bus is None:
+            if hot and driver.cold_only:
+                raise CommandError(driver.hot or "")
             return None
         else:
             bus = next((b for b in self.buses if driver.bus in self._facts.line(b.type)), None)
@@ -96,7 +98,7 @@ class Drivers:
         if hot and not bus.hot:
             raise CommandError(f"Bus '{bus.name}' does not support hotplugging")
         if hot and driver.cold_only:
-            raise CommandError(f"Device '{driver.name}' does not support hotplugging")
+            raise CommandError(driver.hot or "")
         return bus
 
     def check_unplug(self, driver: Device, device: str) -> None:

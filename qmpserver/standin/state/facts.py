@@ -57,9 +57,12 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("query-cpu-model-expansion")
     def query_cpu_model_expansion(type: str, model: dict[str, Any]) -> Any:  # noqa: A002
         answers = state.facts.answers
+        changes = model.get("props", {})
+        if not isinstance(changes, dict):
+            raise CommandError("Invalid parameter type for 'model.props', expected: object")
         known = {"host", *(one["name"] for one in answers["query-cpu-definitions"])}
         if model["name"] not in known:
             raise CommandError(f"CPU type '{model['name']}-x86_64-cpu' not found")
         found = answers["query-cpu-model-expansion"][type]
         name = model["name"] if type == "full" else found["name"]
-        return {"model": {"name": name, "props": {**found["props"], **model.get("props", {})}}}
+        return {"model": {"name": name, "props": {**found["props"], **changes}}}

@@ -5,7 +5,8 @@ The tree is a view: it is made from the state whenever a command asks for a part
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -41,15 +42,15 @@ class _Object:
 
     Attributes:
         type: Its QOM type.
-        properties: Its properties, without `type` and children.
-        types: The types of properties, as far as the release declares them.
+        properties: Function that returns its properties, without `type` and children.
+        types: Function that returns the types of properties, as far as the release declares them.
         children: Function that returns its children by name.
         kept: Where the state keeps it, and its id there; None if no property can be set.
     """
 
     type: str
-    properties: Mapping[str, Any] = field(default_factory=dict)
-    types: Mapping[str, str] = field(default_factory=dict)
+    properties: Callable[[], Mapping[str, Any]] = dict
+    types: Callable[[], Mapping[str, str]] = dict
     children: Children = _none
     kept: tuple[Kept, str] | None = None
 
@@ -60,12 +61,12 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("qom-list")
     def qom_list(path: str) -> Any:
         found = _find(state, path)
-        children = found.children()
+        children, types = found.children(), found.types()
         return [
             {"name": "type", "type": "string"},
             *(
-                {"name": n, "type": found.types.get(n) or _type_name(n, one)}
-                for n, one in found.properties.items()
+                {"name": n, "type": types.get(n) or _type_name(n, one)}
+                for n, one in found.properties().items()
             ),
             *({"name": n, "type": f"child<{one.type}>"} for n, one in children.items()),
         ]
@@ -75,8 +76,9 @@ def register(registry: Registry, state: State) -> None:
         found = _find(state, path)
         if property == "type":
             return found.type
-        if property in found.properties:
-            return found.properties[property]
+        properties = found.properties()
+        if property in properties:
+            return properties[property]
         if property in found.children():
             return f"{path.rstrip('/')}/{property}"
         raise _no_property(found, property)
@@ -84,9 +86,10 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("qom-set")
     def qom_set(path: str, property: str, value: Any) -> None:  # noqa: A002
         found = _find(state, path)
-        if property not in found.properties or found.kept is None:
+        properties = found.properties()
+        if property not in properties or found.kept is None:
             raise _no_property(found, property)
-        check_type(property, value, type(found.properties[property]))
+        check_type(property, value, type(properties[property]))
         where, name = found.kept
         where[name] = {**where[name], property: value}
 
@@ -178,7 +181,7 @@ def _vcpus(state: State) -> dict[str, _Object]:
 def _vcpu(state: State, index: int) -> _Object:
     return _Object(
         state.cpus.type,
-        {
+        lambda: {
             "realized": True,
             "hotplugged": False,
             "hotpluggable": True,
@@ -198,26 +201,33 @@ def _devices(state: State, *, named: bool) -> dict[str, _Object]:
 def _device(state: State, name: str) -> _Object:
     one = state.devices[name]
     driver = one["driver"]
-    declared = state.drivers.properties(driver)
-    properties = {"realized": True, **_defaults(declared), **_STANDARD.get(driver, {})}
     backend = _none
     if driver.startswith("virtio-") and driver.endswith(("-pci", "-ccw")):
-        virtio = _Object(f"{driver[:-4]}-device", {"realized": True})
+        virtio = _Object(f"{driver[:-4]}-device", lambda: {"realized": True})
         backend = lambda: {"virtio-backend": virtio}  # noqa: E731 -- the other is a function
-    types = {one["name"]: one["type"] for one in declared}
-    return _Object(driver, properties | _shown(one), types, backend, (state.devices, name))
+
+    def properties() -> Mapping[str, Any]:
+        defaults = _defaults(state.drivers.properties(driver))
+        return {"realized": True, **defaults, **_STANDARD.get(driver, {}), **_shown(one)}
+
+    def types() -> Mapping[str, str]:
+        return {found["name"]: found["type"] for found in state.drivers.properties(driver)}
+
+    return _Object(driver, properties, types, backend, (state.devices, name))
 
 
 def _defaults(declared: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the values that properties have if nobody sets them, as far as that is known."""
-    known = {one["name"]: one["default-value"] for one in declared if "default-value" in one}
+    known = {one["name"]: "" for one in declared if one["type"] == "str"}
+    known |= {one["name"]: one["default-value"] for one in declared if "default-value" in one}
+    known |= {one["name"]: -1 for one in declared if one["name"] == "bootindex"}
     known.pop("addr", None)  # QEMU chooses one
     return known
 
 
 def _kept_objects(state: State) -> dict[str, _Object]:
     return {
-        name: _Object(one["qom-type"], _shown(one), kept=(state.objects, name))
+        name: _Object(one["qom-type"], partial(_shown, one), kept=(state.objects, name))
         for name, one in state.objects.items()
     }
 

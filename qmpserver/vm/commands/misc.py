@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     )
     from qmpserver.vm.machine.machine import Machine
 
-MAX_COMMAND_LINE = 65536  # a longer one would hold up other clients
 
 TYPES: dict[Kind, CommandLineParameterType] = {
     Kind.STRING: "string",
@@ -65,15 +64,8 @@ def register_human(registry: Registry, release: Release) -> None:
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
-        if len(command_line) > MAX_COMMAND_LINE:
-            raise CommandError(
-                f"Parameter 'command-line' expects at most {MAX_COMMAND_LINE} characters"
-            )
         monitor = HumanMonitor(registry, human, release=release)
-        if cpu_index is not None and not await monitor.select_cpu(cpu_index):
-            raise CommandError("Parameter 'cpu-index' expects a CPU number")
-        shown = await monitor.execute(command_line)
-        return (shown or "").replace("\n", "\r\n")
+        return await monitor.answer(command_line, cpu_index)
 
 
 def register_command_line(

@@ -1,0 +1,96 @@
+"""Devices of a stand-in: their buses, and what leaves together with them."""
+
+import pytest
+
+from tests.standin.conftest import Raw, Serve
+
+BRIDGES = 1500
+
+
+async def add(client: Raw, **members: object) -> object:
+    """Return the reply to `device_add`."""
+    return await client.execute("device_add", members)
+
+
+async def test_a_controller_takes_its_devices_along(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        await client.execute("blockdev-add", {"driver": "null-co", "node-name": "n"})
+        assert await add(client, driver="virtio-scsi-pci", id="s") == {}
+        assert await add(client, driver="scsi-hd", id="disk", drive="n") == {}
+        assert await client.execute("device_del", {"id": "s"}) == {}
+        deleted = [(await client.event())[1] for _ in range(3)]
+        path = "/machine/peripheral/"
+        assert deleted == [
+            {"device": "disk", "path": f"{path}disk"},
+            {"path": f"{path}s/virtio-backend"},
+            {"device": "s", "path": f"{path}s"},
+        ]
+        gone = await add(client, driver="scsi-hd", bus="s.0")
+        assert gone == {"class": "GenericError", "desc": "Bus 's.0' not found"}
+
+
+async def test_bridges_below_bridges(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        bus = "pci.0"
+        for number in range(BRIDGES):
+            name = f"b{number}"
+            assert await add(client, driver="pci-bridge", id=name, chassis_nr=1, bus=bus) == {}
+            bus = name
+        assert await add(client, driver="usb-kbd") == {
+            "class": "GenericError",
+            "desc": "No 'usb-bus' bus found for device 'usb-kbd'",
+        }
+        assert await client.execute("device_del", {"id": "b0"}) == {}
+        for _ in range(BRIDGES):
+            assert (await client.event())[0] == "DEVICE_DELETED"
+
+
+async def test_devices_without_an_id(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        assert await add(client, driver="qemu-xhci") == {}
+        assert await add(client, driver="usb-kbd", bus="usb-bus.0") == {}
+        refused = await client.execute("device_del", {"id": "device[0]"})
+        assert refused["desc"] == "Device 'device[0]' not found"
+
+
+async def test_some_leave_without_the_guest(serve: Serve) -> None:
+    async with serve({"machine": {"status": "paused"}}) as served:
+        client = await served.client()
+        for driver, name in (("qemu-xhci", "x"), ("usb-kbd", "k"), ("e1000", "e")):
+            assert await add(client, driver=driver, id=name) == {}
+        client.send("device_del", {"id": "k"})
+        assert (await client.event())[1]["device"] == "k"
+        assert await client.reply() == {"return": {}}
+        assert await client.execute("device_del", {"id": "e"}) == {}
+        assert await client.silent()
+
+
+@pytest.mark.parametrize("value", [[], {}, 5, None, True])
+async def test_any_json_gets_an_answer(serve: Serve, value: object) -> None:
+    """On a machine of the release, and on one that it does not know."""
+    for scenario in ({}, {"schema": "qemu-7.2"}):
+        async with serve(scenario) as served:
+            client = await served.client()
+            for driver in ("virtio-net-pci", "virtio-blk-pci", "pc-dimm", "scsi-hd", "VGA"):
+                for name in ("id", "bus", "netdev", "drive", "memdev", "mac", "addr", "werror"):
+                    reply = await add(client, driver=driver, **{name: value})
+                    assert reply == {} or "internal" not in str(reply)
+            assert (await client.execute("query-status"))["running"]
+
+
+async def test_properties_have_types_and_defaults(serve: Serve) -> None:
+    async with serve("default") as served:
+        client = await served.client()
+        assert await add(client, driver="e1000", id="e", addr="1f") == {}
+        path = "/machine/peripheral/e"
+        listed = await client.execute("qom-list", {"path": path})
+        types = {one["name"]: one["type"] for one in listed}
+        assert (types["multifunction"], types["romsize"]) == ("bool", "uint32")
+        found = {
+            name: await client.execute("qom-get", {"path": path, "property": name})
+            for name in ("bootindex", "multifunction", "netdev", "addr")
+        }
+        assert found == {"bootindex": -1, "multifunction": False, "netdev": "", "addr": "1f"}
