@@ -56,7 +56,7 @@ _ABSENT = {
     "snapshots or checks of migratability": "loadvm only-migratable! dump-vmstate",
     "debugger": "s!",
     "firmware tables": "acpitable smbios fw_cfg option-rom dtb prom-env old-param!",
-    "boot loader": "kernel initrd append",
+    "boot loader": "kernel initrd append shim",
     "log items": "d dfilter",
     "instruction counter": "icount singlestep! plugin",
     "guest random numbers": "seed",

@@ -51,6 +51,8 @@ class Release(NamedTuple):
             their arguments, and how help shows arguments and command; None for commands that it
             does not have.
         signed_limits: Whether `set_vcpu_dirty_limit` takes negative numbers, and shows a hint.
+        statistics_in_lines: Whether `info blockstats` shows a line for each drive, and no table.
+        poll_factor: Default growth and shrinking of the polling of I/O threads.
         always_samples: Whether `info dirty_rate` shows the sampled pages in all modes.
         vcpu_events: Whether trace events may belong to vCPUs.
         typed_devices: Whether members of `device_add` have types; the text of an option has none.
@@ -64,6 +66,8 @@ class Release(NamedTuple):
     shows_peers: bool = True
     human: Mapping[str, tuple[str, str, str] | None] = MappingProxyType({})
     signed_limits: bool = False
+    statistics_in_lines: bool = False
+    poll_factor: int = 2
     always_samples: bool = False
     vcpu_events: bool = False
     typed_devices: bool = True
@@ -115,7 +119,6 @@ RELEASES: Mapping[str, Release] = {
             shows_peers=False,
             human={
                 "info accelerators": None,
-                "info blockstats": None,
                 "netdev_add": (
                     "value:S",
                     "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str"
@@ -134,6 +137,8 @@ RELEASES: Mapping[str, Release] = {
                 ),
             },
             signed_limits=True,
+            statistics_in_lines=True,
+            poll_factor=0,
             always_samples=True,
             vcpu_events=True,
             typed_devices=False,
@@ -142,9 +147,10 @@ RELEASES: Mapping[str, Release] = {
             "qemu-10.0",
             "10.0.13",
             error_places=False,
+            statistics_in_lines=True,
+            poll_factor=0,
             human={
                 "info accelerators": None,
-                "info blockstats": None,
                 "netdev_add": (
                     "value:S",
                     "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str"

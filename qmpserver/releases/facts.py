@@ -43,6 +43,7 @@ class Device(NamedTuple):
         name: The type.
         bus: Type of the bus that it is plugged into; None for one without a bus.
         refused: Why no such device can be added; None for one that can.
+        taken_by: A part of the names of the machines that take it although it is refused.
         cold: Why it is refused at the start of a machine if it is given no property; None if it is
             taken, or if that is not known.
         hot: The same while a machine runs.
@@ -53,6 +54,7 @@ class Device(NamedTuple):
     name: str
     bus: str | None
     refused: str | None
+    taken_by: str | None
     cold: str | None
     hot: str | None
     buses: tuple[Bus, ...]
@@ -115,13 +117,13 @@ class Facts:
         one = self._devices.get(name)
         if one is None:
             return None
-        refused, cold, hot = map(one.get, ("refused", "cold", "hot"))
+        refused, taken_by, cold, hot = map(one.get, ("refused", "taken_by", "cold", "hot"))
         buses = tuple(Bus(*bus) for bus in one.get("buses", ()))
-        return Device(name, one["bus"], refused, cold, hot, buses, one.get("owners", {}))
+        return Device(name, one["bus"], refused, taken_by, cold, hot, buses, one.get("owners", {}))
 
-    def machine(self, name: str) -> tuple[Bus, ...] | None:
-        """Return the buses of a machine by its name or alias; None: they are not known."""
+    def machine(self, name: str) -> tuple[str, tuple[Bus, ...]] | None:
+        """Return name and buses of a machine by its name or alias; None: they are not known."""
         for one in self.answers["query-machines"]:
             if name in (one["name"], one.get("alias")) and one["name"] in self._machines:
-                return tuple(Bus(*bus) for bus in self._machines[one["name"]])
+                return one["name"], tuple(Bus(*bus) for bus in self._machines[one["name"]])
         return None

@@ -21,20 +21,19 @@ async def _block(
     monitor: HumanMonitor, nodes: bool = False, verbose: bool = False, device: str | None = None
 ) -> str:
     del verbose  # no image is read
-    drives = [] if nodes else await monitor.qmp("query-block")
-    shown = [
-        _drive(one)
-        for one in drives
-        if device is None or device in (one["device"], one.get("qdev"))
-    ]
-    if nodes or (device is not None and not shown):
-        shown = [
-            _node(one, one["node-name"])
-            for one in await monitor.qmp("query-named-block-nodes")
-            if device is None or device == one["node-name"]
-        ]
-        return "\n".join(shown) if nodes else "".join(f"\n{one}" for one in shown)
-    return "\n".join(shown)
+    shown: list[str] = []
+    for one in [] if nodes else await monitor.qmp("query-block"):
+        # An empty line is between two drives, also if the first one is not shown.
+        text = _drive(one) if device in (None, one["device"], one.get("qdev")) else ""
+        shown.append(f"\n{text}" if shown and text else text)
+    if any(shown):
+        return "".join(shown)
+    if nodes or device is not None:
+        for one in await monitor.qmp("query-named-block-nodes"):
+            if device in (None, one["node-name"]):
+                text = _title(one, one["node-name"]) + _cache(one)
+                shown.append(f"\n{text}" if any(shown) or device is not None else text)
+    return "".join(shown)
 
 
 def _drive(drive: dict[str, Any]) -> str:
@@ -47,15 +46,10 @@ def _drive(drive: dict[str, Any]) -> str:
     if drive.get("qdev"):
         text += f"    Attached to:      {drive['qdev']}\n"
     if drive["removable"]:
-        text += f"    Removable device: {'locked' if drive['locked'] else 'not locked'}"
-        if "tray_open" in drive:
-            text += f", tray {'open' if drive['tray_open'] else 'closed'}"
-        text += "\n"
+        locked = "locked" if drive["locked"] else "not locked"
+        tray = "open" if drive.get("tray_open") else "closed"
+        text += f"    Removable device: {locked}, tray {tray}\n"
     return text if node is None else text + _cache(node)
-
-
-def _node(node: dict[str, Any], title: str) -> str:
-    return _title(node, title) + _cache(node)
 
 
 def _title(node: dict[str, Any], title: str) -> str:
@@ -83,12 +77,26 @@ async def _block_jobs(monitor: HumanMonitor) -> str:
 
 async def _blockstats(monitor: HumanMonitor) -> str:
     drives = await monitor.qmp("query-blockstats")
+    if monitor.release.statistics_in_lines:
+        return "".join(_statistics_line(one) for one in drives if one.get("device"))
     return "\n".join(_statistics(one) for one in drives if one.get("device"))
+
+
+def _statistics_line(drive: dict[str, Any]) -> str:
+    stats = {"idle_time_ns": 0, **drive["stats"]}
+    return f"{drive['device']}: {' '.join(f'{name}={stats[name]}' for name in _IN_LINE)}\n"
+
+
+_IN_LINE = (
+    "rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations",
+    "wr_total_time_ns", "rd_total_time_ns", "flush_total_time_ns", "rd_merged", "wr_merged",
+    "idle_time_ns",
+)  # fmt: skip
 
 
 def _statistics(drive: dict[str, Any]) -> str:
     stats = drive["stats"]
-    idle = f" idle_time_ns={stats['idle_time_ns']}" if "idle_time_ns" in stats else ""
+    idle = f" idle_time_ns={stats.get('idle_time_ns', 0)}"
 
     def row(name: str, *values: object) -> str:
         size, operations, time, merged = values

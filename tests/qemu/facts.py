@@ -128,20 +128,16 @@ class _Devices:
             for name in sorted(one for one in self._parents if "device" in self._line(one)):
                 found: dict[str, str | None] = {}
                 self._found[name] = found
-                refusal = words = _refusal(qemu, {"driver": name}) or ""
+                words = _refusal(qemu, {"driver": name}) or ""
                 if words.startswith("Parameter 'driver' expects "):
-                    machines = ("pc", "q35") if words == DYNAMIC else ("none",)
-                    colds = [
-                        _refused_option(self._program, f"-machine {one} -device {name}") or ""
-                        for one in machines
-                    ]
-                    cold = next((one for one in colds if one != words), words)
-                    if cold == words or words != DYNAMIC:
+                    cold = _refused_option(self._program, f"-machine none -device {name}") or ""
+                    if cold == DYNAMIC:
+                        found |= self._dynamic(name)
+                    else:
                         found["refused" if cold == words else "hot"] = words
                     words = cold
                 match = re.match("No '(.*)' bus found for device", words)
-                is_dynamic = refusal == DYNAMIC and "refused" not in found
-                found["bus"] = match[1] if match else "System" if is_dynamic else None
+                found.setdefault("bus", match[1] if match else None)
         ran = subprocess.run(
             [self._program, "-device", "help"], capture_output=True, text=True, check=True
         )
@@ -151,7 +147,7 @@ class _Devices:
             names = [
                 name
                 for name, one in self._found.items()
-                if one["bus"] == bus and "refused" not in one
+                if one["bus"] == bus and ("refused" not in one or "taken_by" in one)
             ]
             for name, words in self._hot(controller, names).items():
                 self._found[name].setdefault("hot", words)
@@ -177,7 +173,8 @@ class _Devices:
         with _talking(self._program, options) as qemu:
             text = _answer(qemu, "human-monitor-command", {"command-line": "info qtree"})
             for name, kind, parent, owners in _tree(text):
-                if owner is not None and owner not in owners:
+                is_owned = owner in owners or name == owner or name.startswith(f"{owner}.")
+                if owner is not None and not is_owned:
                     continue
                 line = self._line(kind)
                 device = next((n for n, one in self._found.items() if one["bus"] in line), None)
@@ -193,6 +190,21 @@ class _Devices:
             line.append(name)
             name = self._parents.get(name)
         return line
+
+    def _dynamic(self, name: str) -> dict[str, str | None]:
+        """Return what is known of a device that only some machines take: those that PCs take."""
+        taken = [
+            machine
+            for machine in ("q35", "pc")
+            if _refused_option(self._program, f"-machine {machine} -device {name}") != DYNAMIC
+        ]
+        if not taken:
+            return {"refused": DYNAMIC, "bus": None}
+        with _talking(self._program, f"-machine {taken[0]}") as qemu:
+            words = _refusal(qemu, {"driver": name})
+        on_bus = (words or "").startswith("Bus 'main-system-bus'")
+        found: dict[str, str | None] = {"bus": "System"} if on_bus else {"bus": None, "hot": words}
+        return found if len(taken) == 2 else {**found, "refused": DYNAMIC, "taken_by": taken[0]}
 
     def _hot(self, controller: str, names: list[str]) -> dict[str, str]:
         """Return why devices without properties are refused while a machine exists."""

@@ -6,6 +6,7 @@ the oldest; those that both refuse are shown with the newest one's reason.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
@@ -44,7 +45,9 @@ async def refusal(words: list[str], release: str) -> str | None:
         given = ["qmpserver", "-fake", f"default,schema={release}"]
         for option, value in itertools.pairwise(words):
             if option == "-chardev" and value.startswith("socket,"):
-                value = _PATH.sub(f"{place}/{len(given)}", value)
+                value = _PATH.sub(
+                    f"{place}/{len(given)}", value.replace("=1.2.3.4,", "=127.0.0.1,")
+                )
                 value = _FD.sub(lambda _: str(os.dup(listener.fileno())), value)
             if option == "-chardev" and value.startswith("pipe,"):
                 value = _PATH.sub(f"{place}/pipe", value)
@@ -60,7 +63,8 @@ async def refusal(words: list[str], release: str) -> str | None:
             return str(error)
         finally:
             if stand_ins is not None:
-                await stand_ins.close()
+                with contextlib.suppress(OSError):  # a number in the line is a descriptor here
+                    await stand_ins.close()
     return None
 
 

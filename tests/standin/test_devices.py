@@ -1,13 +1,17 @@
 """Devices of a stand-in: their buses, and what leaves together with them."""
 
+from typing import Any
+
 import pytest
 
+from qmpserver.standin import Scenario
+from qmpserver.standin.commandline import machine
 from tests.standin.conftest import Raw, Serve
 
 BRIDGES = 1500
 
 
-async def add(client: Raw, **members: object) -> object:
+async def add(client: Raw, **members: object) -> Any:
     """Return the reply to `device_add`."""
     return await client.execute("device_add", members)
 
@@ -79,6 +83,18 @@ async def test_any_json_gets_an_answer(serve: Serve, value: object) -> None:
                     reply = await add(client, driver=driver, **{name: value})
                     assert reply == {} or "internal" not in str(reply)
             assert (await client.execute("query-status"))["running"]
+
+
+async def test_a_machine_without_buses_has_no_implied_devices(serve: Serve) -> None:
+    options = [("machine", "none"), ("serial", "null"), ("nic", "user")]
+    scenario = Scenario.read({}).on_machine(machine.changes(options))
+    async with serve(scenario) as served:
+        await served.stand_in.launch(options)
+        client = await served.client()
+        chardevs = await client.execute("query-chardev")
+        assert "serial0" in {one["label"] for one in chardevs}
+        refused = await add(client, driver="e1000")
+        assert refused["desc"] == "No 'PCI' bus found for device 'e1000'"
 
 
 async def test_properties_have_types_and_defaults(serve: Serve) -> None:

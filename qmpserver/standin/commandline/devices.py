@@ -35,6 +35,7 @@ def _device(launch: Launch, value: str) -> None:
         raise OptionError(f"Duplicate ID '{given['id']}' for device")
     kind = launch.state.drivers.find(given["driver"])
     if kind is not None:
+        launch.state.drivers.place(kind, given, hot=not launch.state.in_setup)  # refuses it first
         given = launch.state.drivers.typed(kind, given, text=text)
     elif text:
         given = {name: _typed(name, one) for name, one in given.items()}
@@ -66,7 +67,7 @@ def _character_device(launch: Launch, value: str, prefix: str, driver: str) -> N
         count = sum(name.startswith(prefix) for name in launch.state.chardevs)
         label = f"{prefix}{count}"
         launch.execute("chardev-add", {"id": label, "backend": _short_form(value)})
-    launch.execute("device_add", {"driver": driver, "chardev": label})
+    launch.add_implied_device({"driver": driver, "chardev": label})
 
 
 def _short_form(value: str) -> dict[str, Any]:

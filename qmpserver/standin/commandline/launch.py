@@ -45,6 +45,16 @@ class Launch(NamedTuple):
             except CommandError as error:
                 raise OptionError(_flat(error.desc) if flat else error.desc) from None
 
+    def add_implied_device(self, device: dict[str, Any]) -> None:
+        """Add a device that comes with an option; no device where the machine has no bus for it.
+
+        Raises:
+            OptionError: The state refuses it.
+        """
+        kind = self.state.drivers.find(device["driver"])
+        if kind is None or self.state.drivers.has_bus(kind):
+            self.execute("device_add", device)
+
     def check_names(self, option: str, given: Iterable[str]) -> None:
         """Check the keys of an option by those that `query-command-line-options` lists.
 

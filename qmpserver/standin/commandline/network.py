@@ -34,7 +34,7 @@ def _nic(launch: Launch, value: str) -> None:
     device |= {key: given.pop(key) for key in ("mac", "addr") if key in given}
     name = given.setdefault("id", f"#net{len(launch.state.netdevs):03}")
     launch.execute("netdev_add", given, flat=not value.startswith("{"))
-    launch.execute("device_add", {**device, "netdev": name})
+    launch.add_implied_device({**device, "netdev": name})
 
 
 def _backend(launch: Launch, value: str) -> dict[str, Any]:

@@ -161,10 +161,10 @@ def _of_user(state: State, drive: str) -> dict[str, str]:
 
 
 def _drive_info(state: State, name: str) -> dict[str, Any]:
-    drive = state.drives[name]
-    info = {"device": name, "locked": False, "removable": drive["removable"], "type": "unknown"}
-    info |= _of_user(state, name)
-    if drive["removable"]:
+    drive, user = state.drives[name], _of_user(state, name)
+    removable = drive["removable"] or not user
+    info = {"device": name, "locked": False, "removable": removable, "type": "unknown", **user}
+    if drive["removable"] and user:
         info["tray_open"] = False
     if drive["node"] is not None:
         info |= {"io-status": "ok", "inserted": _shown(state, drive["node"])}

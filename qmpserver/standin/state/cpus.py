@@ -22,6 +22,7 @@ def register(registry: Registry, state: State) -> None:
                 "thread-id": state.threads.id(f"CPU {index}/KVM"),
                 "props": cpus.places.at(index),
                 "target": "x86_64",
+                "qom-type": cpus.type,
             }
             for index, path in sorted(cpus.paths.items())
         ]

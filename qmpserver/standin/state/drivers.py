@@ -34,10 +34,11 @@ class Drivers:
     """
 
     def __init__(self, facts: Facts, machine: str, *, checks: bool) -> None:
-        fixed = facts.machine(machine) if checks else None
+        known = facts.machine(machine) if checks else None
         self._all_facts = facts
-        self._facts = facts if fixed is not None else None
-        self.buses = Buses(fixed or ())
+        self._facts = facts if known is not None else None
+        self._machine, buses = known or (machine, ())
+        self.buses = Buses(buses)
 
     def find(self, name: str) -> Device | None:
         """Return a type that can be added; None if any type can.
@@ -50,7 +51,8 @@ class Drivers:
         found = self._facts.device(name)
         if found is None:
             raise CommandError(f"'{name}' is not a valid device model name")
-        if found.refused is not None:
+        taken = found.taken_by is not None and found.taken_by in self._machine
+        if found.refused is not None and not taken:
             raise CommandError(found.refused)
         return found
 
@@ -100,6 +102,12 @@ class Drivers:
         if hot and driver.cold_only:
             raise CommandError(driver.hot or "")
         return bus
+
+    def has_bus(self, driver: Device) -> bool:
+        """Return whether the machine has a bus for a device, or the device needs none."""
+        assert self._facts is not None
+        line = self._facts.line
+        return driver.bus is None or any(driver.bus in line(one.type) for one in self.buses)
 
     def check_unplug(self, driver: Device, device: str) -> None:
         """Check that a device can leave while the machine exists.
