@@ -67,7 +67,10 @@ def _serve_forks(link: str, given: set[str]) -> NoReturn:
 
     if len(given) > 1:
         raise CommandLineError("-fork-server: the link's callers give the other options")
-    parse_command_line(invocation.arguments([link]))  # reads the scenario and its schema
+    fake = parse_command_line(invocation.arguments([link])).fake
+    assert fake is not None
+    _, scenario = fake  # it has been read, with its schema
+    _ = scenario.release.facts
     with named("fork-server", link):
         forkserver.serve(link, main)
 
