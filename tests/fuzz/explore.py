@@ -30,6 +30,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from operator import gt
 
 import uvloop
 
@@ -157,13 +158,15 @@ class Watch(logging.Handler):
             AssertionError: Something is.
         """
         deadline = time.monotonic() + PATIENCE
-        while (left := self._left()) != self._before and time.monotonic() < deadline:
+        # There may be less: a thread of the case before the first one may still have been ending.
+        while any(map(gt, left := self._left(), self._before)) and time.monotonic() < deadline:
             gc.collect()
             time.sleep(0.002)
-        assert left == self._before, (
+        assert not any(map(gt, left, self._before)), (
             f"descriptors and threads: {self._before} before, {left} after; "
             f"{_descriptors()}; {_threads()}"
         )
+        self._before = left
         assert not self._problems, "\n".join(self._problems)
 
     def sample(self) -> None:
