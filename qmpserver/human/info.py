@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.human.migration import MIGRATION_INFO
+from qmpserver.human.migration import MIGRATION_INFO, on_off
 from qmpserver.monitor.hmp import HumanCommand, table
 from qmpserver.qmp import CommandError
 
@@ -55,21 +55,17 @@ async def _info_dirty_ring(monitor: HumanMonitor) -> str:
     info = await monitor.qmp("__org.qmpserver_query-dirty-ring")
     reaper = info["reaper"]
     lines = [
-        f"tracking: {_on(info['tracking'])}, limit in service: {_on(info['in-service'])}",
+        f"tracking: {on_off(info['tracking'])}, limit in service: {on_off(info['in-service'])}",
         f"reaper: mode {info['mode']}, thread_id={reaper['thread-id']}, {reaper['state']},"
         f" turns {reaper['turns']}, kicks {reaper['kicks']}, wakes {reaper['wakes']}",
     ]
     lines += [
         f"vcpu[{vcpu['cpu-index']}], ring size {vcpu['ring-size']}, waiting {vcpu['waiting']},"
         f" full exits {vcpu['full-exits']}, harvested {vcpu['pages-harvested']} (pages),"
-        f" overflows {vcpu['overflows']}, throttled {_on(vcpu['throttled'])}"
+        f" overflows {vcpu['overflows']}, throttled {on_off(vcpu['throttled'])}"
         for vcpu in info["vcpus"]
     ]
     return "\n".join(lines) + "\n"
-
-
-def _on(flag: bool) -> str:
-    return "on" if flag else "off"
 
 
 async def _info_history(monitor: HumanMonitor) -> str:

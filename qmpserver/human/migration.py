@@ -155,7 +155,7 @@ async def _info(monitor: HumanMonitor, all: bool = False) -> str:  # noqa: A002 
 
 async def _info_capabilities(monitor: HumanMonitor) -> str:
     states = await monitor.qmp("query-migrate-capabilities")
-    return "".join(f"{one['capability']}: {_on(one['state'])}\n" for one in states)
+    return "".join(f"{one['capability']}: {on_off(one['state'])}\n" for one in states)
 
 
 async def _info_parameters(monitor: HumanMonitor) -> str:
@@ -170,7 +170,7 @@ def _parameter(name: str, unit: str, values: dict[str, Any]) -> str:
         return _mapping(values[name])
     value = values[name]
     if isinstance(value, bool):
-        value = _on(value)
+        value = on_off(value)
     elif isinstance(value, list):
         return f"{name}:{''.join(f' {word}' for word in value)}\n"
     return f"{name}: {unit.format(value) if unit else value}\n"
@@ -313,7 +313,8 @@ def _size(size: int) -> str:
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def _on(state: bool) -> str:
+def on_off(state: bool) -> str:
+    """Return a switch as QEMU shows it."""
     return "on" if state else "off"
 
 
