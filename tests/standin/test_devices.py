@@ -6,6 +6,7 @@ import pytest
 
 from qmpserver.standin import Scenario
 from qmpserver.standin.commandline import machine
+from qmpserver.standin.state import budget
 from tests.standin.conftest import Raw, Serve
 
 BRIDGES = 1500
@@ -110,3 +111,20 @@ async def test_properties_have_types_and_defaults(serve: Serve) -> None:
             for name in ("bootindex", "multifunction", "netdev", "addr")
         }
         assert found == {"bootindex": -1, "multifunction": False, "netdev": "", "addr": "1f"}
+
+
+async def test_buses_take_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "KEPT", 50_000)
+    async with serve("default") as served:
+        client = await served.client()
+        for _ in range(3):
+            added = 0
+            while (reply := await add(client, driver="ich9-ahci", id=f"a{added}")) == {}:
+                added += 1
+            assert reply["desc"] == "a stand-in keeps 50000 bytes of devices, backends and files"
+            assert 5 < added < 20
+            for number in range(added):
+                client.send("device_del", {"id": f"a{number}"})
+                assert (await client.reply()) == {"return": {}}
+            assert await add(client, driver="nonsense") != {}  # the last one is gone
+        assert served.stand_in._state.budget.take(50_000)

@@ -137,7 +137,7 @@ class State:
     @functools.cached_property
     def drivers(self) -> Drivers:
         """The types of devices that the machine takes, and its buses."""
-        return Drivers(self.facts, self.machine.type, checks=self._has_facts)
+        return Drivers(self.facts, self.machine.type, self.budget, checks=self._has_facts)
 
     @property
     def _has_facts(self) -> bool:

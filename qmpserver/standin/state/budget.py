@@ -31,6 +31,15 @@ class Budget:
         self._left -= size
         return True
 
+    def charge(self, size: int) -> None:
+        """Take `size` bytes.
+
+        Raises:
+            CommandError: There are fewer.
+        """
+        if not self.take(size):
+            raise CommandError(f"a stand-in keeps {KEPT} bytes of devices, backends and files")
+
 
 class Kept(MutableMapping[str, dict[str, Any]]):
     """A dict of properties by id that takes its memory from a budget.
@@ -55,8 +64,7 @@ class Kept(MutableMapping[str, dict[str, Any]]):
         size = _size({name: properties})
         if size > LARGEST:
             raise CommandError(f"the properties are too large: a stand-in keeps {LARGEST} bytes")
-        if not self._budget.take(size - self._sizes.get(name, 0)):
-            raise CommandError(f"a stand-in keeps {KEPT} bytes of devices, backends and files")
+        self._budget.charge(size - self._sizes.get(name, 0))
         self._entries[name] = properties
         self._sizes[name] = size
 

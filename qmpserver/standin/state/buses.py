@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qmpserver.releases.facts import Bus
+    from qmpserver.standin.state.budget import Budget
+
+_BYTES = 512  # of a bus with its name
 
 
 class Node:
@@ -35,10 +38,15 @@ class Node:
 
 
 class Buses:
-    """The tree of a machine's buses and the devices on them."""
+    """The tree of a machine's buses and the devices on them.
 
-    def __init__(self, fixed: Sequence[Bus]) -> None:
-        """Make the buses of a machine."""
+    Args:
+        fixed: The buses of the machine.
+        budget: What the buses of devices take their memory from.
+    """
+
+    def __init__(self, fixed: Sequence[Bus], budget: Budget) -> None:
+        self._budget = budget
         self._numbers: Counter[str] = Counter()  # of buses with names of their own, by type
         self._places: dict[str, Node] = {}  # of devices
         self._outer = self._made(fixed, None)
@@ -60,7 +68,11 @@ class Buses:
             bus: Where it is.
             buses: Its buses.
             name: The device's id; without one, its buses are numbered.
+
+        Raises:
+            CommandError: The budget is used up.
         """
+        self._budget.charge(_BYTES * len(buses))
         self._places[device] = bus
         bus.plugged[device] = self._made(buses, name)
 
@@ -68,7 +80,9 @@ class Buses:
         """Remove a device; return the keys of the devices that were on its buses."""
         bus = self._places.pop(device, None)
         made = [] if bus is None else bus.plugged.pop(device)
-        gone = [key for one in made for node in one.walk() for key in node.plugged]
+        below = [node for one in made for node in one.walk()]
+        self._budget.take(-_BYTES * len(below))
+        gone = [key for node in below for key in node.plugged]
         for key in gone:
             del self._places[key]
         return gone

@@ -86,15 +86,16 @@ def register(registry: Registry, state: State) -> None:
         if kind is not None:
             state.drivers.check_alone(kind, given, hot=hot)
         key = f"device[{next(unnamed)}]" if name is None else name
-        state.devices[key] = {**given, "driver": driver, "named": name is not None}
-        if driver.endswith("-cpu"):
-            try:
-                state.cpus.plug(_path(state, key), driver, given)
-            except CommandError:
-                del state.devices[key]
-                raise
         if kind is not None and bus is not None:
             state.drivers.buses.plug(key, bus, kind.buses, name)
+        try:
+            state.devices[key] = {**given, "driver": driver, "named": name is not None}
+            if driver.endswith("-cpu"):
+                state.cpus.plug(_path(state, key), driver, given)
+        except CommandError:
+            state.devices.pop(key, None)
+            state.drivers.buses.unplug(key)
+            raise
 
     @registry.command("device_del")
     def device_del(id: str) -> None:  # noqa: A002 -- the schema's name

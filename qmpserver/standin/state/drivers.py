@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.releases.facts import Device, Facts
+    from qmpserver.standin.state.budget import Budget
     from qmpserver.standin.state.buses import Node
 
 # Members of `device_add` that are no properties.
@@ -27,18 +28,19 @@ class Drivers:
     Args:
         facts: The facts of its release.
         machine: The machine's type.
+        budget: What the buses of devices take their memory from.
         checks: False, or a machine that the facts lack: any device is taken.
 
     Attributes:
         buses: The machine's buses.
     """
 
-    def __init__(self, facts: Facts, machine: str, *, checks: bool) -> None:
+    def __init__(self, facts: Facts, machine: str, budget: Budget, *, checks: bool) -> None:
         known = facts.machine(machine) if checks else None
         self._all_facts = facts
         self._facts = facts if known is not None else None
         self._machine, buses = known or (machine, ())
-        self.buses = Buses(buses)
+        self.buses = Buses(buses, budget)
 
     def find(self, name: str) -> Device | None:
         """Return a type that can be added; None if any type can.
