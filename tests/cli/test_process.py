@@ -144,7 +144,7 @@ async def test_a_socket_from_a_service_manager(tmp_path: Path, until: Until) -> 
             cwd=Path(__file__).parents[2],
             stderr=asyncio.subprocess.DEVNULL,
         )
-        await asyncio.to_thread(until, path.exists)
+        await asyncio.to_thread(until, lambda: listens(path))
     client = QMPClient("test")
     async with asyncio.timeout(PATIENCE):
         await client.connect(str(path))

@@ -27,7 +27,8 @@ def server(tmp_path: Path, until: Until) -> Iterator[subprocess.Popen[bytes]]:
     link = tmp_path / NAME
     link.symlink_to(PROGRAM)
     with subprocess.Popen([PROGRAM, "-fork-server", NAME], cwd=tmp_path) as process:
-        until(link.with_name(f"{NAME}.fork").exists)
+        file = link.with_name(f"{NAME}.fork")
+        until(lambda: file.exists() and listens(file.name))  # its address is relative
         yield process
         process.kill()
     for pidfile in tmp_path.glob("*.pid"):

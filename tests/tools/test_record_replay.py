@@ -15,7 +15,7 @@ from qemu.qmp import ConnectError, QMPClient
 
 from qmpserver.files import LARGEST
 from qmpserver.transcript.format import read
-from tests.conftest import Until
+from tests.conftest import Until, listens
 from tests.tools.conftest import BIN, Run
 
 CAPTURED = Path(__file__).parents[1] / "transcript" / "captured"
@@ -131,7 +131,7 @@ def between(argv: list[str], path: Path, until: Until, **options: Any) -> Iterat
     """Run what stands between client and server, for one client."""
     with subprocess.Popen(argv, **options) as process:
         try:
-            until(path.exists)
+            until(lambda: listens(path))
             yield
             process.wait(10)
         finally:
@@ -186,7 +186,7 @@ def test_recording_to_a_full_disk(server: str, tmp_path: Path, until: Until) -> 
     here = tmp_path / "a.sock"
     argv = [str(BIN / "qmpctl"), "--qmp", server, "record", "--listen", f"unix:{here}", "/dev/full"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
-        until(here.exists)
+        until(lambda: listens(here))
         with contextlib.suppress(Exception):  # it may be disconnected before it has negotiated
             converse(here)
         _, errors = process.communicate(timeout=10)
@@ -213,7 +213,7 @@ def test_record_without_a_server(qmpctl: Run, tmp_path: Path, until: Until) -> N
     here = tmp_path / "a.sock"
     argv = [str(BIN / "qmpctl"), "record", "--qmp", f"unix:{tmp_path}/none", "--listen"]
     with subprocess.Popen([*argv, f"unix:{here}", "-"], stderr=subprocess.PIPE) as process:
-        until(here.exists)
+        until(lambda: listens(here))
         with contextlib.suppress(Exception):
             converse(here)
         assert process.stderr is not None
@@ -236,7 +236,7 @@ def test_record_is_ended_by_a_signal(tmp_path: Path, until: Until, how: signal.S
     here = tmp_path / "a.sock"
     argv = [str(BIN / "qmpctl"), "record", "--qmp", "unix:x", "--listen", f"unix:{here}", "-"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
-        until(here.exists)
+        until(lambda: listens(here))
         process.send_signal(how)
         assert process.wait(10) == 128 + how
         assert process.stderr is not None
