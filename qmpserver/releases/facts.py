@@ -93,6 +93,7 @@ class Facts:
         self._lists: list[list[int]] = found["lists"]
         self._listed: dict[str, dict[str, int]] = found["listed"]
         self._devices: dict[str, dict[str, Any]] = found["devices"]
+        self._made: dict[str, Device] = {}
         self._machines: dict[str, list[list[Any]]] = found["machines"]
         self._aliases = {
             one["alias"]: name for name, one in self._devices.items() if "alias" in one
@@ -115,11 +116,14 @@ class Facts:
         """Return a type of device by its name or alias; None if there is no such type."""
         name = self._aliases.get(name, name)
         one = self._devices.get(name)
-        if one is None:
-            return None
+        if one is None or name in self._made:
+            return self._made.get(name)
         refused, taken_by, cold, hot = map(one.get, ("refused", "taken_by", "cold", "hot"))
         buses = tuple(Bus(*bus) for bus in one.get("buses", ()))
-        return Device(name, one["bus"], refused, taken_by, cold, hot, buses, one.get("owners", {}))
+        owners = one.get("owners", {})
+        made = Device(name, one["bus"], refused, taken_by, cold, hot, buses, owners)
+        self._made[name] = made
+        return made
 
     def machine(self, name: str) -> tuple[str, tuple[Bus, ...]] | None:
         """Return name and buses of a machine by its name or alias; None: they are not known."""

@@ -34,7 +34,7 @@ class HumanMonitor(human.HumanMonitor):
         launch: The QMP commands and the state.
         release: The release to speak as.
         shutdown: Function that ends the stand-in, for a reason.
-        terminal: Whether commands may wait, as somebody who enters lines would.
+        terminal: True on a terminal: `migrate` waits for its end.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ class Drivers:
                 raise CommandError(driver.hot or "")
             return None
         else:
-            bus = next((b for b in self.buses if driver.bus in self._facts.line(b.type)), None)
+            bus = self._first_bus(driver)
             if bus is None:
                 raise CommandError(f"No '{driver.bus}' bus found for device '{driver.name}'")
         if hot and not bus.hot:
@@ -107,9 +107,12 @@ class Drivers:
 
     def has_bus(self, driver: Device) -> bool:
         """Return whether the machine has a bus for a device, or the device needs none."""
-        assert self._facts is not None
-        line = self._facts.line
-        return driver.bus is None or any(driver.bus in line(one.type) for one in self.buses)
+        return driver.bus is None or self._first_bus(driver) is not None
+
+    def _first_bus(self, driver: Device) -> Node | None:
+        """Return the bus that a device takes if none is named."""
+        line = self._all_facts.line
+        return next((one for one in self.buses if driver.bus in line(one.type)), None)
 
     def check_unplug(self, driver: Device, device: str) -> None:
         """Check that a device can leave while the machine exists.
