@@ -1,6 +1,7 @@
 """The program as a process: in the background, under a service manager, logging, refusing."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -32,8 +33,9 @@ def daemons(until: Until, tmp_path: Path) -> Iterator[Path]:
     """A directory for the pidfiles of daemons; each daemon must have ended after the test."""
     yield tmp_path
     for path in tmp_path.glob("*.pid"):
-        os.kill(int(path.read_text()), signal.SIGKILL)
-        raise AssertionError(f"{path.name}: a daemon has not ended")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended now
+            os.kill(int(path.read_text()), signal.SIGKILL)
+            raise AssertionError(f"{path.name}: a daemon has not ended")
 
 
 def run(*options: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

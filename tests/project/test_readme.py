@@ -3,6 +3,7 @@
 The examples' page has tests of its own.
 """
 
+import contextlib
 import doctest
 import os
 import re
@@ -71,7 +72,8 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         for pidfile in self.pidfiles:
-            os.kill(int(pidfile.read_text()), signal.SIGKILL)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends now
+                os.kill(int(pidfile.read_text()), signal.SIGKILL)
 
     def run(self, language: str, text: str) -> str:
         """Run a block, and return its output."""

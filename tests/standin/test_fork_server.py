@@ -32,7 +32,7 @@ def server(tmp_path: Path, until: Until) -> Iterator[subprocess.Popen[bytes]]:
         yield process
         process.kill()
     for pidfile in tmp_path.glob("*.pid"):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends now
             os.kill(int(pidfile.read_text()), signal.SIGTERM)
 
 
