@@ -21,6 +21,8 @@ class Look(NamedTuple):
             the rings. Pages that are pending already are counted here too.
         cold: Bytes of `pending` that no harvest has found dirty, if the sender sends those first; 0
             if it does not.
+        waiting: Bytes of `pending` that were found dirty and are not found again until they were
+            sent; 0 if they are. Stores to them count in no rate and under no limit.
         added: Bytes that all harvests together have added to `pending`.
         sent: Bytes of pages that were sent; zero pages do not count.
         rounds: QEMU's `dirty-sync-count`: 1 in the first round.
@@ -48,8 +50,14 @@ class Look(NamedTuple):
     throttle: int = 0
     total_time: float = 0.0
     cold: int = 0
+    waiting: int = 0
     switchover_bandwidth: float = 0.0
     overhead: float = 0.0
+
+    @property
+    def dirty(self) -> int:
+        """Bytes that the guest has stored to since the last harvest, or since they were sent."""
+        return self.waiting + self.unharvested
 
     @property
     def remaining(self) -> int:

@@ -56,7 +56,8 @@ class Promise:
         self._sent_cold = False
         self._measured = (0.0, 0)  # time and size of the dirty set, when its growth was measured
         self._working_set = math.inf  # the dirty set when all of `pending` will have been sent
-        self._busy_at: dict[int, float] = {}  # when each vCPU last was as fast as it may be
+        # When each vCPU last was as fast as it may be, and what must be sent to see it again.
+        self._busy_at: dict[int, tuple[float, float]] = {}
         self._free_rates: dict[int, float] = {}  # the highest rate of each without a limit
         self._is_tight: bool | None = None  # there is no time to observe the guest
         self._level = math.inf  # MB/s
@@ -86,7 +87,7 @@ class Promise:
         held = live_seconds(look.pending, rest, look.bandwidth, len(demands) * MB)
         soonest = look.time + held + look.pause(min(look.pending, rest))
         if self._working_set <= rest:
-            remaining, added = look.pending + self._working_set, 0.0
+            remaining, added = look.remaining - look.dirty + self._working_set, 0.0
         else:
             added = novelty * sum(demands)
         free = live_seconds(remaining, rest, look.bandwidth, added)
@@ -118,15 +119,15 @@ class Promise:
                 self._free_novel = novel / max(look.time - self._harvested_at, AGAIN / 2)
             self._harvested_at = look.time
             self._harvests += 1
-            self._measured = (look.time, look.unharvested)
+            self._measured = (look.time, look.dirty)
         since, size = self._measured
         if look.time - since >= GROWTH and not any(look.limits):
-            growth = max(0, look.unharvested - size) / (look.time - since)
-            dirty = look.unharvested + growth * look.pending / max(look.bandwidth, 1.0)
+            growth = max(0, look.dirty - size) / (look.time - since)
+            dirty = look.dirty + growth * look.pending / max(look.bandwidth, 1.0)
             # A known working set that is merely dirty again, after a harvest, stays known.
-            if dirty < self._working_set or look.unharvested > 1.1 * self._working_set:
+            if dirty < self._working_set or look.dirty > 1.1 * self._working_set:
                 self._working_set = dirty
-            self._measured = (look.time, look.unharvested)
+            self._measured = (look.time, look.dirty)
 
     def _is_harvest_due(self, look: Look, rest: float, sends_cold: bool) -> bool:
         is_dry = look.pending <= look.bandwidth * 0.02
@@ -157,9 +158,16 @@ class Promise:
         for index, (rate, limit) in enumerate(zip(look.rates, look.limits, strict=True)):
             if not limit:
                 self._free_rates[index] = max(rate, self._free_rates.get(index, 0.0))
+                if look.waiting:  # it may have stored to those
+                    rate = self._free_rates[index]
             if not limit or rate >= AT_LIMIT * limit * MB:
-                self._busy_at[index] = look.time
-            slowed = limit and look.time - self._busy_at.get(index, 0.0) < RELEASE
+                # Nothing tells whether it stores to pages that wait, until they were sent.
+                waits = look.pending + look.bandwidth * RELEASE if look.waiting else 0.0
+                self._busy_at[index] = look.time, look.sent + waits
+            busy_at, sent = self._busy_at.get(index, (0.0, 0.0))
+            slowed = limit and (look.time - busy_at < RELEASE or look.sent < sent)
+            if limit and not slowed:
+                self._free_rates[index] = rate
             demands.append(math.inf if slowed else rate)
         if look.time < OBSERVE:  # the rates mean nothing yet
             return [math.inf] * len(demands)

@@ -72,9 +72,9 @@ class ReaperCounters(NamedTuple):
 class Engine:
     """The native threads and the memory that they share with Python.
 
-    All methods belong to the event loop's thread, except `reap`, `take_bitmap`, `soft_take_log` and
-    `set_tracking`, which any thread may call, and those that get or set the state of stopped vCPUs:
-    any thread, one at a time.
+    All methods belong to the event loop's thread, except `reap`, `take_bitmap`, `soft_take_log`,
+    `set_tracking` and `defer_protection`, which any thread may call, and those that get or set the
+    state of stopped vCPUs: any thread, one at a time.
     """
 
     def __init__(self, ram: Ram, vm_fd: int, reaper: ReaperMode, controller: Controller) -> None:
@@ -137,6 +137,11 @@ class Engine:
         ptr, self._ptr = self._ptr, None  # a later call fails instead of using freed memory
         if ptr:
             lib.engine_free(ptr)
+
+    @property
+    def pointer(self) -> Any:
+        """The `struct engine *`, for other native threads."""
+        return self._ptr
 
     @property
     def vcpus(self) -> int:
@@ -219,6 +224,20 @@ class Engine:
         """
         if lib.engine_set_tracking(self._ptr, on) < 0:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+    def defer_protection(self, on: bool) -> None:
+        """Leave pages writable that are dirtied again and again, until a sender sends them.
+
+        Such a page is reported once, and costs the guest no fault until then. Without rings, or on
+        a KVM that has no canary, nothing is deferred. For one sender at a time, while dirty pages
+        are logged. Ending it blocks for tens of milliseconds a GiB, without the GIL.
+        """
+        lib.engine_defer_protection(self._ptr, on)
+
+    @property
+    def defers_protection(self) -> bool:
+        """Whether pages are left writable until they are sent."""
+        return bool(self._ptr.protection.deferred)
 
     def soft_take_log(self) -> bytearray:
         """Return and clear the software accelerator's log of dirty pages, used without rings.

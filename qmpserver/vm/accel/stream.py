@@ -16,6 +16,7 @@ from qmpserver.vm.accel.native._native import ffi, lib
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qmpserver.vm.accel.engine import Engine
     from qmpserver.vm.accel.memory import Ram
 
 
@@ -70,10 +71,18 @@ class Sender:
     last that were found dirty last; if more are found during the pass, it ends before those.
     """
 
-    def __init__(self, ram: Ram, fds: Sequence[int], *, mapped: int | None = None) -> None:
+    def __init__(
+        self,
+        ram: Ram,
+        fds: Sequence[int],
+        *,
+        engine: Engine | None = None,
+        mapped: int | None = None,
+    ) -> None:
         """Create a sender that writes to `fds`: sockets, pipes or files, which stay the caller's.
 
-        Sockets and pipes are made non-blocking.
+        Sockets and pipes are made non-blocking. An `engine` that defers protection is told of each
+        page before it is sent; it must outlive the sender.
 
         With an offset `mapped`, which is a multiple of the page size, no frames are written: `fds`
         are of one file (or are one descriptor, repeated), and each page has its place there: that
@@ -83,11 +92,18 @@ class Sender:
         Raises:
             OSError: Memory, a thread or a file descriptor is not available.
         """
-        self._ram = ram  # keeps the mapping alive, which the threads use
+        self._kept = ram, engine  # alive: the threads use them
+        self._ram = ram
         self._channels = len(fds)
         _unblock(fds)
         self._ptr = lib.sender_new(
-            ram.address, ram.pages, ram.fd, list(fds), len(fds), _base(mapped)
+            ffi.NULL if engine is None else engine.pointer,
+            ram.address,
+            ram.pages,
+            ram.fd,
+            list(fds),
+            len(fds),
+            _base(mapped),
         )
         if not self._ptr:
             raise OSError(ffi.errno, f"cannot send RAM: {os.strerror(ffi.errno)}")

@@ -84,7 +84,12 @@ class Rounds:
         asyncio.get_running_loop().add_reader(sender.fileno(), self._moved.set)
 
     async def begin(self) -> None:
-        """Make all pages that hold data pending. Dirty pages must be logged."""
+        """Make all pages that hold data pending. Dirty pages must be logged.
+
+        The engine leaves hot pages writable until they are sent from now on, until it is told
+        otherwise.
+        """
+        await self._worker.run(self._machine.accel.engine.defer_protection, True)
         take = self._machine.tracking.take
         await self._worker.run(take)  # dirtied before: pending now anyway
         await self._worker.run(self._sender.add_data)
@@ -218,10 +223,13 @@ class Rounds:
     def _look(self) -> Look:
         self.count()
         parameters = self._parameters
+        pending, cold = self._figures.remaining, self._sender.counters().cold * PAGE
+        deferred = self._machine.accel.engine.defers_protection
         return Look(
             time=time.monotonic() - self._started,
-            pending=self._figures.remaining,
-            cold=self._sender.counters().cold * PAGE,
+            pending=pending,
+            cold=cold,
+            waiting=max(0, pending - cold) if deferred else 0,
             unharvested=self._unharvested(),
             added=self._added,
             sent=self._figures.transferred,

@@ -166,7 +166,8 @@ class Source:
         if self._capabilities["mapped-ram"]:
             self._mapped = -(-(main.position + MAX_HELLO) // ALIGNMENT) * ALIGNMENT
             await main.send("hello", **hello, mapped=self._mapped)
-            return Sender(ram, [main.fd] * max(extra, 1), mapped=self._mapped)
+            fds = [main.fd] * max(extra, 1)
+            return Sender(ram, fds, engine=self._machine.accel.engine, mapped=self._mapped)
         cookie = os.urandom(16).hex()
         await main.send("hello", **hello, channels=extra, cookie=cookie)
         if main.two_way:
@@ -176,7 +177,8 @@ class Source:
             self._channels.append(channel)
             await channel.send("hello", channel=number, cookie=cookie)
         carriers = self._channels[1:] or self._channels
-        return Sender(ram, [carrier.fd for carrier in carriers])
+        fds = [carrier.fd for carrier in carriers]
+        return Sender(ram, fds, engine=self._machine.accel.engine)
 
     async def _switch_over(self, main: Channel, answers: Answers, rounds: Rounds) -> None:
         stopped_at = time.monotonic()
@@ -213,15 +215,16 @@ class Source:
                 self._figures.multifd_bytes = self._figures.transferred
 
     async def _release(self) -> None:
-        if self._rounds is not None:
-            self._rounds.lift_limits()
-            self._rounds.close()
-            self._rounds = None
+        rounds, self._rounds = self._rounds, None  # commands come while all is being closed
+        if rounds is not None:
+            rounds.lift_limits()
+            rounds.close()
         if self._answers is not None:
             await self._answers.close()
         if self._sender is not None:
-            sender, self._sender = self._sender, None  # commands come while it is being closed
+            sender, self._sender = self._sender, None
             sender.stop()
             await self._worker.run(sender.close)
+            await self._worker.run(self._machine.accel.engine.defer_protection, False)
         for channel in self._channels:
             channel.close()

@@ -45,7 +45,7 @@ def promised(
         outcome = Migration(ram, link, vcpus, downtime, total, cold_first=cold_first).run(Promise())
         told = "" if outcome.broken_at == math.inf else f" (told at {outcome.broken_at:.2f} s)"
         figures.append(f"{outcome.total:.2f} s{told} | {outcome.pause * 1000:.0f} ms")
-        figures.append(f"{outcome.dirtied:.0f}")
+        figures.append(f"{outcome.wrote:.0f}")
     bound = LINK - (ram - LINK * downtime) / total
     return f"| {name} | {' | '.join(figures)} | {bound:.0f} |"
 
@@ -60,7 +60,7 @@ def compared(name: str, policy: Policy, rate: float, downtime: float, total: flo
         end = f"{outcome.total:.1f} s | {outcome.pause * 1000:.0f} ms"
     else:
         end += " |"
-    return f"| {name} | {end} | {outcome.sent:.0f} MB | {outcome.dirtied:.0f} |"
+    return f"| {name} | {end} | {outcome.sent:.0f} MB | {outcome.wrote:.0f} |"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Memory is a map of pages; a step is a millisecond. The limiter is the real one's algorithm, with its
 properties that a policy must live with: a vCPU runs in bursts that cost it 30 ms of pause, a page
-counts anew after each harvest, and a limit that is set costs accuracy (`forgiving`).
+counts anew once it is protected again, and a limit that is set costs accuracy (`forgiving`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,42 @@ PAGE = 1 << 15  # coarser than the real one, for speed
 STEP = 0.001
 SLICE = 0.03  # the pause that a burst of a limited vCPU costs
 CREDIT = 1.0
+RING = 16  # MB that a vCPU dirties until its ring is full
 WINDOW = 100  # steps over which rates and bandwidth are measured
-SENT, COLD, WARM, HOT = range(4)  # states of a page; the last harvest has found hot ones dirty
+SENT, COLD, WARM, HOT = range(4)  # states of a page; hot ones were found soon after they were sent
+FIRST_HARVESTS = 3  # what they find is hot
 STOP = 0.0003  # the guest runs on so long after the decision to stop it
 
 
 def pages(megabytes: float) -> int:
     """Return the number of pages of so many MB."""
     return int(megabytes * MB) // PAGE
+
+
+class Memory:
+    """Pages, and what is known of them.
+
+    Args:
+        count: The number of pages.
+        deferred: A page that was harvested stays writable until it is sent, as in this server; else
+            it is protected again at once, also when a ring is full.
+    """
+
+    def __init__(self, count: int, *, deferred: bool = False) -> None:
+        self.deferred = deferred
+        self.dirty = bytearray(count)  # stored to and not harvested
+        self.writable = bytearray(count)  # a store costs nothing and is not logged
+        self.resets = 0
+
+    def store(self, page: int) -> None:
+        """Store to a page that is not writable."""
+        self.dirty[page] = self.writable[page] = 1
+
+    def reset(self) -> None:
+        """Empty the rings, and protect the pages that were found."""
+        self.resets += 1
+        if not self.deferred:
+            self.writable = bytearray(len(self.writable))
 
 
 @dataclass
@@ -67,6 +95,7 @@ class Vcpu:
         self._spare = 0.0  # seconds of running that are not used up
         self._random = random.Random(1)
         self._recent: deque[int] = deque([0], WINDOW)
+        self._ring = self._reset = 0  # entries since that reset
 
     def set_limit(self, now: float, limit: int) -> None:
         """Set the limit in MB/s; 0 for none. An unchanged limit changes nothing."""
@@ -82,47 +111,56 @@ class Vcpu:
         """Bytes/s that it dirtied over the last 100 ms."""
         return sum(self._recent) * PAGE / (len(self._recent) * STEP)
 
-    def run(self, now: float, dirty: bytearray, seconds: float) -> None:
+    def run(self, now: float, memory: Memory, seconds: float) -> None:
         """Run for so long, as far as the limit allows."""
         self.possible += self.rate(now) * seconds * MB / PAGE
         self.limited_for += seconds if self.limit else 0.0
-        allowed = len(dirty)
+        allowed = len(memory.dirty)
         if self.limit:
             self._paid = max(self._paid, now - CREDIT)
             allowed = 0
             if self._paid <= now:
                 allowed = math.ceil((now + SLICE - self._paid) * self.limit * MB / PAGE)
-        new = self._write(dirty, seconds, self.rate(now) * MB / PAGE, allowed) if allowed else 0
+        new = self._write(memory, seconds, self.rate(now) * MB / PAGE, allowed) if allowed else 0
         if self.limit:
             self._paid += new * PAGE / (self.limit * MB)
         self.dirtied += new
         self._recent.append(new)
 
-    def _write(self, dirty: bytearray, seconds: float, speed: float, allowed: int) -> int:
-        """Write to pages until the time or the allowed number of clean pages is used up."""
+    def _write(self, memory: Memory, seconds: float, speed: float, allowed: int) -> int:
+        """Write to pages until the time or the allowed number of protected pages is used up."""
         if not speed:
             return 0
-        clean_cost = 1 / speed
-        dirty_cost = clean_cost if self.paced else clean_cost / 100
-        left = min(self._spare, clean_cost) + seconds
+        fault_cost = 1 / speed
+        free_cost = fault_cost if self.paced else fault_cost / 100
+        left = min(self._spare, fault_cost) + seconds
         new = 0
-        for page, skipped in self._targets(dirty, left, dirty_cost):
-            left -= skipped * dirty_cost
-            if left < clean_cost or new == allowed:
+        for page, skipped in self._targets(memory, left, free_cost):
+            passed = min(skipped, int(left / free_cost))
+            left -= passed * free_cost
+            self.touched += passed
+            if passed < skipped or left < fault_cost or new == allowed:
+                self._at = self._passing(passed)
                 break
-            self.touched += skipped + 1
-            left -= clean_cost
+            self.touched += 1
+            left -= fault_cost
             self._at = page + 1
-            if not dirty[page]:
-                dirty[page] = 1
+            if not memory.writable[page]:
+                memory.store(page)
                 new += 1
+                self._ring = self._ring + 1 if self._reset == memory.resets else 1
+                self._reset = memory.resets
+                if self._ring == pages(RING):
+                    memory.reset()
         self._spare = left if new < allowed else 0.0
         return new
 
-    def _targets(
-        self, dirty: bytearray, left: float, dirty_cost: float
-    ) -> Iterator[tuple[int, int]]:
-        """Yield the next pages, each with the number of dirty pages that were passed before it."""
+    def _passing(self, count: int) -> int:
+        """Return where it is after so many pages more."""
+        return self._begin + (self._at - self._begin + count) % (self._end - self._begin)
+
+    def _targets(self, memory: Memory, left: float, free_cost: float) -> Iterator[tuple[int, int]]:
+        """Yield the next pages, each with the number of writable ones that were passed before."""
         if self.hot:
             span = self._end - self._begin
             while True:
@@ -133,13 +171,13 @@ class Vcpu:
                 yield self._at if self._at < self._end else self._begin, 0
         while True:
             at = self._at if self._at < self._end else self._begin
-            page = dirty.find(0, at, self._end)
+            page = memory.writable.find(0, at, self._end)
             skipped = (page if page >= 0 else self._end) - at
             if page < 0:
-                page = dirty.find(0, self._begin, at)
+                page = memory.writable.find(0, self._begin, at)
                 skipped += (page if page >= 0 else at) - self._begin
             if page < 0:
-                return
+                skipped = int(left / free_cost) + 1  # nothing but these, as long as it runs
             yield page, skipped
 
 
@@ -150,7 +188,7 @@ class Outcome:
     total: float = math.inf
     pause: float = math.inf
     sent: float = 0.0
-    dirtied: float = 0.0  # MB/s in the live phase
+    wrote: float = 0.0  # MB/s in the live phase
     rounds: int = 1
     broken_at: float = math.inf
     aborted: bool = False
@@ -167,8 +205,8 @@ class Migration:
         vcpus: The guest's vCPUs.
         downtime_limit: s.
         total_time: s; 0: nothing is promised.
-        cold_first: The sender prefers pages that no harvest has found dirty, and sends those last
-            that the last one has found dirty.
+        cold_first: The sender prefers pages that no harvest has found dirty, and sends hot ones
+            last; a page that was found dirty is not found again until it was sent.
         overhead: s of pause that are not spent on sending RAM.
         look: s between two looks.
         noise: The relative error of the measured bandwidth.
@@ -186,12 +224,13 @@ class Migration:
 
     def __post_init__(self) -> None:
         count = pages(self.ram)
-        self.dirty = bytearray(count)
+        self.memory = Memory(count, deferred=self.cold_first)
         self.waiting = bytearray([COLD]) * count
         self.pending = count
         self.added = self.sent = 0
         self.rounds = 1
         self.throttle = 0
+        self._sent_in = [0] * count  # the round in which each page was last sent
         self._cursor = 0
         self._carry = 0.0
         self._sent_recently: deque[tuple[int, float]] = deque(maxlen=WINDOW)
@@ -212,11 +251,11 @@ class Migration:
                     self._switch_over(now, outcome)
                     break
             for vcpu in self.vcpus:
-                vcpu.run(now, self.dirty, STEP * (1 - self.throttle / 100))
+                vcpu.run(now, self.memory, STEP * (1 - self.throttle / 100))
             self._send(self.bandwidth(now) * MB / PAGE * STEP)
             steps += 1
         for vcpu in self.vcpus:
-            outcome.dirtied += vcpu.dirtied * PAGE / MB / max(now, STEP)
+            outcome.wrote += vcpu.touched * PAGE / MB / max(now, STEP)
         outcome.sent = self.sent * PAGE / MB
         outcome.rounds = self.rounds
         return outcome
@@ -244,7 +283,8 @@ class Migration:
         return Look(
             time=now,
             pending=self.pending * PAGE,
-            unharvested=self.dirty.count(1) * PAGE,
+            unharvested=self.memory.dirty.count(1) * PAGE,
+            waiting=(self.pending - self._cold()) * PAGE if self.cold_first else 0,
             cold=self._cold() * PAGE,
             added=self.added * PAGE,
             sent=self.sent * PAGE,
@@ -262,14 +302,20 @@ class Migration:
         return self.waiting.count(COLD) if self.cold_first else 0
 
     def _harvest(self) -> None:
-        """Make dirty pages pending and protect them again."""
+        """Make dirty pages pending."""
         before = self.pending
-        self.waiting = self.waiting.replace(bytes([HOT]), bytes([WARM]))
-        page = self.dirty.find(1)
+        is_early = self.rounds <= FIRST_HARVESTS
+        page = self.memory.dirty.find(1)
         while page >= 0:
-            self.waiting[page] = HOT if self.cold_first else COLD
-            page = self.dirty.find(1, page + 1)
-        self.dirty = bytearray(len(self.dirty))
+            if not self.cold_first:
+                self.waiting[page] = COLD
+            elif is_early or self._sent_in[page] >= self.rounds - 1:
+                self.waiting[page] = HOT
+            elif self.waiting[page] != HOT:
+                self.waiting[page] = WARM
+            page = self.memory.dirty.find(1, page + 1)
+        self.memory.dirty = bytearray(len(self.memory.dirty))
+        self.memory.reset()
         self.pending = len(self.waiting) - self.waiting.count(SENT)
         self.added += self.pending - before
         self.rounds += 1
@@ -282,6 +328,9 @@ class Migration:
         for _ in range(count):
             page = self._next()
             self.waiting[page] = SENT
+            self._sent_in[page] = self.rounds
+            if not self.memory.dirty[page]:
+                self.memory.writable[page] = 0
             self._cursor = page + 1
         self.pending -= count
         self.sent += count
@@ -298,7 +347,7 @@ class Migration:
 
     def _switch_over(self, now: float, outcome: Outcome) -> None:
         for vcpu in self.vcpus:
-            vcpu.run(now, self.dirty, STOP)
+            vcpu.run(now, self.memory, STOP)
         self._harvest()
         outcome.pause = self.overhead + self.pending * PAGE / (self.bandwidth(now) * MB)
         outcome.total = now + STOP + outcome.pause

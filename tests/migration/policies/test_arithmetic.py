@@ -113,4 +113,4 @@ def test_the_guest_keeps_at_least_the_forecast(total: float) -> None:
     outcome = Migration(512, lambda _time: 128, guest, 0.1, total, cold_first=False).run(Promise())
     assert outcome.total == pytest.approx(answer.expected_total, rel=0.02)
     assert outcome.pause == pytest.approx(answer.expected_downtime, rel=0.2)
-    assert outcome.dirtied >= 0.98 * answer.kept[0] * 1500
+    assert outcome.wrote >= 0.98 * answer.kept[0] * 1500

@@ -75,7 +75,7 @@ def test_total_and_pause_are_kept(
     migration = Migration(RAM, constant(LINK), guest, downtime, total, cold_first=cold_first)
     outcome = migration.run(Promise())
     assert_kept(outcome, total, downtime)
-    assert outcome.dirtied >= 0.95 * bound(total, downtime)
+    assert outcome.wrote >= 0.95 * bound(total, downtime)
 
 
 def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -> None:
@@ -83,7 +83,7 @@ def test_a_sender_that_sends_cold_pages_first_lets_the_guest_write_much_more() -
     for cold_first in (True, False):
         migration = Migration(RAM, constant(LINK), [greedy()], 0.3, 5, cold_first=cold_first)
         outcomes[cold_first] = migration.run(Promise())
-    assert outcomes[True].dirtied > 3 * outcomes[False].dirtied
+    assert outcomes[True].wrote > 3 * outcomes[False].wrote
     limits = [one.limits[0] for now, one, _ in outcomes[True].trace if 0.5 < now < 4.5]
     assert all(limit == 0 or limit > 20 for limit in limits), "never held"
 
@@ -148,16 +148,18 @@ def test_a_light_vcpu_keeps_its_speed(cold_first: bool) -> None:
     assert_kept(outcome, 10, 0.3)
     assert light.touched >= 0.98 * light.possible
     assert light.limited_for < 0.1  # in the last moments the level may fall below any vCPU's rate
-    assert guest[0].limited_for > 5
+    assert guest[0].limited_for > 2 * 256 / LINK, "it does not wait until the level is that low"
 
 
 @pytest.mark.slow
-def test_equally_greedy_vcpus_get_the_same_limit() -> None:
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_equally_greedy_vcpus_get_the_same_limit(cold_first: bool) -> None:
     guest = [Vcpu(16, constant(300), 16 * index) for index in range(16)]
-    outcome = Migration(RAM, constant(LINK), guest, 0.3, 5).run(Promise())
+    outcome = Migration(RAM, constant(LINK), guest, 0.3, 5, cold_first=cold_first).run(Promise())
     assert_kept(outcome, 5, 0.3)
     assert all(len(set(decision.limits)) == 1 for _, decision, _ in outcome.trace)
-    assert max(vcpu.dirtied for vcpu in guest) <= 1.05 * min(vcpu.dirtied for vcpu in guest)
+    if not cold_first:  # else those are free for longer whose pages are sent last
+        assert max(one.dirtied for one in guest) <= 1.05 * min(one.dirtied for one in guest)
 
 
 @pytest.mark.parametrize("cold_first", [True, False])

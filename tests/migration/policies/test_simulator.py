@@ -3,7 +3,7 @@
 import pytest
 
 from qmpserver.migration.policies.policy import MB, Decision, Look
-from tests.migration.policies.simulator import PAGE, STEP, Migration, Vcpu, pages
+from tests.migration.policies.simulator import PAGE, STEP, Memory, Migration, Vcpu, pages
 
 
 def greedy(size: float = 256, *, forgiving: bool = False) -> Vcpu:
@@ -12,13 +12,13 @@ def greedy(size: float = 256, *, forgiving: bool = False) -> Vcpu:
 
 def run(vcpu: Vcpu, seconds: float, *, limits: tuple[int, ...] = (), harvest: float = 0) -> float:
     """Run a vCPU, with its limits set in turn each 10 ms; return the MB/s that it dirtied."""
-    dirty = bytearray(pages(vcpu.size))
+    memory = Memory(pages(vcpu.size))
     for step in range(round(seconds / STEP)):
         if limits and step % 10 == 0:
             vcpu.set_limit(step * STEP, limits[step // 10 % len(limits)])
         if harvest and step % round(harvest / STEP) == 0:
-            dirty = bytearray(len(dirty))
-        vcpu.run(step * STEP, dirty, STEP)
+            memory.reset()
+        vcpu.run(step * STEP, memory, STEP)
     return vcpu.dirtied * PAGE / MB / seconds
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from qmpserver.vm.accel.native._native import lib
+from qmpserver.vm.accel.native._native import ffi, lib
 
 if TYPE_CHECKING:
     from qmpserver.vm.accel.kvm import KvmAccelerator
@@ -27,7 +27,14 @@ only_soft = pytest.mark.parametrize("accel", ["soft"], indirect=True)
 only_kvm = pytest.mark.parametrize("accel", ["kvm"], indirect=True)
 
 
+def protect(rig: "Rig", pages: set[int]) -> None:
+    words = (rig.ram.pages + 63) // 64
+    bitmap = sum(1 << page for page in pages).to_bytes(words * 8, "little")
+    lib.engine_protect(rig.engine.pointer, 0, ffi.from_buffer("uint64_t[]", bitmap), words)
+
+
 def copy_pages(rig: "Rig", copy: bytearray, pages: set[int]) -> None:
+    protect(rig, pages)
     for page in pages:
         copy[page * PAGE : (page + 1) * PAGE] = rig.ram.buffer[page * PAGE : (page + 1) * PAGE]
 
@@ -42,8 +49,9 @@ def differing(rig: "Rig", copy: bytearray) -> list[int]:
 
 def migrate(rig: "Rig", rng: random.Random, *, storm: bool = True, stores: int = 600) -> None:
     """Copy the RAM of the running guest in three passes, the last one with it stopped."""
+    rig.engine.defer_protection(rng.random() < 0.5)
     rig.engine.cont()
-    rig.marked()  # what was before is in the first copy
+    protect(rig, rig.marked())  # what was before is in the first copy
     copy = bytearray(rig.ram.buffer[:])
     for _ in range(2):
         if storm:
@@ -94,6 +102,35 @@ def test_a_copy_of_a_running_guest_is_whole(make_rig: "MakeRig", pattern: str, r
             migrate(rig, rng)
     assert rig.engine.reset_shortfalls == 0
     assert not any(rig.engine.vcpu(index).overflows for index in range(rig.vcpus))
+
+
+def data_pages(rig: "Rig") -> set[int]:
+    """Mark, and return the pages that are no control blocks."""
+    return rig.marked() & rig.contents().keys()
+
+
+def test_a_page_that_is_left_writable_is_found_once(make_rig: "MakeRig") -> None:
+    """Its sender protects it; the end of that protects all."""
+    rig = make_rig(vcpus=1, ram=16 << 20, pages="300")
+    rig.marked()
+    rig.engine.defer_protection(True)
+    rig.engine.cont()
+    rig.advance(1000)
+    pages = data_pages(rig)
+    assert len(pages) == 300
+    pushed = rig.engine.pages()
+    rig.advance(1000)
+    assert not data_pages(rig)
+    assert rig.engine.pages() == pushed
+    some = set(sorted(pages)[100:200])
+    protect(rig, some)
+    rig.advance(1000)
+    assert data_pages(rig) == some
+    rig.engine.defer_protection(False)
+    rig.advance(1000)
+    assert data_pages(rig) == pages
+    rig.advance(1000)
+    assert data_pages(rig) == pages
 
 
 @pytest.mark.slow
@@ -149,6 +186,7 @@ def test_an_overrun_ring_is_survived(make_rig: "MakeRig", pattern: str, extra: i
 
 def settle(rig: "Rig") -> None:
     """Let the guest run until the last overflow is over: its position is found at the next push."""
+    rig.engine.defer_protection(False)
     rig.engine.cont()
     rig.advance(5000)
     rig.park()

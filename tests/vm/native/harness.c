@@ -4,8 +4,9 @@
  *
  *     cc -g -fsanitize=thread -I qmpserver/vm/accel/native tests/vm/native/harness.c qmpserver/vm/accel/native/[a-z]*.c
  *
- * While limits come and go, vCPUs are stopped and continued, the log is switched, rings are overrun and resets
- * interrupted and events traced, other threads reap, and copy what is marked, as a migration does. Prints one line,
+ * While limits come and go, vCPUs are stopped and continued, the log is switched, protection is deferred or not, rings
+ * are overrun and resets interrupted and events traced, other threads reap, and copy what is marked, as a migration
+ * does. Prints one line,
  * and exits with 0 only if no page was lost: at each pause the copy must equal the memory.
  */
 #define _GNU_SOURCE
@@ -73,6 +74,7 @@ static void copy_marked(struct migration *m)
 	uint64_t bitmap[(PAGES + 63) / 64];
 
 	engine_take_bitmap(m->engine, bitmap);
+	engine_protect(m->engine, 0, bitmap, (PAGES + 63) / 64);
 	for (uint64_t page = 0; page < PAGES; page++)
 		if (bitmap[page / 64] >> (page % 64) & 1) {
 			raise_to(&m->copy[page], content(m->ram, page));
@@ -165,6 +167,7 @@ static void steer(struct engine *engine, int round)
 		if (i == 3) {
 			engine_stop(engine);
 			engine_cont(engine);
+			engine_defer_protection(engine, round % 4 == 2);
 		}
 		usleep(500);
 		limit_cancel(engine, i % 2 ? -1 : limited);
@@ -245,6 +248,7 @@ int main(int argc, char **argv)
 			pthread_t workers[WORKERS];
 
 			check(!engine_set_tracking(engine, true), "tracking on");
+			engine_defer_protection(engine, round % 2);
 			copy_marked(m);
 			store_release(&m->done, 0);
 			engine_cont(engine);
@@ -265,6 +269,7 @@ int main(int argc, char **argv)
 			check_all_reset(engine);
 			for (uint64_t page = 0; page < PAGES; page++)
 				missing += m->copy[page] != content(ram, page);
+			engine_defer_protection(engine, false);
 			check(!engine_set_tracking(engine, false), "tracking off");
 		}
 		for (int i = 0; i < VCPUS; i++) {

@@ -177,7 +177,7 @@ int main(int argc, char **argv)
 			seen[any(&random, PAGES) * PAGE + any(&random, PAGE)] = (uint8_t)i;
 			received[any(&random, PAGES / 10) * PAGE] = 0;
 		}
-		sender = sender_new(seen, PAGES, source, send_fds, channels, base);
+		sender = sender_new(NULL, seen, PAGES, source, send_fds, channels, base);
 		receiver = receiver_new(received, PAGES, target, receive_fds, channels, base);
 		check(sender && receiver && !sender_add_data(sender), "sender_new, receiver_new");
 		guest.sender = sender;

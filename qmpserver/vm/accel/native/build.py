@@ -21,6 +21,7 @@ HEADERS = [
     "kick.h",
     "vcpu.h",
     "dirtylog.h",
+    "protection.h",
     "reaper.h",
     "limit.h",
     "kvm.h",

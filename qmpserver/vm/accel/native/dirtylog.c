@@ -76,17 +76,14 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "bits.h"
 #include "engine.h"
 
 #define RESET_TRIES 8    /* a storm of stops lets one of them through */
 #define CANARY_BATCH 256 /* entries that are pushed at a time */
 #define LOOKED_AT 4096   /* entries of a ring that tell how many of all are new */
 #define NO_PAGE (~0ull)
-
-static size_t bitmap_words(const struct engine *engine)
-{
-	return (engine->memory.pages + 63) / 64;
-}
+#define NO_SLOT UINT32_MAX /* a reset protects nothing for it */
 
 /* The holder of a lock that the reaper waits for runs at least at the priority of the reaper. */
 static void init_lock(pthread_mutex_t *lock)
@@ -106,7 +103,7 @@ int dirtylog_init(struct engine *engine)
 	init_lock(&log->lock);
 	init_lock(&log->take_lock);
 	for (int side = 0; side < 2; side++) {
-		log->bitmaps[side] = calloc(bitmap_words(engine), sizeof(uint64_t));
+		log->bitmaps[side] = calloc(bits_words(engine->memory.pages), sizeof(uint64_t));
 		if (!log->bitmaps[side])
 			return -1;
 	}
@@ -144,23 +141,6 @@ static void unlock_rings(struct engine *engine)
 {
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		pthread_mutex_unlock(&engine->vcpus[i]->ring_lock);
-}
-
-static bool is_marked(const uint64_t *bitmap, uint64_t page)
-{
-	return load_relaxed(&bitmap[page / 64]) >> page % 64 & 1;
-}
-
-/*
- * Atomic: several harvests and the host mark at the same time. A bit that is set already costs no write. Returns
- * whether it was not.
- */
-static bool mark_page(uint64_t *bitmap, uint64_t page)
-{
-	uint64_t bit = 1ull << (page % 64);
-
-	return !is_marked(bitmap, page) &&
-	       !(__atomic_fetch_or(&bitmap[page / 64], bit, __ATOMIC_RELEASE) & bit);
 }
 
 /* Return the page of RAM, or NO_PAGE. Atomic, for a ring that is being overrun. */
@@ -204,8 +184,11 @@ static void mark_all(const struct engine *engine, uint64_t *bitmap)
 
 static int set_logging(struct engine *engine, bool on)
 {
-	int ret = engine->ops->log_dirty_pages(engine, on);
+	int ret;
 
+	if (on)
+		protection_forget(&engine->protection);
+	ret = engine->ops->log_dirty_pages(engine, on);
 	engine->log.logging = on || ret < 0; /* of several slots some may be logged */
 	return ret;
 }
@@ -264,18 +247,26 @@ int dirtylog_start_canary(struct engine *engine, struct ring ring)
 	return -1;
 }
 
-/* Release a canary for the reset that follows. Returns whether there was one. */
-static bool offer_canary(struct engine *engine)
+/* Whether so many canaries are there, which no reset was offered. */
+static bool have_canaries(struct engine *engine, uint64_t count)
 {
-	struct canary *canary = &engine->log.canary;
+	const struct canary *canary = &engine->log.canary;
 
-	if (canary->ring.fetch == canary->pushed)
+	if (canary->pushed - canary->ring.fetch < count)
 		stock_canaries(engine);
-	if (canary->ring.fetch == canary->pushed)
-		return false;
-	store_release(&ring_entry(&canary->ring, canary->ring.fetch)->flags, KVM_DIRTY_GFN_F_RESET);
-	canary->ring.fetch++;
-	return true;
+	return canary->pushed - canary->ring.fetch >= count;
+}
+
+/* Release a canary for the reset that follows; it protects that page, or none (NO_SLOT). There must be one. */
+static void offer_canary(struct engine *engine, uint32_t slot, uint64_t offset)
+{
+	struct ring *ring = &engine->log.canary.ring;
+	struct kvm_dirty_gfn *entry = ring_entry(ring, ring->fetch);
+
+	store_relaxed(&entry->slot, slot);
+	store_relaxed(&entry->offset, offset);
+	store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
+	ring->fetch++;
 }
 
 /* Whether all canaries that were offered are reset. */
@@ -322,8 +313,10 @@ static bool reset_rings(struct engine *engine)
 {
 	struct dirty_log *log = &engine->log;
 	bool has_canary = log->canary.ring.size;
-	bool offered = has_canary && offer_canary(engine);
+	bool offered = has_canary && have_canaries(engine, 1);
 
+	if (offered)
+		offer_canary(engine, NO_SLOT, 0);
 	for (uint32_t i = 0; i < engine->nvcpus; i++)
 		begin_reset(engine->vcpus[i]);
 	for (int attempt = 0; attempt < RESET_TRIES; attempt++) {
@@ -445,6 +438,58 @@ static void wait_for_reset(struct engine *engine, uint64_t due)
 	pthread_mutex_unlock(&log->lock);
 }
 
+/* Have the next reset protect a page that the guest sees. Resets the rings before if no canary is left for that. */
+static void offer_page(struct engine *engine, uint32_t slot, uint64_t offset)
+{
+	if (!have_canaries(engine, 2)) /* one is the reset's own */
+		reset_harvested(engine);
+	if (have_canaries(engine, 2))
+		offer_canary(engine, slot, offset);
+	else
+		distrust(&engine->log);
+}
+
+static void offer_word(struct engine *engine, uint64_t word, uint64_t bits)
+{
+	for (; bits; bits &= bits - 1) {
+		uint64_t page = word * WORD_PAGES + (uint64_t)__builtin_ctzll(bits);
+
+		for (uint32_t i = 0; i < engine->memory.nslots; i++) {
+			const struct memslot *slot = &engine->memory.slots[i];
+
+			if (page - slot->ram_page < slot->pages)
+				offer_page(engine, i, page - slot->ram_page);
+		}
+	}
+}
+
+void engine_protect(struct engine *engine, uint64_t word, const uint64_t *bitmap, uint64_t words)
+{
+	struct protection *protection = &engine->protection;
+	bool any = false;
+
+	for (uint64_t i = 0; i < words && !any; i++)
+		any = protection_writable(protection, word + i) & bitmap[i];
+	if (!any)
+		return;
+	pthread_mutex_lock(&engine->log.lock);
+	for (uint64_t i = 0; i < words; i++)
+		offer_word(engine, word + i, protection_take(protection, word + i, bitmap[i]));
+	reset_harvested(engine);
+	pthread_mutex_unlock(&engine->log.lock);
+}
+
+void engine_defer_protection(struct engine *engine, bool on)
+{
+	const uint64_t all = ~0ull;
+
+	lock_rings(engine);
+	engine->protection.deferred = on && engine->log.canary.ring.size;
+	unlock_rings(engine);
+	for (uint64_t word = 0; !on && word < engine->protection.words; word++)
+		engine_protect(engine, word, &all, 1);
+}
+
 static void overflowed(struct vcpu *vcpu)
 {
 	store_release(&vcpu->overflows, vcpu->overflows + 1);
@@ -491,7 +536,8 @@ static bool out_of_step(const struct ring *ring)
  */
 static uint64_t harvest(struct vcpu *vcpu)
 {
-	struct dirty_log *log = &vcpu->engine->log;
+	struct engine *engine = vcpu->engine;
+	struct dirty_log *log = &engine->log;
 	struct ring *ring = &vcpu->ring;
 	uint64_t started = trace_start(TRACE_KVM_DIRTY_RING_REAP_VCPU);
 	uint64_t from = ring->fetch, marked = 0, end, index;
@@ -501,9 +547,13 @@ static uint64_t harvest(struct vcpu *vcpu)
 	end = ring_pushed(ring, from);
 	for (index = from; index < end && ring_is_dirty(ring, index); index++) {
 		struct kvm_dirty_gfn *entry = ring_entry(ring, index);
-		uint64_t page = page_of(&vcpu->engine->memory, entry);
+		uint64_t page = page_of(&engine->memory, entry);
 
-		marked += page != NO_PAGE && mark_page(log->bitmaps[vcpu->side], page);
+		if (page != NO_PAGE) {
+			if (protection_defer(&engine->protection, page))
+				store_relaxed(&entry->slot, NO_SLOT);
+			marked += bit_set(log->bitmaps[vcpu->side], page);
+		}
 		store_release(&entry->flags, KVM_DIRTY_GFN_F_RESET);
 		store_release(&ring->fetch, index + 1);
 	}
@@ -692,7 +742,7 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 	pages += make_good(engine, taken);
 	pthread_mutex_unlock(&log->lock);
 	trace_reap(started, pages);
-	for (size_t i = 0; i < bitmap_words(engine); i++)
+	for (size_t i = 0; i < bits_words(engine->memory.pages); i++)
 		bitmap[i] = load_relaxed(&taken[i]) ? __atomic_exchange_n(&taken[i], 0, __ATOMIC_ACQ_REL) : 0;
 	pthread_mutex_unlock(&log->take_lock);
 	trace_now(TRACE_KVM_DIRTY_RING_FLUSH, 1, 0, 0);
@@ -708,7 +758,7 @@ static uint64_t count_unmarked(struct vcpu *vcpu)
 	for (uint64_t index = from; index < end; index += step) {
 		uint64_t page = page_of(&vcpu->engine->memory, ring_entry(ring, index));
 
-		found += page != NO_PAGE && !is_marked(bitmap, page);
+		found += page != NO_PAGE && !bit_is_set(bitmap, page);
 	}
 	return found * step;
 }

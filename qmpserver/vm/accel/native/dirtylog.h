@@ -64,6 +64,21 @@ uint64_t engine_dirty_pages(struct engine *engine);
  */
 int engine_set_tracking(struct engine *engine, bool on);
 
+/*
+ * From now on, leave pages writable that are found dirty, and have whoever sends a page call engine_protect() before
+ * reading it; or protect all pages again. A page that is left writable is reported once, and costs the guest no fault
+ * until then. No-op without a canary. Any thread, for one sender at a time, while tracking is on; ending it blocks for
+ * tens of milliseconds a GiB.
+ */
+void engine_defer_protection(struct engine *engine, bool on);
+
+/*
+ * These pages are to be sent: those with a bit in `bitmap`, of `words` words, the first of them the word `word` of RAM's
+ * bitmaps. Log all stores that come after this call. If it fails, all pages count as dirty in the next bitmap. Any
+ * thread. Blocks for a reset of the rings if any of the pages was left writable.
+ */
+void engine_protect(struct engine *engine, uint64_t word, const uint64_t *bitmap, uint64_t words);
+
 /* Mark pages of RAM that the host has written to, if dirty pages are logged. Any thread. Never blocks. */
 void engine_mark_dirty(struct engine *engine, uint64_t ram_page, uint64_t pages);
 /* cdef end */

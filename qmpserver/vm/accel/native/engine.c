@@ -60,8 +60,8 @@ struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reap
 	engine->vcpus = calloc(MAX_VCPUS, sizeof(*engine->vcpus));
 	sem_init(&engine->initialized, 0, 0);
 	sem_init(&engine->reaper.initialized, 0, 0);
-	if (dirtylog_init(engine) < 0 || engine->notify_fd < 0 || engine->reaper.kick_fd < 0 ||
-	    engine->reaper.quit_fd < 0 || !engine->vcpus ||
+	if (dirtylog_init(engine) < 0 || protection_init(&engine->protection, ram_pages) < 0 ||
+	    engine->notify_fd < 0 || engine->reaper.kick_fd < 0 || engine->reaper.quit_fd < 0 || !engine->vcpus ||
 	    (vm_fd < 0 ? soft_new(engine) : kvm_install_kick()) < 0) {
 		int error = errno;
 
@@ -243,6 +243,7 @@ void engine_free(struct engine *engine)
 	}
 	engine->ops->free_vm(engine);
 	dirtylog_free(engine);
+	protection_free(&engine->protection);
 	sem_destroy(&engine->initialized);
 	sem_destroy(&engine->reaper.initialized);
 	if (engine->notify_fd >= 0)

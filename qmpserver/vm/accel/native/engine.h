@@ -5,15 +5,16 @@
  * Python (one thread: the event loop's) makes an engine, writes requests and reads counters; the native
  * threads never wait for it. An arrow points to the files that a file calls:
  *
- *   engine.c    makes, starts, stops and frees it all              -> all below
- *   vcpu.c      the vCPUs' threads: run, throttle, park            -> dirtylog, kick
- *   limit.c     puts the dirty limit in and out of service         -> reaper, kick
- *   reaper.c    the reaper's thread and its kick                   -> dirtylog, kick, schedule
- *   dirtylog.c  harvest, reset, bitmap; overflows and cut resets   -> kick
- *   kick.c      kicks, waits for exits, notifications              -> no other file
- *   kvm.c       the accelerator KVM                                -> no other file
- *   soft.c      the software accelerator                           -> kick
- *   schedule.c  requests to the scheduler                          -> no other file
+ *   engine.c     makes, starts, stops and frees it all             -> all below
+ *   vcpu.c       the vCPUs' threads: run, throttle, park           -> dirtylog, kick
+ *   limit.c      puts the dirty limit in and out of service        -> reaper, kick
+ *   reaper.c     the reaper's thread and its kick                  -> dirtylog, kick, schedule
+ *   dirtylog.c   harvest, reset, bitmap; overflows and cut resets  -> kick, protection
+ *   protection.c which pages stay writable until they are sent     -> no other file
+ *   kick.c       kicks, waits for exits, notifications             -> no other file
+ *   kvm.c        the accelerator KVM                               -> no other file
+ *   soft.c       the software accelerator                          -> kick
+ *   schedule.c   requests to the scheduler                         -> no other file
  *
  * The accelerators are called through the table in accel.h.
  */
@@ -32,6 +33,7 @@
 #include "kvm.h"
 #include "limit.h"
 #include "memory.h"
+#include "protection.h"
 #include "reaper.h"
 #include "schedule.h"
 #include "soft.h"
@@ -53,6 +55,7 @@ struct engine {
 
 	struct reaper reaper;
 	struct dirty_log log;
+	struct protection protection;
 	uint32_t waiting_for_exits; /* threads in wait_for_exits() */
 
 	const struct accel_ops *ops;

@@ -301,31 +301,33 @@ static bool take_released(const struct ring *ring, uint32_t index)
 }
 
 /*
- * Reset a vCPU's ring: free up to `most` of its released entries, and protect their pages, as many at a time as KVM
- * does. If it is `cut`, the pages gathered last stay writable. Returns the number of entries.
+ * Reset a ring from `*reset_index` on: free up to `most` of its released entries, and protect their pages, as many at a
+ * time as KVM does; those of no slot protect none. If it is `cut`, the pages gathered last stay writable. Returns the
+ * number of entries.
  */
-static uint32_t reset_ring(struct vcpu *vcpu, uint32_t most, bool cut)
+static uint32_t reset_ring(struct engine *engine, const struct ring *ring, uint32_t *reset_index, uint32_t most,
+			   bool cut)
 {
-	const struct memory *memory = &vcpu->engine->memory;
-	uint32_t index = vcpu->soft->reset_index, freed = 0, count = 0;
+	const struct memory *memory = &engine->memory;
+	uint32_t index = *reset_index, freed = 0, count = 0;
 	uint64_t gathered[GATHERED];
 
-	for (; freed < most && take_released(&vcpu->ring, index); index++, freed++) {
-		const struct kvm_dirty_gfn *entry = ring_entry(&vcpu->ring, index);
-		const struct memslot *slot = &memory->slots[load_relaxed(&entry->slot)];
+	for (; freed < most && take_released(ring, index); index++, freed++) {
+		const struct kvm_dirty_gfn *entry = ring_entry(ring, index);
+		uint32_t slot = load_relaxed(&entry->slot);
 		uint64_t offset = load_relaxed(&entry->offset);
 
-		if (offset >= slot->pages) /* written to by two at once */
+		if (slot >= memory->nslots || offset >= memory->slots[slot].pages) /* or written to by two at once */
 			continue;
 		if (count == GATHERED) {
-			protect(vcpu->engine->soft, gathered, count);
+			protect(engine->soft, gathered, count);
 			count = 0;
 		}
-		gathered[count++] = slot->ram_page + offset;
+		gathered[count++] = memory->slots[slot].ram_page + offset;
 	}
 	if (!cut)
-		protect(vcpu->engine->soft, gathered, count);
-	store_release(&vcpu->soft->reset_index, index);
+		protect(engine->soft, gathered, count);
+	store_release(reset_index, index);
 	return freed;
 }
 
@@ -377,12 +379,12 @@ static void soft_reset_rings(struct engine *engine)
 	}
 	for (uint32_t i = 0; i < engine->nvcpus && !ended; i++) {
 		bool ends = most != UINT32_MAX || engine->vcpus[i] == cut;
-		bool freed = reset_ring(engine->vcpus[i], most, ends);
+		struct vcpu *vcpu = engine->vcpus[i];
 
-		ended = ends && freed;
+		ended = reset_ring(engine, &vcpu->ring, &vcpu->soft->reset_index, most, ends) && ends;
 	}
-	while (!ended && take_released(&canaries, vm->canary_reset_index))
-		vm->canary_reset_index++;
+	if (!ended)
+		reset_ring(engine, &canaries, &vm->canary_reset_index, UINT32_MAX, false);
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
 }

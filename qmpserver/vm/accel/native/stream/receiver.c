@@ -23,7 +23,7 @@
 
 #include "atomics.h"
 #include "memory.h"
-#include "stream/bits.h"
+#include "bits.h"
 #include "stream/sparse.h"
 #include "stream/wire.h"
 #include "stream/zero.h"

@@ -3,8 +3,12 @@
  * at the pages. So a page that is stored to later is reported again and sent again, in this pass or the next.
  *
  * A page that is stored to again while it waits costs nothing. So cold pages go first, which were never found dirty,
- * and those that were found dirty last go last: a pass ends before them if more are found meanwhile. A page is in one
- * of the three bitmaps, or for the moment of a move in none.
+ * and hot ones last: a pass ends before them if more are found meanwhile. A page is in one of the three bitmaps, or for
+ * the moment of a move in none. Which are hot:
+ *
+ *     if each harvest finds a page anew     those that the last harvest has found
+ *     if it is left writable until sent     those that were found soon after they were sent; and at the start those that
+ *                                           were found soon after the log was switched on
  *
  * A guest's hot pages are often neighbours, and at the start nobody knows them. So a level is not sent in the order of
  * addresses, which could begin with just them, but block by block, spread over RAM by reversing the number's bits.
@@ -26,8 +30,8 @@
 
 #include "atomics.h"
 #include "clock.h"
-#include "memory.h"
-#include "stream/bits.h"
+#include "engine.h"
+#include "bits.h"
 #include "stream/rate.h"
 #include "stream/sparse.h"
 #include "stream/wire.h"
@@ -36,6 +40,7 @@
 #define BLOCK_WORDS (STREAM_BLOCK / WORD_PAGES)
 #define BATCH_FRAMES 64
 #define BATCH_PAGES 64
+#define FIRST_HARVESTS 3 /* they come soon after the log was switched on */
 
 /* Frames that are written with one call, payloads straight from RAM. */
 struct batch {
@@ -62,11 +67,13 @@ struct outgoing {
 enum level { COLD, WARM, HOT, LEVELS };
 
 struct sender {
+	struct engine *engine; /* or NULL */
 	const uint8_t *ram;
 	uint64_t pages;
 	int ram_fd;
 	int notify_fd;
 	uint64_t *pending[LEVELS];
+	uint64_t *sent[2]; /* since the last harvest, and between that and the one before */
 	uint64_t cold;  /* bits of pending[COLD] */
 	uint64_t added; /* bits that were set, less those that were moved */
 	uint32_t harvests;
@@ -123,20 +130,38 @@ static uint64_t move(struct sender *sender, enum level level, uint64_t word, uin
 	return moved;
 }
 
+/* The pages of a word that were found and left writable: they are not found again until they were sent. */
+static uint64_t writable(const struct sender *sender, uint64_t word)
+{
+	return sender->engine ? protection_writable(&sender->engine->protection, word) : 0;
+}
+
+/* The pages of a word that the last two harvests could have found first. */
+static uint64_t take_recent(struct sender *sender, uint64_t word)
+{
+	uint64_t now = load_relaxed(&sender->sent[0][word]), before = sender->sent[1][word];
+
+	if (now)
+		now = __atomic_exchange_n(&sender->sent[0][word], 0, __ATOMIC_RELAXED);
+	if (now != before)
+		sender->sent[1][word] = now;
+	return load_relaxed(&sender->harvests) <= FIRST_HARVESTS ? ~0ull : now | before;
+}
+
 void sender_add(struct sender *sender, const uint64_t *bitmap)
 {
 	add_relaxed(&sender->harvests, 1);
 	for (uint64_t word = 0; word < bits_words(sender->pages); word++) {
-		uint64_t bits = in_ram(sender, word, bitmap[word]), before;
+		uint64_t bits = in_ram(sender, word, bitmap[word]), left = writable(sender, word), before;
+		uint64_t warm = bits & left & ~take_recent(sender, word), hot = bits & ~warm;
 
-		if (bits) {
-			move(sender, COLD, word, bits);
-			move(sender, WARM, word, bits);
-			put(sender, HOT, word, bits);
-		}
-		before = move(sender, HOT, word, ~bits);
-		if (before)
-			put(sender, WARM, word, before);
+		move(sender, COLD, word, bits);
+		move(sender, WARM, word, hot);
+		before = move(sender, HOT, word, ~(bits | left));
+		if (hot)
+			put(sender, HOT, word, hot);
+		if (before | warm)
+			put(sender, WARM, word, before | (warm & ~load_relaxed(&sender->pending[HOT][word])));
 	}
 }
 
@@ -398,7 +423,14 @@ static bool send_block(struct outgoing *out, enum level level, uint64_t block, u
 		if (level == HOT && load_relaxed(&sender->harvests) != harvests)
 			return true;
 		bits = take(sender, level, word, ~0ull);
-		if (bits && !send_word(out, word, bits))
+		if (!bits)
+			continue;
+		/* In the last pass the guest stands still. */
+		if (sender->engine && !load_relaxed(&sender->sync)) {
+			engine_protect(sender->engine, word, &bits, 1);
+			__atomic_fetch_or(&sender->sent[0][word], bits, __ATOMIC_RELAXED);
+		}
+		if (!send_word(out, word, bits))
 			return false;
 	}
 	return true;
@@ -472,7 +504,7 @@ static int map_file(struct sender *sender, int fd, uint64_t base)
 	return sparse_init(&sender->file, fd, base, sender->pages);
 }
 
-struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
+struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
 			  int64_t base)
 {
 	struct sender *sender = calloc(1, sizeof(*sender) + channels * sizeof(sender->outgoing[0]));
@@ -480,6 +512,7 @@ struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const 
 
 	if (!sender)
 		return NULL;
+	sender->engine = engine;
 	sender->ram = ram;
 	sender->pages = pages;
 	sender->ram_fd = ram_fd;
@@ -493,6 +526,11 @@ struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const 
 	for (int level = 0; level < LEVELS; level++) {
 		sender->pending[level] = calloc(bits_words(sender->pages), sizeof(uint64_t));
 		if (!sender->pending[level])
+			goto fail;
+	}
+	for (int i = 0; i < 2; i++) {
+		sender->sent[i] = calloc(bits_words(sender->pages), sizeof(uint64_t));
+		if (!sender->sent[i])
 			goto fail;
 	}
 	sender->mapped = base >= 0;
@@ -526,6 +564,8 @@ void sender_free(struct sender *sender)
 	sparse_free(&sender->file);
 	for (int level = 0; level < LEVELS; level++)
 		free(sender->pending[level]);
+	free(sender->sent[0]);
+	free(sender->sent[1]);
 	free(sender);
 }
 

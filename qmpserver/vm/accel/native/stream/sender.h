@@ -9,6 +9,7 @@
 
 /* cdef begin */
 struct sender;
+struct engine;
 
 struct sender_counters {
 	uint64_t pending;    /* pages that are to be sent, with those that are being sent */
@@ -20,12 +21,12 @@ struct sender_counters {
 };
 
 /*
- * Create a sender of RAM, `pages` pages of the memory file `ram_fd` mapped at `ram`, with a thread for each of the
- * descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more there are
+ * Create a sender of an engine's RAM, or with none of any memory: `pages` pages of the memory file `ram_fd` mapped at
+ * `ram`. It has a thread for each of the descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more there are
  * no frames: the descriptors are all of one file, which gets each page at `base` + its offset in RAM, and a hole for a
  * page that has become zero. NULL and errno on failure.
  */
-struct sender *sender_new(const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
+struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
 			  int64_t base);
 
 /* End the threads and free the sender. Blocks until they have ended, which takes less than a millisecond. */

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "memory.h"
-#include "stream/bits.h"
+#include "bits.h"
 
 static off_t offset(const struct sparse *sparse, uint64_t page)
 {

@@ -1,8 +1,11 @@
 /* Bitmaps of pages: a bit each, 64 to a word, lowest first. */
-#ifndef QMPSERVER_STREAM_BITS_H
-#define QMPSERVER_STREAM_BITS_H
+#ifndef QMPSERVER_BITS_H
+#define QMPSERVER_BITS_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "atomics.h"
 
 #define WORD_PAGES 64ull
 
@@ -15,6 +18,20 @@ struct run {
 static inline uint64_t bits_words(uint64_t pages)
 {
 	return (pages + WORD_PAGES - 1) / WORD_PAGES;
+}
+
+static inline bool bit_is_set(const uint64_t *bitmap, uint64_t page)
+{
+	return load_relaxed(&bitmap[page / WORD_PAGES]) >> page % WORD_PAGES & 1;
+}
+
+/* Several threads may set bits at the same time. One that is set already costs no write. Returns whether it was not. */
+static inline bool bit_set(uint64_t *bitmap, uint64_t page)
+{
+	uint64_t bit = 1ull << page % WORD_PAGES;
+
+	return !bit_is_set(bitmap, page) &&
+	       !(__atomic_fetch_or(&bitmap[page / WORD_PAGES], bit, __ATOMIC_RELEASE) & bit);
 }
 
 /* The bits of the pages from `page` on, `count` of them (at least 1), that are in the word of `page`. */
