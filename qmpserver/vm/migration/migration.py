@@ -177,7 +177,7 @@ class Migration:
             return
         self._enter("cancelling")
         assert self._task is not None
-        self._task.cancel()
+        self._cancel(self._task)
 
     def continue_(self, state: Status) -> None:
         """Go on after the pause before the switchover.
@@ -267,6 +267,11 @@ class Migration:
     def _spawn(self, steps: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(steps)
 
+    @staticmethod
+    def _cancel(task: asyncio.Task[None]) -> None:
+        """Cancel a task, but not before its first step: it would handle and release nothing."""
+        asyncio.get_running_loop().call_soon(task.cancel)
+
     async def _move_out(self, source: Source, steps: Coroutine[Any, Any, None]) -> None:
         try:
             await steps
@@ -297,7 +302,7 @@ class Migration:
     async def close(self) -> None:
         """End a migration that is going on."""
         if self._task is not None:
-            self._task.cancel()
+            self._cancel(self._task)
             await asyncio.wait([self._task])
         await self._worker.close()
 

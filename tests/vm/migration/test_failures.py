@@ -56,6 +56,22 @@ async def test_cancel(side: MakeSide, uri: str) -> None:
     assert destination.error == "the peer has closed the connection"
 
 
+async def test_cancel_before_the_first_step(side: MakeSide, uri: str) -> None:
+    source = side()
+    source.migration.start(parse_uri(uri), no_fd)
+    source.migration.cancel()
+    assert await source.ended() == "cancelled"
+    source.migration.start(parse_uri(uri), no_fd)
+    assert await source.ended() == "failed"
+
+
+async def test_the_end_before_the_first_step(side: MakeSide, uri: str) -> None:
+    """The listener is closed, too: the fixtures look."""
+    destination = side(incoming=True)
+    await destination.migration.incoming(parse_uri(uri), no_fd)
+    await destination.close()
+
+
 async def test_cancel_in_the_pause(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_capabilities({"pause-before-switchover": True})
