@@ -407,30 +407,40 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 	return true;
 }
 
-/* Send the pages of a level in a block; hot ones until more are found. False: the thread is to end. */
+/* Take the pages of a level in a block. Returns whether there are any. */
+static bool take_block(struct sender *sender, enum level level, uint64_t first, uint64_t words, uint64_t *taken)
+{
+	uint64_t any = 0;
+
+	for (uint64_t i = 0; i < words; i++)
+		any |= taken[i] = take(sender, level, first + i, ~0ull);
+	if (!any)
+		return false;
+	/* In the last pass the guest stands still. */
+	if (sender->engine && !load_relaxed(&sender->sync)) {
+		engine_protect(sender->engine, first, taken, words);
+		for (uint64_t i = 0; i < words; i++)
+			if (taken[i])
+				__atomic_fetch_or(&sender->sent[0][first + i], taken[i], __ATOMIC_RELAXED);
+	}
+	return true;
+}
+
+/* Send the pages of a level in a block; hot ones unless more were found. False: the thread is to end. */
 static bool send_block(struct outgoing *out, enum level level, uint64_t block, uint32_t harvests)
 {
 	struct sender *sender = out->sender;
-	uint64_t words = bits_words(sender->pages), end = (block + 1) * BLOCK_WORDS;
+	uint64_t first = block * BLOCK_WORDS, left = bits_words(sender->pages) - first;
+	uint64_t words = left < BLOCK_WORDS ? left : BLOCK_WORDS, taken[BLOCK_WORDS];
 
-	for (uint64_t word = block * BLOCK_WORDS; word < end && word < words; word++) {
-		uint64_t bits;
-
-		if (!load_relaxed(&sender->pending[level][word]))
+	if (level == HOT && load_relaxed(&sender->harvests) != harvests)
+		return true;
+	if (!take_block(sender, level, first, words, taken))
+		return true;
+	for (uint64_t i = 0; i < words; i++) {
+		if (!taken[i])
 			continue;
-		if (channel_stopping(&out->channel))
-			return false;
-		if (level == HOT && load_relaxed(&sender->harvests) != harvests)
-			return true;
-		bits = take(sender, level, word, ~0ull);
-		if (!bits)
-			continue;
-		/* In the last pass the guest stands still. */
-		if (sender->engine && !load_relaxed(&sender->sync)) {
-			engine_protect(sender->engine, word, &bits, 1);
-			__atomic_fetch_or(&sender->sent[0][word], bits, __ATOMIC_RELAXED);
-		}
-		if (!send_word(out, word, bits))
+		if (channel_stopping(&out->channel) || !send_word(out, first + i, taken[i]))
 			return false;
 	}
 	return true;
