@@ -56,9 +56,9 @@ class Promise:
         self._sent_cold = False
         self._measured = (0.0, 0)  # time and size of the dirty set, when its growth was measured
         self._working_set = math.inf  # the dirty set when all of `pending` will have been sent
-        # When each vCPU last was as fast as it may be, and what must be sent to see it again.
+        # When each vCPU last was as fast as it may be, and what must have left to see it again.
         self._busy_at: dict[int, tuple[float, float]] = {}
-        self._free_rates: dict[int, float] = {}  # the highest rate of each without a limit
+        self._free_rates: dict[int, float] = {}  # the highest rate of each while nothing slowed it
         self._is_tight: bool | None = None  # there is no time to observe the guest
         self._level = math.inf  # MB/s
         self._changed_at = -math.inf
@@ -155,20 +155,26 @@ class Promise:
     def _demands(self, look: Look) -> list[float]:
         """Return how fast each vCPU would dirty memory without a limit; infinite: unknown."""
         demands = []
+        gone = look.added - look.pending  # what has left, up to a constant
+        share = 0.5 / len(look.rates)  # a free vCPU finds what is sent of its pages, and no more
         for index, (rate, limit) in enumerate(zip(look.rates, look.limits, strict=True)):
+            free = self._free_rates.get(index, 0.0)
             if not limit:
-                self._free_rates[index] = max(rate, self._free_rates.get(index, 0.0))
-                if look.waiting:  # it may have stored to those
-                    rate = self._free_rates[index]
-            if not limit or rate >= AT_LIMIT * limit * MB:
-                # Nothing tells whether it stores to pages that wait, until they were sent.
-                waits = look.pending + look.bandwidth * RELEASE if look.waiting else 0.0
-                self._busy_at[index] = look.time, look.sent + waits
-            busy_at, sent = self._busy_at.get(index, (0.0, 0.0))
-            slowed = limit and (look.time - busy_at < RELEASE or look.sent < sent)
-            if limit and not slowed:
-                self._free_rates[index] = rate
-            demands.append(math.inf if slowed else rate)
+                free = max(free, rate)
+            # A vCPU that stores to pages that wait does not show it, until they were sent.
+            enough = limit * MB or (min(free, look.bandwidth * share) if look.waiting else 0.0)
+            unseen = look.pending + look.bandwidth * RELEASE if look.waiting else 0.0
+            if rate >= AT_LIMIT * enough:
+                self._busy_at[index] = look.time, gone + unseen
+            busy_at, seen_from = self._busy_at.get(index, (0.0, -math.inf))
+            is_idle = look.time - busy_at >= RELEASE and gone >= seen_from
+            if is_idle:
+                free = rate
+            self._free_rates[index] = free
+            if limit:
+                demands.append(rate if is_idle else math.inf)
+            else:
+                demands.append(free if look.waiting else rate)
         if look.time < OBSERVE:  # the rates mean nothing yet
             return [math.inf] * len(demands)
         return demands

@@ -226,7 +226,7 @@ class Engine:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     def defer_protection(self, on: bool) -> None:
-        """Leave pages writable that are dirtied again and again, until a sender sends them.
+        """Leave pages writable that are found dirty, until a sender sends them.
 
         Such a page is reported once, and costs the guest no fault until then. Without rings, or on
         a KVM that has no canary, nothing is deferred. For one sender at a time, while dirty pages

@@ -37,7 +37,8 @@ class SenderCounters(NamedTuple):
 
     Attributes:
         pending: Pages that are to be sent, with those that are being sent.
-        cold: Those of them that were never told to be dirty.
+        cold: Those of them that were never told to be dirty, and that no thread has begun to send.
+        waiting: Those that were, and that no thread has begun to send.
         pages: Pages sent with their content.
         zero_pages: Pages sent as zero, without content.
         bytes: Bytes written to the descriptors, headers included.
@@ -45,6 +46,7 @@ class SenderCounters(NamedTuple):
 
     pending: int
     cold: int
+    waiting: int
     pages: int
     zero_pages: int
     bytes: int
@@ -67,8 +69,8 @@ class ReceiverCounters(NamedTuple):
 class Sender:
     """Threads that send pages of RAM, one for each channel.
 
-    They are idle until a pass is begun. A pass sends each page that was added before, and those
-    last that were found dirty last; if more are found during the pass, it ends before those.
+    They are idle until a pass is begun. A pass sends each page that was added before, and hot ones
+    last; if more are found during the pass, it ends before those.
     """
 
     def __init__(
@@ -92,8 +94,7 @@ class Sender:
         Raises:
             OSError: Memory, a thread or a file descriptor is not available.
         """
-        self._kept = ram, engine  # alive: the threads use them
-        self._ram = ram
+        self._ram = ram  # keeps the mapping alive, which the threads use
         self._channels = len(fds)
         _unblock(fds)
         self._ptr = lib.sender_new(
@@ -166,6 +167,10 @@ class Sender:
         """Whether a pass is under way; it never ends if a channel fails."""
         return bool(self._read().busy)
 
+    def guest_stopped(self) -> None:
+        """Note that the guest stands still from now on: no page needs protection any more."""
+        lib.sender_guest_stopped(self._ptr)
+
     def set_rate(self, bytes_per_second: int) -> None:
         """Limit the rate of all channels together; 0 is no limit.
 
@@ -181,7 +186,12 @@ class Sender:
         """Return the counters of now. Any thread."""
         counters = self._read()
         return SenderCounters(
-            counters.pending, counters.cold, counters.pages, counters.zero_pages, counters.bytes
+            counters.pending,
+            counters.cold,
+            counters.waiting,
+            counters.pages,
+            counters.zero_pages,
+            counters.bytes,
         )
 
     def states(self) -> list[ChannelState]:

@@ -31,6 +31,10 @@ class Worker:
         """Call `function` on the thread, after all calls before it, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
+    def begin(self, function: Callable[[*Args], None], *args: *Args) -> None:
+        """Have `function` called after all calls before it, and return; it must not raise."""
+        self._executor.submit(function, *args)
+
     async def close(self) -> None:
         """Wait for a call under way, and end the thread."""
         await self.run(int)

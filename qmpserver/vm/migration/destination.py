@@ -13,6 +13,7 @@ from qmpserver.vm.accel.stream import ChannelState, Receiver
 from qmpserver.vm.machine.runstate import RunState
 from qmpserver.vm.migration.answers import wait_for_either
 from qmpserver.vm.migration.description import check
+from qmpserver.vm.migration.ending import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class Destination:
                 await self._refuse(main, reason(error))
                 raise
         finally:
-            await asyncio.shield(self._release())
+            await to_the_end(self._release())
 
     async def _accept(self, take_fd: Callable[[str], int]) -> Channel:
         if self._listener is not None:

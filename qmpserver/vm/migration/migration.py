@@ -265,14 +265,18 @@ class Migration:
         )
 
     def _spawn(self, steps: Coroutine[Any, Any, None]) -> None:
+        self._has_begun = False
         self._task = asyncio.get_running_loop().create_task(steps)
 
-    @staticmethod
-    def _cancel(task: asyncio.Task[None]) -> None:
-        """Cancel a task, but not before its first step: it would handle and release nothing."""
-        asyncio.get_running_loop().call_soon(task.cancel)
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        """Cancel the task, but not before its first step: it would handle and release nothing."""
+        if self._has_begun:
+            task.cancel()
+        else:
+            asyncio.get_running_loop().call_soon(task.cancel)
 
     async def _move_out(self, source: Source, steps: Coroutine[Any, Any, None]) -> None:
+        self._has_begun = True
         try:
             await steps
         except asyncio.CancelledError:
@@ -289,6 +293,7 @@ class Migration:
             self._source = None
 
     async def _move_in(self, steps: Coroutine[Any, Any, None], exit_on_error: bool) -> None:
+        self._has_begun = True
         try:
             await steps
         except Exception as error:  # a bug must not leave it under way for ever

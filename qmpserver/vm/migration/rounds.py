@@ -86,8 +86,7 @@ class Rounds:
     async def begin(self) -> None:
         """Make all pages that hold data pending. Dirty pages must be logged.
 
-        The engine leaves hot pages writable until they are sent from now on, until it is told
-        otherwise.
+        From now on the engine leaves each page that a harvest finds writable until it is sent.
         """
         await self._worker.run(self._machine.accel.engine.defer_protection, True)
         take = self._machine.tracking.take
@@ -164,6 +163,7 @@ class Rounds:
             OSError, StreamError: A channel failed, or the destination did.
         """
         self._last = True
+        self._sender.guest_stopped()
         if not self._parameters[TOTAL_TIME]:
             self._sender.set_rate(0)
         while self._sender.busy:
@@ -223,13 +223,13 @@ class Rounds:
     def _look(self) -> Look:
         self.count()
         parameters = self._parameters
-        pending, cold = self._figures.remaining, self._sender.counters().cold * PAGE
+        counters = self._sender.counters()
         deferred = self._machine.accel.engine.defers_protection
         return Look(
             time=time.monotonic() - self._started,
-            pending=pending,
-            cold=cold,
-            waiting=max(0, pending - cold) if deferred else 0,
+            pending=self._figures.remaining,
+            cold=counters.cold * PAGE,
+            waiting=counters.waiting * PAGE if deferred else 0,
             unharvested=self._unharvested(),
             added=self._added,
             sent=self._figures.transferred,

@@ -18,6 +18,7 @@ from qmpserver.migration.policies.promise import Promise
 from qmpserver.vm.accel.stream import Sender
 from qmpserver.vm.migration.answers import Answers
 from qmpserver.vm.migration.description import describe
+from qmpserver.vm.migration.ending import to_the_end
 from qmpserver.vm.migration.rounds import Rounds
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Source:
         finally:
             self.count()
             tracking.release(self)
-            await asyncio.shield(self._release())
+            await to_the_end(self._release())
 
     def _policy(self) -> Policy:
         parameters = self._parameters
@@ -225,6 +226,7 @@ class Source:
             sender, self._sender = self._sender, None
             sender.stop()
             await self._worker.run(sender.close)
-            await self._worker.run(self._machine.accel.engine.defer_protection, False)
+            # Nobody waits for it: the guest has gone, or what comes next is after it on the thread.
+            self._worker.begin(self._machine.accel.engine.defer_protection, False)
         for channel in self._channels:
             channel.close()

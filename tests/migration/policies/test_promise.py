@@ -151,6 +151,16 @@ def test_a_light_vcpu_keeps_its_speed(cold_first: bool) -> None:
     assert guest[0].limited_for > 2 * 256 / LINK, "it does not wait until the level is that low"
 
 
+@pytest.mark.parametrize("cold_first", [True, False])
+def test_a_vcpu_that_falls_idle_is_not_limited(cold_first: bool) -> None:
+    idle = Vcpu(128, step(1, GREEDY, 0), 128)
+    guest = [greedy(128), idle]
+    migration = Migration(RAM, constant(LINK), guest, 0.3, 12, cold_first=cold_first)
+    assert_kept(migration.run(Promise()), 12, 0.3)
+    assert guest[0].limited_for > 0.5
+    assert idle.limited_for == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cold_first", [True, False])
 def test_equally_greedy_vcpus_get_the_same_limit(cold_first: bool) -> None:

@@ -206,7 +206,7 @@ def test_a_page_that_is_added_again_counts_once(rig: Rig) -> None:
     sender = rig.sender(source, rig.sockets(1)[0])
     sender.add(bitmap(source, {0, 63, 64, source.pages - 1}))
     sender.add(bitmap(source, {63, 65}))
-    assert sender.counters() == SenderCounters(5, 0, 0, 0, 0)
+    assert sender.counters() == SenderCounters(5, 0, 5, 0, 0, 0)
     # Bits after the last page are no pages.
     sender.add(everything(source))
     assert sender.counters().pending == source.pages
@@ -223,16 +223,16 @@ def test_cold_pages_go_first(rig: Rig, dirty_first: bool) -> None:
         sender.add(bitmap(source, dirty))
     sender.add_data()
     sender.add(bitmap(source, dirty))
-    assert sender.counters() == SenderCounters(source.pages, source.pages - 4, 0, 0, 0)
+    assert sender.counters() == SenderCounters(source.pages, source.pages - 4, 4, 0, 0, 0)
     sender.begin_pass(sync=True)
     frames = [frame for frame in read_frames(there) if frame[0] == PAGES]
     assert [frame[1:3] for frame in frames[-4:]] == [(1, page) for page in sorted(dirty)]
     assert sum(count for _, count, *_ in frames[:-4]) == source.pages - 4
     wait_passed(sender)
     counters = sender.counters()
-    assert (counters.pending, counters.cold) == (0, 0)
+    assert (counters.pending, counters.cold, counters.waiting) == (0, 0, 0)
     sender.add(bitmap(source, {7}))  # was sent as a cold one, and is none any more
-    assert (sender.counters().pending, sender.counters().cold) == (1, 0)
+    assert sender.counters()[:3] == (1, 0, 1)
 
 
 def test_pages_that_were_found_dirty_last_go_last(rig: Rig) -> None:

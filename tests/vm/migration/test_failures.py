@@ -72,6 +72,15 @@ async def test_the_end_before_the_first_step(side: MakeSide, uri: str) -> None:
     await destination.close()
 
 
+async def test_the_end_while_it_is_cancelled(side: MakeSide, uri: str) -> None:
+    """It releases all that it has, before the machine is closed."""
+    source, destination = side(), side(incoming=True)
+    await begin(source, destination, uri)
+    source.migration.cancel()
+    await source.close()
+    assert source.migration.status == "cancelled"
+
+
 async def test_cancel_in_the_pause(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_capabilities({"pause-before-switchover": True})

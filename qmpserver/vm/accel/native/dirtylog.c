@@ -2,7 +2,8 @@
  * The dirty log: harvest, reset, the bitmap, and what to do when a reset was cut short or a ring was overrun.
  *
  * The order: set the page's bit, release the entry's flag, reset the rings, and only then hand the bit over: the
- * guest's stores before the reset are covered by the bit, and those after it push a new entry.
+ * guest's stores before the reset are covered by the bit, and those after it push a new entry. During a migration it is
+ * the reset before the page is sent that does so: protection.c.
  *
  * Locks. Each ring has one, for its harvest: rings are harvested at the same time, and while others are reset.
  * log.lock is for resets, for the switch, and for all that is rare. It is taken before any ring's and before any of
@@ -38,7 +39,7 @@
  * loop, also after the last entry was counted and before the last pages are protected, so the full number can come
  * back. Signals are masked during the call; SIGSTOP, the freezer, a tracer, suspend and livepatch cannot be. Whether
  * a reset was cut short shows only in what the kernel does last. So there is a ring more, of a vCPU that was created
- * last and never runs, and with each reset one entry of it is released, the canary:
+ * last and never runs, and with each reset entries of it are released, the canaries; the last one tells:
  *
  *     ring of vCPU 0   ring of vCPU 1   ...   ring of the canary
  *     RRRRRRRR         RRRRR                  R
@@ -75,12 +76,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bits.h"
 #include "engine.h"
 
 #define RESET_TRIES 8    /* a storm of stops lets one of them through */
 #define CANARY_BATCH 256 /* entries that are pushed at a time */
+#define CANARY_STOCK 1024
+#define DEFER_WORDS 16   /* of which all pages are protected at a time */
 #define LOOKED_AT 4096   /* entries of a ring that tell how many of all are new */
 #define NO_PAGE (~0ull)
 #define NO_SLOT UINT32_MAX /* a reset protects nothing for it */
@@ -215,15 +219,19 @@ static void trust_again(struct engine *engine, uint64_t *bitmap)
 	mark_all(engine, bitmap);
 }
 
-/* Push canaries ahead, until the next ones would have no room. Off the path of a vCPU whose ring is full. */
+/*
+ * Push canaries ahead, until the next ones would have no room. Not on the path of a vCPU whose ring is full, which may
+ * have to wait for it, though.
+ */
 static void stock_canaries(struct engine *engine)
 {
 	struct canary *canary = &engine->log.canary;
 	const struct ring *ring = &canary->ring;
 
 	uint32_t batch = ring->size / 4 < CANARY_BATCH ? ring->size / 4 : CANARY_BATCH;
+	uint32_t most = ring->size / 2 < CANARY_STOCK ? ring->size / 2 : CANARY_STOCK;
 
-	while (ring->size && canary->pushed - canary->reset + batch <= ring->size / 2) {
+	while (ring->size && canary->pushed - canary->reset + batch <= most) {
 		uint64_t before = canary->pushed;
 
 		engine->ops->push_canaries(engine, batch);
@@ -476,18 +484,22 @@ void engine_protect(struct engine *engine, uint64_t word, const uint64_t *bitmap
 	for (uint64_t i = 0; i < words; i++)
 		offer_word(engine, word + i, protection_take(protection, word + i, bitmap[i]));
 	reset_harvested(engine);
+	stock_canaries(engine);
 	pthread_mutex_unlock(&engine->log.lock);
 }
 
 void engine_defer_protection(struct engine *engine, bool on)
 {
-	const uint64_t all = ~0ull;
+	uint64_t all[DEFER_WORDS], words = engine->protection.words, step;
 
 	lock_rings(engine);
 	engine->protection.deferred = on && engine->log.canary.ring.size;
 	unlock_rings(engine);
-	for (uint64_t word = 0; !on && word < engine->protection.words; word++)
-		engine_protect(engine, word, &all, 1);
+	memset(all, 0xff, sizeof(all));
+	for (uint64_t word = 0; !on && word < words; word += step) {
+		step = words - word < DEFER_WORDS ? words - word : DEFER_WORDS;
+		engine_protect(engine, word, all, step);
+	}
 }
 
 static void overflowed(struct vcpu *vcpu)

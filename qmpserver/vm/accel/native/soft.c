@@ -343,20 +343,22 @@ static struct vcpu *last_released(const struct engine *engine)
 	return NULL;
 }
 
+static uint32_t count_released(const struct ring *ring, uint32_t index)
+{
+	uint32_t count = 0;
+
+	while (count < ring->size && ring_is_released(ring, index + count))
+		count++;
+	return count;
+}
+
 /* Whether more entries are released than are gathered at a time. */
 static bool many_released(const struct engine *engine)
 {
 	uint32_t count = 0;
 
-	for (uint32_t i = 0; i < engine->nvcpus; i++) {
-		const struct vcpu *vcpu = engine->vcpus[i];
-		uint32_t index = vcpu->soft->reset_index;
-
-		while (count <= GATHERED && vcpu->ring.size && ring_is_released(&vcpu->ring, index)) {
-			index++;
-			count++;
-		}
-	}
+	for (uint32_t i = 0; i < engine->nvcpus; i++)
+		count += count_released(&engine->vcpus[i]->ring, engine->vcpus[i]->soft->reset_index);
 	return count > GATHERED;
 }
 
@@ -365,7 +367,7 @@ static void soft_reset_rings(struct engine *engine)
 	struct soft_vm *vm = engine->soft;
 	const struct ring canaries = { .entries = vm->canaries, .size = CANARIES };
 	const struct vcpu *cut = NULL;
-	uint32_t most;
+	uint32_t most, offered;
 	bool ended = false;
 
 	pthread_mutex_lock(&vm->slots_lock);
@@ -383,8 +385,12 @@ static void soft_reset_rings(struct engine *engine)
 
 		ended = reset_ring(engine, &vcpu->ring, &vcpu->soft->reset_index, most, ends) && ends;
 	}
-	if (!ended)
-		reset_ring(engine, &canaries, &vm->canary_reset_index, UINT32_MAX, false);
+	offered = count_released(&canaries, vm->canary_reset_index); /* all but the last one can name pages */
+	if (!ended) {
+		bool ends = offered > 1 && __atomic_exchange_n(&vm->cut, 0, __ATOMIC_ACQ_REL);
+
+		reset_ring(engine, &canaries, &vm->canary_reset_index, ends ? offered - 1 : UINT32_MAX, ends);
+	}
 	quiesce(engine);
 	pthread_mutex_unlock(&vm->slots_lock);
 }

@@ -1,6 +1,7 @@
 /*
- * A pass takes each page that is to be sent once: a thread exchanges a word of the bitmap for 0 and only then looks
- * at the pages. So a page that is stored to later is reported again and sent again, in this pass or the next.
+ * A pass takes each page that is to be sent once: a thread exchanges words of the bitmap for 0, has the pages
+ * protected that were left writable, and only then looks at them. So a page that is stored to later is reported again
+ * and sent again, in this pass or the next.
  *
  * A page that is stored to again while it waits costs nothing. So cold pages go first, which were never found dirty,
  * and hot ones last: a pass ends before them if more are found meanwhile. A page is in one of the three bitmaps, or for
@@ -40,6 +41,7 @@
 #define BLOCK_WORDS (STREAM_BLOCK / WORD_PAGES)
 #define BATCH_FRAMES 64
 #define BATCH_PAGES 64
+#define STEPS_PER_SECOND 64
 #define FIRST_HARVESTS 3 /* they come soon after the log was switched on */
 
 /* Frames that are written with one call, payloads straight from RAM. */
@@ -74,11 +76,13 @@ struct sender {
 	int notify_fd;
 	uint64_t *pending[LEVELS];
 	uint64_t *sent[2]; /* since the last harvest, and between that and the one before */
-	uint64_t cold;  /* bits of pending[COLD] */
+	uint64_t cold;    /* bits of pending[COLD] */
+	uint64_t waiting; /* bits of the others */
 	uint64_t added; /* bits that were set, less those that were moved */
 	uint32_t harvests;
 	uint32_t passes;
 	uint32_t sync; /* the pass ends with SYNC */
+	uint32_t stopped; /* the guest */
 	uint32_t busy;
 	pthread_mutex_t rate_lock;
 	struct rate rate;
@@ -102,8 +106,7 @@ static uint64_t take(struct sender *sender, enum level level, uint64_t word, uin
 	if (!(load_relaxed(pending) & bits))
 		return 0;
 	bits &= __atomic_fetch_and(pending, ~bits, __ATOMIC_ACQUIRE);
-	if (level == COLD)
-		add_relaxed(&sender->cold, -count_bits(bits));
+	add_relaxed(level == COLD ? &sender->cold : &sender->waiting, -count_bits(bits));
 	return bits;
 }
 
@@ -112,13 +115,15 @@ static uint64_t in_ram(const struct sender *sender, uint64_t word, uint64_t bits
 	return bits & bits_of(0, sender->pages - word * WORD_PAGES);
 }
 
-/* Returns the bits that were not set before. */
-static uint64_t put(struct sender *sender, enum level level, uint64_t word, uint64_t bits)
+static void put(struct sender *sender, enum level level, uint64_t word, uint64_t bits)
 {
-	uint64_t before = __atomic_fetch_or(&sender->pending[level][word], bits, __ATOMIC_RELEASE);
+	uint64_t before, *pending = &sender->pending[level][word];
 
+	/* Counted first: a thread may take them at once. */
+	add_relaxed(level == COLD ? &sender->cold : &sender->waiting, count_bits(bits));
+	before = __atomic_fetch_or(pending, bits, __ATOMIC_RELEASE) & bits;
+	add_relaxed(level == COLD ? &sender->cold : &sender->waiting, -count_bits(before));
 	add_relaxed(&sender->added, count_bits(bits & ~before));
-	return bits & ~before;
 }
 
 /* Take pages out of a level, to put them into another. */
@@ -136,7 +141,7 @@ static uint64_t writable(const struct sender *sender, uint64_t word)
 	return sender->engine ? protection_writable(&sender->engine->protection, word) : 0;
 }
 
-/* The pages of a word that the last two harvests could have found first. */
+/* The pages of a word that were sent since the harvest before the last one; at the start, all. */
 static uint64_t take_recent(struct sender *sender, uint64_t word)
 {
 	uint64_t now = load_relaxed(&sender->sent[0][word]), before = sender->sent[1][word];
@@ -169,10 +174,7 @@ static void add_cold(struct sender *sender, uint64_t word, uint64_t bits)
 {
 	bits = in_ram(sender, word, bits);
 	bits &= ~(load_relaxed(&sender->pending[WARM][word]) | load_relaxed(&sender->pending[HOT][word]));
-	/* Counted first: a thread may take them at once. */
-	add_relaxed(&sender->cold, count_bits(bits));
-	bits &= ~put(sender, COLD, word, bits);
-	add_relaxed(&sender->cold, -count_bits(bits));
+	put(sender, COLD, word, bits);
 }
 
 int sender_add_data(struct sender *sender)
@@ -407,8 +409,8 @@ static bool send_word(struct outgoing *out, uint64_t word, uint64_t bits)
 	return true;
 }
 
-/* Take the pages of a level in a block. Returns whether there are any. */
-static bool take_block(struct sender *sender, enum level level, uint64_t first, uint64_t words, uint64_t *taken)
+/* Take the pages of a level in some words, and have them protected. Returns whether there are any. */
+static bool take_words(struct sender *sender, enum level level, uint64_t first, uint64_t words, uint64_t *taken)
 {
 	uint64_t any = 0;
 
@@ -416,8 +418,7 @@ static bool take_block(struct sender *sender, enum level level, uint64_t first, 
 		any |= taken[i] = take(sender, level, first + i, ~0ull);
 	if (!any)
 		return false;
-	/* In the last pass the guest stands still. */
-	if (sender->engine && !load_relaxed(&sender->sync)) {
+	if (sender->engine && !load_relaxed(&sender->stopped)) {
 		engine_protect(sender->engine, first, taken, words);
 		for (uint64_t i = 0; i < words; i++)
 			if (taken[i])
@@ -426,22 +427,36 @@ static bool take_block(struct sender *sender, enum level level, uint64_t first, 
 	return true;
 }
 
-/* Send the pages of a level in a block; hot ones unless more were found. False: the thread is to end. */
+/* How many words are protected at once: few on a slow link, or they would be found dirty again before they are sent. */
+static uint64_t step_words(const struct sender *sender)
+{
+	uint64_t words = load_relaxed(&sender->rate_limit) / STEPS_PER_SECOND / (WORD_PAGES * PAGE_BYTES);
+
+	return !load_relaxed(&sender->rate_limit) || words > BLOCK_WORDS ? BLOCK_WORDS : words ? words : 1;
+}
+
+/* Send the pages of a level in a block; hot ones until more are found. False: the thread is to end. */
 static bool send_block(struct outgoing *out, enum level level, uint64_t block, uint32_t harvests)
 {
 	struct sender *sender = out->sender;
-	uint64_t first = block * BLOCK_WORDS, left = bits_words(sender->pages) - first;
-	uint64_t words = left < BLOCK_WORDS ? left : BLOCK_WORDS, taken[BLOCK_WORDS];
+	uint64_t word = block * BLOCK_WORDS, end = word + BLOCK_WORDS, taken[BLOCK_WORDS], words;
 
-	if (level == HOT && load_relaxed(&sender->harvests) != harvests)
-		return true;
-	if (!take_block(sender, level, first, words, taken))
-		return true;
-	for (uint64_t i = 0; i < words; i++) {
-		if (!taken[i])
+	if (end > bits_words(sender->pages))
+		end = bits_words(sender->pages);
+	for (; word < end; word += words) {
+		words = step_words(sender);
+		if (words > end - word)
+			words = end - word;
+		if (level == HOT && load_relaxed(&sender->harvests) != harvests)
+			return true;
+		if (!take_words(sender, level, word, words, taken))
 			continue;
-		if (channel_stopping(&out->channel) || !send_word(out, first + i, taken[i]))
-			return false;
+		for (uint64_t i = 0; i < words; i++) {
+			if (!taken[i])
+				continue;
+			if (channel_stopping(&out->channel) || !send_word(out, word + i, taken[i]))
+				return false;
+		}
 	}
 	return true;
 }
@@ -514,8 +529,8 @@ static int map_file(struct sender *sender, int fd, uint64_t base)
 	return sparse_init(&sender->file, fd, base, sender->pages);
 }
 
-struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
-			  int64_t base)
+struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds,
+			  uint32_t channels, int64_t base)
 {
 	struct sender *sender = calloc(1, sizeof(*sender) + channels * sizeof(sender->outgoing[0]));
 	int error;
@@ -606,6 +621,11 @@ int sender_begin_pass(struct sender *sender, bool sync)
 	return 0;
 }
 
+void sender_guest_stopped(struct sender *sender)
+{
+	store_release(&sender->stopped, 1);
+}
+
 void sender_set_rate(struct sender *sender, uint64_t limit)
 {
 	pthread_mutex_lock(&sender->rate_lock);
@@ -627,6 +647,7 @@ void sender_read_counters(const struct sender *sender, struct sender_counters *c
 	uint64_t added, done;
 
 	*counters = (struct sender_counters){ .cold = load_acquire(&sender->cold),
+					      .waiting = load_acquire(&sender->waiting),
 					      .busy = load_acquire(&sender->busy) };
 	for (uint32_t i = 0; i < sender->channels; i++) {
 		counters->pages += load_acquire(&sender->outgoing[i].pages);

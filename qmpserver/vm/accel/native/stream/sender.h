@@ -13,7 +13,8 @@ struct engine;
 
 struct sender_counters {
 	uint64_t pending;    /* pages that are to be sent, with those that are being sent */
-	uint64_t cold;       /* of these, pages that sender_add() has never named: they go first */
+	uint64_t cold;       /* of these, pages that sender_add() has never named: they go first; none being sent */
+	uint64_t waiting;    /* the others; none being sent */
 	uint64_t pages;      /* sent with their content */
 	uint64_t zero_pages; /* told to be zero */
 	uint64_t bytes;      /* written to the descriptors, headers included */
@@ -26,8 +27,8 @@ struct sender_counters {
  * no frames: the descriptors are all of one file, which gets each page at `base` + its offset in RAM, and a hole for a
  * page that has become zero. NULL and errno on failure.
  */
-struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds, uint32_t channels,
-			  int64_t base);
+struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds,
+			  uint32_t channels, int64_t base);
 
 /* End the threads and free the sender. Blocks until they have ended, which takes less than a millisecond. */
 void sender_free(struct sender *sender);
@@ -52,6 +53,9 @@ int sender_add_data(struct sender *sender);
  * Never blocks. 0, or -1 and errno: EBUSY if a pass is under way, EPIPE if a channel has failed or was stopped.
  */
 int sender_begin_pass(struct sender *sender, bool sync);
+
+/* The guest stands still from now on: no page needs protection before it is sent. Any thread. Never blocks. */
+void sender_guest_stopped(struct sender *sender);
 
 /* Limit the rate of all channels together, in bytes/s; 0: no limit. In effect at once. Any thread. Never blocks. */
 void sender_set_rate(struct sender *sender, uint64_t limit);
