@@ -65,8 +65,8 @@ uint64_t engine_dirty_pages(struct engine *engine);
 int engine_set_tracking(struct engine *engine, bool on);
 
 /*
- * From now on, leave pages writable that are found dirty, and have whoever sends a page call engine_protect() before
- * reading it; or protect all pages again. A page that is left writable is reported once, and costs the guest no fault
+ * From now on, leave pages writable that are found dirty: a sender must call engine_protect() before it reads a page.
+ * Or protect all pages again. A page that is left writable is reported once, and costs the guest no fault
  * until then. No-op without a canary. Any thread, for one sender at a time, while tracking is on; ending it blocks for
  * tens of milliseconds a GiB.
  */

@@ -1,14 +1,15 @@
 /*
- * A page that waits to be sent need not be logged: it will be sent anyway, as it is by then. Protecting it again at
- * each harvest costs the guest a fault, and the ring an entry, for nothing. So a migration defers it: a harvest leaves a
- * page writable, and the sender protects it before it reads it. What is stored after that is found, and sent again.
+ * A page that waits to be sent need not be logged: it will be sent anyway, as it is by then. Protecting it again at each
+ * harvest costs the guest a fault, and the ring an entry, for nothing. So a migration defers it: a harvest leaves a page
+ * writable, and the sender has it protected before it reads it. What is stored after that is found, and sent again.
  *
- * KVM has no call for either half of it. But a reset protects what the released entries name, and they are memory that both
- * sides write: an entry that is released without a slot protects nothing, and a canary (see dirtylog.c) can name any page.
+ * KVM has no call for that where there are rings. But a reset protects what the released entries name, and they are
+ * memory that both sides write: an entry that is released without a slot protects nothing, and a canary (see dirtylog.c)
+ * can name any page.
  *
- * Nothing is lost, because a page's bits are set in this order: writable, then the bitmap, then the entry's flag. Whoever
- * has taken the page from the bitmap sees that it is writable. Whoever sends it for an earlier reason and does not see
- * that yet reads it too early, and will find it in the bitmap again.
+ * Nothing is lost, because a page's bits are set in this order: writable, then the bitmap, then the entry's flag. A sender
+ * that has the page from the bitmap sees that it is writable. One that sends it for an earlier reason, and does not see
+ * that yet, reads it too early, and will find it in the bitmap again.
  */
 #include "protection.h"
 

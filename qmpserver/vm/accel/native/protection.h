@@ -9,7 +9,7 @@
 struct protection {
 	uint64_t words;     /* of the bitmap */
 	uint32_t deferred;  /* written with all rings locked */
-	uint64_t *writable; /* a bit per page of RAM: set by harvests, cleared by whoever sends */
+	uint64_t *writable; /* a bit per page of RAM: set by harvests, cleared before the page is sent */
 };
 /* cdef end */
 

@@ -21,8 +21,8 @@
 #define THROTTLE_SLICE_NS 10000000ull
 
 /*
- * What a throttled vCPU may run before it is parked: it dirties some hundred pages at most. Up to LAST_RUNS times if it
- * dirties none.
+ * How long a throttled vCPU runs before it is parked, at a time: it dirties some hundred pages at most. Up to LAST_RUNS
+ * times until it dirties one, and once more.
  */
 #define LAST_RUN_NS 100000ull
 #define LAST_RUNS 10
@@ -196,14 +196,16 @@ static void execute(struct vcpu *vcpu)
 		if (load_acquire(&engine->stopped)) {
 			/*
 			 * The guest is to stand still from now on, and not since its throttle began. One run may
-			 * not be enough: a kick for something else, or the scheduler, can take all of it.
+			 * not be enough: a kick for something else, or the scheduler, can take all of it. And an
+			 * entry is pushed before its store: the run after the one that pushed it is sure to store.
 			 */
-			if (account.last_runs && ring_pushed(&vcpu->ring, account.stood_at) == account.stood_at) {
-				account.last_runs--;
+			if (account.last_runs) {
+				bool pushed = ring_pushed(&vcpu->ring, account.stood_at) != account.stood_at;
+
+				account.last_runs = pushed ? 0 : account.last_runs - 1;
 				run(vcpu, &account, seen, now_ns() + LAST_RUN_NS);
 				continue;
 			}
-			account.last_runs = 0;
 			/* Once it is parked, its registers and its state may be set from outside at any time. */
 			if (state != VCPU_PARKED) {
 				engine->ops->complete_exit(vcpu);

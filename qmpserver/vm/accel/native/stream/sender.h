@@ -22,10 +22,11 @@ struct sender_counters {
 };
 
 /*
- * Create a sender of an engine's RAM, or with none of any memory: `pages` pages of the memory file `ram_fd` mapped at
- * `ram`. It has a thread for each of the descriptors: sockets, pipes that do not block, or files. All stay the caller's. With a `base` of 0 or more there are
- * no frames: the descriptors are all of one file, which gets each page at `base` + its offset in RAM, and a hole for a
- * page that has become zero. NULL and errno on failure.
+ * Create a sender of an engine's RAM, or of any memory with none: `pages` pages of the memory file `ram_fd` mapped at
+ * `ram`. It has a thread for each of the descriptors: sockets, pipes that do not block, or files. All stay the caller's.
+ * With a `base` of 0 or more there are no frames: the descriptors are all of one file, which gets each page at `base` +
+ * its offset in RAM, and a hole for a page that has become zero. The engine must outlive the sender. NULL and errno on
+ * failure.
  */
 struct sender *sender_new(struct engine *engine, const uint8_t *ram, uint64_t pages, int ram_fd, const int *fds,
 			  uint32_t channels, int64_t base);
