@@ -32,7 +32,7 @@ RELEASE = 1.0  # s below that, and the vCPU needs no limit
 NEAR = 1.5  # times its speed: a level that would soon reach one more vCPU
 AMPLE = 2.0  # times a vCPU's highest rate without a limit: such a limit is none
 BROKEN = 1.02  # of the promised total
-BEYOND = 1.05  # times the working set: the rest of what is pending is no part of it
+BEYOND = 0.05  # of the working set: so much that is pending and no part of it is worth waiting for
 EARLY = 0.1, 0.01  # of it: when a limited guest gets a higher limit instead of an end
 
 
@@ -145,7 +145,8 @@ class Promise:
         """Return whether it is better to go on although the rest fits the pause."""
         end = look.time + look.pause(look.remaining)
         earliest, latest = (look.total_time * (1 - share) for share in EARLY)
-        shrinks = look.pending > BEYOND * self._working_set
+        others = look.cold if look.waiting else look.pending - self._working_set
+        shrinks = others > BEYOND * self._working_set
         return end < latest and (shrinks or (any(look.limits) and end > earliest))
 
     def _is_ample(self, index: int) -> bool:

@@ -88,9 +88,9 @@ class Rounds:
 
         From now on the engine leaves each page that a harvest finds writable until it is sent.
         """
-        await self._worker.run(self._machine.accel.engine.defer_protection, True)
         take = self._machine.tracking.take
         await self._worker.run(take)  # dirtied before: pending now anyway
+        await self._worker.run(self._machine.accel.engine.defer_protection, True)
         await self._worker.run(self._sender.add_data)
         for bitmap in await self._worker.run(take):  # dirtied meanwhile: hot ones, which go last
             self._sender.add(bitmap)
