@@ -89,16 +89,20 @@ def test_older_headers_are_refused(headers: Headers) -> None:
 def test_musl(glue: Path, tmp_path: Path) -> None:
     if shutil.which("musl-gcc") is None:
         pytest.skip("musl-gcc is not installed")
-    # The kernel's headers are not musl's, and lie among glibc's.
-    for name, places in {
-        "linux": ["/usr/include"],
-        "asm-generic": ["/usr/include"],
-        "asm": [f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}", "/usr/include"],
+    # The kernel's headers are not musl's, and lie among glibc's; so do some of Debian's Python.
+    multiarch = Path(f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}")
+    python = Path(sysconfig.get_path("include"))
+    asm = multiarch / "asm"
+    for name, place in {
+        "linux": Path("/usr/include/linux"),
+        "asm-generic": Path("/usr/include/asm-generic"),
+        "asm": asm if asm.exists() else Path("/usr/include/asm"),
+        f"{multiarch.name}/{python.name}": multiarch / python.name,
     }.items():
-        [place, *_] = [Path(place, name) for place in places if Path(place, name).exists()]
-        (tmp_path / "kernel" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "kernel" / name).symlink_to(place)
-    flags = [f"-isystem{tmp_path}/kernel", f"-I{sysconfig.get_path('include')}"]
+        link = tmp_path / "apart" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(place)
+    flags = [f"-isystem{tmp_path}/apart", f"-I{python}"]
     assert compiled(["musl-gcc"], *SOURCES, glue, flags=flags) == ""
 
 
