@@ -49,6 +49,14 @@ def readable(source: Any, seconds: float) -> bool:
     return bool(poll.poll(max(seconds, 0) * 1000))
 
 
+def kill(pidfile: Path, number: int = signal.SIGKILL) -> bool:
+    """Send a signal to the process of a pidfile; return False if it has ended, perhaps just now."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int(pidfile.read_text()), number)
+        return True
+    return False
+
+
 def terminate(process: asyncio.subprocess.Process) -> None:
     """Send SIGTERM to a child that may have just ended.
 

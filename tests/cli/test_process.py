@@ -1,12 +1,10 @@
 """The program as a process: in the background, under a service manager, logging, refusing."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from qmpserver.cli.descriptors import take_passed
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
 from tests.cli.conftest import PATIENCE, Start, answer, event, execute, hang_up
-from tests.conftest import Until, listens
+from tests.conftest import Until, kill, listens
 
 PROGRAM = [sys.executable, "-m", "qmpserver.cli"]
 SOFT = ["-accel", "soft,dirty-ring-size=1024", "-m", "64M"]
@@ -33,9 +31,8 @@ def daemons(until: Until, tmp_path: Path) -> Iterator[Path]:
     """A directory for the pidfiles of daemons; each daemon must have ended after the test."""
     yield tmp_path
     for path in tmp_path.glob("*.pid"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended now
-            os.kill(int(path.read_text()), signal.SIGKILL)
-            raise AssertionError(f"{path.name}: a daemon has not ended")
+        ended = not kill(path)
+        assert ended, f"{path.name}: a daemon has not ended"
 
 
 def run(*options: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -3,12 +3,10 @@
 The examples' page has tests of its own.
 """
 
-import contextlib
 import doctest
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ import pytest
 from qmpserver.cli.options import OPTIONS
 from qmpserver.qapi import Schema
 from qmpserver.qapi.markdown import markdown
-from tests.conftest import Until
+from tests.conftest import Until, kill
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -72,8 +70,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         for pidfile in self.pidfiles:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends now
-                os.kill(int(pidfile.read_text()), signal.SIGKILL)
+            kill(pidfile)
 
     def run(self, language: str, text: str) -> str:
         """Run a block, and return its output."""

@@ -6,7 +6,6 @@ The options are those that kata's runtime and Incus pass on x86-64, with other n
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import kill
 
 PATIENCE = 30.0
 PROGRAM = Path(sys.executable).parent / "qmpserver"
@@ -205,8 +206,8 @@ def ending(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            os.kill(int((directory / "pid").read_text()), signal.SIGKILL)
+        with contextlib.suppress(ValueError):  # it is being written
+            kill(directory / "pid")
 
 
 def replies(path: Path, commands: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

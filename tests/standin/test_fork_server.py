@@ -1,6 +1,5 @@
 """`-fork-server`: a program that is called as QEMU is forked from a warm process."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qmpserver.tools.processes import private_mb
-from tests.conftest import Until, listens
+from tests.conftest import Until, kill, listens
 from tests.standin.test_program import PATIENCE, check, talk
 
 PROGRAM = Path(sys.executable).with_name("qmpserver")
@@ -32,8 +31,7 @@ def server(tmp_path: Path, until: Until) -> Iterator[subprocess.Popen[bytes]]:
         yield process
         process.kill()
     for pidfile in tmp_path.glob("*.pid"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends now
-            os.kill(int(pidfile.read_text()), signal.SIGTERM)
+        kill(pidfile, signal.SIGTERM)
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ class Migration:
         self._source: Source | None = None
         self._destination: Destination | None = None  # the incoming migration, also one that ended
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = False  # the task
         self._started = self._ended = 0.0
         self._worker = Worker("migration")
 

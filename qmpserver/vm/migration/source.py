@@ -183,11 +183,7 @@ class Source:
 
     async def _switch_over(self, main: Channel, answers: Answers, rounds: Rounds) -> None:
         stopped_at = time.monotonic()
-        stopping = asyncio.ensure_future(self._machine.stop_to_migrate())
-        try:
-            await asyncio.shield(stopping)
-        finally:
-            self._before = await stopping  # also if it was cancelled: the guest is to run again
+        await to_the_end(self._stop())
         if self._capabilities["pause-before-switchover"]:
             self._enter("pre-switchover")
             await answers.unless(self._continued.wait())
@@ -207,6 +203,9 @@ class Source:
             await main.finish()
             self._figures.downtime = round((time.monotonic() - stopped_at) * 1000)
             self._machine.leave_finish_migrate("postmigrate")
+
+    async def _stop(self) -> None:
+        self._before = await self._machine.stop_to_migrate()
 
     def count(self) -> None:
         """Bring the figures up to date."""

@@ -484,7 +484,7 @@ void engine_protect(struct engine *engine, uint64_t word, const uint64_t *bitmap
 	for (uint64_t i = 0; i < words; i++)
 		offer_word(engine, word + i, protection_take(protection, word + i, bitmap[i]));
 	reset_harvested(engine);
-	stock_canaries(engine);
+	stock_canaries(engine); /* now, and not in the last harvest of a migration, whose guest stands still */
 	pthread_mutex_unlock(&engine->log.lock);
 }
 
@@ -495,8 +495,10 @@ void engine_defer_protection(struct engine *engine, bool on)
 	lock_rings(engine);
 	engine->protection.deferred = on && engine->log.canary.ring.size;
 	unlock_rings(engine);
+	if (on)
+		return;
 	memset(all, 0xff, sizeof(all));
-	for (uint64_t word = 0; !on && word < words; word += step) {
+	for (uint64_t word = 0; word < words; word += step) {
 		step = words - word < DEFER_WORDS ? words - word : DEFER_WORDS;
 		engine_protect(engine, word, all, step);
 	}

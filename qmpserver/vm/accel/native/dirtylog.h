@@ -65,10 +65,9 @@ uint64_t engine_dirty_pages(struct engine *engine);
 int engine_set_tracking(struct engine *engine, bool on);
 
 /*
- * From now on, leave pages writable that are found dirty: a sender must call engine_protect() before it reads a page.
- * Or protect all pages again. A page that is left writable is reported once, and costs the guest no fault
- * until then. No-op without a canary. Any thread, for one sender at a time, while tracking is on; ending it blocks for
- * tens of milliseconds a GiB.
+ * On: leave pages writable that are found dirty from now on; a sender must call engine_protect() before it reads a page.
+ * Such a page is reported once, and costs the guest no fault until then. Off: protect all pages again, which blocks for
+ * tens of milliseconds a GiB. A no-op without a canary. Any thread, for one sender at a time, while tracking is on.
  */
 void engine_defer_protection(struct engine *engine, bool on);
 

@@ -367,12 +367,13 @@ static void soft_reset_rings(struct engine *engine)
 	struct soft_vm *vm = engine->soft;
 	const struct ring canaries = { .entries = vm->canaries, .size = CANARIES };
 	const struct vcpu *cut = NULL;
-	uint32_t most, offered;
+	uint32_t most;
 	bool ended = false;
 
 	pthread_mutex_lock(&vm->slots_lock);
 	/* With no more entries than it gathers, none would be left. */
-	most = many_released(engine) && __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
+	most = load_acquire(&vm->interrupt) && many_released(engine) &&
+			       __atomic_exchange_n(&vm->interrupt, 0, __ATOMIC_ACQ_REL) ?
 		       GATHERED : UINT32_MAX;
 	if (most == UINT32_MAX && load_acquire(&vm->cut)) {
 		cut = last_released(engine);
@@ -385,8 +386,9 @@ static void soft_reset_rings(struct engine *engine)
 
 		ended = reset_ring(engine, &vcpu->ring, &vcpu->soft->reset_index, most, ends) && ends;
 	}
-	offered = count_released(&canaries, vm->canary_reset_index); /* all but the last one can name pages */
 	if (!ended) {
+		/* All but the last one can name pages. */
+		uint32_t offered = load_acquire(&vm->cut) ? count_released(&canaries, vm->canary_reset_index) : 0;
 		bool ends = offered > 1 && __atomic_exchange_n(&vm->cut, 0, __ATOMIC_ACQ_REL);
 
 		reset_ring(engine, &canaries, &vm->canary_reset_index, ends ? offered - 1 : UINT32_MAX, ends);

@@ -22,8 +22,8 @@
 #include <unistd.h>
 
 #include "atomics.h"
-#include "memory.h"
 #include "bits.h"
+#include "memory.h"
 #include "stream/sparse.h"
 #include "stream/wire.h"
 #include "stream/zero.h"

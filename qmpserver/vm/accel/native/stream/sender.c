@@ -30,9 +30,9 @@
 #include <unistd.h>
 
 #include "atomics.h"
+#include "bits.h"
 #include "clock.h"
 #include "engine.h"
-#include "bits.h"
 #include "stream/rate.h"
 #include "stream/sparse.h"
 #include "stream/wire.h"
@@ -75,9 +75,8 @@ struct sender {
 	int ram_fd;
 	int notify_fd;
 	uint64_t *pending[LEVELS];
+	uint64_t bits[LEVELS]; /* in each of them */
 	uint64_t *sent[2]; /* since the last harvest, and between that and the one before */
-	uint64_t cold;    /* bits of pending[COLD] */
-	uint64_t waiting; /* bits of the others */
 	uint64_t added; /* bits that were set, less those that were moved */
 	uint32_t harvests;
 	uint32_t passes;
@@ -106,7 +105,7 @@ static uint64_t take(struct sender *sender, enum level level, uint64_t word, uin
 	if (!(load_relaxed(pending) & bits))
 		return 0;
 	bits &= __atomic_fetch_and(pending, ~bits, __ATOMIC_ACQUIRE);
-	add_relaxed(level == COLD ? &sender->cold : &sender->waiting, -count_bits(bits));
+	add_relaxed(&sender->bits[level], -count_bits(bits));
 	return bits;
 }
 
@@ -120,9 +119,9 @@ static void put(struct sender *sender, enum level level, uint64_t word, uint64_t
 	uint64_t before, *pending = &sender->pending[level][word];
 
 	/* Counted first: a thread may take them at once. */
-	add_relaxed(level == COLD ? &sender->cold : &sender->waiting, count_bits(bits));
+	add_relaxed(&sender->bits[level], count_bits(bits));
 	before = __atomic_fetch_or(pending, bits, __ATOMIC_RELEASE) & bits;
-	add_relaxed(level == COLD ? &sender->cold : &sender->waiting, -count_bits(before));
+	add_relaxed(&sender->bits[level], -count_bits(before));
 	add_relaxed(&sender->added, count_bits(bits & ~before));
 }
 
@@ -484,7 +483,7 @@ static bool run_pass(struct outgoing *out)
 	struct sender *sender = out->sender;
 	uint32_t harvests = load_acquire(&sender->harvests);
 
-	if (load_relaxed(&sender->cold) && !send_level(out, COLD, harvests))
+	if (load_relaxed(&sender->bits[COLD]) && !send_level(out, COLD, harvests))
 		return false;
 	if (!send_level(out, WARM, harvests) || !send_level(out, HOT, harvests) || !flush(out))
 		return false;
@@ -646,8 +645,9 @@ void sender_read_counters(const struct sender *sender, struct sender_counters *c
 {
 	uint64_t added, done;
 
-	*counters = (struct sender_counters){ .cold = load_acquire(&sender->cold),
-					      .waiting = load_acquire(&sender->waiting),
+	*counters = (struct sender_counters){ .cold = load_acquire(&sender->bits[COLD]),
+					      .waiting = load_acquire(&sender->bits[WARM]) +
+							 load_acquire(&sender->bits[HOT]),
 					      .busy = load_acquire(&sender->busy) };
 	for (uint32_t i = 0; i < sender->channels; i++) {
 		counters->pages += load_acquire(&sender->outgoing[i].pages);

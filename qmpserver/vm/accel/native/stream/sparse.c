@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "memory.h"
 #include "bits.h"
+#include "memory.h"
 
 static off_t offset(const struct sparse *sparse, uint64_t page)
 {
