@@ -54,6 +54,10 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
         release=release,
     )
     stack.push_async_callback(server.close)
+    if settings.serial is not None:
+        from qmpserver.vm.machine.serial import SerialPort
+
+        machine.serial = SerialPort(machine.accel.engine)
     machine.emit = server.emit
     if isinstance(registry, AdaptedRegistry):
         machine.emit = registry.emitter(server.emit)
@@ -61,11 +65,17 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
 
 
 def choose_accelerators(settings: Settings) -> list[AccelOptions]:
-    """Return the accelerators to try, in order."""
+    """Return the accelerators to try, in order.
+
+    Raises:
+        CommandLineError: The command line names only unknown ones.
+    """
     if settings.accels:
         return settings.accels
     if settings.machine_accels:
         return [AccelOptions(name) for name in settings.machine_accels]
+    if settings.unknown_accels:
+        raise CommandLineError(settings.unknown_accels[0])
     return [AccelOptions(name, _DEFAULT_RING_SIZE) for name in ("kvm", "soft")]
 
 
@@ -81,8 +91,11 @@ def _open_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machi
         except (AcceleratorError, OSError) as error:
             raise CommandLineError(str(error)) from None
         undo.callback(accel.close)
-        if refused:
-            report("; ".join(refused))
+        if settings.unknown_accels or refused:
+            for message in settings.unknown_accels:
+                report(message)
+            if refused:
+                report("; ".join(refused))
             report(f"falling back to {accel.name}")
         _log.info(
             "accelerator %s, dirty rings of %d entries, %s",
@@ -128,6 +141,10 @@ def _guest(settings: Settings, ram: Ram, accel: Accelerator) -> Guest:
         from qmpserver.vm.machine.firmware import Firmware
 
         return Firmware(settings.bios, ram.buffer)
+    if settings.boot_disk is not None:
+        from qmpserver.vm.machine.bootsector import BootSector
+
+        return BootSector(settings.boot_disk, ram.buffer)
     return DirtyGuest(settings.guest or {}, ram.buffer, settings.cpus, accel.clock_hz)
 
 

@@ -150,8 +150,12 @@ def _check_contradictions(settings: Settings) -> None:
         for name, option in OPTIONS.items():
             if name in settings.given and option.with_fake is WithFake.REFUSED:
                 raise CommandLineError(f"-{name} cannot be used with -fake, which has no machine")
-    if settings.bios is not None and settings.guest is not None:
-        raise CommandLineError("-bios cannot be used with -guest: the vCPUs run one of them")
+    programs = [("bios", settings.bios), ("guest", settings.guest), ("drive", settings.boot_disk)]
+    first, *others = [f"-{name}" for name, given in programs if given is not None] or [""]
+    if others:
+        raise CommandLineError(
+            f"{first} cannot be used with {others[0]}: the vCPUs run one of them"
+        )
     if settings.accels and settings.machine_accels:
         raise CommandLineError('The -accel and "-machine accel=" options are incompatible')
     stdio = [given for *given, device in settings.devices if isinstance(device, StdioChardev)]

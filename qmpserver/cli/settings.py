@@ -42,10 +42,13 @@ class Settings:
         # The machine.
         self.accels: list[AccelOptions] = []  # of -accel
         self.machine_accels: list[str] = []  # of -machine accel=
+        self.unknown_accels: list[str] = []  # a message for each, before a known one
         self.cpus = 1
         self.ram = DEFAULT_RAM  # in bytes
         self.guest: dict[str, str] | None = None
         self.bios: str | None = None
+        self.drives: dict[str, str] = {}  # the images that wait for a device, by id
+        self.boot_disk: str | None = None
         self.name: str | None = None
         self.process_name: str | None = None
         self.uuid: UUID | None = None
@@ -64,6 +67,9 @@ class Settings:
         self.nographic = False
         self.defaults = True  # False with -nodefaults
         self.monitor_placed = False
+        self.serial: str | None = None
+        self.qtest: str | None = None
+        self.qtest_log: str | None = None
         self.serial_placed = False
         self.parallel_placed = False
 

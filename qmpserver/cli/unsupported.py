@@ -27,7 +27,6 @@ _NOTHING = {
     "gdb": ("none",),
     "net": ("none",),
     "nic": ("none",),
-    "serial": ("none", "null"),
     "parallel": ("none", "null"),
     "debugcon": ("none", "null"),
     "audio": ("none", "driver=none"),
@@ -44,9 +43,9 @@ _IMPLIED = {"boot": "order", "sandbox": "enable"}
 
 # Refused options, by the missing feature; a name with ! takes no value.
 _ABSENT = {
-    "disks": "hda hdb hdc hdd cdrom fda fdb blockdev drive mtdblock sd pflash iscsi snapshot!",
+    "disks": "hdb hdc hdd cdrom fda fdb blockdev mtdblock sd pflash iscsi snapshot!",
     "shared file systems": "fsdev virtfs",
-    "other devices": "device usbdevice usb! tpmdev watchdog",
+    "other devices": "usbdevice usb! tpmdev watchdog",
     "network": "netdev",
     "display": "spice g full-screen! alt-grab! ctrl-grab! portrait! rotate",
     "sound": "audiodev audio-help! soundhw",
@@ -65,7 +64,6 @@ _ABSENT = {
     "configuration files to write or device settings": "writeconfig set",
     "preconfig state": "preconfig!",
     "policy for deprecated interfaces": "compat",
-    "test harness": "qtest qtest-log",
     "settings of its run": "run-with",
     "Xen": "xen-domid xen-attach! xen-domid-restrict!",
     "semihosting": "semihosting! semihosting-config",
@@ -77,14 +75,6 @@ _MISSING = {
     for option in options.split()
 }
 
-MACHINE_TYPES = {
-    "qmpserver": "RAM and vCPUs, no device (default)",
-    "none": "the same",
-    "pc": "the same",
-    "q35": "the same",
-    "microvm": "the same",
-    "isapc": "the same",
-}
 _MACHINE_SWITCHES = frozenset(
     """acpi dump-guest-core fd-bootchk graphics hpet i8042 kernel-irqchip mem-merge pic pit sata
     smbus smm vmport""".split()  # noqa: SIM905
@@ -118,7 +108,6 @@ def apply(settings: Settings, option: str, value: str) -> None:
         settings.warnings.append(f"-{option} {value}: warning: {warning}")
     # For -nographic, which places the monitor only if these leave it free.
     settings.defaults &= option != "nodefaults"
-    settings.serial_placed |= option == "serial"
     settings.parallel_placed |= option == "parallel"
 
 
@@ -126,8 +115,6 @@ def _check(option: str, value: str) -> str | None:
     """Return a warning, if any, or raise OptionError."""
     if option in _MISSING:
         raise OptionError(f"this program has no {_MISSING[option][0]}")
-    if option == "serial" and value.startswith("chardev:"):
-        return None  # no guest here writes to the port
     if option in _NOTHING and value not in _NOTHING[option]:
         raise OptionError(f"this program can only do '{_NOTHING[option][0]}'")
     if option in _ACCEPTED:
@@ -163,11 +150,10 @@ def check_machine(properties: Mapping[str, str]) -> None:
         MachineTypeError: The type is unknown.
         OptionError: A property is unknown, or asks for a feature that this program does not have.
     """
+    from qmpserver.vm.machine.options import MACHINE_TYPES, VERSIONED
+
     name = properties.get("type", "qmpserver")
-    family = (
-        "pc" if name.startswith("pc-i440fx-") else "q35" if name.startswith("pc-q35-") else name
-    )
-    if family not in MACHINE_TYPES:
+    if name not in MACHINE_TYPES and not name.startswith(tuple(VERSIONED.values())):
         raise MachineTypeError(
             "unsupported machine type", "Use -machine help to list supported machines"
         )

@@ -2,9 +2,10 @@
 
 To add an option:
 
-1. Write a function with the decorator `@option(name, argument, text)` in `machine`, `monitors` or
-   `process` of this package. It parses the option's value into a field of `Settings`, and raises
-   `OptionError` for a wrong value, in QEMU's words where QEMU has the option.
+1. Write a function with the decorator `@option(name, argument, text)` in `machine`, `disks`,
+   `monitors` or `process` of this package. It parses the option's value into a field of
+   `Settings`, and raises `OptionError` for a wrong value, in QEMU's words where it has the
+   option.
 2. Add the field to `qmpserver.cli.settings.Settings`. It takes effect in `qmpserver.cli.assembly`,
    which makes the machine, or in `qmpserver.cli.run`.
 3. Add the option's line to `README.md` of `qmpserver/cli`; a test compares it with the table.
@@ -19,7 +20,7 @@ Import modules of `qmpserver.vm` and `qmpserver.web` inside the functions only: 
 them.
 """
 
-from qmpserver.cli.options import machine, monitors, process
+from qmpserver.cli.options import disks, machine, monitors, process
 from qmpserver.cli.table import ALIASES, OPTIONS, PARAMETERS, Option, WithFake
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PARAMETERS",
     "Option",
     "WithFake",
+    "disks",
     "machine",
     "monitors",
     "process",

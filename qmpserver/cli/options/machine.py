@@ -31,7 +31,7 @@ _Choice = TypeVar("_Choice", bound=str)
 
 @option(
     "accel",
-    "kvm|soft[,dirty-ring-size=N][,dirty-limit=pacer|qemu][,reaper=event|poll]",
+    "kvm|soft|qtest[,dirty-ring-size=N][,dirty-limit=pacer|qemu][,reaper=event|poll]",
     "the accelerator that runs the vCPUs; repeat the option for a fallback",
     group="accel",
     parameters=_ACCEL,
@@ -46,7 +46,10 @@ def add_accelerator(settings: Settings, value: str) -> None:
         return
     options = parse_options(value, implied="accel")
     name = options.string("accel") or ""
-    _accelerator(name)  # QEMU complains of an unknown accelerator before its properties
+    if name not in NAMES:  # QEMU tries the next one
+        if not settings.accels:
+            settings.unknown_accels.append(f"-accel {value}: invalid accelerator {name}")
+        return
     for property_ in options:
         if property_ not in _ACCEL:
             raise OptionError(f"Property '{name}-accel.{property_}' not found")
@@ -74,16 +77,24 @@ def use_kvm(settings: Settings, value: str) -> None:
 def set_machine(settings: Settings, value: str) -> None:
     """Take the type of machine, and the accelerators to try."""
     if is_help(value):
-        types = [f"{name:20} {text}" for name, text in unsupported.MACHINE_TYPES.items()]
+        from qmpserver.vm.machine.options import MACHINE_TYPES
+
+        first, *others = MACHINE_TYPES
+        types = [f"{first:20} RAM and vCPUs, no device (default)"]
+        types += [f"{name:20} the same" for name in others]
         settings.exit_with = listing("Supported machines are:", types, indent="")
         return
     properties = {name: text for name, text, _ in split_options(value, "type")}
     accel = properties.pop("accel", None)
     unsupported.check_machine(properties)
     if accel is not None:
-        settings.machine_accels = accel.split(":")
-        for name in settings.machine_accels:
-            _accelerator(name)
+        from qmpserver.vm.accel import NAMES
+
+        given = accel.split(":")
+        settings.machine_accels = [name for name in given if name in NAMES]
+        settings.unknown_accels = [
+            f"invalid accelerator {name}" for name in given if name not in NAMES
+        ]
 
 
 @option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.cli.help import is_help, listing
 from qmpserver.cli.table import WithFake, option
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import CHARDEV_OPTIONS, MONITOR_OPTIONS, parse_chardev, parse_device
 
 if TYPE_CHECKING:
@@ -82,6 +83,39 @@ def add_monitor_on_chardev(settings: Settings, value: str) -> None:
     """Add a monitor on a character device; the value is parsed when the monitor opens."""
     settings.monitor_placed = True
     settings.monitors.append(("mon", value))
+
+
+@option(
+    "serial",
+    "DEV",
+    "where the guest's first serial port goes: file:PATH, unix:PATH, stdio, chardev:ID, ...",
+    with_fake=WithFake.IGNORED,
+)
+def set_serial(settings: Settings, value: str) -> None:
+    """Place the serial port."""
+    settings.serial_placed = True
+    if value == "none":
+        return
+    if settings.serial is not None:
+        raise OptionError("this program has one serial port")
+    if value.startswith("mon:"):
+        raise OptionError("this program has no device that a monitor and a serial port share")
+    if not value.startswith("chardev:"):
+        settings.devices.append(("serial", value, parse_device(value, "serial0")))
+    settings.serial = value
+
+
+@option("qtest", "DEV", "QEMU's test protocol on a device: a test reads and writes guest memory")
+def set_qtest(settings: Settings, value: str) -> None:
+    """Serve tests of QEMU's own."""
+    settings.devices.append(("qtest", value, parse_device(value, "qtest")))
+    settings.qtest = value
+
+
+@option("qtest-log", "FILE", "where the lines of -qtest are written, both ways")
+def set_qtest_log(settings: Settings, value: str) -> None:
+    """Log the test protocol."""
+    settings.qtest_log = value
 
 
 @option(

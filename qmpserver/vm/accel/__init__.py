@@ -1,4 +1,4 @@
-"""Accelerators: `kvm` runs vCPUs in hardware, `soft` emulates them where there is no KVM.
+"""Accelerators: `kvm` runs vCPUs in hardware, `soft` emulates them, `qtest` runs none.
 
 An accelerator creates the VM and its vCPUs and owns the `Engine` whose native threads run them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qmpserver.vm.accel.entry import Entry, Guest
+from qmpserver.vm.accel.entry import BootSectorEntry, Entry, Guest
 from qmpserver.vm.accel.errors import AcceleratorError
 from qmpserver.vm.accel.options import NAMES, AccelOptions, Controller, ReaperMode
 
@@ -23,6 +23,7 @@ __all__ = [
     "AccelOptions",
     "Accelerator",
     "AcceleratorError",
+    "BootSectorEntry",
     "Controller",
     "Entry",
     "Guest",
@@ -101,9 +102,10 @@ def open_accelerator(ram: Ram, choices: Sequence[AccelOptions]) -> tuple[Acceler
                 from qmpserver.vm.accel.kvm import KvmAccelerator
 
                 return KvmAccelerator(ram, options), refused
-            from qmpserver.vm.accel.soft import SoftAccelerator
+            from qmpserver.vm.accel.soft import QtestAccelerator, SoftAccelerator
 
-            return SoftAccelerator(ram, options), refused
+            kind = QtestAccelerator if options.name == "qtest" else SoftAccelerator
+            return kind(ram, options), refused
         except AcceleratorError as error:
             refused.append(f"failed to initialize {options.name}: {error}")
     raise AcceleratorError(refused[-1])

@@ -110,8 +110,17 @@ class Engine:
         if lib.engine_add_kvm_canary(self._ptr, fd, gpa, ring, ring_size) < 0:
             raise OSError(ffi.errno, "cannot add the canary")
 
+    def set_serial(self, fd: int) -> None:
+        """Write what guests send through the first serial port of a PC to `fd`, without blocking.
+
+        Before `start`. The descriptor stays the caller's, open until the engine is closed.
+        """
+        self._ptr.uart.fd = fd
+
     def add_soft_vcpu(self, control_gpa: int, ring_size: int) -> None:
         """Add a vCPU of the software accelerator, whose guest's control block is at `control_gpa`.
+
+        With `NO_GUEST` it executes nothing.
 
         Raises:
             OSError: There are too many vCPUs, or not enough memory.

@@ -13,17 +13,26 @@ class Entry(NamedTuple):
     cr3: int
 
 
+class BootSectorEntry(NamedTuple):
+    """The initial registers of a PC's first vCPU as its firmware leaves them to a boot sector."""
+
+    ip: int
+    dl: int
+
+
 class Guest(Protocol):
-    """The program that vCPUs run.
+    """The program that vCPUs run."""
 
-    Attributes:
-        rom: Firmware; if not empty, vCPUs start in a PC's reset state and have no entries.
-    """
+    @property
+    def rom(self) -> bytes | None:
+        """The firmware of a PC, empty if it has run already; None if the machine is no PC.
 
-    rom: bytes
+        A PC's vCPUs start in its reset state unless they have an entry: the first at its reset
+        vector, the others when they are woken.
+        """
 
     def load(self) -> range:
         """Write the program to RAM in its initial state; return the pages written."""
 
-    def entry(self, cpu_index: int) -> Entry | None:
-        """Return the entry of a vCPU; None if there is a `rom`."""
+    def entry(self, cpu_index: int) -> Entry | BootSectorEntry | None:
+        """Return the entry of a vCPU; None for the reset state of a PC's."""

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.vm.accel.engine import Engine
+from qmpserver.vm.accel.entry import Entry
 from qmpserver.vm.accel.errors import AcceleratorError
 from qmpserver.vm.accel.kvm_state import components
 from qmpserver.vm.accel.native._native import ffi, lib
@@ -23,7 +24,7 @@ from qmpserver.vm.accel.state import State, Thread
 from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
 
 if TYPE_CHECKING:
-    from qmpserver.vm.accel.entry import Entry, Guest
+    from qmpserver.vm.accel.entry import BootSectorEntry, Guest
     from qmpserver.vm.accel.memory import Ram
     from qmpserver.vm.accel.options import AccelOptions
 
@@ -38,7 +39,7 @@ TSS_ADDRESS = 0xFEFFD000  # three pages
 # The canary's page: above all guest memory if KVM allows that, else next to the identity map.
 CANARY_ADDRESSES = ((1 << 52) - mmap.PAGESIZE, IDENTITY_MAP_ADDRESS - mmap.PAGESIZE)
 ROM_END = 1 << 32
-MAX_FIRMWARE_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
+MAX_PC_VCPUS = 255  # 0xff is the broadcast of 8-bit APIC IDs
 VIRTUALIZATION = {1: 1 << 5, 0x8000_0001: 1 << 2}  # VMX and SVM: CPUID leaves, bits in ecx
 APIC_ID_LEAVES = (0xB, 0x1F)  # the CPUID leaves that have it in edx
 
@@ -211,6 +212,15 @@ def _enter_user_mode(vcpu: VcpuFd, entry: Entry) -> None:
     vcpu.set_regs(ffi.new("struct kvm_regs *", regs))
 
 
+def _enter_real_mode(vcpu: VcpuFd, entry: BootSectorEntry) -> None:
+    """Set the registers to real mode at 0:`ip`, with the stack below."""
+    sregs = vcpu.get_sregs()
+    sregs.cs.selector, sregs.cs.base = 0, 0
+    vcpu.set_sregs(sregs)
+    regs = {"rip": entry.ip, "rsp": entry.ip, "rdx": entry.dl, "rflags": 0x2}
+    vcpu.set_regs(ffi.new("struct kvm_regs *", regs))
+
+
 def _set_apic_id(cpuid: Any, number: int) -> None:
     """Set the processor's own number in its CPUID, which KVM leaves to its users."""
     for i in range(cpuid.nent):
@@ -269,13 +279,9 @@ class KvmAccelerator:
 
     def _create_vm(self, options: AccelOptions) -> None:
         kvm = self._kvm
-        for capability, name in (
-            (lib.KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"),
-            (lib.KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"),
-            (lib.KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"),
-        ):
-            if not kvm.check_extension(capability):
-                raise AcceleratorError(f"kvm does not support {name}")
+        self._check("KVM_CAP_USER_MEMORY", lib.KVM_CAP_USER_MEMORY)
+        self._check("KVM_CAP_IMMEDIATE_EXIT", lib.KVM_CAP_IMMEDIATE_EXIT)
+        self._check("KVM_CAP_EXT_CPUID", lib.KVM_CAP_EXT_CPUID)
         self._vm = self._keep(kvm.create_vm())
         if self.dirty_ring_size:
             self._enable_dirty_ring()
@@ -288,6 +294,10 @@ class KvmAccelerator:
         self._vcpu_fds: list[VcpuFd] = []
         self.clock_hz = self._vm.get_tsc_khz() * 1000
         self.engine = Engine(self._ram, self._vm.fd, options.reaper, options.dirty_limit)
+
+    def _check(self, name: str, capability: int) -> None:
+        if not self._kvm.check_extension(capability):
+            raise AcceleratorError(f"kvm does not support {name}")
 
     def _enable_dirty_ring(self) -> None:
         """Enable the dirty ring; KVM requires this before the first vCPU."""
@@ -336,13 +346,16 @@ class KvmAccelerator:
                 f"Number of SMP cpus requested ({count}) exceeds the maximum cpus "
                 f"supported by KVM ({most})"
             )
-        if guest.rom:
-            if count > MAX_FIRMWARE_VCPUS:
+        if guest.rom is not None:
+            if count > MAX_PC_VCPUS:
                 raise AcceleratorError(
-                    f"-bios runs 1 to {MAX_FIRMWARE_VCPUS} vCPUs, not {count}: "
+                    f"-bios runs 1 to {MAX_PC_VCPUS} vCPUs, not {count}: "
                     "8-bit APIC IDs allow no more"
                 )
-            self._show_rom(guest.rom)
+            self._check("KVM_CAP_IRQCHIP", lib.KVM_CAP_IRQCHIP)
+            if guest.rom:
+                self._show_rom(guest.rom)
+            self._vm.create_irqchip()
         run_size = self._kvm.get_vcpu_mmap_size()
         cpuid = self._kvm.get_supported_cpuid()
         _hide_virtualization(cpuid)
@@ -352,8 +365,10 @@ class KvmAccelerator:
             _set_apic_id(cpuid, index)
             vcpu.set_cpuid2(cpuid)
             entry = guest.entry(index)
-            if entry is not None:
+            if isinstance(entry, Entry):
                 _enter_user_mode(vcpu, entry)
+            elif entry is not None:
+                _enter_real_mode(vcpu, entry)
             run = self._keep_pointer(self._keep(vcpu.map_run(run_size)))
             ring = (
                 self._keep_pointer(self._keep(vcpu.map_ring(self.dirty_ring_size)))
@@ -361,7 +376,7 @@ class KvmAccelerator:
                 else ffi.NULL
             )
             self.engine.add_kvm_vcpu(vcpu.fd, run, ring, self.dirty_ring_size)
-        self._state = self._make_state(cpuid, irqchip=bool(guest.rom))
+        self._state = self._make_state(cpuid, irqchip=guest.rom is not None)
         self._first = self.save_state()
         if self.dirty_ring_size:
             self._add_canary(count)
@@ -411,13 +426,8 @@ class KvmAccelerator:
         raise refused
 
     def _show_rom(self, rom: bytes) -> None:
-        """Map the firmware below 4 GiB and create KVM's interrupt controllers, as on a PC."""
-        for capability, name in (
-            (lib.KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP"),
-            (lib.KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"),
-        ):
-            if not self._kvm.check_extension(capability):
-                raise AcceleratorError(f"kvm does not support {name}, which -bios needs")
+        """Map the firmware below 4 GiB."""
+        self._check("KVM_CAP_READONLY_MEM", lib.KVM_CAP_READONLY_MEM)
         mapping = self._keep(mmap.mmap(-1, len(rom)))
         mapping[:] = rom
         pointer = self._keep_pointer(mapping)
@@ -426,7 +436,6 @@ class KvmAccelerator:
         self._vm.set_user_memory_region(
             number, lib.KVM_MEM_READONLY, ROM_END - len(rom), len(rom), address
         )
-        self._vm.create_irqchip()
 
     def _open_statistics(self) -> None:
         """Open the statistics files before the vCPUs run.

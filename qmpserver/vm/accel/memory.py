@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.vm.accel.native._native import ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGE_SIZE = 4096
 LOW_END = 0xC000_0000  # leaves room for devices below 4 GiB, like QEMU's pc
@@ -56,6 +59,18 @@ class Ram:
     def used(self) -> int:
         """The bytes that the guest or the host has touched."""
         return os.fstat(self.fd).st_blocks * 512
+
+    def parts(self, address: int, size: int) -> Iterator[tuple[int, range]]:
+        """Yield where `size` bytes at a guest-physical address are RAM, lowest first.
+
+        Of each part the offset from `address`, and the range of bytes in `buffer`.
+        """
+        for slot in self.slots:
+            first = max(address, slot.gpa)
+            end = min(address + size, slot.gpa + slot.pages * PAGE_SIZE)
+            if first < end:
+                start = slot.ram_page * PAGE_SIZE + first - slot.gpa
+                yield first - address, range(start, start + end - first)
 
     def clear(self) -> None:
         """Make all of it zero and sparse. Blocks, without the GIL; any thread may call it.

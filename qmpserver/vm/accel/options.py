@@ -7,7 +7,7 @@ from typing import Literal
 
 from qmpserver.vm.accel.errors import AcceleratorError
 
-NAMES = ("kvm", "soft")
+NAMES = ("kvm", "soft", "qtest")
 ReaperMode = Literal["event", "poll"]
 Controller = Literal["pacer", "qemu"]
 SOFT_RING_RESERVED = 64
@@ -39,7 +39,7 @@ class AccelOptions:
         size = self.dirty_ring_size
         if size & (size - 1):
             raise AcceleratorError("dirty-ring-size must be a power of two.")
-        if self.name == "soft" and size and not 2 * SOFT_RING_RESERVED <= size <= 65536:
+        if self.name != "kvm" and size and not 2 * SOFT_RING_RESERVED <= size <= 65536:
             raise AcceleratorError(
                 f"invalid dirty ring size {size}; expected a power of two from "
                 f"{2 * SOFT_RING_RESERVED} to 65536"

@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.vm.accel.engine import Engine
+from qmpserver.vm.accel.entry import Entry
 from qmpserver.vm.accel.errors import AcceleratorError
-from qmpserver.vm.accel.native._native import ffi
+from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import (
     Realtime,
     State,
@@ -139,16 +140,11 @@ class SoftAccelerator:
         """Create `count` vCPUs, each at its entry of `guest`.
 
         Raises:
-            AcceleratorError: The guest is firmware.
+            AcceleratorError: The guest is a program for a PC.
             OSError: A vCPU cannot be added.
         """
         for index in range(count):
-            entry = guest.entry(index)
-            if entry is None:
-                raise AcceleratorError(
-                    "accelerator soft runs no firmware; leave -bios out, or use -accel kvm"
-                )
-            self.engine.add_soft_vcpu(entry.rdi, self.dirty_ring_size)
+            self.engine.add_soft_vcpu(self._control(guest, index), self.dirty_ring_size)
         self.statistics = Statistics(
             "__org.qmpserver_soft",
             MachineStats(self.engine),
@@ -167,6 +163,16 @@ class SoftAccelerator:
             ],
         )
         self._first = self.save_state()
+
+    def _control(self, guest: Guest, index: int) -> int:
+        """Return the address of the control block of a vCPU's guest."""
+        entry = guest.entry(index)
+        if not isinstance(entry, Entry):
+            raise AcceleratorError(
+                "accelerator soft runs neither firmware nor disks; leave -bios and -drive out, "
+                "or use -accel kvm"
+            )
+        return entry.rdi
 
     def save_state(self) -> dict[str, Any]:
         """Return the state of the vCPUs; all must have stopped."""
@@ -191,3 +197,12 @@ class SoftAccelerator:
     def close(self) -> None:
         """End all threads and free everything."""
         self.engine.close()
+
+
+class QtestAccelerator(SoftAccelerator):
+    """Has vCPUs that execute nothing, as QEMU's accelerator for tests; whatever the guest is."""
+
+    name = "qtest"
+
+    def _control(self, guest: Guest, index: int) -> int:
+        return int(lib.NO_GUEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.vm.machine.guest import MAX_VCPUS
+from qmpserver.vm.machine.options import MACHINE_TYPES, VERSIONED
 from qmpserver.vm.machine.qom import MACHINE_TYPE, RAM_ID, cpu_topology, cpu_type, vcpu_path
 
 if TYPE_CHECKING:
@@ -46,22 +47,29 @@ def register(registry: Registry, machine: Machine) -> None:
             for index, thread_id in enumerate(machine.accel.engine.thread_ids())
         ]
 
-    @registry.command("query-machines")
-    def query_machines(compat_props: bool = False) -> list[MachineInfo]:
-        info: MachineInfo = {
-            "hotpluggable-cpus": False,
-            "name": MACHINE_TYPE,
-            "numa-mem-supported": False,
-            "default-cpu-type": cpu_type(machine.accel.name),
-            "cpu-max": MAX_VCPUS,
-            "deprecated": False,
-            "is-default": True,
-            "default-ram-id": RAM_ID,
-            "acpi": False,
-        }
-        if compat_props:
-            info["compat-props"] = []
-        return [info]
+    @registry.command("query-machines", client=True)
+    def query_machines(client: Client, compat_props: bool = False) -> list[MachineInfo]:
+        release = client.server.release.name.removeprefix("qemu-")
+        found: list[MachineInfo] = []
+        for name in MACHINE_TYPES:
+            info: MachineInfo = {
+                "hotpluggable-cpus": False,
+                "name": name,
+                "numa-mem-supported": False,
+                "default-cpu-type": cpu_type(machine.accel.name),
+                "cpu-max": MAX_VCPUS,
+                "deprecated": False,
+                "default-ram-id": RAM_ID,
+                "acpi": False,
+            }
+            if name == MACHINE_TYPE:
+                info["is-default"] = True
+            if name in VERSIONED:
+                info |= {"name": VERSIONED[name] + release, "alias": name}
+            if compat_props:
+                info["compat-props"] = []
+            found.append(info)
+        return found
 
     @registry.command("query-target")
     def query_target() -> TargetInfo:

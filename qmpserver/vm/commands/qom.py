@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.vm.machine.qom import AmbiguousError, NotFoundError, Object, machine_tree
+from qmpserver.vm.machine.qom import (
+    AmbiguousError,
+    NotFoundError,
+    Object,
+    machine_tree,
+    object_types,
+)
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
-    from qmpserver.vm.commands.types import ObjectPropertyInfo
+    from qmpserver.vm.commands.types import ObjectPropertyInfo, ObjectTypeInfo
     from qmpserver.vm.machine.machine import Machine
 
 
@@ -29,6 +35,24 @@ def register(registry: Registry, machine: Machine) -> None:
         except AmbiguousError:
             raise CommandError(f"Path '{path}' is ambiguous") from None
         return [{"name": name, "type": type_} for name, type_ in found.property_types()]
+
+    @registry.command("qom-list-types")
+    def qom_list_types(
+        implements: str | None = None, abstract: bool = False
+    ) -> list[ObjectTypeInfo]:
+        found: list[ObjectTypeInfo] = []
+        wanted: set[str] = set()
+        for name, (parent, is_abstract) in object_types().items():
+            if implements in (None, name) or parent in wanted:
+                wanted.add(name)
+                info: ObjectTypeInfo = {"name": name}
+                if is_abstract:
+                    info["abstract"] = True
+                if parent is not None:
+                    info["parent"] = parent
+                if abstract or not is_abstract:
+                    found.append(info)
+        return found
 
     @registry.command("qom-get")
     def qom_get(path: str, property: str) -> Any:  # noqa: A002

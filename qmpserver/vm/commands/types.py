@@ -996,6 +996,15 @@ ObjectPropertyInfo = TypedDict(
     },
 )
 
+
+class ObjectTypeInfo(TypedDict):
+    """A type of object."""
+
+    name: str
+    abstract: NotRequired[bool]
+    parent: NotRequired[str]
+
+
 # A character device.
 ChardevInfo = TypedDict(
     "ChardevInfo",
@@ -1606,6 +1615,17 @@ class QomGetHandler(Protocol):
     ) -> Answer[object]: ...
 
 
+class QomListTypesHandler(Protocol):
+    """Handles `qom-list-types`."""
+
+    def __call__(
+        self,
+        *,
+        implements: str = ...,
+        abstract: bool = ...,
+    ) -> Answer[list[ObjectTypeInfo]]: ...
+
+
 class QueryChardevHandler(Protocol):
     """Handles `query-chardev`."""
 
@@ -1721,6 +1741,7 @@ Handlers = TypedDict(
         "query-fdsets": QueryFdsetsHandler,
         "qom-list": QomListHandler,
         "qom-get": QomGetHandler,
+        "qom-list-types": QomListTypesHandler,
         "query-chardev": QueryChardevHandler,
         "yank": YankHandler,
         "query-yank": QueryYankHandler,

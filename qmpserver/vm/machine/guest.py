@@ -120,7 +120,7 @@ class DirtyGuest:
         self, options: Mapping[str, str], ram: mmap | memoryview, vcpus: int, clock_hz: int
     ) -> None:
         self.layout = DirtyLayout(options, len(ram), vcpus, clock_hz)
-        self.rom = b""
+        self.rom = None
         self._ram = ram
 
     def load(self) -> range:

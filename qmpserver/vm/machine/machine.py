@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from qmpserver.vm.accel import Accelerator, Guest
     from qmpserver.vm.accel.memory import Ram
+    from qmpserver.vm.machine.serial import SerialPort
     from qmpserver.vm.trace.tracer import Writer
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Machine:
         state: The run state.
         changing: Held by each change of the run state; whoever holds it sees none.
         autostart: Whether the guest runs as soon as an incoming migration has loaded it.
+        serial: The first serial port; set it before `start`, which the machine closes then.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Machine:
         self._overflows = 0
         self._guest_reset: asyncio.Task[None] | None = None
         self.changing = asyncio.Lock()
+        self.serial: SerialPort | None = None
 
     @property
     def running(self) -> bool:
@@ -278,4 +281,6 @@ class Machine:
         self.tracer.close()  # before the threads end: it reads their names
         await self._worker.run(self.accel.close)
         await self._worker.close()
+        if self.serial is not None:
+            self.serial.close()
         self.ram.close()

@@ -5,5 +5,11 @@ from __future__ import annotations
 from uuid import UUID
 
 NO_UUID = UUID(int=0)
+MACHINE_TYPES = ("qmpserver", "none", "pc", "q35", "microvm", "isapc")
+"""QEMU's types of machines: all are the first one, RAM and vCPUs without a device."""
+
+VERSIONED = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
+"""Types that are aliases of one of each release: how its name begins."""
+
 GUEST = ("pages", "size", "pattern", "rate")
 """The parameters of the guest `dirty`."""

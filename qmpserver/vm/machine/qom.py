@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qmpserver.vm.accel.options import NAMES
+from qmpserver.vm.machine.options import MACHINE_TYPES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -118,6 +121,23 @@ def cpu_topology(cpu_index: int) -> CpuTopology:
 def cpu_type(accel: str) -> str:
     """Return the QOM type of the vCPUs; on KVM they have the host's model."""
     return f"{'host' if accel == 'kvm' else accel}-x86_64-cpu"
+
+
+def object_types() -> dict[str, tuple[str | None, bool]]:
+    """Return each type's parent, and whether it is abstract; parents come first."""
+    types: dict[str, tuple[str | None, bool]] = {
+        "object": (None, True),
+        "container": ("object", False),
+        "accel": ("object", True),
+        "machine": ("object", True),
+        "device": ("object", True),
+        "cpu": ("device", True),
+        "x86_64-cpu": ("cpu", True),
+    }
+    types |= {f"{name}-accel": ("accel", False) for name in NAMES}
+    types |= {f"{name}-machine": ("machine", False) for name in MACHINE_TYPES}
+    types |= {cpu_type(name): ("x86_64-cpu", False) for name in NAMES}
+    return types
 
 
 def machine_tree(machine: Machine) -> Object:

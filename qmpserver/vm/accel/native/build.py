@@ -26,6 +26,7 @@ HEADERS = [
     "limit.h",
     "kvm.h",
     "soft.h",
+    "uart.h",
     "engine.h",
     "sample.h",
     "trace.h",

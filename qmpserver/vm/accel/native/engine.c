@@ -50,6 +50,7 @@ struct engine *engine_new(int vm_fd, uint8_t *ram, uint64_t ram_pages, enum reap
 		return NULL;
 	engine->ops = vm_fd < 0 ? &soft_ops : &kvm_ops;
 	engine->kvm = (struct kvm_vm){ .fd = vm_fd, .canary_fd = -1 };
+	engine->uart.fd = -1;
 	engine->memory.ram = ram;
 	engine->memory.pages = ram_pages;
 	engine->reaper.mode = mode;

@@ -38,6 +38,7 @@
 #include "schedule.h"
 #include "soft.h"
 #include "trace.h"
+#include "uart.h"
 #include "vcpu.h"
 
 /* cdef begin */
@@ -61,6 +62,7 @@ struct engine {
 	const struct accel_ops *ops;
 	struct kvm_vm kvm;
 	struct soft_vm *soft;
+	struct uart uart;
 	uint32_t controller_kind; /* enum controller_kind */
 	uint32_t started;
 	sem_t initialized; /* posted by each vCPU's thread */
@@ -79,6 +81,7 @@ int engine_add_slot(struct engine *engine, uint64_t gpa, uint64_t ram_page, uint
 
 /* A vCPU; for KVM its descriptor, mapped kvm_run, and mapped ring (NULL and 0: none). 0, or -1 and errno. */
 int engine_add_kvm_vcpu(struct engine *engine, int fd, void *run, void *ring, uint32_t ring_size);
+/* Of the software accelerator; `control_gpa` NO_GUEST: it executes nothing. */
 int engine_add_soft_vcpu(struct engine *engine, uint64_t control_gpa, uint32_t ring_size);
 
 /*

@@ -93,11 +93,16 @@ static void set_timer(struct vcpu *vcpu, uint64_t until)
 	timer_settime(vcpu->look_timer, TIMER_ABSTIME, &when, NULL);
 }
 
-/* No device is there: writes go nowhere, reads float high, as on an empty bus. */
-static void answer_io(struct kvm_run *run)
+/* One device is there, which only takes; else writes go nowhere, and reads float high, as on an empty bus. */
+static void answer_io(struct vcpu *vcpu)
 {
+	struct kvm_run *run = vcpu->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+
 	if (run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_IN)
-		memset((uint8_t *)run + run->io.data_offset, 0xff, (size_t)run->io.size * run->io.count);
+		memset(data, 0xff, (size_t)run->io.size * run->io.count);
+	else if (run->exit_reason == KVM_EXIT_IO && run->io.size == 1)
+		uart_output(&vcpu->engine->uart, run->io.port, data, run->io.count);
 	else if (run->exit_reason == KVM_EXIT_MMIO && !run->mmio.is_write)
 		memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
 }
@@ -118,7 +123,7 @@ static void kvm_complete_exit(struct vcpu *vcpu)
 		store_relaxed(&run->immediate_exit, 0);
 		if (ret < 0)
 			break;
-		answer_io(run);
+		answer_io(vcpu);
 	}
 }
 
@@ -151,7 +156,7 @@ static enum vcpu_exit kvm_enter(struct vcpu *vcpu, uint32_t seen, uint64_t until
 		return EXIT_KICKED;
 	case KVM_EXIT_IO:
 	case KVM_EXIT_MMIO:
-		answer_io(run);
+		answer_io(vcpu);
 		return EXIT_KICKED;
 	case KVM_EXIT_HLT:
 		why = EXIT_HALTED;

@@ -27,7 +27,7 @@
 #define BATCH 32    /* stores between two looks; less than RESERVED, so that a batch never overruns */
 
 struct soft_vcpu {
-	struct dirty_guest *control;
+	struct dirty_guest *control; /* NULL: there is no guest */
 	uint64_t control_page;
 	const struct memslot *control_slot;
 	struct soft_vcpu_state state;
@@ -109,7 +109,7 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size)
 {
 	struct engine *engine = vcpu->engine;
 	struct soft_vcpu *soft = calloc(1, sizeof(*soft));
-	int slot = find_slot(engine, control_gpa, 1);
+	int slot = control_gpa == NO_GUEST ? 0 : find_slot(engine, control_gpa, 1);
 
 	if (soft && ring_size)
 		vcpu->ring.entries = calloc(ring_size, sizeof(*vcpu->ring.entries));
@@ -120,11 +120,13 @@ int soft_vcpu_init(struct vcpu *vcpu, uint64_t control_gpa, uint32_t ring_size)
 		return -1;
 	}
 	vcpu->ring.size = ring_size;
+	vcpu->soft = soft;
+	if (control_gpa == NO_GUEST)
+		return 0;
 	soft->control_slot = &engine->memory.slots[slot];
 	soft->control_page = soft->control_slot->ram_page + (control_gpa - soft->control_slot->gpa) / 4096;
 	soft->control = (struct dirty_guest *)(engine->memory.ram + soft->control_page * 4096);
 	guest_dirty_start(&soft->state.guest, soft->control);
-	vcpu->soft = soft;
 	return 0;
 }
 
@@ -263,8 +265,12 @@ static enum vcpu_exit run_guest(struct vcpu *vcpu, uint32_t seen, uint64_t until
 
 static enum vcpu_exit soft_enter(struct vcpu *vcpu, uint32_t seen, uint64_t until)
 {
-	enum vcpu_exit why = run_guest(vcpu, seen, until);
+	enum vcpu_exit why = EXIT_KICKED;
 
+	if (vcpu->soft->control)
+		why = run_guest(vcpu, seen, until);
+	else
+		kick_wait(vcpu, seen, until);
 	empty_buffer(vcpu);
 	return why;
 }

@@ -10,6 +10,8 @@ struct engine;
 struct vcpu;
 
 /* cdef begin */
+#define NO_GUEST 0xffffffffffffffff /* in place of the address of a control block */
+
 /* The state of a vCPU, apart from the guest's memory. */
 struct soft_vcpu_state {
 	struct guest_dirty_state guest;
