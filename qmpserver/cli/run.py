@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from qmpserver.cli.commandline import named
 from qmpserver.cli.messages import report, show
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
-from qmpserver.monitor import DeviceError
+from qmpserver.files import open_text
+from qmpserver.keyval import OptionError
+from qmpserver.monitor import DeviceError, parse_device
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
     from qmpserver.cli.standins import StandIns
     from qmpserver.monitor import Device, Server
+    from qmpserver.monitor.channel import Channel
+    from qmpserver.monitor.qtest import Memory
     from qmpserver.vm.machine.machine import Machine
     from qmpserver.web.address import HttpOptions
 
@@ -68,6 +73,7 @@ async def _run_machine(
 ) -> None:
     try:
         from qmpserver.cli.assembly import assemble  # -fake runs without it
+        from qmpserver.vm.machine.physical import PhysicalMemory
     except ImportError as error:
         if error.name != _EXTENSION:
             raise
@@ -78,7 +84,15 @@ async def _run_machine(
     _shut_down_on_signal(signalled, machine)
     _keep_modules(stack)
     with _given_up_at(machine.finished):
-        await _wait_for_clients(await _open_monitors(settings, server))
+        devices = await _open_monitors(settings, server)
+        if settings.qtest is not None:
+            memory = PhysicalMemory(machine.ram, machine.accel.engine)
+            devices.append(await _open_qtest(settings, server, stack, memory))
+        if settings.serial is not None and machine.serial is not None:
+            devices.append(
+                await _attach(server, "serial", settings.serial, "serial0", machine.serial.attach)
+            )
+        await _wait_for_clients(devices)
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         try:
@@ -121,6 +135,8 @@ async def _run_stand_ins(
         devices: list[Device] = []
         for one in stand_ins.members:
             devices += await _open_monitors(one.settings, one.stand_in, one.launch)
+            if one.settings.qtest is not None:
+                devices.append(await _open_qtest(one.settings, one.stand_in, stack))
         await _wait_for_clients(devices)
         _release(launcher)
     await stand_ins.finished.wait()
@@ -240,6 +256,42 @@ async def _open_monitors(
                 await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
             )
     return devices
+
+
+async def _open_qtest(
+    settings: Settings,
+    server: Server,
+    stack: contextlib.AsyncExitStack,
+    memory: Memory | None = None,
+) -> Device:
+    """Serve QEMU's test protocol; a stand-in has no memory."""
+    from qmpserver.monitor.qtest import Qtest  # only with -qtest
+
+    log = None
+    if settings.qtest_log is not None:
+        try:
+            log = stack.enter_context(open_text(settings.qtest_log, os.O_TRUNC))
+        except OSError as error:
+            raise CommandLineError(f"-qtest-log {settings.qtest_log}: {error.strerror}") from None
+    assert settings.qtest is not None
+    return await _attach(server, "qtest", settings.qtest, "qtest", Qtest(memory, log).attach)
+
+
+async def _attach(
+    server: Server, option: str, value: str, label: str, attach: Callable[[Channel], object]
+) -> Device:
+    """Hand the clients of an option's device to `attach`; `label` names one of its own."""
+    with named(option, value):
+        if value.startswith("chardev:"):
+            name = value.removeprefix("chardev:")
+            found = [one for one in server.devices if one.id == name]
+            if not found:
+                raise OptionError(f'chardev "{name}" not found')
+            device = found[0]
+        else:
+            device = await server.add_chardev(parse_device(value, label))
+        device.attach(attach)
+        return device
 
 
 async def _wait_for_clients(devices: Sequence[Device]) -> None:

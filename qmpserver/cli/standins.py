@@ -144,6 +144,8 @@ def _numbered(settings: Settings, number: int) -> Settings:
     own.machine_options = [
         (name, value.replace(NUMBER, text)) for name, value in settings.machine_options
     ]
+    own.qtest = settings.qtest and settings.qtest.replace(NUMBER, text)
+    own.qtest_log = settings.qtest_log and settings.qtest_log.replace(NUMBER, text)
     own.name = settings.name and settings.name.replace(NUMBER, text)
     return own
 

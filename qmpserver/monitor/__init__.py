@@ -17,6 +17,7 @@ machine.  README.md says how to embed it.
 `stdio`, `descriptors`                 standard input and output; files and pipes
 `fds`, `fd_commands`                   passed file descriptors, and the commands for them
 `hmp`, `expression`, `readline`        the human monitor's syntax and line editing
+`qtest`                                QEMU's test protocol, on a device of its own
 =====================================  =======================================================
 """
 

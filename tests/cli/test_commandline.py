@@ -198,7 +198,6 @@ def test_help_as_a_value(words: str, first: str, listed: str) -> None:
     [
         ("-accel kvm -machine accel=soft", 'The -accel and "-machine accel=" options are inc'),
         ("-accel soft -enable-kvm", 'The -accel and "-machine accel=" options are incompatible'),
-        ("-machine accel=foo", "-machine accel=foo: invalid accelerator foo"),
         ("-machine pc,usb=on", "-machine pc,usb=on: this program has no USB"),
         ("-machine pc,foo=1", "-machine pc,foo=1: Property 'pc-machine.foo' not found"),
         ("-qmp stdio -monitor stdio", "-monitor stdio: cannot use stdio by multiple character dev"),
@@ -206,7 +205,19 @@ def test_help_as_a_value(words: str, first: str, listed: str) -> None:
         ("-uuid {12345678-9abc-def0-1234-56789abcdef0}", "failed to parse UUID string: wrong form"),
         ("-trace events=/nonexistent", "-trace events=/nonexistent: /nonexistent: No such file"),
         (f"-trace events={sys.executable}", f"{sys.executable}: text is not UTF-8"),
-        ("-serial stdio", "-serial stdio: this program can only do 'none'"),
+        ("-serial mon:stdio", "-serial mon:stdio: this program has no device that a monitor and"),
+        ("-serial pty", "-serial pty: chardev: 'pty' is not supported by this program"),
+        ("-serial null -serial null", "-serial null: this program has one serial port"),
+        ("-serial stdio -qmp stdio", "-qmp stdio: cannot use stdio by multiple character devices"),
+        ("-qtest x", "-qtest x: 'x' is not a valid char driver"),
+        ("-drive if=virtio,file=x", "only boot sectors of disks; expected if=ide or if=none"),
+        ("-drive format=qcow2,file=x", "only boot sectors of disks; expected format=raw"),
+        ("-drive id=d", "-drive id=d: this program has only boot sectors of disks; expected file="),
+        ("-drive file=x,foo=1", "-drive file=x,foo=1: Invalid parameter 'foo'"),
+        ("-device e1000", "-device e1000: this program has no other devices than 'ide-hd'"),
+        ("-device ide-hd", "-device ide-hd: drive property not set"),
+        ("-device ide-hd,drive=d", "Property 'ide-hd.drive' can't find value 'd'"),
+        ("-hda x -bios y", "-bios cannot be used with -drive: the vCPUs run one of them"),
         ("-cpu Skylake", "-cpu Skylake: the vCPUs are the host's; expected 'host' or 'max'"),
         ("-global foo", "-global foo: Invalid parameter 'foo'"),
         ("-m 65537G", "-m 65537G: invalid RAM size"),
@@ -330,3 +341,34 @@ def test_character_devices_beside_fake() -> None:
     assert left == ["ringbuf,id=r", "socket,id=c,path=/c"]
     with pytest.raises(CommandLineError, match=r"^-chardev null,id=1: Parameter 'id' expects"):
         parse_command_line(["-fake", "default", "-chardev", "null,id=1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "unknown"),
+    [
+        ("-accel kvm -accel foo", ["kvm"], []),
+        ("-accel foo -accel soft", ["soft"], ["-accel foo: invalid accelerator foo"]),
+        ("-machine accel=kvm:tcg", ["kvm"], ["invalid accelerator tcg"]),
+        ("-machine accel=tcg:qtest", ["qtest"], ["invalid accelerator tcg"]),
+    ],
+)
+def test_unknown_accelerators_are_passed_over(
+    words: str, names: list[str], unknown: list[str]
+) -> None:
+    settings = parse_command_line(words.split())
+    assert [one.name for one in choose_accelerators(settings)] == names
+    assert settings.unknown_accels == unknown
+
+
+@pytest.mark.parametrize(
+    ("words", "disk"),
+    [
+        ("-drive file=a,format=raw", "a"),
+        ("-hda a -hda b", "a"),
+        ("-drive file=a,if=none,id=d", None),
+        ("-drive file=a,if=none,id=d -device ide-hd,drive=d,secs=1,cyls=1,heads=1", "a"),
+        ("-drive file=a,,b", "a,b"),
+    ],
+)
+def test_the_disk_to_boot_from(words: str, disk: str | None) -> None:
+    assert parse_command_line(words.split()).boot_disk == disk
