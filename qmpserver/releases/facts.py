@@ -78,6 +78,7 @@ class Facts:
         answers: Results of commands that take no arguments, and of `query-cpu-model-expansion` by
             its type.
         types: Parent and abstractness of each type, as `qom-list-types` returns them.
+        preconfig: The commands that are permitted before the machine is made.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -89,6 +90,7 @@ class Facts:
         found: dict[str, Any] = json.loads(zlib.decompress(read_bytes(path), _GZIP_WBITS))
         self.answers: dict[str, Any] = found["answers"]
         self.types: dict[str, dict[str, Any]] = {one["name"]: one for one in found["types"]}
+        self.preconfig: frozenset[str] = frozenset(found["preconfig"])
         self._properties: list[dict[str, Any]] = found["properties"]
         self._lists: list[list[int]] = found["lists"]
         self._listed: dict[str, dict[str, int]] = found["listed"]

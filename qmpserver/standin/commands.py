@@ -41,6 +41,7 @@ class Commands(AdaptedRegistry):
         refused: The last commands that the schema refused, each with QEMU's error message.
         set_status: Function that enters a run state.
         shutdown: Function that ends the stand-in, for a reason.
+        permits: Function that returns whether a command is permitted at this time.
     """
 
     def __init__(self, scenario: Scenario, send: Callable[[Iterable[ScriptedEvent]], None]) -> None:
@@ -48,6 +49,7 @@ class Commands(AdaptedRegistry):
         self.refused: deque[str] = deque(maxlen=MAX_REFUSED)
         self.set_status: Callable[[str], None] = lambda _: None
         self.shutdown: Callable[[str], None] = lambda _: None
+        self.permits: Callable[[str], bool] = lambda _: True
         self._send = send
         self._unused: set[str] = set()  # commands that were not looked for yet
         self._script: dict[str, list[_Entry]] = {}
@@ -89,10 +91,16 @@ class Commands(AdaptedRegistry):
         if isinstance(name, str) and name in self._unused:
             self._first_use(name)
         try:
-            return super().find(name, oob)
+            bound = super().find(name, oob)
+            if not self.permits(bound.name):
+                raise CommandError(
+                    f"The command '{bound.name}' is permitted only after machine initialization "
+                    "has completed"
+                )
         except CommandError as error:
             self._refuse(name, error.desc)
             raise
+        return bound
 
     def call(self, bound: Bound, arguments: dict[str, Any], client: object) -> Any | Awaitable[Any]:
         """Answer a command: return its result, or an awaitable of it.

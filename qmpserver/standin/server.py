@@ -88,6 +88,7 @@ class StandIn(Server):
         commands.command("human-monitor-command")(self._human_command)
         commands.set_status = self._state.set_status
         commands.shutdown = self.shutdown
+        commands.permits = self._state.permits
         commands.complete()
         self._faults = _faults(scenario, own_process)
         for number, (command, arguments) in enumerate(scenario.setup, 1):

@@ -56,6 +56,8 @@ NEEDED = {
     "pxb": "bus_nr=8",
     "pxb-pcie": "bus_nr=8",
 }
+BEFORE_MACHINE = "permitted only after"
+ENDS_PRECONFIG = {"quit", "x-exit-preconfig"}
 QUIT = b'{"execute": "qmp_capabilities"}{"execute": "quit"}'
 ID = "ID"
 
@@ -92,8 +94,21 @@ def record(program: str, path: Path) -> None:
         "listed": listed,
         "devices": devices.record(),
         "machines": devices.machines([one["name"] for one in answers["query-machines"]]),
+        "preconfig": preconfig(program),
     }
     path.write_bytes(gzip.compress(json.dumps(facts).encode(), mtime=0))
+
+
+def preconfig(program: str) -> list[str]:
+    """Return the commands that are permitted before the machine is made."""
+    permitted = []
+    with _talking(program, "-machine none --preconfig") as qemu:
+        names = {one["name"] for one in _answer(qemu, "query-commands")} - ENDS_PRECONFIG
+        for name in sorted(names):
+            error = qemu.execute(name).get("error", {})
+            if BEFORE_MACHINE not in error.get("desc", ""):
+                permitted.append(name)
+    return sorted({*permitted, *ENDS_PRECONFIG})
 
 
 class _Shared:

@@ -6,11 +6,13 @@ import os
 import socket
 import stat
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qmpserver.releases import NEWEST, Release
+from qmpserver.standin import Scenario
 from tests.qemu.probe import Qemu
 from tests.standin.conftest import Raw, Serve
 
@@ -675,6 +677,20 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+# Commands about what the machine lacks.
+ABSENT: list[tuple[str, dict[str, Any]]] = [
+    ("x-query-jit", {}),
+    ("x-query-opcount", {}),
+    ("x-query-usb", {}),
+    ("xen-event-list", {}),
+    ("query-hv-balloon-status-report", {}),
+    ("x-exit-preconfig", {}),
+]
+NO_RULES = {"driver": "blkdebug", "node-name": "b", "config": "/none", "image": "n"}
+WAITS = ("incoming", "defer")
+BEFORE_MACHINE = ("query-cpus-fast", "query-status", "query-name", "nonsense", "stop")
+
+
 async def test_refusals_are_qemus(serve: Serve, release: Release, release_qemu: str) -> None:
     qemu = Qemu(release_qemu)
     try:
@@ -686,3 +702,74 @@ async def test_refusals_are_qemus(serve: Serve, release: Release, release_qemu: 
                 assert await client.reply() == theirs, (command, arguments)
     finally:
         qemu.close()
+
+
+async def test_what_is_absent_is_refused_as_by_qemu(
+    kvm: None, serve: Serve, release: Release, release_qemu: str
+) -> None:
+    qemu = Qemu(release_qemu, ["-machine", "pc", "-nodefaults", "-accel", "kvm", "-S"])
+    try:
+        async with serve(f"default,schema={release.name}") as served:
+            client = await served.client()
+            newest = [("blockdev-add", NO_RULES)] if release is NEWEST else []
+            for command, arguments in ABSENT + newest:
+                theirs = qemu.execute(command, arguments)
+                client.send(command, arguments)
+                assert await client.reply() == theirs, (command, arguments)
+    finally:
+        qemu.close()
+
+
+async def test_before_the_machine_is_made(
+    serve: Serve, release: Release, release_qemu: str
+) -> None:
+    asked = (*BEFORE_MACHINE, "x-exit-preconfig", "query-status", "x-exit-preconfig")
+    qemu = Qemu(release_qemu, ["-machine", "none", "--preconfig"])
+    try:
+        async with serve(f"default,schema={release.name}") as served:
+            await served.stand_in.launch([("preconfig", "")])
+            client = await served.client()
+            for command in asked:
+                theirs = qemu.execute(command)
+                client.send(command)
+                assert await client.reply() == theirs, command
+    finally:
+        qemu.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [([], "running"), ([("S", "")], "prelaunch"), ([WAITS], "inmigrate")]
+)
+async def test_the_machine_is_made(
+    serve: Serve, options: list[tuple[str, str]], status: str
+) -> None:
+    scenario = Scenario.read({})
+    if ("S", "") in options:
+        scenario = scenario.on_machine({"status": "prelaunch"})
+    async with serve(scenario) as served:
+        await served.stand_in.launch([("preconfig", ""), *options])
+        client = await served.client()
+        assert (await client.execute("query-status"))["status"] == "prelaunch"
+        assert "after machine initialization" in (await client.execute("cont"))["desc"]
+        assert await client.execute("x-exit-preconfig") == {}
+        assert (await client.execute("query-status"))["status"] == status
+
+
+async def test_a_file_of_rules_that_is_a_pipe(serve: Serve, tmp_path: Path) -> None:
+    """QEMU's own test of commands out of band waits like this."""
+    rules = tmp_path / "rules"
+    os.mkfifo(rules)
+    node = {"driver": "blkdebug", "node-name": "b", "config": str(rules)}
+    image = {"driver": "null-co", "read-zeroes": True}
+    async with serve(f"default,schema={NEWEST.name}") as served:
+        client = await served.connect()
+        await client.receive()
+        assert await client.execute("qmp_capabilities", {"enable": ["oob"]}) == {}
+        client.send("blockdev-add", {**node, "image": image}, id=1)
+        client.send("query-name", id=2)
+        client.writer.write(b'{"exec-oob": "migrate-pause", "id": 3}\n')
+        assert (await client.reply())["id"] == 3
+        with rules.open("wb"):
+            pass
+        assert [(await client.reply())["id"] for _ in range(2)] == [1, 2]
+        assert len(await client.execute("query-named-block-nodes")) == 1

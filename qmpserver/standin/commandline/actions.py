@@ -25,10 +25,16 @@ def _incoming(launch: Launch, value: str) -> None:
     state.status = "inmigrate"
 
 
+def _preconfig(launch: Launch, value: str) -> None:
+    launch.state.preconfig = True
+    launch.state.status = "prelaunch"
+
+
 OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     "action": _action,
     "no-reboot": lambda launch, _: _action(launch, "reboot=shutdown"),
     "no-shutdown": lambda launch, _: _action(launch, "shutdown=pause"),
     "watchdog-action": lambda launch, value: _action(launch, f"watchdog={value}"),
     "incoming": _incoming,
+    "preconfig": _preconfig,
 }

@@ -97,6 +97,7 @@ class State:
         await_migration: Function that waits for the migration that a URI names.
         incoming: The URI of `-incoming`; None without one.
         autostart: Whether the guest runs as soon as it can.
+        preconfig: Whether the machine is not made yet: few commands are permitted then.
     """
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
@@ -124,6 +125,7 @@ class State:
         self.await_migration: Callable[[str], Awaitable[None]] = _await_nothing
         self.incoming: str | None = None
         self.autostart = scenario.machine.status != "prelaunch"
+        self.preconfig = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = scenario.schema.events
         self._faults = {spec.name for spec in scenario.faults}
@@ -204,6 +206,10 @@ class State:
             return self.host.later(seconds, function, *arguments)
         function(*arguments)
         return None
+
+    def permits(self, command: str) -> bool:
+        """Return whether a command is permitted: before the machine is made, most are not."""
+        return not self.preconfig or command in self.facts.preconfig
 
     def take_fd(self, name: str) -> int:
         """Return the descriptor with a name or, in a process of its own, with a number.

@@ -17,6 +17,11 @@ _REFUSED = {
     "query-sev-launch-measure": "SEV launch measurement is not available",
     "query-sgx": "No EPC regions defined, SGX not available",
     "query-sgx-capabilities": "SGX is not enabled in KVM",
+    "x-query-jit": "JIT information is only available with accel=tcg",
+    "x-query-opcount": "Opcode count information is only available with accel=tcg",
+    "x-query-usb": "USB support not enabled",
+    "xen-event-inject": "Xen event channel emulation not enabled",
+    "xen-event-list": "Xen event channel emulation not enabled",
 }
 # What a machine of type `none` refuses besides.
 _REFUSED_BY_NONE = {
@@ -31,6 +36,12 @@ def register(registry: Registry, state: State) -> None:
     refused = _REFUSED | (_REFUSED_BY_NONE if state.machine.empty else {})
     for command, desc in refused.items():
         registry.command(command, replace=True)(_refusing(desc))
+
+    @registry.command("query-hv-balloon-status-report")
+    def query_hv_balloon_status_report() -> Any:
+        if all(one["driver"] != "hv-balloon" for one in state.devices.values()):
+            raise CommandError("no hv-balloon device present")
+        raise CommandError("guest memory status tracking not enabled")
 
     @registry.command("query-vm-generation-id")
     def query_vm_generation_id() -> Any:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.monitor.background import call_in_thread
 from qmpserver.qmp import CommandError
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
 SIZE = 1 << 30
+_MAX_RULES = 1 << 20
 # Members of a node's options that can name other nodes.
 _CHILDREN = ("file", "backing", "image", "target")
 # Drivers whose members of such a name are strings.
@@ -23,7 +28,22 @@ def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
 
     @registry.command("blockdev-add")
-    def blockdev_add(driver: str, **options: Any) -> None:
+    def blockdev_add(driver: str, **options: Any) -> Awaitable[None] | None:
+        rules = options.get("config")
+        if driver == "blkdebug" and isinstance(rules, str) and not state.in_setup:
+            return add_debugged(rules, options)
+        add(driver, options)
+        return None
+
+    async def add_debugged(rules: str, options: dict[str, Any]) -> None:
+        """Add a node after its file of rules was read: QEMU's monitor, too, waits for a pipe."""
+        try:
+            await call_in_thread("read-rules", partial(_read_rules, rules), lambda _: None)
+        except OSError as error:
+            raise CommandError(f"Could not open '{rules}': {error.strerror}") from None
+        add("blkdebug", options)
+
+    def add(driver: str, options: dict[str, Any]) -> None:
         options = {name.replace("_", "-"): value for name, value in options.items()}
         name = options.get("node-name")
         if not isinstance(name, str):
@@ -90,6 +110,12 @@ def register(registry: Registry, state: State) -> None:
             for name, one in state.devices.items()
             if one.get("drive") in state.nodes
         ]
+
+
+def _read_rules(path: str) -> None:
+    """Wait for the file's writer if it is a pipe; nothing here acts on the rules."""
+    with open(path, "rb") as file:
+        file.read(_MAX_RULES)
 
 
 def node_of(state: State, name: str | None) -> str:

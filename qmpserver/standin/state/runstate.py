@@ -38,6 +38,16 @@ def register(registry: Registry, state: State) -> None:
             return
         state.set_status("running")
 
+    @registry.command("x-exit-preconfig")
+    def x_exit_preconfig() -> None:
+        if not state.preconfig:
+            raise CommandError("The command is permitted only before machine initialization")
+        state.preconfig = False
+        if state.incoming is not None:
+            state.status = "inmigrate"
+        elif state.autostart:
+            state.set_status("running")
+
     actions = {"reboot": "reset", "shutdown": "poweroff", "panic": "shutdown", "watchdog": "reset"}
 
     def shut_down(reason: str) -> None:
