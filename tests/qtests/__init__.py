@@ -1,0 +1,1 @@
+"""QEMU's own qtests, run against this program."""
