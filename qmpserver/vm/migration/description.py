@@ -6,6 +6,7 @@ import mmap
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.migration.wire import VERSION, StreamError
+from qmpserver.vm.machine.options import NO_UUID
 
 if TYPE_CHECKING:
     from qmpserver.vm.migration.movable import Movable
@@ -20,8 +21,9 @@ _NAMES = {
 
 
 def describe(machine: Movable, *, identify: bool) -> dict[str, Any]:
-    """Return the members of a hello that describe the machine, with its UUID to `identify` it."""
-    return _shared(machine) | ({"uuid": str(machine.uuid)} if identify else {})
+    """Return the members of a hello that describe the machine; to `identify` it, its UUID."""
+    identified = identify and machine.uuid != NO_UUID
+    return _shared(machine) | ({"uuid": str(machine.uuid)} if identified else {})
 
 
 def _shared(machine: Movable) -> dict[str, Any]:
@@ -34,8 +36,8 @@ def _shared(machine: Movable) -> dict[str, Any]:
     }
 
 
-def check(hello: dict[str, Any], machine: Movable, *, identify: bool) -> None:
-    """Compare the source's hello with this machine; to `identify` it, also the UUID.
+def check(hello: dict[str, Any], machine: Movable) -> None:
+    """Compare the source's hello with this machine, and the UUID if both have one.
 
     Raises:
         StreamError: They differ; the text names each difference.
@@ -49,5 +51,5 @@ def check(hello: dict[str, Any], machine: Movable, *, identify: bool) -> None:
     if differences:
         raise StreamError("the machines differ: " + "; ".join(differences))
     received = hello.get("uuid", str(machine.uuid))
-    if identify and received != str(machine.uuid):
+    if machine.uuid != NO_UUID and received != str(machine.uuid):
         raise StreamError(f"UUID received is {received} and local is {machine.uuid}")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qmpserver.migration.address import Address
-    from qmpserver.migration.capabilities import Capabilities
     from qmpserver.migration.status import Status
     from qmpserver.vm.dirty.worker import Worker
     from qmpserver.vm.migration.movable import Movable
@@ -32,7 +31,6 @@ class Destination:
 
     Args:
         machine: A machine in inmigrate.
-        capabilities: Read when a source connects.
         worker: Calls that block run there.
         enter: Called with each new status.
     """
@@ -40,12 +38,10 @@ class Destination:
     def __init__(
         self,
         machine: Movable,
-        capabilities: Capabilities,
         worker: Worker,
         enter: Callable[[Status], None],
     ) -> None:
         self._machine = machine
-        self._capabilities = capabilities
         self._worker = worker
         self._enter = enter
         self._address: Address | None = None
@@ -94,7 +90,7 @@ class Destination:
 
     async def _receive(self, main: Channel) -> None:
         hello = expect(await main.receive(most=MAX_HELLO), "hello")
-        check(hello, self._machine, identify=self._capabilities["validate-uuid"])
+        check(hello, self._machine)
         self._enter("active")
         await self._worker.run(self._machine.ram.clear)  # pages that are not sent are zero
         if main.two_way:

@@ -162,7 +162,7 @@ class Migration:
         """
         self.check_awaited()
         check_transport(address, self.capabilities)
-        destination = Destination(self._machine, self.capabilities, self._worker, self._enter)
+        destination = Destination(self._machine, self._worker, self._enter)
         self._destination = destination
         try:
             await destination.listen(address)

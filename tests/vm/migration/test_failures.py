@@ -156,12 +156,19 @@ async def test_machines_that_differ(
 
 async def test_uuids_that_differ(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
-    for one in (source, destination):
-        one.migration.set_capabilities({"validate-uuid": True})
-    destination.machine.uuid = UUID(int=1)
+    source.migration.set_capabilities({"validate-uuid": True})
+    source.machine.uuid, destination.machine.uuid = UUID(int=1), UUID(int=2)
     assert await migrate(source, destination, uri) == ("failed", "failed")
-    assert source.error == f"UUID received is {UUID(int=0)} and local is {UUID(int=1)}"
+    assert source.error == f"UUID received is {UUID(int=1)} and local is {UUID(int=2)}"
     await assert_runs_on(source)
+
+
+@pytest.mark.parametrize("uuids", [(1, 1), (0, 1), (1, 0)])
+async def test_uuids_that_do_not(side: MakeSide, uri: str, uuids: tuple[int, int]) -> None:
+    source, destination = side(), side(incoming=True)
+    source.migration.set_capabilities({"validate-uuid": True})
+    source.machine.uuid, destination.machine.uuid = (UUID(int=one) for one in uuids)  # 0: not set
+    assert await migrate(source, destination, uri) == ("completed", "completed")
 
 
 async def test_nobody_listens(side: MakeSide, tmp_path: Path) -> None:
