@@ -287,7 +287,7 @@ IDENTIFIER = r"[A-Za-z][-A-Za-z0-9._]*"
 _NAME = re.compile(r"[^=,]*")
 _FRAGMENT = r"[A-Za-z][-A-Za-z0-9_]*|[0-9]{1,9}|__[-A-Za-z0-9._]+"
 _NUMBER = r"[ \t\n\v\f\r]*([-+]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))"
-_SIZE = r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?)([bBkKmMgGtTpPeE])?"
+_SIZE = r"[ \t\n\v\f\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?([bBkKmMgGtTpPeE])?)"
 _SUFFIXES = "BKMGTPE"
 _LIMIT = 1 << 64
 

@@ -89,6 +89,7 @@ def test_refusals(text: str, message: str) -> None:
         ("1.k", 1024),
         ("0.5k", 512),
         ("0x20", 32),
+        ("0x2E", 46),
         ("1b", 1),
         ("15E", 15 << 60),
         ("0.00000000000000000001E", 0),
@@ -100,6 +101,12 @@ def test_sizes(text: str, size: int) -> None:
 
 def test_size_in_another_unit() -> None:
     assert parse_size("size", "128", default_suffix="M") == 128 << 20
+
+
+@pytest.mark.parametrize("text", ["0x20M", "0x1.8", "0x", "1e3", "-1", "k", ""])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(OptionError):
+        parse_size("size", text)
 
 
 def test_size_refusal_has_a_hint() -> None:
