@@ -160,9 +160,8 @@ async def _info_capabilities(monitor: HumanMonitor) -> str:
 
 async def _info_parameters(monitor: HumanMonitor) -> str:
     values: dict[str, Any] = await monitor.qmp("query-migrate-parameters")
-    return "".join(
-        _parameter(name, unit, values) for name, unit in _SHOWN.items() if name in values
-    )
+    shown = _SHOWN_BEFORE if monitor.release.authz_after_cache else _SHOWN
+    return "".join(_parameter(name, unit, values) for name, unit in shown.items() if name in values)
 
 
 def _parameter(name: str, unit: str, values: dict[str, Any]) -> str:
@@ -215,6 +214,27 @@ _SHOWN = {
     "cpr-exec-command": "",
 }
 """The parameters that `info migrate_parameters` shows, in its order, with their units."""
+
+_COMPRESSION = ("compress-level", "compress-threads", "compress-wait-thread", "decompress-threads")
+
+
+def _shown_before() -> dict[str, str]:
+    """Return the parameters that older releases show, in their order."""
+    units = dict(_SHOWN)
+    authz = {"max-postcopy-bandwidth": "", "tls-authz": units.pop("tls-authz")}
+    del units["max-postcopy-bandwidth"]
+    after = {
+        "announce-step": dict.fromkeys(_COMPRESSION, ""),
+        "x-checkpoint-delay": {"block-incremental": ""},
+        "xbzrle-cache-size": authz,
+    }
+    shown: dict[str, str] = {}
+    for name, unit in units.items():
+        shown |= {name: unit, **after.get(name, {})}
+    return shown
+
+
+_SHOWN_BEFORE = _shown_before()
 
 _GLOBALS = """\
 Globals:

@@ -62,6 +62,11 @@ _NOT_PLAIN = "only available for non-compressed non-TLS multifd migration"
 _PERCENT = "an integer in the range of"
 _VALUE = "a value between"
 
+_OLD_RANGES = {
+    "compress-level": (0, 9),
+    "compress-threads": (1, 255),
+    "decompress-threads": (1, 255),
+}
 _RANGES = {
     "throttle-trigger-threshold": (1, 100, f"{_PERCENT} 1 to 100"),
     "cpu-throttle-initial": (1, 99, f"{_PERCENT} 1 to 99"),
@@ -87,7 +92,7 @@ class Parameters(Mapping[str, Any]):
     `max-bandwidth` and `downtime-limit` also act on a migration that is under way.
 
     Args:
-        own: Parameters that QEMU does not have, and their defaults.
+        own: Parameters that the newest QEMU does not have, and their defaults.
     """
 
     def __init__(self, own: Mapping[str, Any] | None = None) -> None:
@@ -144,6 +149,10 @@ def _refusal(new: Mapping[str, Any], plain: bool, capabilities: Mapping[str, boo
     is checked against the parameters in force (`plain`), and so forbids any change once these ask
     for compression or TLS.
     """
+    for name, (least, most) in _OLD_RANGES.items():
+        if not least <= new.get(name, least) <= most:
+            known_as = name.replace("-", "_")
+            return f"Parameter '{known_as}' expects {_VALUE} {least} and {most}"
     if message := _out_of_range(new, _RANGES):
         return message
     cache = new["xbzrle-cache-size"]

@@ -55,6 +55,9 @@ class Release(NamedTuple):
         poll_factor: Default growth and shrinking of the polling of I/O threads.
         always_samples: Whether `info dirty_rate` shows the sampled pages in all modes.
         vcpu_events: Whether trace events may belong to vCPUs.
+        parameters: Parameters of migrations that the newest release lacks, and their defaults.
+        authz_after_cache: Whether `info migrate_parameters` shows `max-postcopy-bandwidth`, without
+            a unit, and `tls-authz` after the cache's size.
         typed_devices: Whether members of `device_add` have types; the text of an option has none.
     """
 
@@ -71,6 +74,8 @@ class Release(NamedTuple):
     always_samples: bool = False
     vcpu_events: bool = False
     typed_devices: bool = True
+    parameters: Mapping[str, object] = MappingProxyType({})
+    authz_after_cache: bool = False
 
     @property
     def introspection(self) -> list[dict[str, Any]]:
@@ -142,11 +147,20 @@ RELEASES: Mapping[str, Release] = {
             always_samples=True,
             vcpu_events=True,
             typed_devices=False,
+            parameters={
+                "compress-level": 1,
+                "compress-threads": 8,
+                "compress-wait-thread": True,
+                "decompress-threads": 2,
+                "block-incremental": False,
+            },
+            authz_after_cache=True,
         ),
         Release(
             "qemu-10.0",
             "10.0.13",
             error_places=False,
+            authz_after_cache=True,
             statistics_in_lines=True,
             poll_factor=0,
             human={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,9 @@ def _profiles() -> str:
 
 
 def _shown(value: object) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _listed(set(value)) if isinstance(value, Mapping) else str(value)
 
 
 def _changes(older: Release, newer: Release) -> str:

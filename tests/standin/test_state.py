@@ -720,6 +720,31 @@ async def test_what_is_absent_is_refused_as_by_qemu(
         qemu.close()
 
 
+PARAMETERS: list[tuple[str, dict[str, Any]]] = [
+    ("query-migrate-parameters", {}),
+    ("human-monitor-command", {"command-line": "info migrate_parameters"}),
+    ("migrate-set-parameters", {"compress-level": 10}),
+    ("migrate-set-parameters", {"decompress-threads": 0}),
+    ("migrate-set-parameters", {"compress-level": 9}),
+    ("human-monitor-command", {"command-line": "info migrate_parameters"}),
+]
+
+
+async def test_migration_parameters_are_the_releases(
+    serve: Serve, release: Release, release_qemu: str
+) -> None:
+    qemu = Qemu(release_qemu)
+    try:
+        async with serve(f"default,schema={release.name}") as served:
+            client = await served.client()
+            for command, arguments in PARAMETERS:
+                theirs = qemu.execute(command, arguments)
+                client.send(command, arguments)
+                assert await client.reply() == theirs, (command, arguments)
+    finally:
+        qemu.close()
+
+
 async def test_before_the_machine_is_made(
     serve: Serve, release: Release, release_qemu: str
 ) -> None:

@@ -51,7 +51,7 @@ class _Migration:
         self.state = state
         self.status: Status = "none"
         self.capabilities = Capabilities(names)
-        self.parameters = Parameters()
+        self.parameters = Parameters(state.release.parameters)
         self._begun = self._ended = 0.0
         self._task: asyncio.Task[None] | None = None  # sends
         self._continued = asyncio.Event()
