@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.commandline import named
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from qmpserver.cli.daemon import Launcher
     from qmpserver.cli.settings import Settings
-    from qmpserver.cli.standins import StandIns
+    from qmpserver.cli.standins import Member, StandIns
     from qmpserver.monitor import Device, Server
     from qmpserver.monitor.channel import Channel
     from qmpserver.monitor.qtest import Memory
@@ -73,7 +75,6 @@ async def _run_machine(
 ) -> None:
     try:
         from qmpserver.cli.assembly import assemble  # -fake runs without it
-        from qmpserver.vm.machine.physical import PhysicalMemory
     except ImportError as error:
         if error.name != _EXTENSION:
             raise
@@ -84,15 +85,8 @@ async def _run_machine(
     _shut_down_on_signal(signalled, machine)
     _keep_modules(stack)
     with _given_up_at(machine.finished):
-        devices = await _open_monitors(settings, server)
-        if settings.qtest is not None:
-            memory = PhysicalMemory(machine.ram, machine.accel.engine)
-            devices.append(await _open_qtest(settings, server, stack, memory))
-        if settings.serial is not None and machine.serial is not None:
-            devices.append(
-                await _attach(server, "serial", settings.serial, "serial0", machine.serial.attach)
-            )
-        await _wait_for_clients(devices)
+        others = partial(_open_others, settings, server, stack, machine)
+        await _wait_for_clients(await _open_monitors(settings, server, others))
         if settings.http is not None:
             await _serve_http(*settings.http, server, machine, stack)
         try:
@@ -134,9 +128,8 @@ async def _run_stand_ins(
     with _given_up_at(stand_ins.finished):
         devices: list[Device] = []
         for one in stand_ins.members:
-            devices += await _open_monitors(one.settings, one.stand_in, one.launch)
-            if one.settings.qtest is not None:
-                devices.append(await _open_qtest(one.settings, one.stand_in, stack))
+            others = partial(_launch, one, stack)
+            devices += await _open_monitors(one.settings, one.stand_in, others)
         await _wait_for_clients(devices)
         _release(launcher)
     await stand_ins.finished.wait()
@@ -234,32 +227,68 @@ def _given_up_at(finished: asyncio.Event) -> Iterator[None]:
 
 
 async def _open_monitors(
-    settings: Settings, server: Server, with_chardevs: Callable[[], Awaitable[None]] | None = None
+    settings: Settings,
+    server: Server,
+    before: Callable[[], Awaitable[Sequence[Device]]],
 ) -> list[Device]:
-    """Open all monitors, and return their devices.
+    """Open all monitors, and return all devices.
 
-    `with_chardevs` is called when the character devices are open, before a client is served.
+    `before` is called when the character devices are open, and returns more devices. Clients are
+    served after all that may take time: a command must find the machine as the options describe it.
     """
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):
             devices.append(await server.add_chardev(chardev))
-    if with_chardevs is not None:
-        await with_chardevs()
+    devices += await before()
+    labels = map("compat_monitor{}".format, itertools.count())  # as QEMU names them
+    monitors: list[str] = []  # as -mon describes them
     for option, value in settings.monitors:
+        if option == "mon":
+            monitors.append(value)
+            continue
+        name = value.removeprefix("chardev:")
+        if name == value:
+            name = next(labels)
+            with named(option, value):
+                devices.append(await server.add_chardev(parse_device(value, name)))
+        mode = "readline" if option == "monitor" else "control"
+        pretty = ",pretty=on" if option == "qmp-pretty" else ""
+        monitors.append(f"chardev={name},mode={mode}{pretty}")
+    for (option, value), monitor in zip(settings.monitors, monitors, strict=True):
         with named(option, value):
-            if option == "mon":
-                server.add_monitor(value)
-                continue
-            mode = "readline" if option == "monitor" else "control"
-            devices.append(
-                await server.open_monitor(value, mode=mode, pretty=option == "qmp-pretty")
-            )
+            server.add_monitor(monitor)
     return devices
 
 
+async def _open_others(
+    settings: Settings, server: Server, stack: contextlib.AsyncExitStack, machine: Machine
+) -> list[Device]:
+    """Open the devices of a machine that are no monitors'."""
+    from qmpserver.vm.machine.physical import PhysicalMemory
+
+    devices: list[Device] = []
+    if settings.qtest is not None:
+        memory = PhysicalMemory(machine.ram, machine.accel.engine)
+        devices.append(await _open_qtest(settings.qtest, settings.qtest_log, server, stack, memory))
+    if settings.serial is not None and machine.serial is not None:
+        attach = machine.serial.attach
+        devices.append(await _attach(server, "serial", settings.serial, "serial0", attach))
+    return devices
+
+
+async def _launch(member: Member, stack: contextlib.AsyncExitStack) -> list[Device]:
+    """Give a stand-in what its options describe."""
+    await member.launch()
+    settings = member.settings
+    if settings.qtest is None:
+        return []
+    return [await _open_qtest(settings.qtest, settings.qtest_log, member.stand_in, stack)]
+
+
 async def _open_qtest(
-    settings: Settings,
+    value: str,
+    log_path: str | None,
     server: Server,
     stack: contextlib.AsyncExitStack,
     memory: Memory | None = None,
@@ -268,13 +297,12 @@ async def _open_qtest(
     from qmpserver.monitor.qtest import Qtest  # only with -qtest
 
     log = None
-    if settings.qtest_log is not None:
+    if log_path is not None:
         try:
-            log = stack.enter_context(open_text(settings.qtest_log, os.O_TRUNC))
+            log = stack.enter_context(open_text(log_path, os.O_TRUNC))
         except OSError as error:
-            raise CommandLineError(f"-qtest-log {settings.qtest_log}: {error.strerror}") from None
-    assert settings.qtest is not None
-    return await _attach(server, "qtest", settings.qtest, "qtest", Qtest(memory, log).attach)
+            raise CommandLineError(f"-qtest-log {log_path}: {error.strerror}") from None
+    return await _attach(server, "qtest", value, "qtest", Qtest(memory, log).attach)
 
 
 async def _attach(

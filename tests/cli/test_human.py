@@ -244,7 +244,7 @@ async def test_terminal_is_restored(end: str, until: "Until") -> None:
     terminal = Terminal()
     options = [*SOFT, "-S", "-chardev", "stdio,id=hmp", "-mon", "chardev=hmp"]
     if end == "error":
-        options += ["-qmp", "unix:/nowhere/qmp,server=on,wait=off"]
+        options += ["-mon", "chardev=nobody"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "qmpserver.cli", *options),
         stdin=terminal.inside,

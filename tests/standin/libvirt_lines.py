@@ -15,10 +15,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from qmpserver.cli.commandline import parse_command_line
-from qmpserver.cli.run import _open_monitors
+from qmpserver.cli.run import _launch, _open_monitors
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.cli.standins import StandIns
 from qmpserver.releases import NEWEST, RELEASES
@@ -58,7 +59,9 @@ async def refusal(words: list[str], release: str) -> str | None:
         try:
             stand_ins = StandIns(parse_command_line(given))
             (member,) = stand_ins.members
-            await _open_monitors(member.settings, member.stand_in, member.launch)
+            async with contextlib.AsyncExitStack() as stack:
+                launch = partial(_launch, member, stack)
+                await _open_monitors(member.settings, member.stand_in, launch)
         except CommandLineError as error:
             return str(error)
         finally:
