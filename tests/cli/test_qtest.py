@@ -76,3 +76,29 @@ async def test_a_boot_sector_writes_to_a_file(kvm: None, tmp_path: Path, disk: s
         await process.wait()
     os.close(reading)
     assert seen.startswith(b"boot..")
+
+
+async def test_a_first_command_finds_the_machine_as_described(tmp_path: Path) -> None:
+    """The program connects to its clients, each of which speaks at once."""
+    answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"execute": "qmp_capabilities"}{"execute": "query-status"}')
+        for _ in range(2):
+            await reader.readline()
+        await answers.put(await reader.readline())
+        writer.close()
+
+    options = "-accel soft -incoming defer".split()
+    listening = []
+    for name in ("a", "b", "c"):
+        listening.append(await asyncio.start_unix_server(ask, tmp_path / name))
+        options += ["-qmp", f"unix:{tmp_path / name}"]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "qmpserver.cli", *options)
+    async with asyncio.timeout(PATIENCE):
+        for _ in listening:
+            assert b'"status": "inmigrate"' in await answers.get()
+        process.terminate()
+        await process.wait()
+    for one in listening:
+        one.close()
