@@ -161,7 +161,7 @@ def _properties(settings: Settings) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "m": ("memory", settings.ram),
         "name": ("name", settings.name),
-        "uuid": ("uuid", str(settings.uuid)),
+        "uuid": ("uuid", settings.uuid),
         "S": ("status", "prelaunch"),
     }
     made = dict(properties[option] for option in properties if option in settings.given)

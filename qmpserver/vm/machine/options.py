@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
-NO_UUID = UUID(int=0)
+NO_UUID = "00000000-0000-0000-0000-000000000000"
 GUEST = ("pages", "size", "pattern", "rate")
 """The parameters of the guest `dirty`."""

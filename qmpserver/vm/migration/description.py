@@ -21,7 +21,7 @@ _NAMES = {
 
 def describe(machine: Movable, *, identify: bool) -> dict[str, Any]:
     """Return the members of a hello that describe the machine, with its UUID to `identify` it."""
-    return _shared(machine) | ({"uuid": str(machine.uuid)} if identify else {})
+    return _shared(machine) | ({"uuid": machine.uuid} if identify else {})
 
 
 def _shared(machine: Movable) -> dict[str, Any]:
@@ -48,6 +48,6 @@ def check(hello: dict[str, Any], machine: Movable, *, identify: bool) -> None:
     ]
     if differences:
         raise StreamError("the machines differ: " + "; ".join(differences))
-    received = hello.get("uuid", str(machine.uuid))
-    if identify and received != str(machine.uuid):
+    received = hello.get("uuid", machine.uuid)
+    if identify and received != machine.uuid:
         raise StreamError(f"UUID received is {received} and local is {machine.uuid}")

@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
@@ -17,6 +16,7 @@ from qmpserver.migration.address import parse_uri
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.qmp import CommandError
 from qmpserver.vm.migration.description import describe
+from qmpserver.vm.machine.options import NO_UUID
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
 
@@ -158,9 +158,9 @@ async def test_uuids_that_differ(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     for one in (source, destination):
         one.migration.set_capabilities({"validate-uuid": True})
-    destination.machine.uuid = UUID(int=1)
+    local = destination.machine.uuid = NO_UUID[:-1] + "1"
     assert await migrate(source, destination, uri) == ("failed", "failed")
-    assert source.error == f"UUID received is {UUID(int=0)} and local is {UUID(int=1)}"
+    assert source.error == f"UUID received is {NO_UUID} and local is {local}"
     await assert_runs_on(source)
 
 
