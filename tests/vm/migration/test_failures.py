@@ -15,8 +15,8 @@ from qmpserver.migration import wire
 from qmpserver.migration.address import parse_uri
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.qmp import CommandError
-from qmpserver.vm.migration.description import describe
 from qmpserver.vm.machine.options import NO_UUID
+from qmpserver.vm.migration.description import describe
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
 
