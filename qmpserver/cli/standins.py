@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.cli.settings import CommandLineError
@@ -149,7 +148,7 @@ def _numbered(settings: Settings, number: int) -> Settings:
 
 
 def _with_log(scenario: Scenario, number: int) -> Scenario:
-    return replace(scenario, log=(scenario.log or "").replace(NUMBER, str(number)))
+    return scenario._replace(log=(scenario.log or "").replace(NUMBER, str(number)))
 
 
 def _properties(settings: Settings) -> dict[str, Any]:

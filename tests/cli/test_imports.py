@@ -67,8 +67,18 @@ async def execute_everything(client: QMPClient) -> None:
 
 # Each takes milliseconds to import, and a stand-in without a scenario does not need it.
 NOT_NEEDED = (
-    *("argparse", "difflib", "importlib.metadata", "ipaddress", "logging.handlers", "pathlib"),
-    *("platform", "random", "shutil", "tempfile", "tomllib", "urllib.parse", "uuid"),
+    *("argparse", "dataclasses", "difflib", "importlib.metadata", "ipaddress"),
+    *(
+        "logging.handlers",
+        "pathlib",
+        "platform",
+        "random",
+        "shutil",
+        "tempfile",
+        "tomllib",
+        "urllib.parse",
+        "uuid",
+    ),
     *("qmpserver.qapi.parser", "qmpserver.transcript.format", "qmpserver.vm", "qmpserver.web"),
 )
 
