@@ -101,6 +101,14 @@ def test_a_stand_in_starts_without_heavy_modules() -> None:
     assert set(NOT_NEEDED).isdisjoint(imported)
 
 
+def test_a_greeting_does_not_wait_for_what_commands_need() -> None:
+    program = "import sys, qmpserver.cli.assembly, qmpserver.cli.standins; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "qmpserver.cli.assembly" in imported
+    assert {"hashlib", "qmpserver.human", "qmpserver.standin.human"}.isdisjoint(imported)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accel", ["soft", "kvm", "fake"])
 async def test_commands_import_nothing(
