@@ -13,6 +13,7 @@ from qmpserver.qapi.model import (
     ANY,
     ANY_INT,
     EMPTY,
+    INT,
     PREDEFINED,
     AlternateType,
     ArrayType,
@@ -39,6 +40,9 @@ _BUILTIN: dict[str, Type] = {
     "null": PREDEFINED["null"],
     "value": ANY,
 }
+
+# A compiled schema has no `int`, which is the name of all integers in introspection.
+_WIDTHS = {name: one for name, one in PREDEFINED.items() if one.wire == "int" and one is not INT}
 
 _LOCATION = Location(SOURCE, 0, Pragmas())
 _Info = Mapping[str, Any]
@@ -146,8 +150,8 @@ class _Reader:
         # A recursive type must find itself here, so a type is entered before it is complete.
         match info["meta-type"]:
             case "builtin":
-                width = PREDEFINED.get(name) if name != "int" else None
-                self._types[name] = width or _BUILTIN[info["json-type"]]
+                builtin = _BUILTIN[info["json-type"]]
+                self._types[name] = _WIDTHS.get(name, ANY_INT) if builtin is ANY_INT else builtin
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
                 array.element = self.type(info["element-type"])
