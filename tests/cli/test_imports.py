@@ -79,7 +79,8 @@ NOT_NEEDED = (
         "urllib.parse",
         "uuid",
     ),
-    *("qmpserver.qapi.parser", "qmpserver.transcript.format", "qmpserver.vm", "qmpserver.web"),
+    *("qmpserver.cli.readconfig", "qmpserver.qapi.parser", "qmpserver.transcript.format"),
+    *("qmpserver.vm", "qmpserver.web"),
 )
 
 
