@@ -12,7 +12,6 @@ from qmpserver.cli.messages import report
 from qmpserver.cli.options import PARAMETERS
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.files import open_text
-from qmpserver.human import HumanMonitor, commands
 from qmpserver.monitor import Registry, Server
 from qmpserver.monitor.adapted import AdaptedRegistry
 from qmpserver.releases import NEWEST, own_schema
@@ -20,6 +19,7 @@ from qmpserver.vm.accel import AcceleratorError, AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.commands import register_all
 from qmpserver.vm.commands.control import version_info
+from qmpserver.vm.commands.misc import human_monitor
 from qmpserver.vm.machine.guest import DirtyGuest, GuestError
 from qmpserver.vm.machine.machine import Machine
 from qmpserver.vm.machine.options import NO_UUID
@@ -46,11 +46,10 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
     schema = own_schema(release.name, documented=settings.http is not None)
     registry = Registry(schema) if release is NEWEST else AdaptedRegistry(schema, release.words)
     register_all(registry, machine, release=release, command_line=PARAMETERS)
-    human = commands(release)
     server = Server(
         registry,
         version=version_info(release),
-        human=lambda: HumanMonitor(registry, human, release=release, terminal=True),
+        human=lambda: human_monitor(registry, release, terminal=True),
         release=release,
     )
     stack.push_async_callback(server.close)

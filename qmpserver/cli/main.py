@@ -63,7 +63,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def _serve_forks(link: str, given: set[str]) -> NoReturn:
-    from qmpserver.cli import forkserver, standins  # noqa: F401 -- for the children
+    import qmpserver.standin.human  # noqa: F401 -- for the children, as is the next one
+    from qmpserver.cli import forkserver, standins  # noqa: F401
 
     if len(given) > 1:
         raise CommandLineError("-fork-server: the link's callers give the other options")

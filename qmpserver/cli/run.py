@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import itertools
 import logging
 import os
@@ -94,6 +95,7 @@ async def _run_machine(
             machine.start(stopped=settings.stopped, incoming=incoming)
         except OSError as error:
             raise CommandLineError(f"cannot start the machine: {error}") from None
+        await _import_late("qmpserver.human")
         if settings.incoming is not None and settings.incoming != "defer":
             await _wait_for_guest(settings.incoming, machine)
         _release(launcher)
@@ -132,8 +134,16 @@ async def _run_stand_ins(
             devices += await _open_monitors(one.settings, one.stand_in, others)
         await _wait_for_clients(devices)
         _release(launcher)
+        await _import_late("qmpserver.standin.human")
     await stand_ins.finished.wait()
     return stand_ins.failures()
+
+
+async def _import_late(human: str) -> None:
+    """Greet the clients that wait; then import what commands need, while there are descriptors."""
+    await asyncio.sleep(0)
+    for module in ("hashlib", human):
+        importlib.import_module(module)
 
 
 def _keep_modules(stack: contextlib.AsyncExitStack) -> None:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from qmpserver.releases import NEWEST, Release
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from qmpserver.monitor.chardev import Chardev
     from qmpserver.standin import Scenario
     from qmpserver.vm.accel import AccelOptions
@@ -51,7 +49,7 @@ class Settings:
         self.boot_disk: str | None = None
         self.name: str | None = None
         self.process_name: str | None = None
-        self.uuid: UUID | None = None
+        self.uuid: str | None = None
         self.fake: tuple[str, Scenario] | None = None  # the option's value, and its meaning
         self.machines: int | None = None  # of -fake machines=; None: one, without a number
         self.stopped = False

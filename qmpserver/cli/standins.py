@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.cli.settings import CommandLineError
@@ -151,7 +150,7 @@ def _numbered(settings: Settings, number: int) -> Settings:
 
 
 def _with_log(scenario: Scenario, number: int) -> Scenario:
-    return replace(scenario, log=(scenario.log or "").replace(NUMBER, str(number)))
+    return scenario._replace(log=(scenario.log or "").replace(NUMBER, str(number)))
 
 
 def _properties(settings: Settings) -> dict[str, Any]:
@@ -163,7 +162,7 @@ def _properties(settings: Settings) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "m": ("memory", settings.ram),
         "name": ("name", settings.name),
-        "uuid": ("uuid", str(settings.uuid)),
+        "uuid": ("uuid", settings.uuid),
         "S": ("status", "prelaunch"),
     }
     made = dict(properties[option] for option in properties if option in settings.given)

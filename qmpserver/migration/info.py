@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ UNKNOWN_DOWNTIME = (1 << 63) - 1
 """QEMU's `expected-downtime` while the rate is not known, in ms."""
 
 
-@dataclass(eq=False, repr=False)  # these take a millisecond to make
 class Figures:
     """The figures of one outgoing migration. Pages are of `PAGE` bytes.
 
@@ -48,7 +46,6 @@ class Figures:
     setup_time: int = 0
     expected_downtime: int = UNKNOWN_DOWNTIME
     downtime: int = 0
-    total: int = 0
     remaining: int = 0
     transferred: int = 0
     duplicate: int = 0
@@ -63,6 +60,9 @@ class Figures:
     cpu_throttle: int | None = None
     limit_round: int | None = None
     limit_ring_full: int | None = None
+
+    def __init__(self, total: int = 0) -> None:
+        self.total = total
 
 
 def source_info(figures: Figures, status: Status, *, error: str = "") -> dict[str, Any]:

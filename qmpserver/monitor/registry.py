@@ -39,7 +39,7 @@ class Bound:
     __slots__ = (
         "_given",
         "allow_oob",
-        "arguments",
+        "declaration",
         "failed",
         "handler",
         "name",
@@ -61,7 +61,7 @@ class Bound:
         self._given = handler
         self.wants_client = wants_client
         self.allow_oob = declaration.allow_oob
-        self.arguments = declaration.arguments if declaration.gen else None
+        self.declaration = declaration
         self.success_response = declaration.success_response
         self.validate = declaration.validate
         self.succeeded = 0
@@ -198,9 +198,9 @@ class Registry:
         """
         if arguments.size <= MAX_ARGUMENTS and (yield from arguments.memory()) <= MAX_STRINGS:
             return
-        if bound.arguments is not None:
+        if bound.declaration.gen:
             try:
-                yield from check_in_steps(bound.arguments, arguments)
+                yield from check_in_steps(bound.declaration.arguments, arguments)
             except ParameterError as error:
                 before, mark, after = error.desc.partition(LONG)
                 if isinstance(error.long, LongString) and mark:
@@ -222,7 +222,7 @@ class Registry:
             arguments = bound.validate(arguments)
         except ParameterError as error:
             raise CommandError(error.desc) from None
-        if arguments and bound.arguments is not None:
+        if arguments and bound.declaration.gen:
             keywords = self._keywords
             try:
                 arguments = {keywords[name]: value for name, value in arguments.items()}

@@ -1,14 +1,18 @@
 """Introspection: the result of `query-qmp-schema`.
 
-As in QEMU, numbers replace the names of types, which are not part of the protocol.
+As in QEMU, numbers replace the names of types, which are not part of the protocol. A compiled
+schema is the same with the names of types, the widths of integers and the flags of commands:
+`introspected` reads it in a fraction of the time that the schema's text takes.
 """
 
 from collections.abc import Iterable
 
 from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.model import (
+    ANY_INT,
     EMPTY,
     INT,
+    INT64,
     AlternateType,
     ArrayType,
     Branch,
@@ -29,8 +33,14 @@ def introspect(commands: Iterable[Command], events: Iterable[Event]) -> list[Inf
     return _Introspection().describe(commands, events)
 
 
+def compiled(commands: Iterable[Command], events: Iterable[Event]) -> list[Info]:
+    """Return what `introspect` does, with nothing masked that the validation of values needs."""
+    return _Introspection(masked=False).describe(commands, events)
+
+
 class _Introspection:
-    def __init__(self) -> None:
+    def __init__(self, *, masked: bool = True) -> None:
+        self._masked = masked
         self._infos: list[Info] = []
         self._names: dict[str, str] = {}
         # The types met so far; those at the end are not described yet.
@@ -46,6 +56,9 @@ class _Introspection:
             }
             if command.allow_oob:
                 info["allow-oob"] = True
+            if not self._masked:
+                flags = {"gen": command.gen, "success-response": command.success_response}
+                info |= {flag: False for flag, holds in flags.items() if not holds}
             self._add(info, command.features)
         for event in events:
             info = {
@@ -68,11 +81,13 @@ class _Introspection:
         self._infos.append(info)
 
     def _use(self, type_: Type) -> str:
-        if type_.wire == "int":
+        if type_.wire == "int" and (self._masked or type_ is ANY_INT):
             type_ = INT
+        elif type_ is INT:
+            type_ = INT64
         if isinstance(type_, ArrayType):
             name = f"[{self._use(type_.element)}]"
-        elif isinstance(type_, BuiltinType):
+        elif isinstance(type_, BuiltinType) or not self._masked:
             name = type_.name
         else:
             name = self._names.setdefault(type_.name, str(len(self._names)))

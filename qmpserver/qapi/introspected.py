@@ -1,10 +1,11 @@
-"""A schema from a result of `query-qmp-schema`: the inverse of `introspect`.
+"""A schema from a result of `query-qmp-schema`, or a compiled one: the inverse of `introspect`.
 
 Introspection has neither the names of types nor the widths of integers, so any integer of 64 bits
-is valid.
+is valid. A compiled schema has both.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from threading import Lock
 from typing import Any
 
 from qmpserver.qapi.interface import Command, Event
@@ -12,6 +13,7 @@ from qmpserver.qapi.model import (
     ANY,
     ANY_INT,
     EMPTY,
+    INT,
     PREDEFINED,
     AlternateType,
     ArrayType,
@@ -39,54 +41,107 @@ _BUILTIN: dict[str, Type] = {
     "value": ANY,
 }
 
+# A compiled schema has no `int`, which is the name of all integers in introspection.
+_WIDTHS = {name: one for name, one in PREDEFINED.items() if one.wire == "int" and one is not INT}
+
 _LOCATION = Location(SOURCE, 0, Pragmas())
 _Info = Mapping[str, Any]
 
 
-def entities(infos: Iterable[_Info]) -> list[Command | Event]:
+def entities(infos: Iterable[_Info], *, lazy: bool = False) -> list[Command | Event]:
     """Return the described commands and events.
+
+    Args:
+        infos: The description.
+        lazy: Make the types of a command or event when they are first needed. The description must
+            be valid.
 
     Raises:
         SchemaError: The description is invalid.
     """
     try:
-        return _Reader(infos).entities()
+        found: list[Command | Event] = []
+        for one in _Reader(infos).entities():
+            if not lazy:
+                one.make_types()
+            found.append(one)
+        return found
     except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise SchemaError(SOURCE, None, f"invalid introspection: {error!r}") from None
 
 
+class _Command(Command):
+    """A command that makes its types when they are first needed."""
+
+    def __init__(self, info: _Info, reader: "_Reader") -> None:
+        name = info["name"]
+        flags = {"allow-oob": True} if info.get("allow-oob") else {}
+        flags |= {flag: False for flag in ("gen", "success-response") if flag in info}
+        if name in _PARSED_BY_HANDLER:
+            flags["gen"] = False
+        super().__init__(name, _definition(info, flags))
+        self._info = info
+        self._reader = reader
+        del self.arguments, self.returns
+
+    def __getattr__(self, name: str) -> object:
+        if name not in ("arguments", "returns"):
+            raise AttributeError(name)
+        self.make_types()
+        return getattr(self, name)
+
+    def make_types(self) -> None:
+        with self._reader.lock:
+            self.arguments = self._reader.object(self._info["arg-type"])
+            self.returns = self._reader.type(self._info["ret-type"])
+
+
+class _Event(Event):
+    """An event that makes its type when it is first needed."""
+
+    def __init__(self, info: _Info, reader: "_Reader") -> None:
+        super().__init__(info["name"], _definition(info))
+        self._info = info
+        self._reader = reader
+        del self.data
+
+    def __getattr__(self, name: str) -> object:
+        if name != "data":
+            raise AttributeError(name)
+        self.make_types()
+        return self.data
+
+    def make_types(self) -> None:
+        with self._reader.lock:
+            self.data = self._reader.object(self._info["arg-type"])
+
+
 class _Reader:
+    """Makes types from their descriptions; hold `lock`, since a type is entered before it is whole.
+
+    Attributes:
+        lock: Guards the types.
+    """
+
     def __init__(self, infos: Iterable[_Info]) -> None:
+        self.lock = Lock()
         self._infos = {info["name"]: info for info in infos}
         self._types: dict[str, Type] = {}
 
-    def entities(self) -> list[Command | Event]:
-        found: list[Command | Event] = []
-        for name, info in self._infos.items():
+    def entities(self) -> Iterator[_Command | _Event]:
+        for info in self._infos.values():
             if info["meta-type"] == "command":
-                found.append(self._command(name, info))
+                yield _Command(info, self)
             elif info["meta-type"] == "event":
-                event = Event(name, _definition(info))
-                event.data = self._object(info["arg-type"])
-                found.append(event)
-        return found
+                yield _Event(info, self)
 
-    def _command(self, name: str, info: _Info) -> Command:
-        flags = {"allow-oob": True} if info.get("allow-oob") else {}
-        if name in _PARSED_BY_HANDLER:
-            flags["gen"] = False
-        command = Command(name, _definition(info, flags))
-        command.arguments = self._object(info["arg-type"])
-        command.returns = self._type(info["ret-type"])
-        return command
-
-    def _object(self, name: str) -> ObjectType:
-        type_ = self._type(name)
+    def object(self, name: str) -> ObjectType:
+        type_ = self.type(name)
         if not isinstance(type_, ObjectType):
             raise TypeError(f"type {name} is not an object")
         return type_
 
-    def _type(self, name: str) -> Type:
+    def type(self, name: str) -> Type:
         if name not in self._types:
             self._make(name, self._infos[name])
         return self._types[name]
@@ -95,10 +150,11 @@ class _Reader:
         # A recursive type must find itself here, so a type is entered before it is complete.
         match info["meta-type"]:
             case "builtin":
-                self._types[name] = _BUILTIN[info["json-type"]]
+                builtin = _BUILTIN[info["json-type"]]
+                self._types[name] = _WIDTHS.get(name, ANY_INT) if builtin is ANY_INT else builtin
             case "array":
                 self._types[name] = array = ArrayType(EMPTY)
-                array.element = self._type(info["element-type"])
+                array.element = self.type(info["element-type"])
                 if isinstance(array.element, ArrayType):
                     raise TypeError(f"array {name} has arrays as elements")
                 array.name = f"{array.element.name}List"
@@ -111,7 +167,7 @@ class _Reader:
                 self._types[name] = alternate
                 for number, one in enumerate(info["members"]):
                     branch = alternate.branches[str(number)] = Branch(str(number), None)
-                    branch.type = self._type(one["type"])
+                    branch.type = self.type(one["type"])
                     if isinstance(branch.type, AlternateType):
                         raise TypeError(f"alternate {name} has an alternate as a branch")
             case "object":
@@ -125,7 +181,7 @@ class _Reader:
         for one in info["members"]:
             star = "*" if "default" in one else ""
             member = Member(f"{star}{one['name']}", _features(one))
-            member.type = self._type(one["type"])
+            member.type = self.type(one["type"])
             type_.own.append(member)
         type_.members = type_.own
         if "tag" not in info:
@@ -134,7 +190,7 @@ class _Reader:
         type_.tag = {member.name: member for member in type_.members}[info["tag"]]
         for variant in info["variants"]:
             branch = type_.branches[variant["case"]] = Branch(variant["case"], None)
-            branch.type = self._object(variant["type"])
+            branch.type = self.object(variant["type"])
         if isinstance(type_.tag.type, EnumType):
             known = {value.name for value in type_.tag.type.values}
             if unknown := type_.branches.keys() - known:

@@ -215,6 +215,7 @@ _BUILTIN = {
 }
 PREDEFINED: dict[str, Type] = {**_BUILTIN, "QType": QType()}
 INT = _BUILTIN["int"]
+INT64 = _BUILTIN["int64"]
 ANY = _BUILTIN["any"]
 # An integer of unknown width: introspection calls all integers `int`.
 ANY_INT = BuiltinType("int64 or uint64", "int")

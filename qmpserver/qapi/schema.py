@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.files import read_bytes
 from qmpserver.qapi.interface import Command, Event
 from qmpserver.qapi.introspect import introspect
 from qmpserver.qapi.introspected import entities
@@ -56,8 +58,7 @@ class Schema:
         Args:
             path: The schema's root file.
             conditions: The conditions that hold in `if`; None keeps all definitions.
-            documented: Read documentation comments, and check them. Without, a schema that is known
-                to be valid is there in half the time.
+            documented: Read documentation comments, and check them.
 
         Raises:
             SchemaError: The schema is invalid; the text is `file:line: message`.
@@ -69,15 +70,32 @@ class Schema:
         return cls(resolve(parse(os.fspath(path), documented=documented), held))
 
     @classmethod
-    def from_introspection(cls, infos: list[dict[str, Any]]) -> Schema:
+    def from_compiled(cls, path: str | os.PathLike[str]) -> Schema:
+        """Return the schema in file `path`, which `python -m qmpserver.qapi compile` has written.
+
+        It validates as the schema does that it was made from, but has no documentation, and its
+        `types` is empty. Types are made when they are first needed.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return cls(list(entities(json.loads(read_bytes(path)), lazy=True)))
+
+    @classmethod
+    def from_introspection(cls, infos: list[dict[str, Any]], *, lazy: bool = False) -> Schema:
         """Return the schema that `infos`, a result of `query-qmp-schema`, describe.
 
         Its `types` is empty, since introspection has no names of types.
 
+        Args:
+            infos: The description.
+            lazy: Make the types of a command or event when they are first needed. The description
+                must be valid.
+
         Raises:
             SchemaError: The description is invalid.
         """
-        schema = cls(list(entities(infos)))
+        schema = cls(list(entities(infos, lazy=lazy)))
         schema._introspection = infos
         return schema
 

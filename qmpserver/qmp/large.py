@@ -8,7 +8,6 @@ Nested values are kept in one flat list, without containers that the garbage col
 to walk. `parser` builds them, `writer` writes them.
 """
 
-import hashlib
 import re
 from array import array
 from collections.abc import Generator, Iterable, Iterator
@@ -114,6 +113,8 @@ class Collector:
     __slots__ = ("_digest", "_length", "_width", "pieces")
 
     def __init__(self) -> None:
+        import hashlib  # for long strings alone; the program imports it before
+
         self.pieces: list[bytes] = []
         self._digest = hashlib.blake2b()
         self._length = 0

@@ -1,13 +1,9 @@
-"""Plain JSON, without escapes, to a value: with orjson, or with the standard library.
-
-Both refuse the same texts.  The parser asks neither for the value of a double.
-"""
+"""Plain JSON, without escapes, to a value."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-__all__ = ["loads", "stdlib_loads"]
+__all__ = ["loads"]
 
 _MAX_DIGITS = 18  # any integer of so many, with its sign, fits 64 bits
 
@@ -16,25 +12,20 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
-_decode = json.JSONDecoder(parse_int=_integer).decode
+_decode = json.JSONDecoder(parse_int=_integer).raw_decode
 
 
-def stdlib_loads(text: bytes) -> Any:
-    """Return the value of ASCII `text`, as orjson does; long integers are doubles.
+def loads(text: bytes) -> Any:
+    """Return the value of ASCII `text`, which has no space before it; long integers are doubles.
 
     Raises:
         ValueError: It is not JSON, or nested too deeply for Python's stack.
     """
+    string = text.decode("ascii")
     try:
-        return _decode(text.decode("ascii"))
+        value, end = _decode(string)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-loads: Callable[[bytes], Any]
-try:
-    import orjson
-except ImportError:  # it is compiled, and not for every system
-    loads = stdlib_loads
-else:
-    loads = orjson.loads
+    if end < len(string) and string[end:].strip(" \t\r"):
+        raise ValueError("more than one value")
+    return value

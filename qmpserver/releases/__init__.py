@@ -33,6 +33,7 @@ __all__ = ["NEWEST", "RELEASES", "Release", "own_schema"]
 
 FILES = os.path.dirname(__file__)
 _OWN = os.path.join(os.path.dirname(FILES), "schema", "qapi-schema.json")
+_COMPILED = os.path.join(FILES, "own.json")  # a generated file
 _GZIP_WBITS = 31
 
 
@@ -97,7 +98,7 @@ class Release(NamedTuple):
 
 @functools.cache
 def _schema(name: str) -> Schema:
-    return Schema.from_introspection(RELEASES[name].introspection)
+    return Schema.from_introspection(RELEASES[name].introspection, lazy=True)
 
 
 @functools.cache
@@ -190,9 +191,9 @@ def own_schema(name: str = NEWEST.name, *, documented: bool = True) -> Schema:
 
     Args:
         name: The release's name.
-        documented: As of `Schema.load`.
+        documented: Read the schema's text, with its documentation, not the compiled form.
     """
-    schema = Schema.load(_OWN, documented=documented)
+    schema = Schema.load(_OWN) if documented else Schema.from_compiled(_COMPILED)
     if name == NEWEST.name:
         return schema
     from qmpserver.qapi.older import older  # the newest release does without it

@@ -7,8 +7,7 @@ connects.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from qmpserver.files import read_text
 from qmpserver.releases import NEWEST, Release
@@ -34,8 +33,7 @@ class _UnreadableError(ScenarioError):
     """A file that cannot be read, or is not text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(NamedTuple):
     """Everything that a stand-in does.
 
     Attributes:
@@ -55,7 +53,7 @@ class Scenario:
 
     schema: Schema
     version: str | None
-    machine: MachineState = field(default_factory=MachineState)
+    machine: MachineState = MachineState()
     setup: Sequence[tuple[str, dict[str, Any]]] = ()
     replies: Sequence[Reply] = ()
     events: Sequence[ScriptedEvent] = ()
@@ -178,8 +176,7 @@ class Scenario:
     def _including(self, included: Sequence[Self]) -> Self:
         """Return the scenario with the parts of others after its own, their setup before it."""
         every = [self, *included]
-        return replace(
-            self,
+        return self._replace(
             setup=[one for part in (*included, self) for one in part.setup],
             replies=[one for part in every for one in part.replies],
             events=[one for part in every for one in part.events],
@@ -205,7 +202,7 @@ class Scenario:
         made = cls.load(file, given.schema).with_faults(given.faults)
         if given.version is not None:
             made = made.with_version(given.version)
-        return made if given.log is None else replace(made, log=given.log)
+        return made if given.log is None else made._replace(log=given.log)
 
     def with_faults(self, texts: Iterable[str]) -> Self:
         """Return the scenario with more faults, each `NAME` or `NAME:COMMAND`.
@@ -215,7 +212,7 @@ class Scenario:
         """
         reader = Reader(self.schema)
         more = [reader.fault(Table("fault", "", {"name": text})) for text in texts]
-        return replace(self, faults=[*self.faults, *more])
+        return self._replace(faults=[*self.faults, *more])
 
     def with_version(self, version: str) -> Self:
         """Return the scenario with another version in its greeting, such as `9.1.0`.
@@ -225,11 +222,11 @@ class Scenario:
         """
         top = Table("option", "", {"version": version})
         found = with_version(top, Vocabulary(self.schema, self.version, self.release))
-        return replace(self, version=found.version)
+        return self._replace(version=found.version)
 
     def on_machine(self, changes: Mapping[str, Any]) -> Self:
         """Return the scenario with attributes of its `MachineState` replaced."""
-        return replace(self, machine=self.machine._replace(**changes))
+        return self._replace(machine=self.machine._replace(**changes))
 
 
 def _machine(included: Sequence[Scenario]) -> MachineState:

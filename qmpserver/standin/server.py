@@ -12,7 +12,6 @@ from qmpserver.standin import commandline
 from qmpserver.standin.commandline.launch import Launch
 from qmpserver.standin.commands import Commands
 from qmpserver.standin.expect import Expectations
-from qmpserver.standin.human import HumanMonitor
 from qmpserver.standin.log import Log
 from qmpserver.standin.parts import ScenarioError
 from qmpserver.standin.state import State
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from qmpserver.monitor import Client, Device
     from qmpserver.monitor.channel import Connection
     from qmpserver.standin.faults import Fault
+    from qmpserver.standin.human import HumanMonitor
     from qmpserver.standin.parts import ScriptedEvent
     from qmpserver.standin.scenario import Scenario
     from qmpserver.standin.tap import Sink
@@ -193,6 +193,8 @@ class StandIn(Server):
         return self._new_human_monitor(terminal=True)
 
     def _new_human_monitor(self, *, terminal: bool) -> HumanMonitor:
+        from qmpserver.standin.human import HumanMonitor  # the program imports it before
+
         return HumanMonitor(self._launch, self.scenario.release, self.shutdown, terminal=terminal)
 
     async def _human_command(self, command_line: str, cpu_index: int | None = None) -> str:

@@ -89,7 +89,7 @@ async def test_a_first_command_finds_the_machine_as_described(tmp_path: Path) ->
         await answers.put(await reader.readline())
         writer.close()
 
-    options = "-accel soft -incoming defer".split()
+    options = ["-accel", "soft", "-incoming", "defer"]
     listening = []
     for name in ("a", "b", "c"):
         listening.append(await asyncio.start_unix_server(ask, tmp_path / name))

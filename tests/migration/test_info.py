@@ -25,7 +25,17 @@ MEMBERS: dict[Status, set[str]] = {
     "cancelled": {"status"},
     "failed": {"status"},
 }
-FIGURES = Figures(
+
+
+def figures(**values: float) -> Figures:
+    made = Figures()
+    for name, value in values.items():
+        assert hasattr(made, name)
+        setattr(made, name, value)
+    return made
+
+
+FIGURES = figures(
     total_time=1008,
     setup_time=4,
     expected_downtime=12,
@@ -79,7 +89,7 @@ def test_a_reason_is_shown(status: Status) -> None:
 
 
 def test_throttling_is_shown_while_it_lasts() -> None:
-    throttled = Figures(cpu_throttle=20, limit_round=662012, limit_ring_full=0)
+    throttled = figures(cpu_throttle=20, limit_round=662012, limit_ring_full=0)
     info = source_info(throttled, "active")
     COMMAND.validate_result(info)
     assert info.keys() - MEMBERS["active"] == {

@@ -13,8 +13,10 @@ import pytest
 from qmpserver.monitor import Registry
 from qmpserver.qapi import Command, Event, ParameterError, Schema
 from qmpserver.qapi.__main__ import main
+from qmpserver.qapi.introspect import compiled
 from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.qapi.typed import python_types
+from qmpserver.releases import own_schema
 from tests.counting import calls
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +168,42 @@ def test_handler_types_are_up_to_date() -> None:
     assert path.read_text() == made, "run: python -m qmpserver.qapi types schema/qapi-schema.json"
 
 
+def test_compiled_schema_is_up_to_date() -> None:
+    path = ROOT / "qmpserver" / "releases" / "own.json"
+    made = _made("compile", str(FILE))
+    assert path.read_text() == made, "run: python -m qmpserver.qapi compile schema/qapi-schema.json"
+
+
+def test_compiled_schema_has_all_that_validation_needs(schema: Schema) -> None:
+    read = own_schema(documented=False)
+    assert not read.types
+    assert read.introspect() == schema.introspect()
+    assert _compiled(read) == _compiled(schema)
+
+
+def test_compiled_schema_keeps_widths_and_flags(tmp_path: Path) -> None:
+    source, output = tmp_path / "source.json", tmp_path / "compiled.json"
+    source.write_text(
+        "{ 'command': 'a', 'gen': false, 'success-response': false, 'allow-oob': true }\n"
+        "{ 'command': 'b', 'data': { 'int': 'int', 'byte': 'uint8', 'size': 'Size' } }\n"
+        "{ 'alternate': 'Size', 'data': { 'n': 'size', 'b': 'bool' } }\n"
+    )
+    assert main(["compile", str(source), "-o", str(output)]) == 0
+    read = Schema.from_compiled(output)
+    first, second = read.commands.values()
+    assert (first.gen, first.success_response, first.allow_oob) == (False, False, True)
+    assert (second.gen, second.success_response, second.allow_oob) == (True, True, False)
+    assert first.validate({"free": 1}) == {"free": 1}
+    assert second.validate({"int": -1, "byte": 255, "size": -1})["size"] == 2**64 - 1
+    for name, value, refusal in (
+        ("int", 2**63, "expected: integer"),
+        ("byte", 256, "expects uint8_t"),
+        ("size", [], "expected: Size"),
+    ):
+        with pytest.raises(ParameterError, match=refusal):
+            second.validate({"int": 0, "byte": 0, "size": 0, name: value})
+
+
 def test_reference() -> None:
     text = _reference()
     assert text.startswith("# QMP reference\n")
@@ -216,6 +254,10 @@ def test_program_tells_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert '"c"' in capsys.readouterr().out
     assert main(["introspect", str(root)]) == 0
     assert capsys.readouterr().out == "[]\n"
+
+
+def _compiled(schema: Schema) -> list[dict[str, object]]:
+    return compiled(schema.commands.values(), schema.events.values())
 
 
 def _reference() -> str:

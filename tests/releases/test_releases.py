@@ -1,11 +1,14 @@
 """The profiles of QEMU's releases, and what speaks as one of them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from qmpserver import releases
 from qmpserver.monitor.adapted import AdaptedRegistry
+from qmpserver.qapi import Schema
+from qmpserver.qapi.introspect import compiled
 from qmpserver.qmp import CommandError
 from qmpserver.releases import NEWEST, RELEASES, own_schema
 from qmpserver.releases.__main__ import page
@@ -22,6 +25,24 @@ def test_the_page_is_generated() -> None:
 def test_the_newest_release_needs_no_words() -> None:
     assert list(RELEASES.values())[-1] is NEWEST
     assert releases.Release(NEWEST.name, NEWEST.version) == NEWEST
+
+
+def test_types_are_made_when_they_are_needed() -> None:
+    """By several threads at once, too."""
+    infos = NEWEST.introspection
+    lazy = Schema.from_introspection(infos, lazy=True)
+    assert "arguments" not in vars(lazy.commands["query-status"])
+    whole = Schema.from_introspection(infos)
+    assert "arguments" in vars(whole.commands["query-status"])
+    with ThreadPoolExecutor(4) as threads:
+        for made in threads.map(_types, [lazy] * 4):
+            assert made == _types(whole)
+    with pytest.raises(AttributeError, match="nothing"):
+        getattr(lazy.commands["query-status"], "nothing")  # noqa: B009
+
+
+def _types(schema: Schema) -> list[dict[str, object]]:
+    return compiled(schema.commands.values(), schema.events.values())
 
 
 def test_an_older_schema_has_widths() -> None:

@@ -647,13 +647,13 @@ def test_up_in_50_ms() -> None:
 @pytest.mark.parametrize("asyncio", [False, True])
 @pytest.mark.slow
 def test_pytest_pays_nothing_where_it_is_not_used(tmp_path: Path, asyncio: bool) -> None:
-    others = {"cffi", "orjson", "uvloop", "qemu"} | (set() if asyncio else {"asyncio"})
+    others = {"cffi", "uvloop", "qemu"} | (set() if asyncio else {"asyncio"})
     tmp_path.joinpath("test_it.py").write_text(
         "import sys\n"
         "def test(request):\n"
         "    assert request.config.pluginmanager.hasplugin('qmpserver')\n"
         "    ours = {name for name in sys.modules if name.split('.')[0] == 'qmpserver'}\n"
-        "    assert ours == {'qmpserver', 'qmpserver.testing', 'qmpserver.testing.plugin'}\n"
+        "    assert not ours\n"
         f"    assert not {others} & set(sys.modules)\n"
     )
     plugins = ["-p", "no:xdist", "-p", "no:anyio", "-p", "no:hypothesispytest"]

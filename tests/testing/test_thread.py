@@ -43,7 +43,10 @@ def left() -> tuple[int, int, list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    tmp_path_factory.getbasetemp()  # made now, not below the directory
     directory = tempfile.mkdtemp(prefix="q")  # short: sockets go there
     monkeypatch.setattr(tempfile, "tempdir", directory)
     before = left()

@@ -8,7 +8,6 @@ from qmpserver._version import VERSION
 from qmpserver.cli import unsupported
 from qmpserver.cli.help import help_text
 from qmpserver.cli.invocation import is_qemu
-from qmpserver.cli.readconfig import read_config
 from qmpserver.cli.table import OPTIONS, WithFake, option
 from qmpserver.files import read_text
 from qmpserver.keyval import OptionError, kinds, parse_options
@@ -48,6 +47,8 @@ def set_fork_server(settings: Settings, value: str) -> None:
 @option("readconfig", "FILE", "read options from a configuration file, each a section")
 def read_config_file(settings: Settings, value: str) -> None:
     """Read options from a file; they are parsed next."""
+    from qmpserver.cli.readconfig import read_config
+
     options = read_config(value)
     for name, _ in options:
         if name not in OPTIONS and unsupported.takes_value(name) is None:

@@ -250,20 +250,18 @@ class _Migration:
         done = 1.0 if over or not duration else min(elapsed / duration, 1.0)
         total = self.state.machine.memory
         sent = int(total * done) // PAGE * PAGE
-        return Figures(
-            total_time=int(elapsed * 1000),
-            setup_time=_SETUP_MS,
-            expected_downtime=self.parameters["downtime-limit"],
-            downtime=_DOWNTIME_MS,
-            total=total,
-            remaining=total - sent,
-            transferred=sent,
-            normal=sent // PAGE,
-            mbps=sent * 8 / max(elapsed, 0.001) / 1e6,
-            dirty_sync_count=1 + (done == 1.0),
-            pages_per_second=int(sent / PAGE / max(elapsed, 0.001)),
-            precopy_bytes=sent,
-        )
+        figures = Figures(total)
+        figures.total_time = int(elapsed * 1000)
+        figures.setup_time = _SETUP_MS
+        figures.expected_downtime = self.parameters["downtime-limit"]
+        figures.downtime = _DOWNTIME_MS
+        figures.remaining = total - sent
+        figures.transferred = figures.precopy_bytes = sent
+        figures.normal = sent // PAGE
+        figures.mbps = sent * 8 / max(elapsed, 0.001) / 1e6
+        figures.dirty_sync_count = 1 + (done == 1.0)
+        figures.pages_per_second = int(sent / PAGE / max(elapsed, 0.001))
+        return figures
 
 
 def register(registry: Registry, state: State) -> None:

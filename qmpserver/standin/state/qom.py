@@ -5,9 +5,8 @@ The tree is a view: it is made from the state whenever a command asks for a part
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.devices import check_type
@@ -36,8 +35,7 @@ def _none() -> Mapping[str, _Object]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
-class _Object:
+class _Object(NamedTuple):
     """An object of the tree.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from qmpserver.vm.accel.errors import AcceleratorError
@@ -13,7 +12,6 @@ Controller = Literal["pacer", "qemu"]
 SOFT_RING_RESERVED = 64
 
 
-@dataclass(frozen=True, slots=True)
 class AccelOptions:
     """The value of `-accel`.
 
@@ -27,20 +25,24 @@ class AccelOptions:
         AcceleratorError: The accelerator or the size of the ring is invalid.
     """
 
-    name: str
-    dirty_ring_size: int = 0
-    reaper: ReaperMode = "event"
-    dirty_limit: Controller = "pacer"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.name not in NAMES:
-            raise AcceleratorError(f"invalid accelerator {self.name}")
-        size = self.dirty_ring_size
-        if size & (size - 1):
+    def __init__(
+        self,
+        name: str,
+        dirty_ring_size: int = 0,
+        reaper: ReaperMode = "event",
+        dirty_limit: Controller = "pacer",
+    ) -> None:
+        if name not in NAMES:
+            raise AcceleratorError(f"invalid accelerator {name}")
+        if dirty_ring_size & (dirty_ring_size - 1):
             raise AcceleratorError("dirty-ring-size must be a power of two.")
-        if self.name != "kvm" and size and not 2 * SOFT_RING_RESERVED <= size <= 65536:
+        least = 2 * SOFT_RING_RESERVED
+        if name != "kvm" and dirty_ring_size and not least <= dirty_ring_size <= 65536:
             raise AcceleratorError(
-                f"invalid dirty ring size {size}; expected a power of two from "
-                f"{2 * SOFT_RING_RESERVED} to 65536"
+                f"invalid dirty ring size {dirty_ring_size}; expected a power of two from "
+                f"{least} to 65536"
             )
+        self.name = name
+        self.dirty_ring_size = dirty_ring_size
+        self.reaper: ReaperMode = reaper
+        self.dirty_limit: Controller = dirty_limit

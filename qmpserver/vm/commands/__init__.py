@@ -9,12 +9,14 @@ To add a command:
    `schema/qapi-schema.json`, a module here, and an entry in `MODULES`).
 2. Write its handler in the module of the same name, under `@registry.command("the-command")`.
 3. Regenerate `types.py`, which types the arguments and results of all handlers and is never
-   edited, and the reference:
+   edited, the compiled schema, and the reference:
 
        python -m qmpserver.qapi types schema/qapi-schema.json -o qmpserver/vm/commands/types.py
+       python -m qmpserver.qapi compile schema/qapi-schema.json -o qmpserver/releases/own.json
        python -m qmpserver.qapi doc schema/qapi-schema.json -o schema/COMMANDS.md
 
-4. `tests/qapi/test_own_schema.py` checks both files and each handler's signature.
+4. `tests/qapi/test_own_schema.py` checks these files, `tests/vm/test_commands.py` each handler's
+   signature.
 
 The human monitor's commands are in `human/`.
 """
@@ -78,9 +80,6 @@ def register_all(
         controlled: The machine.
         release: The release to speak as.
         command_line: The result of `query-command-line-options`: by group, each parameter's type.
-
-    Raises:
-        RegistryError: A command has no handler, or a handler no command.
     """
     for module in MODULES:
         module.register(registry, controlled)
@@ -89,4 +88,3 @@ def register_all(
     misc.register_command_line(registry, command_line or {})
     if isinstance(registry, AdaptedRegistry):
         registry.adapt()
-    registry.check()

@@ -77,7 +77,7 @@ def register(registry: Registry, machine: Machine) -> None:
 
     @registry.command("query-uuid")
     def query_uuid() -> UuidInfo:
-        return {"UUID": str(machine.uuid)}
+        return {"UUID": machine.uuid}
 
     @registry.command("query-memory-size-summary")
     def query_memory_size_summary() -> MemoryInfo:

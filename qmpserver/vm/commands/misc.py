@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
-from qmpserver.human import HumanMonitor, commands
 from qmpserver.keyval import Kind
 from qmpserver.monitor import fd_commands
 from qmpserver.qmp import CommandError
+from qmpserver.releases import RELEASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qmpserver.human import HumanMonitor
     from qmpserver.monitor import Registry
+    from qmpserver.monitor.hmp import HumanCommand
     from qmpserver.releases import Release
     from qmpserver.vm.commands.types import (
         CommandLineOptionInfo,
@@ -60,12 +63,25 @@ def register(registry: Registry, machine: Machine) -> None:
 
 def register_human(registry: Registry, release: Release) -> None:
     """Bind the command that executes those of the human monitor."""
-    human = commands(release)
 
     @registry.command("human-monitor-command")
     async def human_monitor_command(command_line: str, cpu_index: int | None = None) -> str:
-        monitor = HumanMonitor(registry, human, release=release)
-        return await monitor.answer(command_line, cpu_index)
+        return await human_monitor(registry, release).answer(command_line, cpu_index)
+
+
+def human_monitor(registry: Registry, release: Release, *, terminal: bool = False) -> HumanMonitor:
+    """Return a new human monitor; its modules are imported now, or by the program before."""
+    from qmpserver.human import HumanMonitor
+
+    commands = _human_commands(release.name)
+    return HumanMonitor(registry, commands, release=release, terminal=terminal)
+
+
+@functools.cache
+def _human_commands(release: str) -> tuple[HumanCommand, ...]:
+    from qmpserver.human import commands
+
+    return commands(RELEASES[release])
 
 
 def register_command_line(

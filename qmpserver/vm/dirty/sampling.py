@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from typing import TYPE_CHECKING
 
 from qmpserver.vm.accel.native._native import ffi, lib
@@ -27,7 +27,7 @@ class Sample:
 
     def __init__(self, ram: Ram, pages_per_gib: int) -> None:
         self._ram = ram
-        self._seed = random.getrandbits(64)
+        self._seed = int.from_bytes(os.urandom(8))
         self._prints = ffi.new("uint64_t[]", max(1, ram.size * pages_per_gib // GIB))
         lib.sample_take(ram.address, ram.pages, self._seed, self._prints, len(self._prints))
 

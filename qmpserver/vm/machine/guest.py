@@ -210,7 +210,8 @@ def _page_tables() -> bytes:
 
 
 def _quads(values: Iterable[int]) -> bytes:
-    return b"".join(struct.pack("<Q", value) for value in values)
+    listed = [*values]
+    return struct.pack(f"<{len(listed)}Q", *listed)
 
 
 def _page(content: bytes) -> bytes:

@@ -21,7 +21,6 @@ from qmpserver.vm.trace.writers import LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
     from qmpserver.vm.accel import Accelerator, Guest
     from qmpserver.vm.accel.memory import Ram
@@ -41,6 +40,7 @@ class Machine:
     Attributes:
         emit: Called with each event's name and data; set it before `start`.
         finished: Set when the machine has been shut down and the program should end.
+        uuid: In lower case.
         failure: The reason if the program should end with a failure.
         state: The run state.
         changing: Held by each change of the run state; whoever holds it sees none.
@@ -55,7 +55,7 @@ class Machine:
         guest: Guest,
         *,
         name: str | None = None,
-        uuid: UUID = NO_UUID,
+        uuid: str = NO_UUID,
         actions: Actions | None = None,
         trace: Writer | None = None,
     ) -> None:

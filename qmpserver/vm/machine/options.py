@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
-NO_UUID = UUID(int=0)
+NO_UUID = "00000000-0000-0000-0000-000000000000"
 MACHINE_TYPES = ("qmpserver", "none", "pc", "q35", "microvm", "isapc")
 """QEMU's types of machines: all are the first one, RAM and vCPUs without a device."""
 

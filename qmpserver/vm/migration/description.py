@@ -23,7 +23,7 @@ _NAMES = {
 def describe(machine: Movable, *, identify: bool) -> dict[str, Any]:
     """Return the members of a hello that describe the machine; to `identify` it, its UUID."""
     identified = identify and machine.uuid != NO_UUID
-    return _shared(machine) | ({"uuid": str(machine.uuid)} if identified else {})
+    return _shared(machine) | ({"uuid": machine.uuid} if identified else {})
 
 
 def _shared(machine: Movable) -> dict[str, Any]:
@@ -50,6 +50,6 @@ def check(hello: dict[str, Any], machine: Movable) -> None:
     ]
     if differences:
         raise StreamError("the machines differ: " + "; ".join(differences))
-    received = hello.get("uuid", str(machine.uuid))
-    if machine.uuid != NO_UUID and received != str(machine.uuid):
+    received = hello.get("uuid", machine.uuid)
+    if machine.uuid != NO_UUID and received != machine.uuid:
         raise StreamError(f"UUID received is {received} and local is {machine.uuid}")

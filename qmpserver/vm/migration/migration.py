@@ -208,7 +208,7 @@ class Migration:
         return source_info(self._figures, self.status, error=self._error)
 
     def _begin(self) -> Figures:
-        self._figures = Figures(total=self._machine.ram.size)
+        self._figures = Figures(self._machine.ram.size)
         self._error = ""
         self._started = time.monotonic()
         self._enter("setup")

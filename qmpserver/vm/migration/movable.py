@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from uuid import UUID
 
     from qmpserver.vm.accel import Accelerator
     from qmpserver.vm.accel.memory import Ram
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 class Movable(Protocol):
     """A machine whose guest can be moved. `Machine` describes its members."""
 
-    uuid: UUID
+    uuid: str
     ram: Ram
     accel: Accelerator
     tracking: Tracking

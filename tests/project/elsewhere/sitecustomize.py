@@ -23,7 +23,7 @@ ABSENT = {
 }
 """The beginnings of names that other systems do not have."""
 
-NOT_INSTALLED = {"_cffi_backend", "cffi", "orjson", "qmpserver.vm.accel.native._native", "uvloop"}
+NOT_INSTALLED = {"_cffi_backend", "cffi", "qmpserver.vm.accel.native._native", "uvloop"}
 
 
 class Refuse:

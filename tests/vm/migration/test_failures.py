@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
@@ -16,6 +15,7 @@ from qmpserver.migration import wire
 from qmpserver.migration.address import parse_uri
 from qmpserver.migration.policies.promise import Promise
 from qmpserver.qmp import CommandError
+from qmpserver.vm.machine.options import NO_UUID
 from qmpserver.vm.migration.description import describe
 from tests.conftest import Until
 from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
@@ -157,17 +157,18 @@ async def test_machines_that_differ(
 async def test_uuids_that_differ(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_capabilities({"validate-uuid": True})
-    source.machine.uuid, destination.machine.uuid = UUID(int=1), UUID(int=2)
+    received = source.machine.uuid = NO_UUID[:-1] + "1"
+    local = destination.machine.uuid = NO_UUID[:-1] + "2"
     assert await migrate(source, destination, uri) == ("failed", "failed")
-    assert source.error == f"UUID received is {UUID(int=1)} and local is {UUID(int=2)}"
+    assert source.error == f"UUID received is {received} and local is {local}"
     await assert_runs_on(source)
 
 
-@pytest.mark.parametrize("uuids", [(1, 1), (0, 1), (1, 0)])
-async def test_uuids_that_do_not(side: MakeSide, uri: str, uuids: tuple[int, int]) -> None:
+@pytest.mark.parametrize("uuids", ["11", "01", "10"])  # their last digits
+async def test_uuids_that_do_not(side: MakeSide, uri: str, uuids: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_capabilities({"validate-uuid": True})
-    source.machine.uuid, destination.machine.uuid = (UUID(int=one) for one in uuids)  # 0: not set
+    source.machine.uuid, destination.machine.uuid = (NO_UUID[:-1] + one for one in uuids)
     assert await migrate(source, destination, uri) == ("completed", "completed")
 
 
