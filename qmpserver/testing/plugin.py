@@ -1,8 +1,8 @@
 """The pytest plugin: fixtures `qmp_server`, `qmp` and `qmp_transcript`, and the marker `qmp`.
 
 pytest loads it wherever this package is installed, in suites that do not use it, too, and whatever
-the release of pytest and of its plugins. So it imports nothing until a test uses a fixture, is in
-no package, since each module that it loads takes pytest time, and has hooks for old releases, too.
+the release of pytest and of its plugins. So it imports nothing until a test uses a fixture, and its
+hooks are written for old releases, too.
 """
 
 from __future__ import annotations
