@@ -54,6 +54,7 @@ CALLS: list[tuple[str, dict[str, object]]] = [
     ("query-iothreads", {}),
     ("qom-list", {"path": "/"}),
     ("qom-list", {"path": "/machine/unattached/device[1]"}),
+    ("qom-list-types", {"implements": "cpu", "abstract": True}),
     ("qom-get", {"path": "/machine", "property": "type"}),
     ("system_reset", {}),
     ("system_powerdown", {}),
