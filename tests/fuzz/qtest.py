@@ -7,28 +7,13 @@ from collections.abc import Iterator
 
 from qmpserver.monitor.qtest import Qtest
 from tests.fuzz.explore import Case
+from tests.monitor.test_qtest import SIZE, Bytes
 
-SIZE = 1 << 16
 WORDS = ["endianness", "clock_step", "clock_set", "read", "write", "b64read", "b64write", "memset",
          "readb", "readw", "readl", "readq", "writeb", "writew", "writel", "writeq", "inb", "inw",
          "inl", "outb", "outw", "outl", "irq_intercept_in", "module_load"]  # fmt: skip
 NUMBERS = ["0", "1", "0x10", "017", "-1", "0xffff", "65535", "4096", "0xffffffffffffffff",
            "1e3", "", "0b1"]  # fmt: skip
-
-
-class Bytes:
-    """A little memory at address 0."""
-
-    def __init__(self) -> None:
-        self.bytes = bytearray(SIZE)
-
-    def read(self, address: int, size: int) -> bytes:
-        return bytes(self.bytes[address : address + size]).ljust(size, b"\0")
-
-    def write(self, address: int, data: bytes) -> None:
-        fit = data[: max(0, SIZE - address)]
-        self.bytes[address : address + len(fit)] = fit
-        assert len(self.bytes) == SIZE
 
 
 @contextlib.contextmanager
@@ -43,6 +28,7 @@ def cases() -> Iterator[Case]:
             answer = qtest.execute(_line(rng))
             assert answer.startswith(("OK", "FAIL "))
             assert "\n" not in answer
+            assert len(memory.bytes) == SIZE
         return count
 
     yield case

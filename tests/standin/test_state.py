@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -689,37 +690,6 @@ ABSENT: list[tuple[str, dict[str, Any]]] = [
 NO_RULES = {"driver": "blkdebug", "node-name": "b", "config": "/none", "image": "n"}
 WAITS = ("incoming", "defer")
 BEFORE_MACHINE = ("query-cpus-fast", "query-status", "query-name", "nonsense", "stop")
-
-
-async def test_refusals_are_qemus(serve: Serve, release: Release, release_qemu: str) -> None:
-    qemu = Qemu(release_qemu)
-    try:
-        async with serve(f"default,schema={release.name}") as served:
-            client = await served.client()
-            for command, arguments in REFUSED:
-                theirs = qemu.execute(command, arguments)
-                client.send(command, arguments)
-                assert await client.reply() == theirs, (command, arguments)
-    finally:
-        qemu.close()
-
-
-async def test_what_is_absent_is_refused_as_by_qemu(
-    kvm: None, serve: Serve, release: Release, release_qemu: str
-) -> None:
-    qemu = Qemu(release_qemu, ["-machine", "pc", "-nodefaults", "-accel", "kvm", "-S"])
-    try:
-        async with serve(f"default,schema={release.name}") as served:
-            client = await served.client()
-            newest = [("blockdev-add", NO_RULES)] if release is NEWEST else []
-            for command, arguments in ABSENT + newest:
-                theirs = qemu.execute(command, arguments)
-                client.send(command, arguments)
-                assert await client.reply() == theirs, (command, arguments)
-    finally:
-        qemu.close()
-
-
 PARAMETERS: list[tuple[str, dict[str, Any]]] = [
     ("query-migrate-parameters", {}),
     ("human-monitor-command", {"command-line": "info migrate_parameters"}),
@@ -730,14 +700,21 @@ PARAMETERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def test_migration_parameters_are_the_releases(
-    serve: Serve, release: Release, release_qemu: str
+async def assert_same_as_qemu(
+    serve: Serve,
+    release: Release,
+    program: str,
+    asked: Sequence[tuple[str, dict[str, Any]]],
+    options: Sequence[str] = ("-machine", "none"),
+    launch: Sequence[tuple[str, str]] = (),
 ) -> None:
-    qemu = Qemu(release_qemu)
+    """Give the same commands to QEMU and to a stand-in with these options; compare the replies."""
+    qemu = Qemu(program, options)
     try:
         async with serve(f"default,schema={release.name}") as served:
+            await served.stand_in.launch(launch)
             client = await served.client()
-            for command, arguments in PARAMETERS:
+            for command, arguments in asked:
                 theirs = qemu.execute(command, arguments)
                 client.send(command, arguments)
                 assert await client.reply() == theirs, (command, arguments)
@@ -745,21 +722,32 @@ async def test_migration_parameters_are_the_releases(
         qemu.close()
 
 
+async def test_refusals_are_qemus(serve: Serve, release: Release, release_qemu: str) -> None:
+    await assert_same_as_qemu(serve, release, release_qemu, REFUSED)
+
+
+async def test_what_is_absent_is_refused_as_by_qemu(
+    kvm: None, serve: Serve, release: Release, release_qemu: str
+) -> None:
+    asked = ABSENT + ([("blockdev-add", NO_RULES)] if release is NEWEST else [])
+    options = ["-machine", "pc", "-nodefaults", "-accel", "kvm", "-S"]
+    await assert_same_as_qemu(serve, release, release_qemu, asked, options)
+
+
+async def test_migration_parameters_are_the_releases(
+    serve: Serve, release: Release, release_qemu: str
+) -> None:
+    await assert_same_as_qemu(serve, release, release_qemu, PARAMETERS)
+
+
 async def test_before_the_machine_is_made(
     serve: Serve, release: Release, release_qemu: str
 ) -> None:
-    asked = (*BEFORE_MACHINE, "x-exit-preconfig", "query-status", "x-exit-preconfig")
-    qemu = Qemu(release_qemu, ["-machine", "none", "--preconfig"])
-    try:
-        async with serve(f"default,schema={release.name}") as served:
-            await served.stand_in.launch([("preconfig", "")])
-            client = await served.client()
-            for command in asked:
-                theirs = qemu.execute(command)
-                client.send(command)
-                assert await client.reply() == theirs, command
-    finally:
-        qemu.close()
+    commands = (*BEFORE_MACHINE, "x-exit-preconfig", "query-status", "x-exit-preconfig")
+    asked: list[tuple[str, dict[str, Any]]] = [(command, {}) for command in commands]
+    options = ["-machine", "none", "--preconfig"]
+    launch = [("preconfig", "")]
+    await assert_same_as_qemu(serve, release, release_qemu, asked, options, launch)
 
 
 @pytest.mark.parametrize(
