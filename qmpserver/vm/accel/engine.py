@@ -117,6 +117,10 @@ class Engine:
         """
         self._ptr.uart.fd = fd
 
+    def reset_serial(self) -> None:
+        """Bring the serial port into its first state; all vCPUs must have stopped."""
+        self._ptr.uart.line_control = 0
+
     def add_soft_vcpu(self, control_gpa: int, ring_size: int) -> None:
         """Add a vCPU of the software accelerator, whose guest's control block is at `control_gpa`.
 

@@ -466,6 +466,7 @@ class KvmAccelerator:
     def reset_vcpus(self) -> None:
         """Restore the initial state of every vCPU; all must have stopped."""
         self._first["vm"]["realtime"] = time.time_ns()  # their clocks begin anew
+        self.engine.reset_serial()
         self.load_state(self._first)
 
     def _keep_pointer(self, mapping: mmap.mmap) -> Any:

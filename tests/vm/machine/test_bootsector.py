@@ -68,16 +68,21 @@ async def made(
     return Machine(ram, accelerator, guest, trace=LineWriter(sys.stderr))
 
 
+async def listener(machine: Machine) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the client of a serial port, which it gives the machine."""
+    machine.serial = SerialPort(machine.accel.engine)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    machine.serial.attach(Channel(asyncio.get_running_loop(), ours))
+    return await asyncio.open_unix_connection(sock=theirs, limit=8 << 20)
+
+
 async def test_runs_from_its_entry_and_again_after_a_reset(
     kvm: None, tmp_path: Path, until: Until
 ) -> None:
     path = sector(tmp_path / "disk", SENDS)
     machine = await made(lambda ram: BootSector(path, ram.buffer), "kvm", vcpus=2)
-    machine.serial = SerialPort(machine.accel.engine)
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    machine.serial.attach(Channel(asyncio.get_running_loop(), ours))
-    reader, writer = await asyncio.open_unix_connection(sock=theirs)
+    reader, writer = await listener(machine)
     try:
         async with asyncio.timeout(PATIENCE):
             machine.start()
@@ -89,6 +94,25 @@ async def test_runs_from_its_entry_and_again_after_a_reset(
             counted = count(machine.ram)
             await machine.cont()
             until(lambda: count(machine.ram) > counted + 100_000)
+    finally:
+        writer.close()
+        await machine.close()
+
+
+async def test_a_reset_brings_the_serial_port_into_its_first_state(
+    kvm: None, tmp_path: Path
+) -> None:
+    # 'x', then the divisor latch, which hides what is sent
+    code = bytes.fromhex("ba f8 03 b0 78 ee ba fb 03 b0 80 ee eb fe")
+    path = sector(tmp_path / "disk", code)
+    machine = await made(lambda ram: BootSector(path, ram.buffer), "kvm")
+    reader, writer = await listener(machine)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            machine.start()
+            for _ in range(2):
+                assert await reader.readexactly(1) == b"x"
+                await machine.reset()
     finally:
         writer.close()
         await machine.close()
