@@ -18,7 +18,11 @@ def render(directory: Path) -> None:
     """
     for module in map(importlib.import_module, PUBLIC):
         for name in module.__all__:
-            vars(module)[name] = getattr(module, name)  # pdoc does not see lazy names
+            public = getattr(module, name)
+            vars(module)[name] = public  # pdoc does not see lazy names
+            if isinstance(public, type) and issubclass(public, tuple):
+                # The constructor belongs to no module, in which names would resolve.
+                public.__new__.__annotations__.clear()
     pdoc.render.configure(docformat="google")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
