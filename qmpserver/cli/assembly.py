@@ -90,11 +90,10 @@ def _open_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machi
         except (AcceleratorError, OSError) as error:
             raise CommandLineError(str(error)) from None
         undo.callback(accel.close)
-        if settings.unknown_accels or refused:
-            for message in settings.unknown_accels:
-                report(message)
-            if refused:
-                report("; ".join(refused))
+        messages = settings.unknown_accels + (["; ".join(refused)] if refused else [])
+        for message in messages:
+            report(message)
+        if messages:
             report(f"falling back to {accel.name}")
         _log.info(
             "accelerator %s, dirty rings of %d entries, %s",

@@ -295,9 +295,9 @@ class KvmAccelerator:
         self.clock_hz = self._vm.get_tsc_khz() * 1000
         self.engine = Engine(self._ram, self._vm.fd, options.reaper, options.dirty_limit)
 
-    def _check(self, name: str, capability: int) -> None:
+    def _check(self, name: str, capability: int, why: str = "") -> None:
         if not self._kvm.check_extension(capability):
-            raise AcceleratorError(f"kvm does not support {name}")
+            raise AcceleratorError(f"kvm does not support {name}{why}")
 
     def _enable_dirty_ring(self) -> None:
         """Enable the dirty ring; KVM requires this before the first vCPU."""
@@ -352,7 +352,7 @@ class KvmAccelerator:
                     f"-bios runs 1 to {MAX_PC_VCPUS} vCPUs, not {count}: "
                     "8-bit APIC IDs allow no more"
                 )
-            self._check("KVM_CAP_IRQCHIP", lib.KVM_CAP_IRQCHIP)
+            self._check("KVM_CAP_IRQCHIP", lib.KVM_CAP_IRQCHIP, ", which -bios and -drive need")
             if guest.rom:
                 self._show_rom(guest.rom)
             self._vm.create_irqchip()
@@ -427,7 +427,7 @@ class KvmAccelerator:
 
     def _show_rom(self, rom: bytes) -> None:
         """Map the firmware below 4 GiB."""
-        self._check("KVM_CAP_READONLY_MEM", lib.KVM_CAP_READONLY_MEM)
+        self._check("KVM_CAP_READONLY_MEM", lib.KVM_CAP_READONLY_MEM, ", which -bios needs")
         mapping = self._keep(mmap.mmap(-1, len(rom)))
         mapping[:] = rom
         pointer = self._keep_pointer(mapping)
