@@ -7,6 +7,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.settings import CommandLineError, Settings
+from qmpserver.keyval import OptionError
 from qmpserver.monitor import DeviceError
 
 if TYPE_CHECKING:
@@ -84,6 +85,18 @@ def check_given(fd: int) -> None:
         os.fstat(fd)
     except (OSError, OverflowError):
         raise DeviceError(f"File descriptor '{fd}' is not a socket") from None
+
+
+def check_passed(fd: int) -> None:
+    """Check that a descriptor of `-add-fd` is open, and close it on exec; else as `check_given`.
+
+    Raises:
+        OptionError: It is not open; the message is QEMU's.
+    """
+    try:
+        os.set_inheritable(fd, False)
+    except (OSError, OverflowError):
+        raise OptionError("fd is not valid or already in use") from None
 
 
 def check_used(passed: list[int], used: Container[int]) -> None:

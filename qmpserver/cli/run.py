@@ -97,7 +97,7 @@ async def _run_machine(
             raise CommandLineError(f"cannot start the machine: {error}") from None
         await _import_late("qmpserver.human")
         if settings.incoming is not None and settings.incoming != "defer":
-            await _wait_for_guest(settings.incoming, machine)
+            await _wait_for_guest(settings.incoming, machine, server)
         _release(launcher)
         _log.info("ready")
     await machine.finished.wait()
@@ -105,11 +105,12 @@ async def _run_machine(
         raise CommandLineError(machine.failure)
 
 
-async def _wait_for_guest(uri: str, machine: Machine) -> None:
+async def _wait_for_guest(uri: str, machine: Machine, server: Server) -> None:
     from qmpserver.migration.address import parse_uri
+    from qmpserver.monitor.fds import Passed
 
     try:
-        await machine.migration.incoming(parse_uri(uri), int)
+        await machine.migration.incoming(parse_uri(uri), Passed(int, server.fds.duplicate))
     except (CommandError, DeviceError) as error:
         raise CommandLineError(f"-incoming {uri}: {error}") from None
 
@@ -246,6 +247,10 @@ async def _open_monitors(
     `before` is called when the character devices are open, and returns more devices. Clients are
     served after all that may take time: a command must find the machine as the options describe it.
     """
+    for fd, number, note in settings.fd_sets:
+        server.fds.add(os.dup(fd), number, note)
+    for fd in {fd for fd, _, _ in settings.fd_sets}:
+        os.close(fd)
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):

@@ -59,7 +59,6 @@ _ABSENT = {
     "log items": "d dfilter",
     "instruction counter": "icount singlestep! plugin",
     "guest random numbers": "seed",
-    "descriptor sets": "add-fd",
     "means to change its user or root directory": "runas chroot",
     "configuration files to write or device settings": "writeconfig set",
     "preconfig state": "preconfig!",

@@ -25,13 +25,15 @@ from qmpserver.migration.address import (
 from qmpserver.monitor.background import call_in_thread
 from qmpserver.monitor.chardev import InetAddress
 from qmpserver.monitor.chardev import UnixAddress as UnixSocket
+from qmpserver.monitor.fds import is_set
 from qmpserver.monitor.opening import listen_on
 from qmpserver.monitor.sockets import connect, remove, socket_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from qmpserver.migration.address import Address
+    from qmpserver.monitor.fds import Passed
 
 BACKLOG = 256  # the most data channels, and the main one
 LOOK_S = 0.1  # between two looks whether a peer has hung up
@@ -179,12 +181,12 @@ class Channel:
             raise wire.StreamError(f"the command of exec: ended with status {status}")
 
 
-async def open_channel(address: Address, take_fd: Callable[[str], int]) -> Channel:
+async def open_channel(address: Address, passed: Passed) -> Channel:
     """Open the outgoing side of `address`.
 
     Args:
         address: The destination.
-        take_fd: Gives the descriptor that a client has passed under a name.
+        passed: What was passed to this program.
 
     Raises:
         DeviceError, OSError: It cannot be opened.
@@ -197,22 +199,22 @@ async def open_channel(address: Address, take_fd: Callable[[str], int]) -> Chann
             sock = await call_in_thread("migrate-connect", connecting, socket.socket.close)
             return Channel(sock.detach())
         case FdAddress(name):
-            return Channel(take_fd(name))
+            return Channel(passed.take(name))
         case ExecAddress(argv):
             return await _run_command(argv, writing=True)
         case FileAddress(path, offset):
-            return await _open_file(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, offset)
+            return await _open_file(path, os.O_WRONLY | os.O_CREAT, offset, passed)
 
 
-async def accept_one(address: Address, take_fd: Callable[[str], int]) -> Channel:
+async def accept_one(address: Address, passed: Passed) -> Channel:
     """Open the incoming side of an `address` that is not listened on; see `open_channel`."""
     match address:
         case FdAddress(name):
-            return Channel(take_fd(name))
+            return Channel(passed.take(name))
         case ExecAddress(argv):
             return await _run_command(argv, writing=False)
         case FileAddress(path, offset):
-            return await _open_file(path, os.O_RDONLY | os.O_CLOEXEC, offset)
+            return await _open_file(path, os.O_RDONLY, offset, passed)
         case _:
             raise AssertionError("a socket address has a listener")
 
@@ -293,16 +295,16 @@ async def _run_command(argv: tuple[str, ...], *, writing: bool) -> Channel:
     return Channel(ours, process)
 
 
-async def _open_file(path: str, flags: int, offset: int) -> Channel:
+async def _open_file(path: str, flags: int, offset: int, passed: Passed) -> Channel:
     """Open a file in a thread: a FIFO or a network's disk may take long.
 
     One that is written to ends at `offset` then.
     """
 
     def opening() -> int:
-        fd = os.open(path, flags, 0o660)
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o660) if member is None else member
         try:
-            if flags & os.O_RDWR and stat.S_ISREG(os.fstat(fd).st_mode):
+            if flags & os.O_WRONLY and stat.S_ISREG(os.fstat(fd).st_mode):
                 os.ftruncate(fd, offset)
             if offset:
                 os.lseek(fd, offset, os.SEEK_SET)
@@ -311,4 +313,5 @@ async def _open_file(path: str, flags: int, offset: int) -> Channel:
             raise
         return fd
 
+    member = passed.duplicate(path, flags) if is_set(path) else None
     return Channel(await call_in_thread("migrate-open", opening, os.close))

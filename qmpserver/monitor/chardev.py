@@ -221,8 +221,6 @@ def _chardev(options: Options) -> Chardev:
         case "file":
             if path is None:
                 raise OptionError("chardev: file: no filename given")
-            if path.startswith("/dev/fdset/"):
-                raise UnsupportedError(f"'{path}'")
             chardev = FileChardev(path, append=options.bool("append"), id=name)
         case "pipe":
             if path is None:

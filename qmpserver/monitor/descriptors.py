@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from qmpserver.monitor.channel import Channel
 from qmpserver.monitor.device import Device
+from qmpserver.monitor.fds import FileDescriptors, is_set
 from qmpserver.monitor.sockets import DeviceError
 
 __all__ = ["Descriptors", "open_file", "open_pipe"]
@@ -52,13 +54,14 @@ class Descriptors(Device):
         self._hand_out(self._channel)
 
 
-def open_file(path: str, append: bool) -> int:
-    """Return a descriptor to write to `path`; blocks while `path` is a FIFO without a reader.
+def open_file(path: str, append: bool, fds: FileDescriptors) -> int:
+    """Return a descriptor to write to `path`, which may be a set of `fds`; blocks while `path` is a FIFO without a reader.
 
     Raises:
         DeviceError: The file cannot be opened.
     """
-    return _open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC))
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
+    return _open(path, flags, fds.duplicate if is_set(path) else _open_path)
 
 
 def open_pipe(path: str) -> tuple[int, int]:
@@ -78,8 +81,12 @@ def open_pipe(path: str) -> tuple[int, int]:
         return (both := _open(path, os.O_RDWR)), both
 
 
-def _open(path: str, flags: int) -> int:
+def _open_path(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+
+
+def _open(path: str, flags: int, opening: Callable[[str, int], int] = _open_path) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+        return opening(path, flags)
     except OSError as error:
         raise DeviceError(f"Could not open '{path}': {os.strerror(error.errno or 0)}") from error

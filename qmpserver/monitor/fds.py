@@ -5,12 +5,16 @@ belong to all monitors.  A descriptor is closed when it is removed or replaced, 
 by `FileDescriptors.close`.  The commands are in `fd_commands`.
 """
 
+import errno
+import fcntl
 import os
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from qmpserver.qmp import CommandError
 
-__all__ = ["MAX_KEPT", "MAX_TEXT", "FileDescriptors", "SetMember"]
+__all__ = ["MAX_KEPT", "MAX_TEXT", "FileDescriptors", "Passed", "SetMember", "is_set"]
 
 MAX_KEPT = 1024
 """Descriptors of all clients."""
@@ -24,6 +28,18 @@ class SetMember(NamedTuple):
 
     fd: int
     opaque: str | None
+
+
+class Passed(NamedTuple):
+    """Descriptors that were passed to a program, as addresses name them.
+
+    Attributes:
+        take: Returns the one with a name, as `FileDescriptors.take` does.
+        duplicate: Returns a duplicate of one in a set, as `FileDescriptors.duplicate` does.
+    """
+
+    take: Callable[[str], int]
+    duplicate: Callable[[str, int], int]
 
 
 class FileDescriptors:
@@ -126,6 +142,26 @@ class FileDescriptors:
         if not members:
             del self._sets[number]
 
+    def duplicate(self, path: str, flags: int) -> int:
+        """Return a duplicate of a member of the set that `/dev/fdset/N` names.
+
+        It is the first member that was opened for what `flags`, those of `os.open`, ask for.
+
+        Raises:
+            OSError: There is no such set, or no such member in it.
+        """
+        found = _SET.fullmatch(path)
+        if found is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        members = self._sets.get(int(found[1]))
+        if members is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        for member in members:
+            opened = fcntl.fcntl(member.fd, fcntl.F_GETFL)
+            if opened & os.O_ACCMODE == flags & os.O_ACCMODE:
+                return os.dup(member.fd)
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+
     def remove_sets(self) -> None:
         """Close all sets; in QEMU 7.2, this happens when the last client of all monitors leaves."""
         for number in list(self._sets):
@@ -136,6 +172,15 @@ class FileDescriptors:
         self.remove_sets()
         for monitor, name in list(self._named):
             self.drop(monitor, name)
+
+
+def is_set(path: str) -> bool:
+    """Return whether the path of a file names a set of descriptors."""
+    return path.startswith(_SETS)
+
+
+_SETS = "/dev/fdset/"
+_SET = re.compile(re.escape(_SETS) + "([0-9]{1,19})")
 
 
 def _not_found(name: str) -> CommandError:

@@ -23,6 +23,7 @@ from qmpserver.monitor.chardev import (
 )
 from qmpserver.monitor.descriptors import Descriptors, open_file, open_pipe
 from qmpserver.monitor.device import Device
+from qmpserver.monitor.fds import FileDescriptors
 from qmpserver.monitor.socket_devices import BACKLOG, Connector, Listener
 from qmpserver.monitor.sockets import connect, listen, remove, socket_file
 from qmpserver.monitor.stdio import Stdio
@@ -30,8 +31,8 @@ from qmpserver.monitor.stdio import Stdio
 __all__ = ["listen_on", "open_device"]
 
 
-async def open_device(chardev: Chardev) -> Device:
-    """Open the device that `chardev` describes.
+async def open_device(chardev: Chardev, fds: FileDescriptors) -> Device:
+    """Open the device that `chardev` describes; its file may be in a set of `fds`.
 
     Calls that may block run in a thread; nothing stays open if the caller is cancelled.
 
@@ -52,7 +53,7 @@ async def open_device(chardev: Chardev) -> Device:
         case StdioChardev():
             return Stdio(chardev, loop)
         case FileChardev(path, append):
-            opened = partial(open_file, path, append)
+            opened = partial(open_file, path, append, fds)
             sink = await call_in_thread(f"open-{chardev.id}", opened, os.close)
             return Descriptors(loop, chardev.id, "file", -1, sink)
         case PipeChardev(path):

@@ -235,7 +235,7 @@ class Server:
         self._check_addable(name)
         self._opening.add(name)
         try:
-            device = await open_device(chardev)
+            device = await open_device(chardev, self.fds)
         finally:
             self._opening.discard(name)
         return self.add_device(device)

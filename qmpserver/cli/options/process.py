@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
 
 _TRACE = kinds(string="enable events file")
+_ADD_FD = kinds(number="fd set", string="opaque")
+_LAST_STANDARD = 2
 _MESSAGES = kinds(boolean="timestamp guest-name")
 
 
@@ -42,6 +44,26 @@ def set_fork_server(settings: Settings, value: str) -> None:
     if not is_qemu(value):
         raise OptionError("the link must have a name of QEMU, such as qemu-system-x86_64")
     settings.fork_server = value
+
+
+@option(
+    "add-fd",
+    "fd=N,set=N[,opaque=TEXT]",
+    "put an inherited descriptor into a set, for paths such as /dev/fdset/N",
+    group="add-fd",
+    parameters=_ADD_FD,
+)
+def add_fd(settings: Settings, value: str) -> None:
+    """Put a descriptor into a set."""
+    options = parse_options(value, _ADD_FD)
+    fd, number = options.number("fd", -1), options.number("set", -1)
+    if fd < 0:
+        raise OptionError("fd option is required and must be non-negative")
+    if fd <= _LAST_STANDARD:
+        raise OptionError("fd cannot be a standard I/O stream")
+    if number < 0:
+        raise OptionError("set option is required and must be non-negative")
+    settings.fd_sets.append((fd, number, options.string("opaque")))
 
 
 @option("readconfig", "FILE", "read options from a configuration file, each a section")

@@ -27,6 +27,7 @@ from qmpserver.migration.info import PAGE, Figures, destination_info, source_inf
 from qmpserver.migration.parameters import Parameters
 from qmpserver.migration.status import OVER, UNDER_WAY
 from qmpserver.monitor import DeviceError
+from qmpserver.monitor.fds import Passed
 from qmpserver.qapi.model import ArrayType, EnumType, ObjectType
 from qmpserver.qmp import CommandError
 
@@ -95,13 +96,13 @@ class _Migration:
             raise CommandError("Guest is waiting for an incoming migration")
         if self.state.status == "postmigrate":
             raise CommandError("Can't migrate the vm that was paused due to previous migration")
-        take_fd = self._fd_of(address)
+        passed = self._passed(address)
         self._incoming = None
         self._error = ""
         self._begun = time.monotonic()
         self._continued.clear()
         self.enter("setup")
-        opening = _nobody if self._alone else partial(open_channel, address, take_fd)
+        opening = _nobody if self._alone else partial(open_channel, address, passed)
         self._task = self.state.start(self._send(opening))
 
     def check_awaited(self) -> None:
@@ -115,7 +116,7 @@ class _Migration:
     def wait(self, address: Address) -> Awaitable[None] | None:
         """Wait for the guest of another stand-in; return an awaitable if it takes time to begin."""
         check_transport(address, self.capabilities)
-        take_fd = self._fd_of(address)
+        passed = self._passed(address)
         self._incoming = address
         self.enter("setup")
         if self._alone:
@@ -123,7 +124,7 @@ class _Migration:
         elif isinstance(address, UnixAddress | TcpAddress):
             return self._listen(address)
         else:
-            self.state.start(self._receive(partial(accept_one, address, take_fd)))
+            self.state.start(self._receive(partial(accept_one, address, passed)))
         return None
 
     async def _listen(self, address: UnixAddress | TcpAddress) -> None:
@@ -150,16 +151,16 @@ class _Migration:
             self.enter("device")
             self._continued.set()
 
-    def _fd_of(self, address: Address) -> Callable[[str], int]:
-        """Take the descriptor that an address names; return a function that hands it over.
+    def _passed(self, address: Address) -> Passed:
+        """Take the descriptor that an address names; return what hands it over.
 
         Raises:
             CommandError: There is no such descriptor.
         """
-        if self._alone or not isinstance(address, FdAddress):
-            return int
-        fd = self.state.take_fd(address.name)
-        return lambda _: fd
+        fd = -1
+        if isinstance(address, FdAddress) and not self._alone:
+            fd = self.state.take_fd(address.name)
+        return Passed(lambda _: fd, self.state.host.fds.duplicate)
 
     def _cancelled(self) -> None:
         if self.status == "cancelling":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from qmpserver.migration.address import parse_address
 from qmpserver.migration.extensions import FORECAST
 from qmpserver.monitor import DeviceError
+from qmpserver.monitor.fds import FileDescriptors, Passed
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -123,15 +124,13 @@ def _member(keyword: str) -> str:
     return prefix + keyword.removeprefix(prefix).replace("_", "-")
 
 
-def _take_fd(client: Client | None, name: str) -> int:
-    """Return the descriptor that the client's monitor has under `name`; the caller must close it.
-
-    Raises:
-        CommandError: There is none.
-    """
+def _passed(client: Client | None) -> Passed:
+    """Return what was passed to the server, as the client's monitor sees it."""
     if client is None:
-        raise CommandError(f"File descriptor named '{name}' has not been found")
-    return client.server.fds.take(client.monitor, name)
+        fds = FileDescriptors()
+        return Passed(fds.take_named, fds.duplicate)
+    fds = client.server.fds
+    return Passed(partial(fds.take, client.monitor), fds.duplicate)
 
 
 def _register_migration(registry: Registry, machine: Machine) -> None:
@@ -146,7 +145,7 @@ def _register_migration(registry: Registry, machine: Machine) -> None:
         resume: bool = False,
     ) -> None:
         address = parse_address(uri, channels, "source")
-        migration.start(address, partial(_take_fd, client), resume=resume)
+        migration.start(address, _passed(client), resume=resume)
 
     @registry.command("migrate-incoming", client=True)
     async def migrate_incoming(
@@ -159,9 +158,7 @@ def _register_migration(registry: Registry, machine: Machine) -> None:
         migration.check_awaited()
         address = parse_address(uri, channels, "destination")
         try:
-            await migration.incoming(
-                address, partial(_take_fd, client), exit_on_error=exit_on_error
-            )
+            await migration.incoming(address, _passed(client), exit_on_error=exit_on_error)
         except DeviceError as error:
             raise CommandError(str(error)) from None
 

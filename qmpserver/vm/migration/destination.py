@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from qmpserver.migration.address import Address
     from qmpserver.migration.status import Status
+    from qmpserver.monitor.fds import Passed
     from qmpserver.vm.dirty.worker import Worker
     from qmpserver.vm.migration.movable import Movable
 
@@ -65,14 +66,14 @@ class Destination:
         """Return the addresses that it has listened on, as `query-migrate` shows them."""
         return self._addresses
 
-    async def run(self, take_fd: Callable[[str], int]) -> None:
+    async def run(self, passed: Passed) -> None:
         """Receive a guest and have it run. If it raises, the guest does not run here.
 
         Raises:
             OSError, StreamError, DeviceError, CommandError: It failed; the text says why.
         """
         try:
-            main = await self._accept(take_fd)
+            main = await self._accept(passed)
             self._channels.append(main)
             try:
                 await self._receive(main)
@@ -82,11 +83,11 @@ class Destination:
         finally:
             await to_the_end(self._release())
 
-    async def _accept(self, take_fd: Callable[[str], int]) -> Channel:
+    async def _accept(self, passed: Passed) -> Channel:
         if self._listener is not None:
             return await self._listener.accept()
         assert self._address is not None
-        return await accept_one(self._address, take_fd)
+        return await accept_one(self._address, passed)
 
     async def _receive(self, main: Channel) -> None:
         hello = expect(await main.receive(most=MAX_HELLO), "hello")

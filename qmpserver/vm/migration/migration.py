@@ -28,9 +28,10 @@ from qmpserver.vm.migration.source import Source
 from qmpserver.vm.trace.events import EVENTS, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
 
     from qmpserver.migration.address import Address
+    from qmpserver.monitor.fds import Passed
     from qmpserver.vm.migration.movable import Movable
 
 log = logging.getLogger(__name__)
@@ -99,14 +100,12 @@ class Migration:
         if self._source is not None:
             self._source.set_bandwidth()
 
-    def start(
-        self, address: Address, take_fd: Callable[[str], int], *, resume: bool = False
-    ) -> None:
+    def start(self, address: Address, passed: Passed, *, resume: bool = False) -> None:
         """Begin to move the guest to `address`, and return; `status` tells how it goes.
 
         Args:
             address: Where to move it.
-            take_fd: Gives the descriptor that was passed under a name.
+            passed: The descriptors that were passed to this program.
             resume: Continue a paused migration, which there never is.
 
         Raises:
@@ -133,7 +132,7 @@ class Migration:
             self._emit_pass,
             self._emit_late,
         )
-        self._spawn(self._move_out(source, source.run(address, take_fd)))
+        self._spawn(self._move_out(source, source.run(address, passed)))
 
     def check_awaited(self) -> None:
         """Check that an incoming migration can be awaited.
@@ -147,13 +146,13 @@ class Migration:
             raise CommandError("The incoming migration has already been started")
 
     async def incoming(
-        self, address: Address, take_fd: Callable[[str], int], *, exit_on_error: bool = True
+        self, address: Address, passed: Passed, *, exit_on_error: bool = True
     ) -> None:
         """Wait for a guest at `address`; return when a source can connect.
 
         Args:
             address: Where to wait.
-            take_fd: Gives the descriptor that was passed under a name.
+            passed: The descriptors that were passed to this program.
             exit_on_error: Have the machine fail if the migration does.
 
         Raises:
@@ -170,7 +169,7 @@ class Migration:
             self._destination = None
             raise
         self._begin()
-        self._spawn(self._move_in(destination.run(take_fd), exit_on_error))
+        self._spawn(self._move_in(destination.run(passed), exit_on_error))
 
     def cancel(self) -> None:
         """Cancel the outgoing migration, if there is one and the destination has not taken over."""

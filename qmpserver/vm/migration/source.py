@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qmpserver.migration.parameters import Parameters
     from qmpserver.migration.policies.policy import Policy
     from qmpserver.migration.status import Status
+    from qmpserver.monitor.fds import Passed
     from qmpserver.vm.dirty.worker import Worker
     from qmpserver.vm.machine.runstate import RunState
     from qmpserver.vm.migration.movable import Movable
@@ -93,7 +94,7 @@ class Source:
         if self._sender is not None and self._before is None:
             self._sender.set_rate(self._parameters["max-bandwidth"])
 
-    async def run(self, address: Address, take_fd: Callable[[str], int]) -> None:
+    async def run(self, address: Address, passed: Passed) -> None:
         """Move the guest. If it raises and `committed` is not set, the guest runs on here.
 
         Raises:
@@ -103,9 +104,9 @@ class Source:
         tracking = self._machine.tracking
         started = time.monotonic()
         try:
-            main = await open_channel(address, take_fd)
+            main = await open_channel(address, passed)
             self._channels.append(main)
-            sender = self._sender = await self._set_up(main, address, take_fd)
+            sender = self._sender = await self._set_up(main, address, passed)
             answers = self._answers = Answers(main)
             sender.set_rate(self._parameters["max-bandwidth"])
             self._figures.setup_time = round((time.monotonic() - started) * 1000)
@@ -157,9 +158,7 @@ class Source:
         """Whether it limits the guest's vCPUs now; clients must not change limits then."""
         return self._rounds is not None and self._rounds.limits_vcpus
 
-    async def _set_up(
-        self, main: Channel, address: Address, take_fd: Callable[[str], int]
-    ) -> Sender:
+    async def _set_up(self, main: Channel, address: Address, passed: Passed) -> Sender:
         """Agree with the destination and open the data channels."""
         ram = self._machine.ram
         hello = describe(self._machine, identify=self._capabilities["validate-uuid"])
@@ -174,7 +173,7 @@ class Source:
         if main.two_way:
             wire.expect(await main.receive(), "welcome")
         for number in range(extra):
-            channel = await open_channel(address, take_fd)
+            channel = await open_channel(address, passed)
             self._channels.append(channel)
             await channel.send("hello", channel=number, cookie=cookie)
         carriers = self._channels[1:] or self._channels
