@@ -97,8 +97,8 @@ def _main() -> bool:
             with named(option, value):
                 descriptors.check_given(device.address.fd)
             used.add(device.address.fd)
-    for fd, _, _ in settings.fd_sets:
-        with named("add-fd", f"fd={fd}"):
+    for value, fd, _, _ in settings.fd_sets:
+        with named("add-fd", value):
             descriptors.check_passed(fd)
     descriptors.check_used(descriptors.take_passed(os.environ), used)
     if settings.log is not None:

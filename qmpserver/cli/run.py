@@ -247,9 +247,9 @@ async def _open_monitors(
     `before` is called when the character devices are open, and returns more devices. Clients are
     served after all that may take time: a command must find the machine as the options describe it.
     """
-    for fd, number, note in settings.fd_sets:
+    for _, fd, number, note in settings.fd_sets:
         server.fds.add(os.dup(fd), number, note)
-    for fd in {fd for fd, _, _ in settings.fd_sets}:
+    for fd in {fd for _, fd, _, _ in settings.fd_sets}:
         os.close(fd)
     devices: list[Device] = []
     for chardev in settings.chardevs:

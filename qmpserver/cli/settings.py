@@ -72,7 +72,7 @@ class Settings:
         self.parallel_placed = False
 
         # The process.
-        self.fd_sets: list[tuple[int, int, str | None]] = []  # a descriptor, its set, a note on it
+        self.fd_sets: list[tuple[str, int, int, str | None]] = []  # value, descriptor, set, note
         self.config: list[tuple[str, str]] = []  # of a file, to be parsed next
         self.pidfile: str | None = None
         self.daemonize = False

@@ -116,7 +116,7 @@ def _check_shared(settings: Settings, scenario: Scenario) -> None:
         for option, value, device in settings.devices
         if not isinstance(device, NullChardev) and not _connects(device)
     ]
-    named += [(f"-add-fd fd={fd}", "") for fd, _, _ in settings.fd_sets]
+    named += [(f"-add-fd {value}", "") for value, *_ in settings.fd_sets]
     if scenario.log is not None:
         named.append((f"log: {scenario.log}", scenario.log))
     for name, value in named:

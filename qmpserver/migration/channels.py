@@ -203,7 +203,7 @@ async def open_channel(address: Address, passed: Passed) -> Channel:
         case ExecAddress(argv):
             return await _run_command(argv, writing=True)
         case FileAddress(path, offset):
-            return await _open_file(path, os.O_WRONLY | os.O_CREAT, offset, passed)
+            return await _open_file(path, offset, passed, writing=True)
 
 
 async def accept_one(address: Address, passed: Passed) -> Channel:
@@ -214,7 +214,7 @@ async def accept_one(address: Address, passed: Passed) -> Channel:
         case ExecAddress(argv):
             return await _run_command(argv, writing=False)
         case FileAddress(path, offset):
-            return await _open_file(path, os.O_RDONLY, offset, passed)
+            return await _open_file(path, offset, passed, writing=False)
         case _:
             raise AssertionError("a socket address has a listener")
 
@@ -295,16 +295,20 @@ async def _run_command(argv: tuple[str, ...], *, writing: bool) -> Channel:
     return Channel(ours, process)
 
 
-async def _open_file(path: str, flags: int, offset: int, passed: Passed) -> Channel:
-    """Open a file in a thread: a FIFO or a network's disk may take long.
+async def _open_file(path: str, offset: int, passed: Passed, *, writing: bool) -> Channel:
+    """Open a file, or take it from a set; in a thread: a FIFO or a network's disk may take long.
 
     One that is written to ends at `offset` then.
     """
+    flags = os.O_WRONLY | os.O_CREAT if writing else os.O_RDONLY
+    member = passed.duplicate(path, flags) if is_set(path) else None
+    if writing:
+        flags = os.O_RDWR | os.O_CREAT  # a FIFO waits for no reader then
 
     def opening() -> int:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o660) if member is None else member
         try:
-            if flags & os.O_WRONLY and stat.S_ISREG(os.fstat(fd).st_mode):
+            if writing and stat.S_ISREG(os.fstat(fd).st_mode):
                 os.ftruncate(fd, offset)
             if offset:
                 os.lseek(fd, offset, os.SEEK_SET)
@@ -313,5 +317,4 @@ async def _open_file(path: str, flags: int, offset: int, passed: Passed) -> Chan
             raise
         return fd
 
-    member = passed.duplicate(path, flags) if is_set(path) else None
     return Channel(await call_in_thread("migrate-open", opening, os.close))

@@ -55,7 +55,9 @@ class Descriptors(Device):
 
 
 def open_file(path: str, append: bool, fds: FileDescriptors) -> int:
-    """Return a descriptor to write to `path`, which may be a set of `fds`; blocks while `path` is a FIFO without a reader.
+    """Return a descriptor to write to `path`, which may be a set of `fds`.
+
+    It blocks while `path` is a FIFO without a reader.
 
     Raises:
         DeviceError: The file cannot be opened.

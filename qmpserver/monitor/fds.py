@@ -148,19 +148,20 @@ class FileDescriptors:
         It is the first member that was opened for what `flags`, those of `os.open`, ask for.
 
         Raises:
-            OSError: There is no such set, or no such member in it.
+            OSError: There is no such set, or no such member in it; the text is QEMU's.
         """
         found = _SET.fullmatch(path)
         if found is None:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+            raise OSError(errno.EINVAL, f"Could not parse fdset {path}")
         members = self._sets.get(int(found[1]))
         if members is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            raise OSError(errno.ENOENT, f"Failed to find fdset {path}")
         for member in members:
             opened = fcntl.fcntl(member.fd, fcntl.F_GETFL)
             if opened & os.O_ACCMODE == flags & os.O_ACCMODE:
                 return os.dup(member.fd)
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        words = f"Failed to find file descriptor with matching flags={flags:#x}"
+        raise OSError(errno.EACCES, words)
 
     def remove_sets(self) -> None:
         """Close all sets; in QEMU 7.2, this happens when the last client of all monitors leaves."""

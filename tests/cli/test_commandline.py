@@ -18,7 +18,7 @@ from qmpserver.vm.machine.options import GUEST
 from tests.conftest import qemu_programs
 
 FLAGS = {"smp-opts": "smp", "memory": "m"}
-FIRST = {"accel": "kvm", "machine": "pc", "guest": "dirty"}
+FIRST = {"accel": "kvm", "machine": "pc", "guest": "dirty", "add-fd": "fd=3,set=0"}
 VALUES = {Kind.STRING: "x", Kind.BOOL: "on", Kind.NUMBER: "2", Kind.SIZE: "8K"}
 VALUES[Kind.SIZE_IN_MIB] = "8"
 SPECIAL = {
@@ -33,6 +33,7 @@ SPECIAL = {
     "action.panic": "exit-failure",
     "action.watchdog": "inject-nmi",
     "trace.events": "/dev/null",
+    "add-fd.fd": "3",
 }
 
 

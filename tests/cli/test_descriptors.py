@@ -1,5 +1,6 @@
 """The program's descriptors: each has one owner, which closes it once."""
 
+import json
 import os
 import socket
 import subprocess
@@ -111,16 +112,83 @@ def test_a_descriptor_for_two_devices(tmp_path: Path) -> None:
         passed.bind(str(tmp_path / "s"))
         fd = passed.fileno()
         value = f"fd:{fd},server=on,wait=off"
-        ran = subprocess.run(
-            [sys.executable, "-m", "qmpserver.cli", *SOFT, "-qmp", value, "-monitor", value],
-            pass_fds=[fd],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        ran = _run_with(fd, *SOFT, "-qmp", value, "-monitor", value)
     words = f"qmpserver: -monitor {value}: File descriptor '{fd}' is in use by another device\n"
     assert (ran.returncode, ran.stderr) == (1, words)
+
+
+@pytest.mark.parametrize("machine", [SOFT, ["-fake", "default"]], ids=["soft", "fake"])
+def test_a_set_of_descriptors(machine: list[str], tmp_path: Path) -> None:
+    """The sets of -add-fd are there for clients, and for the files of chardevs."""
+    fds = [os.open(tmp_path / "log", flags | os.O_CREAT) for flags in (os.O_RDONLY, os.O_WRONLY)]
+    options = [one for fd in fds for one in ("-add-fd", f"fd={fd},set=3,opaque=log")]
+    commands = ["qmp_capabilities", "query-fdsets", "query-chardev", "quit"]
+    options += ["-chardev", "file,id=x,path=/dev/fdset/3", "-mon", "x,mode=control"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "qmpserver.cli", *machine, *options, "-qmp", "stdio"],
+        input="".join(json.dumps({"execute": command}) for command in commands),
+        pass_fds=fds,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    for fd in fds:
+        os.close(fd)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    (members,) = json.loads(ran.stdout.splitlines()[2])["return"]
+    assert members["fdset-id"] == 3
+    assert [member["opaque"] for member in members["fds"]] == ["log", "log"]
+    assert (tmp_path / "log").read_text().startswith('{"QMP":')
+
+
+@pytest.mark.parametrize("machine", [SOFT, ["-fake", "default"]], ids=["soft", "fake"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("fd=99,set=1", "fd is not valid or already in use"),
+        ("fd=1,set=1", "fd cannot be a standard I/O stream"),
+        ("set=1", "fd option is required and must be non-negative"),
+        ("fd={fd}", "set option is required and must be non-negative"),
+        ("fd=-3,set=1", "fd option is required and must be non-negative"),
+        ("fd={fd},set=-1", "set option is required and must be non-negative"),
+        ("fd=x,set=1", "Parameter 'fd' expects a number"),
+        ("fd={fd},set=1,a=b", "Invalid parameter 'a'"),
+    ],
+)
+def test_a_set_that_cannot_be(machine: list[str], options: str, words: str) -> None:
+    """The words are QEMU's."""
+    with open(os.devnull) as passed:
+        value = options.format(fd=passed.fileno())
+        ran = _run_with(passed.fileno(), *machine, "-add-fd", value)
+    assert (ran.returncode, ran.stderr) == (1, f"qmpserver: -add-fd {value}: {words}\n")
+
+
+@pytest.mark.parametrize("machine", [SOFT, ["-fake", "default"]], ids=["soft", "fake"])
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, "Permission denied"), (2, "No such file or directory")]
+)
+def test_a_member_that_is_not_there(machine: list[str], number: int, words: str) -> None:
+    """The only one is for reading."""
+    path = f"/dev/fdset/{number}"
+    chardev = f"file,id=x,path={path}"
+    with open(os.devnull) as passed:
+        fd = passed.fileno()
+        ran = _run_with(fd, *machine, "-add-fd", f"fd={fd},set=1", "-chardev", chardev)
+    message = f"qmpserver: -chardev {chardev}: Could not open '{path}': {words}\n"
+    assert (ran.returncode, ran.stderr) == (1, message)
+
+
+def _run_with(fd: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the program, which inherits a descriptor."""
+    return subprocess.run(
+        [sys.executable, "-m", "qmpserver.cli", *options],
+        pass_fds=[fd],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 @pytest.mark.slow

@@ -103,6 +103,28 @@ async def test_passed_descriptors(launch: Launch) -> None:
 
 
 @pytest.mark.slow
+async def test_a_file_in_a_set_of_descriptors(launch: Launch, tmp_path: Path) -> None:
+    """As libvirt saves a guest: the server need not be able to open the file itself."""
+    uri = "file:/dev/fdset/7,offset=4096"
+    async with launch("a") as a, launch("b", "-incoming", "defer") as b:
+        source, destination = await a.connect(), await b.connect()
+        await execute(source, "migrate", uri=uri)
+        assert (await ended(source))["error-desc"] == "Failed to find fdset /dev/fdset/7"
+        for client, flags in ((source, os.O_WRONLY | os.O_CREAT), (destination, os.O_RDONLY)):
+            fd = os.open(tmp_path / "saved", flags)
+            client.send_fd_scm(fd)
+            os.close(fd)
+            await execute(client, "add-fd", **{"fdset-id": 7})
+        await execute(source, "migrate", uri=uri)
+        assert (await ended(source))["status"] == "completed"
+        await execute(destination, "migrate-incoming", uri=uri)
+        await answer(destination, "query-status", lambda status: status["running"])
+        for client in (source, destination):
+            assert len((await execute(client, "query-fdsets"))[0]["fds"]) == 1
+            await hang_up(client)
+
+
+@pytest.mark.slow
 async def test_a_failure_ends_the_destination(launch: Launch, tmp_path: Path, until: Until) -> None:
     async with launch("b", "-incoming", f"unix:{tmp_path}/m") as b:
         await asyncio.to_thread(until, lambda: listens(tmp_path / "m"))

@@ -22,7 +22,7 @@ from qmpserver.vm.migration.description import describe
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import spoil
 from tests.fuzz.values import spoilt
-from tests.vm.migration.conftest import Side, no_fd, opened
+from tests.vm.migration.conftest import NOTHING_PASSED, Side, opened
 
 PAGE = 4096
 RAM = 4 << 20
@@ -174,7 +174,9 @@ async def _case(rng: random.Random) -> int:
         if damaged:
             for _ in range(rng.choice([1, 1, 2])):
                 stream.damage()
-        await side.migration.incoming(parse_uri(f"unix:{PATH}"), no_fd, exit_on_error=False)
+        await side.migration.incoming(
+            parse_uri(f"unix:{PATH}"), NOTHING_PASSED, exit_on_error=False
+        )
         before = side.progress()
         await _send(stream, rng, STUCK if damaged else PATIENCE)
         status = await side.ended()

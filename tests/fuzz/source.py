@@ -22,7 +22,7 @@ from qmpserver.vm.migration import answers
 from tests.fuzz.destination import PAGE, PAGES, PATH, RAM, SYNC
 from tests.fuzz.explore import Case
 from tests.fuzz.messages import json_value, spoil
-from tests.vm.migration.conftest import Side, no_fd, opened
+from tests.vm.migration.conftest import NOTHING_PASSED, Side, opened
 
 PATIENCE = 60.0
 STEPS = ["welcome", "ready", "running"]
@@ -160,7 +160,7 @@ async def _case(rng: random.Random) -> int:
             side.migration.set_capabilities({"multifd": True})
             side.migration.set_parameters({"multifd-channels": channels})
         answering = asyncio.ensure_future(destination.run())
-        side.migration.start(parse_uri(f"unix:{PATH}"), no_fd)
+        side.migration.start(parse_uri(f"unix:{PATH}"), NOTHING_PASSED)
         try:
             if destination.misdeed in ("silent", "spoilt", "junk"):  # it may wait for more
                 with contextlib.suppress(TimeoutError):

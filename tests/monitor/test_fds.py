@@ -1,5 +1,6 @@
 """The store of passed descriptors: whatever leaves it is closed."""
 
+import errno
 import os
 
 import pytest
@@ -75,6 +76,34 @@ def test_sets() -> None:
         store.remove(0, 7)
     store.close()
     assert all(map(closed, fds))
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "code", "words"),
+    [
+        ("/dev/fdset/9", os.O_RDONLY, errno.ENOENT, "Failed to find fdset /dev/fdset/9"),
+        ("/dev/fdset/x", os.O_RDONLY, errno.EINVAL, "Could not parse fdset /dev/fdset/x"),
+        ("/dev/fdset/", os.O_RDONLY, errno.EINVAL, "Could not parse fdset /dev/fdset/"),
+        ("/dev/fdset/3", os.O_WRONLY, errno.EACCES, "matching flags=0x1"),
+    ],
+)
+def test_a_member_that_is_not_there(path: str, flags: int, code: int, words: str) -> None:
+    store = FileDescriptors()
+    store.add(opened(), 3, None)
+    with pytest.raises(OSError, match=words) as raised:
+        store.duplicate(path, flags)
+    assert raised.value.errno == code
+    store.close()
+
+
+def test_a_duplicate_outlives_its_set() -> None:
+    store = FileDescriptors()
+    store.add(opened(), 3, None)
+    fd = store.duplicate("/dev/fdset/3", os.O_RDONLY | os.O_CLOEXEC)
+    store.close()
+    assert not closed(fd)
+    assert not os.get_inheritable(fd)
+    os.close(fd)
 
 
 def test_a_bound_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:

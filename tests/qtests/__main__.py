@@ -36,7 +36,7 @@ CONFIGURE = (
     "--disable-download",  # of other projects, into the tree
 )
 # What migrations of this program do not have: QEMU's stream, other encodings, TLS, steps after the
-# switchover, other ways to restart, a guest that suspends, files from sets of descriptors.
+# switchover, other ways to restart, a guest that suspends.
 OTHERS = re.compile(
     "analyze-script|plain/z|q(atzip|pl)|uadk|xbzrle|/tls/|postcopy|/mode/|suspend|fdset|"
     "precopy/file(/offset)?$"

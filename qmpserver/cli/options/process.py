@@ -14,6 +14,7 @@ from qmpserver.keyval import OptionError, kinds, parse_options
 
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
+    from qmpserver.keyval import Options
 
 _TRACE = kinds(string="enable events file")
 _ADD_FD = kinds(number="fd set", string="opaque")
@@ -56,14 +57,20 @@ def set_fork_server(settings: Settings, value: str) -> None:
 def add_fd(settings: Settings, value: str) -> None:
     """Put a descriptor into a set."""
     options = parse_options(value, _ADD_FD)
-    fd, number = options.number("fd", -1), options.number("set", -1)
+    fd, number = _signed(options, "fd"), _signed(options, "set")
     if fd < 0:
         raise OptionError("fd option is required and must be non-negative")
     if fd <= _LAST_STANDARD:
         raise OptionError("fd cannot be a standard I/O stream")
     if number < 0:
         raise OptionError("set option is required and must be non-negative")
-    settings.fd_sets.append((fd, number, options.string("opaque")))
+    settings.fd_sets.append((value, fd, number, options.string("opaque")))
+
+
+def _signed(options: Options, name: str) -> int:
+    """Return the value of an option as a signed number of 64 bits; -1 if it is not there."""
+    value = options.number(name, -1)
+    return value - (1 << 64) if value >> 63 == 1 else value
 
 
 @option("readconfig", "FILE", "read options from a configuration file, each a section")

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from qmpserver.migration.address import parse_uri
-from qmpserver.qmp import CommandError
+from qmpserver.monitor.fds import FileDescriptors, Passed
 from qmpserver.vm.accel import AccelOptions, open_accelerator
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.machine.guest import DirtyGuest
@@ -22,8 +22,8 @@ from tests.vm.conftest import Leftovers
 ENDED = ("completed", "failed", "cancelled")
 
 
-def no_fd(name: str) -> int:
-    raise CommandError(f"File descriptor named '{name}' not found")
+_fds = FileDescriptors()
+NOTHING_PASSED = Passed(_fds.take_named, _fds.duplicate)
 
 
 class Side:
@@ -147,8 +147,8 @@ def uri(tmp_path: Path) -> Iterator[str]:
 
 async def migrate(source: Side, destination: Side, uri: str) -> tuple[str, str]:
     """Migrate to the end; return both statuses."""
-    await destination.migration.incoming(parse_uri(uri), no_fd)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     return await source.ended(), await destination.ended()
 
 

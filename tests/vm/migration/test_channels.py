@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qmpserver.migration.address import ExecAddress, FdAddress, UnixAddress
-from qmpserver.migration.channels import Channel, Listener, open_channel
+from qmpserver.migration.address import ExecAddress, FdAddress, FileAddress, UnixAddress
+from qmpserver.migration.channels import Channel, Listener, accept_one, open_channel
+from qmpserver.monitor.fds import FileDescriptors, Passed
 
 
 def is_open(fd: int) -> bool:
@@ -20,8 +21,14 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def refuse(name: str) -> int:
-    raise AssertionError(name)
+def passed(fd: int | None = None) -> Passed:
+    """What was passed: nothing, or one descriptor, under any name."""
+
+    def take(name: str) -> int:
+        assert fd is not None
+        return fd
+
+    return Passed(take, FileDescriptors().duplicate)
 
 
 async def test_a_channel_is_closed_once() -> None:
@@ -39,7 +46,7 @@ async def test_a_channel_is_closed_once() -> None:
 async def test_a_command_has_read_everything_and_no_descriptor_is_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    channel = await open_channel(ExecAddress(("cat",)), refuse)
+    channel = await open_channel(ExecAddress(("cat",)), passed())
     fd = channel.fd
 
     def no_more(*_args: object) -> int:
@@ -81,5 +88,26 @@ async def test_a_descriptor_that_cannot_be_used_is_closed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "set_blocking", refuse_mode)
     with pytest.raises(OSError, match="no"):
-        await open_channel(FdAddress("a"), lambda _name: fd)
+        await open_channel(FdAddress("a"), passed(fd))
     assert not is_open(fd)
+
+
+async def test_a_file_in_a_set(tmp_path: Path) -> None:
+    """Each side finds the member that it can use, at the offset, and the set keeps its own."""
+    path = tmp_path / "m"
+    path.write_bytes(b"x" * 8192)
+    store = FileDescriptors()
+    for flags in (os.O_RDONLY, os.O_WRONLY):
+        store.add(os.open(path, flags), 3, None)
+    address = FileAddress("/dev/fdset/3", 4096)
+    fds = Passed(store.take_named, store.duplicate)
+    channel = await open_channel(address, fds)
+    await channel.send("hello", word=1)
+    channel.close()
+    assert path.read_bytes().startswith(b"x" * 4096)
+    assert path.stat().st_size < 8192
+    channel = await accept_one(address, fds)
+    assert await channel.receive() == {"type": "hello", "word": 1}
+    channel.close()
+    assert all(is_open(member.fd) for member in store.sets[3])
+    store.close()

@@ -18,7 +18,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.vm.machine.options import NO_UUID
 from qmpserver.vm.migration.description import describe
 from tests.conftest import Until
-from tests.vm.migration.conftest import MakeSide, Side, migrate, no_fd
+from tests.vm.migration.conftest import NOTHING_PASSED, MakeSide, Side, migrate
 
 ROUNDS = int(os.environ.get("ROUNDS", "30"))
 SLOW = {"max-bandwidth": 4 << 20}
@@ -40,8 +40,8 @@ async def assert_runs_on(source: Side) -> None:
 async def begin(source: Side, destination: Side, uri: str) -> None:
     """Start a migration that takes minutes; return when pages are being sent."""
     source.migration.set_parameters(SLOW)
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     await source.wait(lambda: source.migration.status == "active")
 
 
@@ -58,17 +58,17 @@ async def test_cancel(side: MakeSide, uri: str) -> None:
 
 async def test_cancel_before_the_first_step(side: MakeSide, uri: str) -> None:
     source = side()
-    source.migration.start(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     source.migration.cancel()
     assert await source.ended() == "cancelled"
-    source.migration.start(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     assert await source.ended() == "failed"
 
 
 async def test_the_end_before_the_first_step(side: MakeSide, uri: str) -> None:
     """The listener is closed, too: the fixtures look."""
     destination = side(incoming=True)
-    await destination.migration.incoming(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
     await destination.close()
 
 
@@ -84,8 +84,8 @@ async def test_the_end_while_it_is_cancelled(side: MakeSide, uri: str) -> None:
 async def test_cancel_in_the_pause(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_capabilities({"pause-before-switchover": True})
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     await source.wait(lambda: source.migration.status == "pre-switchover")
     source.migration.cancel()
     assert await source.ended() == "cancelled"
@@ -98,8 +98,8 @@ async def test_a_bug_on_the_way_is_a_failure(
 ) -> None:
     source, destination = side(), side(incoming=True)
     monkeypatch.setattr(Promise, "decide", lambda _self, look: 1 / 0)
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     assert await source.ended() == "failed"
     assert source.error == "internal error: ZeroDivisionError: division by zero"
     assert "Traceback" in caplog.text
@@ -112,8 +112,8 @@ async def test_a_bug_at_the_destination_is_a_failure(
 ) -> None:
     source, destination = side(), side(incoming=True)
     monkeypatch.setattr(destination.machine.accel, "load_state", lambda _state: 1 / 0)
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     assert await destination.ended() == "failed"
     assert destination.error == "internal error: ZeroDivisionError: division by zero"
     assert await source.ended() == "failed"
@@ -174,7 +174,7 @@ async def test_uuids_that_do_not(side: MakeSide, uri: str, uuids: str) -> None:
 
 async def test_nobody_listens(side: MakeSide, tmp_path: Path) -> None:
     source = side()
-    source.migration.start(parse_uri(f"unix:{tmp_path}/nobody"), no_fd)
+    source.migration.start(parse_uri(f"unix:{tmp_path}/nobody"), NOTHING_PASSED)
     assert await source.ended() == "failed"
     assert source.error == f"Failed to connect to '{tmp_path}/nobody': No such file or directory"
     await assert_runs_on(source)
@@ -195,7 +195,7 @@ async def test_nobody_listens(side: MakeSide, tmp_path: Path) -> None:
 )
 async def test_junk(side: MakeSide, tmp_path: Path, uri: str, junk: bytes, words: str) -> None:
     destination = side(incoming=True)
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f"{tmp_path}/m.sock")
         client.sendall(junk)
@@ -207,7 +207,7 @@ async def test_junk(side: MakeSide, tmp_path: Path, uri: str, junk: bytes, words
 
 async def test_a_long_reason_is_kept_in_part(side: MakeSide, tmp_path: Path, uri: str) -> None:
     destination = side(incoming=True)
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f"{tmp_path}/m.sock")
         client.sendall(wire.encode("error", desc="x" * 60_000))
@@ -220,7 +220,7 @@ async def test_a_source_refuses_answers_of_another_kind(side: MakeSide, tmp_path
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{tmp_path}/m")
         server.listen()
-        source.migration.start(parse_uri(f"unix:{tmp_path}/m"), no_fd)
+        source.migration.start(parse_uri(f"unix:{tmp_path}/m"), NOTHING_PASSED)
         connection, _ = await asyncio.to_thread(server.accept)
         with connection:
             connection.sendall(wire.encode("welcome") + wire.encode("ready"))
@@ -232,18 +232,18 @@ async def test_a_source_refuses_answers_of_another_kind(side: MakeSide, tmp_path
 async def test_refusals(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     with pytest.raises(CommandError, match="'-incoming' was not specified on the command line"):
-        await source.migration.incoming(parse_uri(uri), no_fd)
+        await source.migration.incoming(parse_uri(uri), NOTHING_PASSED)
     with pytest.raises(CommandError, match="Guest is waiting for an incoming migration"):
-        destination.migration.start(parse_uri(uri), no_fd)
+        destination.migration.start(parse_uri(uri), NOTHING_PASSED)
     await begin(source, destination, uri)
     with pytest.raises(CommandError, match="There's a migration process in progress"):
-        source.migration.start(parse_uri(uri), no_fd)
+        source.migration.start(parse_uri(uri), NOTHING_PASSED)
     with pytest.raises(CommandError, match="The incoming migration has already been started"):
-        await destination.migration.incoming(parse_uri(uri), no_fd)
+        await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
     source.migration.set_parameters({"max-bandwidth": 0})
     assert await source.ended() == "completed"
     with pytest.raises(CommandError, match="paused due to previous migration"):
-        source.migration.start(parse_uri(uri), no_fd)
+        source.migration.start(parse_uri(uri), NOTHING_PASSED)
 
 
 async def test_failures_leave_nothing(side: MakeSide, tmp_path: Path, until: Until) -> None:
@@ -256,7 +256,7 @@ async def test_failures_leave_nothing(side: MakeSide, tmp_path: Path, until: Unt
         open_files = len(os.listdir("/proc/self/fd"))
         threads = native_threads()
         for number in range(ROUNDS):
-            source.migration.start(parse_uri(f"unix:{tmp_path}/m"), no_fd)
+            source.migration.start(parse_uri(f"unix:{tmp_path}/m"), NOTHING_PASSED)
             connection, _ = await asyncio.get_running_loop().sock_accept(server)
             with connection:
                 if number % 3:
@@ -286,8 +286,8 @@ async def end_when_active(source: Side, destination: Side, directory: Path, turn
         one.migration.set_capabilities({"multifd": bool(turns % 2)})
     source.migration.set_parameters(SLOW)
     uri = f"unix:{directory}/{turns}"
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     await destination.wait(lambda: destination.migration.status == "active")
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -302,7 +302,7 @@ async def test_a_source_that_dies_before_its_data_channels(
 ) -> None:
     """Also if it has sent more than was read, and while a stranger is listened to."""
     destination = side(incoming=True)
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
     with socket.socket(socket.AF_UNIX) as main, socket.socket(socket.AF_UNIX) as stranger:
         main.connect(f"{tmp_path}/m.sock")
         hello = describe(destination.machine, identify=False)
@@ -319,7 +319,7 @@ async def test_a_source_that_dies_before_its_data_channels(
 async def test_a_data_channel_that_says_nothing_is_closed(side: MakeSide, tmp_path: Path) -> None:
     destination = side(incoming=True)
     uri = f"unix:{tmp_path}/m"
-    await destination.migration.incoming(parse_uri(uri), no_fd, exit_on_error=False)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
     main, silent = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
     loop = asyncio.get_running_loop()
     with main, silent:
@@ -336,7 +336,7 @@ async def test_a_data_channel_that_says_nothing_is_closed(side: MakeSide, tmp_pa
 async def test_a_place_in_a_fifo(side: MakeSide, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m")
     source = side()
-    source.migration.start(parse_uri(f"file:{tmp_path}/m,offset=4096"), no_fd)
+    source.migration.start(parse_uri(f"file:{tmp_path}/m,offset=4096"), NOTHING_PASSED)
     assert await source.ended() == "failed"
     assert source.error == "Illegal seek"
     await assert_runs_on(source)

@@ -12,7 +12,7 @@ from qmpserver.migration.extensions import TOTAL_TIME
 from qmpserver.qmp import CommandError
 from qmpserver.vm.accel.stream import Sender
 from tests.conftest import PATIENCE, Until
-from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, migrate, no_fd
+from tests.vm.migration.conftest import NOTHING_PASSED, MakeSide, Side, assert_same_ram, migrate
 
 SOURCE = ["setup", "active", "device", "completed"]
 DESTINATION = ["setup", "active", "completed"]
@@ -127,9 +127,9 @@ async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None
     address = parse_uri(f"file:{tmp_path}/saved")
     source, destination = side(), side(incoming=True)
     await source.advance(20_000)
-    source.migration.start(address, no_fd)
+    source.migration.start(address, NOTHING_PASSED)
     assert await source.ended() == "completed"
-    await destination.migration.incoming(address, no_fd)
+    await destination.migration.incoming(address, NOTHING_PASSED)
     assert await destination.ended() == "completed"
     await destination.advance(1000)
     await destination.machine.stop()
@@ -147,13 +147,13 @@ async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
     for one in (source, destination):
         one.migration.set_capabilities({"mapped-ram": True})
     await source.advance(1000)
-    source.migration.start(address, no_fd)
+    source.migration.start(address, NOTHING_PASSED)
     assert await source.ended() == "completed"
     saved = os.stat(tmp_path / "saved")
     assert saved.st_size > 128 << 20
     assert saved.st_blocks * 512 < 32 << 20
     assert (tmp_path / "saved").read_bytes()[:offset] == b"\xff" * offset
-    await destination.migration.incoming(address, no_fd)
+    await destination.migration.incoming(address, NOTHING_PASSED)
     assert await destination.ended() == "completed"
     assert_same_ram(source, destination)
     await destination.machine.cont()
@@ -164,9 +164,11 @@ async def test_mapped_ram(side: MakeSide, tmp_path: Path, offset: int) -> None:
 async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
     source, destination = side(rate="2"), side(incoming=True)
     await source.advance(2000)
-    source.migration.start(parse_uri(f"exec:gzip -1 > {tmp_path}/saved.gz"), no_fd)
+    source.migration.start(parse_uri(f"exec:gzip -1 > {tmp_path}/saved.gz"), NOTHING_PASSED)
     assert await source.ended() == "completed"
-    await destination.migration.incoming(parse_uri(f"exec:gunzip < {tmp_path}/saved.gz"), no_fd)
+    await destination.migration.incoming(
+        parse_uri(f"exec:gunzip < {tmp_path}/saved.gz"), NOTHING_PASSED
+    )
     assert await destination.ended() == "completed"
     await destination.advance(1000)
 
@@ -174,8 +176,8 @@ async def test_a_command_saves_and_restores(side: MakeSide, tmp_path: Path) -> N
 async def test_pause_before_switchover(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
     source.migration.set_capabilities({"pause-before-switchover": True})
-    await destination.migration.incoming(parse_uri(uri), no_fd)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     await source.wait(lambda: source.migration.status == "pre-switchover")
     assert source.machine.state == "finish-migrate"
     with pytest.raises(RuntimeError, match="Migration is not finalized yet"):
@@ -204,8 +206,8 @@ async def test_dirty_limit_converges(side: MakeSide, uri: str, until: Until) -> 
     source.migration.set_parameters({"max-bandwidth": 60 << 20, "vcpu-dirty-limit": 10})
     source.migration.set_parameters({"downtime-limit": 200})
     await source.advance(20_000)
-    await destination.migration.incoming(parse_uri(uri), no_fd)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     await asyncio.to_thread(until, lambda: source.migration.limits_vcpus)
     assert source.machine.accel.engine.limits() == [10, 10]
     await asyncio.to_thread(
@@ -227,8 +229,8 @@ async def test_auto_converge(side: MakeSide, uri: str, until: Until) -> None:
         {"max-bandwidth": 60 << 20, "cpu-throttle-initial": 95, "cpu-throttle-increment": 4}
     )
     await source.advance(20_000)
-    await destination.migration.incoming(parse_uri(uri), no_fd)
-    source.migration.start(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     await asyncio.to_thread(until, lambda: "cpu-throttle-percentage" in source.migration.info())
     assert source.migration.info()["cpu-throttle-percentage"] >= 95
     assert (await source.ended(), await destination.ended()) == ("completed", "completed")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from qmpserver.migration.address import parse_uri
-from tests.vm.migration.conftest import MakeSide, Side, assert_same_ram, no_fd
+from tests.vm.migration.conftest import NOTHING_PASSED, MakeSide, Side, assert_same_ram
 
 ROUNDS = int(os.environ.get("ROUNDS", "6"))
 MOVES = 3  # of one guest
@@ -49,9 +49,9 @@ async def move(source: Side, destination: Side, uri: str, rng: random.Random) ->
         if channels:
             one.migration.set_capabilities({"multifd": True})
             one.migration.set_parameters({"multifd-channels": channels})
-    await destination.migration.incoming(parse_uri(uri), no_fd)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED)
     disturbing = asyncio.ensure_future(disturb(source, rng))
-    source.migration.start(parse_uri(uri), no_fd)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
     try:
         assert (await source.ended(), await destination.ended()) == ("completed", "completed"), (
             source.error,
