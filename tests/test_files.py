@@ -59,7 +59,7 @@ def test_lines_end_as_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("open_it", [read_bytes, open_text, open_regular])
 def test_a_null_byte(open_it: Callable[[str], object]) -> None:
-    with pytest.raises(ValueError, match="^embedded null byte$"):
+    with pytest.raises(ValueError, match="embedded null byte"):
         open_it("a\0b")
 
 

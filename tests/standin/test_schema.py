@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,8 @@ def test_compressed_files(
 
 
 async def test_arguments_of_a_deep_type(serve: Serve, tmp_path: Path) -> None:
-    levels = sys.getrecursionlimit()  # how many frames a level takes depends on the release
+    # A level takes 5 frames of Python 3.11, 4 of later ones; introspection takes 3 and can be read.
+    levels = 270
     optional = deep(levels).replace('"type":', '"default": null, "type":')
     (tmp_path / "deep.json").write_text(
         f'[{{"name": "c", "meta-type": "command", "arg-type": "0", "ret-type": "{levels}"}},'
