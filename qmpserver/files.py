@@ -47,9 +47,10 @@ def read_bytes(
 
     Raises:
         OSError: The file cannot be opened or read, or is refused.
+        ValueError: The path has a null byte.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | _NEVER_WAIT)
+        fd = _open(path, os.O_RDONLY | _NEVER_WAIT)
         try:
             mode = os.fstat(fd).st_mode
             if regular and not stat.S_ISREG(mode):
@@ -69,7 +70,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     r"""Return the content of a text file, with `\n` at the end of each line.
 
     Raises:
-        OSError: As `read_bytes`.
+        OSError, ValueError: As `read_bytes`.
         UnicodeDecodeError: It is not UTF-8.
     """
     return text_of(read_bytes(path))
@@ -118,11 +119,12 @@ def open_text(path: str, flags: int = 0) -> TextIOWrapper:
 
     Raises:
         OSError: The file cannot be opened, is a symbolic link, or is a pipe that nobody reads.
+        ValueError: The path has a null byte.
     """
     flags |= os.O_WRONLY | os.O_APPEND | _NEVER_WAIT
     try:
         try:
-            fd = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, _MODE)
+            fd = _open(path, flags | os.O_CREAT | os.O_NOFOLLOW, _MODE)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
@@ -144,9 +146,10 @@ def open_regular(path: str) -> int:
 
     Raises:
         OSError: The file cannot be opened, or is something else than a regular file.
+        ValueError: The path has a null byte.
     """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | _NEVER_WAIT, _MODE)
+        fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | _NEVER_WAIT, _MODE)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _is_link() from None
@@ -159,9 +162,15 @@ def open_regular(path: str) -> int:
     return fd
 
 
+def _open(path: str | os.PathLike[str], flags: int, mode: int = _MODE) -> int:
+    if "\0" in os.fspath(path):  # releases of Python have different words for it
+        raise ValueError("embedded null byte")
+    return os.open(path, flags, mode)
+
+
 def _follow(path: str, flags: int) -> int:
     try:
-        fd = os.open(path, flags)
+        fd = _open(path, flags)
     except FileNotFoundError:  # nothing is created at the end of a link
         raise _is_link() from None
     status = os.fstat(fd)

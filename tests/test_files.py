@@ -4,6 +4,7 @@ import errno
 import gzip
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_lines_end_as_everywhere(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(UnicodeDecodeError):
         read_text(path)
+
+
+@pytest.mark.parametrize("open_it", [read_bytes, open_text, open_regular])
+def test_a_null_byte(open_it: Callable[[str], object]) -> None:
+    with pytest.raises(ValueError, match="embedded null byte"):
+        open_it("a\0b")
 
 
 def test_only_regular_files(tmp_path: Path, fifo: Path) -> None:

@@ -1,4 +1,4 @@
-"""QMP servers for test suites, a small client, and the pytest plugin that provides both."""
+"""QMP servers for test suites, and a small client."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _HOMES = {"Exactly": "questions", "MonitorClient": "client", "ServerThread": "th
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name at its first use: pytest loads the plugin in suites that do not use it."""
+    """Import a name at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'qmpserver.testing' has no attribute '{name}'")
     return getattr(import_module(f"qmpserver.testing.{_HOMES[name]}"), name)

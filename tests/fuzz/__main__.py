@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 
+from tests.conftest import qemu_programs
 from tests.fuzz.explore import SUBJECTS, explore
 
 
@@ -15,10 +16,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="the first case's; by default the time")
     parser.add_argument("--cases", type=int, help="the most cases of a subject")
     args = parser.parse_args()
-    subjects = args.subjects or list(SUBJECTS)
+    present = [one for one in SUBJECTS if one != "qemu" or qemu_programs()]
+    subjects = args.subjects or present
     for subject in subjects:
         if subject not in SUBJECTS:
             parser.error(f"unknown subject '{subject}'; expected {', '.join(SUBJECTS)}")
+        if subject not in present:
+            parser.error("there is no QEMU to compare with; the variable QEMU can name one")
     first = int(time.time()) * 1000 if args.seed is None else args.seed
     print(f"seeds from {first} on", flush=True)
     shares = sum(SUBJECTS[subject] for subject in subjects)

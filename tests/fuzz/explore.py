@@ -295,7 +295,9 @@ def _run(
         while inputs < most and count != most_cases and os.getppid() == parent:
             stops = watch.stops
             try:
-                inputs += case(random.Random(f"{subject} {first + count}"))
+                made = case(random.Random(f"{subject} {first + count}"))
+                assert made, "a case without an input: the run would never end"
+                inputs += made
             except (AssertionError, TimeoutError):
                 if watch.stops == stops:
                     raise

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import qemu_programs
+from tests.fuzz import __main__ as program
 from tests.fuzz.explore import SUBJECTS
 from tests.fuzz.trend import growth
 
@@ -20,6 +22,8 @@ ELSEWHERE = ["receiver"]  # tests/vm/native/run.sh has it
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", [one for one in SUBJECTS if one not in STREAMS + ELSEWHERE])
 def test_made_up_input(subject: str) -> None:
+    if subject == "qemu" and not qemu_programs():
+        pytest.skip("there is no QEMU")
     explore(subject)
 
 
@@ -36,6 +40,17 @@ def explore(subject: str) -> None:
         [*command, "--seed", SEED], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_without_a_qemu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "qemu_programs", dict)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "qemu"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    assert "there is no QEMU to compare with" in capsys.readouterr().err
 
 
 def test_a_series_that_grows() -> None:

@@ -28,6 +28,7 @@ ALLOWED = {
     "web": "vm migration monitor qmp qapi keyval files",
     "cli": "web vm standin human releases migration monitor qmp qapi keyval files",
     "testing": "standin transcript monitor qmp qapi keyval files",
+    "pytest_plugin": "testing standin transcript monitor files",
     "tools": "migration transcript qmp qapi files",
     "bench": "vm tools migration transcript qmp qapi keyval",
 }
@@ -48,6 +49,7 @@ PURE = (
     "transcript",
     "standin",
     "testing",
+    "pytest_plugin",
     "tools",
 )
 """The rooms that work without the native engine."""

@@ -7,6 +7,7 @@ import doctest
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,7 +148,10 @@ def test_readme_suits_the_package_index() -> None:
 )
 @pytest.mark.slow
 def test_page(page: Path, reader: Reader, until: Until) -> None:
-    for language, block in blocks(page.read_text()):
+    text = page.read_text()
+    if re.search(r"^(?:\$ )?curl ", text, re.MULTILINE) and not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    for language, block in blocks(text):
         reader.run(language, block)
     until(lambda: not reader.pidfiles)
 

@@ -21,7 +21,7 @@ TIMEOUT_S = 300
 
 NOT_USED = """
 def test_it_is_loaded(pytestconfig):
-    assert {"qmpserver", "qmpserver.testing.plugin"} & {
+    assert {"qmpserver", "qmpserver.pytest_plugin"} & {
         name for name, _ in pytestconfig.pluginmanager.list_name_plugin()
     }
 
@@ -176,14 +176,14 @@ COMBINATIONS = (
         "newest, no autoload",
         ("pytest", "pytest-asyncio"),
         ON_ASYNCIO,
-        ("-p", "pytest_asyncio.plugin", "-p", "qmpserver.testing.plugin"),
+        ("-p", "pytest_asyncio.plugin", "-p", "qmpserver.pytest_plugin"),
         autoload=False,
     ),
     Combination(
         "pytest-asyncio 0.21.2, no autoload",
         ("pytest==8.2.*", "pytest-asyncio==0.21.2"),
         ON_ASYNCIO,
-        ("-p", "pytest_asyncio.plugin", "-p", "qmpserver.testing.plugin"),
+        ("-p", "pytest_asyncio.plugin", "-p", "qmpserver.pytest_plugin"),
         autoload=False,
     ),
     Combination(

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from operator import gt
 from pathlib import Path
 
 import pytest
@@ -792,7 +793,8 @@ def test_nothing_is_left_behind(rig: Rig) -> None:
         for pair in pairs:
             for one in pair:
                 one.close()
-    assert left() == before
+    # There may be less: a thread of an earlier test may still have been ending.
+    assert not any(map(gt, left(), before))
     with pytest.raises(OSError, match="Bad file descriptor"):
         Sender(source, [before[0] + 1000])
     with pytest.raises(OSError, match="Bad file descriptor"):
