@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,18 +203,15 @@ def summary(report: Mapping[str, Any]) -> str:
     words = f"{last['ram']['iterations']} rounds, {last['duration'] / 1000:.1f} s, "
     words += f"paused {last['downtime']} ms"
     began = last["now"] - last["duration"] / 1000
-    before, during, after = (
-        [one["value"] for one in report["guest_timings"] if start < one["timestamp"] <= end]
-        for start, end in ((0, began), (began, last["now"]), (last["now"], float("inf")))
-    )
-    for name, times in (("before", before), ("meanwhile", during), ("after", after)):
+    took: dict[str, list[int]] = {"before": [], "meanwhile": [], "after": []}
+    for one in report["guest_timings"]:
+        end, start = one["timestamp"], one["timestamp"] - one["value"] / 1000
+        when = "before" if end <= began else "after" if start >= last["now"] else "meanwhile"
+        took[when].append(one["value"])
+    for when, times in took.items():
         if times:
-            words += f"; {name} {_mean(times)} ms a GB"
+            words += f"; {when} {round(sum(times) / len(times))} ms a GB"
     return words
-
-
-def _mean(times: Sequence[int]) -> int:
-    return round(sum(times) / len(times))
 
 
 if __name__ == "__main__":
