@@ -83,9 +83,10 @@ async def test_the_time_goes_on_while_the_machine_is_stopped(kvm: None) -> None:
         await machine.stop()
         await asyncio.sleep(1)  # the stop has the length that is measured
         await machine.cont()
-        lines = [Line(await reader.readuntil(b"\n")) for _ in range(2)]
-        assert max(line.took for line in lines) >= 1000
-        assert lines[-1].now - usual.now >= 1000
+        line = usual
+        while line.took < 1000:  # lines from before the stop may be on their way
+            line = Line(await reader.readuntil(b"\n"))
+        assert line.now - usual.now >= 1000
 
 
 async def test_after_a_reset_the_time_of_day_is_right(kvm: None) -> None:
