@@ -112,6 +112,7 @@ def _make_machine(settings: Settings, ram: Ram, accel: Accelerator) -> Machine:
         guest = _guest(settings, ram, accel)
         guest.load()
         accel.add_vcpus(guest, settings.cpus)
+        guest.load()  # once more: a guest may be told the time, and its clock can be read now
     except (GuestError, AcceleratorError) as error:
         raise CommandLineError(str(error)) from None
     except OSError as error:
@@ -143,7 +144,12 @@ def _guest(settings: Settings, ram: Ram, accel: Accelerator) -> Guest:
         from qmpserver.vm.machine.bootsector import BootSector
 
         return BootSector(settings.boot_disk, ram.buffer)
-    return DirtyGuest(settings.guest or {}, ram.buffer, settings.cpus, accel.clock_hz)
+    name, options = settings.guest or ("dirty", {})
+    if name == "stress":
+        from qmpserver.vm.machine.stress import StressGuest
+
+        return StressGuest(options, ram.buffer, settings.cpus, accel.clock_hz, accel.read_clock)
+    return DirtyGuest(options, ram.buffer, settings.cpus, accel.clock_hz)
 
 
 def _trace_writer(settings: Settings) -> Writer:

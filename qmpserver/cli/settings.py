@@ -43,7 +43,7 @@ class Settings:
         self.unknown_accels: list[str] = []  # a message for each, before a known one
         self.cpus = 1
         self.ram = DEFAULT_RAM  # in bytes
-        self.guest: dict[str, str] | None = None
+        self.guest: tuple[str, dict[str, str]] | None = None  # its name and its options
         self.bios: str | None = None
         self.drives: dict[str, str] = {}  # the images that wait for a device, by id
         self.boot_disk: str | None = None

@@ -1,9 +1,10 @@
-"""Options of disks, of which a machine here has only the boot sector of the first."""
+"""Options of disks and of `-device`: a boot sector, and the serial port, are all there is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.cli.options.monitors import set_serial
 from qmpserver.cli.table import WithFake, option
 from qmpserver.keyval import OptionError, kinds, parse_options, split_options
 
@@ -39,16 +40,23 @@ def add_drive(settings: Settings, value: str) -> None:
 
 @option(
     "device",
-    "ide-hd,drive=ID",
-    "the disk of a drive with if=none",
+    "ide-hd,drive=ID|isa-serial[,chardev=ID]",
+    "the disk of a drive with if=none; the first serial port",
     with_fake=WithFake.IGNORED,
 )
 def add_device(settings: Settings, value: str) -> None:
-    """Give a drive to a disk."""
+    """Give a drive to a disk, or a character device to the serial port."""
     properties = {name: text for name, text, _ in split_options(value, "driver")}
     driver = properties.get("driver")
+    if driver == "isa-serial":
+        for name in properties:
+            if name not in ("driver", "id", "chardev"):
+                raise OptionError(f"Property 'isa-serial.{name}' not found")
+        chardev = properties.get("chardev")
+        set_serial(settings, "none" if chardev is None else f"chardev:{chardev}")
+        return
     if driver not in _DISKS:
-        raise OptionError(f"this program has no other devices than '{_DISKS[0]}'")
+        raise OptionError(f"this program has no other devices than 'isa-serial' and '{_DISKS[0]}'")
     drive = properties.get("drive")
     if drive is None:
         raise OptionError("drive property not set")

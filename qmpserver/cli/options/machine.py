@@ -136,7 +136,7 @@ def set_memory(settings: Settings, value: str) -> None:
 
 @option(
     "guest",
-    "dirty[,size=SIZE][,pattern=sequential|random|hotspot][,rate=MB/S]",
+    "dirty[,size=SIZE][,pattern=sequential|random|hotspot][,rate=MB/S]|stress[,size=SIZE]",
     "the built-in program that the vCPUs run",
     group="guest",
     parameters=kinds(string="guest pattern", number="pages rate", size="size"),
@@ -146,9 +146,9 @@ def set_guest(settings: Settings, value: str) -> None:
     """Choose the guest program; the guest itself checks its parameters."""
     options = parse_options(value, implied="guest")
     name = options.string("guest")
-    if name != "dirty":
-        raise OptionError(f"there is no guest '{name}', only 'dirty'")
-    settings.guest = {key: options.string(key) or "" for key in options if key != "guest"}
+    if name not in ("dirty", "stress"):
+        raise OptionError(f"there is no guest '{name}', only 'dirty' and 'stress'")
+    settings.guest = name, {key: options.string(key) or "" for key in options if key != "guest"}
 
 
 @option("bios", "FILE", "firmware for the vCPUs to run instead, on KVM", with_fake=WithFake.IGNORED)

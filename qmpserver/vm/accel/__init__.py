@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qmpserver.vm.accel.entry import BootSectorEntry, Entry, Guest
+from qmpserver.vm.accel.entry import BootSectorEntry, DirtyEntry, Entry, Guest
 from qmpserver.vm.accel.errors import AcceleratorError
 from qmpserver.vm.accel.options import NAMES, AccelOptions, Controller, ReaperMode
 
@@ -25,6 +25,7 @@ __all__ = [
     "AcceleratorError",
     "BootSectorEntry",
     "Controller",
+    "DirtyEntry",
     "Entry",
     "Guest",
     "ReaperMode",
@@ -56,6 +57,9 @@ class Accelerator(Protocol):
             AcceleratorError: The accelerator cannot run that guest or that number of vCPUs.
             OSError: The kernel refused a vCPU.
         """
+
+    def read_clock(self) -> int:
+        """Return the guest's clock; 0 before the vCPUs are added. All must have stopped."""
 
     def reset_vcpus(self) -> None:
         """Restart every vCPU at its guest's entry; all must have stopped."""

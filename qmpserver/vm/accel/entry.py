@@ -13,6 +13,12 @@ class Entry(NamedTuple):
     cr3: int
 
 
+class DirtyEntry(Entry):
+    """The entry of the guest `dirty`: `rdi` is the address of its control block."""
+
+    __slots__ = ()
+
+
 class BootSectorEntry(NamedTuple):
     """The initial registers of a PC's first vCPU as its firmware leaves them to a boot sector."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.vm.accel.engine import Engine
 from qmpserver.vm.accel.entry import Entry
 from qmpserver.vm.accel.errors import AcceleratorError
-from qmpserver.vm.accel.kvm_state import components
+from qmpserver.vm.accel.kvm_state import components, read_tsc
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import State, Thread
 from qmpserver.vm.accel.stats import KvmLayout, KvmStats, Statistics
@@ -462,6 +462,10 @@ class KvmAccelerator:
             ValueError: The state does not fit; nothing has changed.
         """
         self._state.load(state)
+
+    def read_clock(self) -> int:
+        """Return the first vCPU's time stamp counter; all must have stopped."""
+        return read_tsc(self._vcpu_fds[0].ioctl) if self._vcpu_fds else 0
 
     def reset_vcpus(self) -> None:
         """Restore the initial state of every vCPU; all must have stopped."""

@@ -190,6 +190,12 @@ def readable_msrs(ioctl: Ioctl, indices: Iterable[int]) -> list[int]:
     return [index for index in indices if index != MSR_TSC and msrs.get(_MSR.pack(index, 0))]
 
 
+def read_tsc(ioctl: Ioctl) -> int:
+    """Return a vCPU's time stamp counter."""
+    _, tsc = _MSR.unpack(MsrList(ioctl).get(_MSR.pack(MSR_TSC, 0)))
+    return int(tsc)
+
+
 class Cpuid:
     """The features of the processor that guests see, by CPUID leaf and register.
 
@@ -275,7 +281,7 @@ class Moment(Realtime):
 
     def __init__(self, vcpu: Ioctl) -> None:
         super().__init__()
-        self._tsc = MsrList(vcpu)
+        self._vcpu = vcpu
         self._offset = TscOffset(vcpu)
         self.counter = 0
 
@@ -290,8 +296,7 @@ class Moment(Realtime):
         self._read()
 
     def _read(self) -> None:
-        _, tsc = _MSR.unpack(self._tsc.get(_MSR.pack(MSR_TSC, 0)))
-        self.counter = tsc - self._offset.get()
+        self.counter = read_tsc(self._vcpu) - self._offset.get()
 
 
 class TscOffset:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.vm.accel.engine import Engine
-from qmpserver.vm.accel.entry import Entry
+from qmpserver.vm.accel.entry import DirtyEntry
 from qmpserver.vm.accel.errors import AcceleratorError
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.accel.state import (
@@ -167,10 +167,10 @@ class SoftAccelerator:
     def _control(self, guest: Guest, index: int) -> int:
         """Return the address of the control block of a vCPU's guest."""
         entry = guest.entry(index)
-        if not isinstance(entry, Entry):
+        if not isinstance(entry, DirtyEntry):
             raise AcceleratorError(
-                "accelerator soft runs neither firmware nor disks; leave -bios and -drive out, "
-                "or use -accel kvm"
+                "accelerator soft runs the guest 'dirty' and no other program; leave -bios, -drive "
+                "and -guest out, or use -accel kvm"
             )
         return entry.rdi
 
@@ -185,6 +185,10 @@ class SoftAccelerator:
             ValueError: The state does not fit; nothing has changed.
         """
         self._state.load(state)
+
+    def read_clock(self) -> int:
+        """Return the guest's clock."""
+        return time.monotonic_ns()
 
     def reset_vcpus(self) -> None:
         """Restart every vCPU at its guest's entry; all must have stopped."""

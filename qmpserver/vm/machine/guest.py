@@ -1,7 +1,7 @@
 """The built-in guest `dirty`: its options, and its initial image in guest memory.
 
-The machine code and the memory map are declared in `accel/native/guest.h`. This module does not run
-vCPUs.
+The machine code and the memory map are declared in `accel/native/guest.h`. The guest `stress` has
+the same page tables and working sets. This module does not run vCPUs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError, parse_size
-from qmpserver.vm.accel import Entry
+from qmpserver.vm.accel import DirtyEntry
 from qmpserver.vm.accel.memory import PAGE_SIZE
 from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.options import GUEST
@@ -77,7 +77,7 @@ class DirtyLayout:
             raise GuestError(f"guest dirty: {vcpus} vCPUs; expected 1 to {MAX_VCPUS}")
         self.vcpus = vcpus
         self.pattern = PATTERNS[pattern]
-        self.pages = _working_set(_requested_pages(options), ram_size, vcpus)
+        self.pages = working_set("dirty", _requested_pages(options), ram_size, vcpus)
         rate = _number("rate", options.get("rate", "0"), 0)
         self.interval = max(1, round(clock_hz * PAGE_SIZE / (rate * _MB))) if rate else 0
 
@@ -95,9 +95,9 @@ class DirtyLayout:
         """Return the bytes at `IMAGE_ADDRESS`: page tables, code, control blocks."""
         return b"".join(
             (
-                _page_tables(),
-                _page(_code()),
-                *(_page(self._control_block(index)) for index in range(self.vcpus)),
+                page_tables(),
+                page(_code()),
+                *(page(self._control_block(index)) for index in range(self.vcpus)),
             )
         )
 
@@ -132,9 +132,9 @@ class DirtyGuest:
         self._ram[IMAGE_ADDRESS : IMAGE_ADDRESS + len(image)] = image
         return range(IMAGE_ADDRESS // PAGE_SIZE, (IMAGE_ADDRESS + len(image)) // PAGE_SIZE)
 
-    def entry(self, cpu_index: int) -> Entry:
+    def entry(self, cpu_index: int) -> DirtyEntry:
         """Return the start address and registers of a vCPU; it needs no stack."""
-        return Entry(lib.GUEST_CODE, self.layout.control(cpu_index), lib.GUEST_IMAGE)
+        return DirtyEntry(lib.GUEST_CODE, self.layout.control(cpu_index), lib.GUEST_IMAGE)
 
     def progress(self, cpu_index: int) -> int:
         """Return the number of stores that a vCPU has made; the vCPU may run meanwhile."""
@@ -160,13 +160,22 @@ def _requested_pages(options: Mapping[str, str]) -> int | None:
         return _number("pages", options["pages"], 1)
     if "size" not in options:
         return None
+    return parse_pages("dirty", options["size"])
+
+
+def parse_pages(guest: str, text: str) -> int:
+    """Return the pages of a working set whose size is given as `text`.
+
+    Raises:
+        GuestError: It is not a size, or not a multiple of a page's.
+    """
     try:
-        size = parse_size("size", options["size"])
+        size = parse_size("size", text)
     except OptionError:
         size = 0
     if size == 0 or size % PAGE_SIZE:
         raise GuestError(
-            f"guest dirty: invalid size '{options['size']}'; expected a multiple of {PAGE_SIZE}, "
+            f"guest {guest}: invalid size '{text}'; expected a multiple of {PAGE_SIZE}, "
             "as a number with an optional suffix k, M, G, T, P or E"
         )
     return size // PAGE_SIZE
@@ -178,8 +187,12 @@ def _number(name: str, text: str, least: int) -> int:
     return int(text)
 
 
-def _working_set(requested: int | None, ram_size: int, vcpus: int) -> int:
-    """Return the pages of each vCPU's working set: the requested number, or an equal share."""
+def working_set(guest: str, requested: int | None, ram_size: int, vcpus: int) -> int:
+    """Return the pages of each vCPU's working set: the requested number, or an equal share.
+
+    Raises:
+        GuestError: They do not fit into RAM, or not below 3 GiB.
+    """
     start: int = lib.GUEST_SETS
     fitting = (min(ram_size, lib.GUEST_LOW_END) - start) // PAGE_SIZE // vcpus
     pages = requested or max(fitting, 1)
@@ -189,22 +202,22 @@ def _working_set(requested: int | None, ram_size: int, vcpus: int) -> int:
     if needed > lib.GUEST_LOW_END:
         most = (lib.GUEST_LOW_END - start) // PAGE_SIZE // vcpus
         raise GuestError(
-            f"guest dirty: {pages} pages for each of {vcpus} vCPUs do not fit below "
+            f"guest {guest}: {pages} pages for each of {vcpus} vCPUs do not fit below "
             f"{lib.GUEST_LOW_END // _GB} GiB; the most possible is {most} each"
         )
     raise GuestError(
-        f"guest dirty: {vcpus} vCPUs with {pages} pages each need {-(-needed // _MB)} MiB of RAM, "
-        f"but the machine has {ram_size // _MB} MiB"
+        f"guest {guest}: {vcpus} vCPUs with {pages} pages each need {-(-needed // _MB)} MiB "
+        f"of RAM, but the machine has {ram_size // _MB} MiB"
     )
 
 
-def _page_tables() -> bytes:
+def page_tables() -> bytes:
     """Return page tables that map the first 3 GiB one to one, whether RAM or not."""
     middle = IMAGE_ADDRESS + PAGE_SIZE
     lowest = range(middle + PAGE_SIZE, lib.GUEST_CODE, PAGE_SIZE)
     return (
-        _page(_quads([middle | _TABLE]))
-        + _page(_quads(table | _TABLE for table in lowest))
+        page(_quads([middle | _TABLE]))
+        + page(_quads(table | _TABLE for table in lowest))
         + _quads(address | _LARGE_PAGE for address in range(0, lib.GUEST_LOW_END, 2 * _MB))
     )
 
@@ -214,7 +227,8 @@ def _quads(values: Iterable[int]) -> bytes:
     return struct.pack(f"<{len(listed)}Q", *listed)
 
 
-def _page(content: bytes) -> bytes:
+def page(content: bytes) -> bytes:
+    """Return `content`, filled up to a page."""
     return content.ljust(PAGE_SIZE, b"\0")
 
 

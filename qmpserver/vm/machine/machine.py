@@ -236,8 +236,8 @@ class Machine:
             await self._wait_stopped()
             if not self.running and self.state != "finish-migrate":
                 self.state = "prelaunch"
-            written = self.guest.load()
             self.accel.reset_vcpus()
+            written = self.guest.load()  # after it: a guest may be told the time of its clock
             self.accel.engine.mark_dirty(written)
             self.emit("RESET", {"guest": guest, "reason": reason})
             if self.running:

@@ -11,3 +11,6 @@ VERSIONED = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
 
 GUEST = ("pages", "size", "pattern", "rate")
 """The parameters of the guest `dirty`."""
+
+STRESS = ("size",)
+"""The parameters of the guest `stress`."""

@@ -129,7 +129,7 @@ def test_refusals(tmp_path: Path, ram: Ram) -> None:
     with pytest.raises(GuestError, match="needs 32256 bytes of RAM"):
         BootSector(path, memoryview(ram.buffer)[:ADDRESS])
     accelerator, _ = open_accelerator(ram, [AccelOptions("soft", 1024)])
-    with pytest.raises(AcceleratorError, match="neither firmware nor disks"):
+    with pytest.raises(AcceleratorError, match="runs the guest 'dirty' and no other"):
         accelerator.add_vcpus(BootSector(path, ram.buffer), 1)
     accelerator.close()
 

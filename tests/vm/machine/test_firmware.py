@@ -91,7 +91,7 @@ def test_refusals(tmp_path: Path, ram: Ram) -> None:
         Firmware(image(tmp_path, 1), memoryview(bytes(4096)))
     soft, _ = open_accelerator(ram, [AccelOptions("soft")])
     try:
-        with pytest.raises(AcceleratorError, match="runs neither firmware"):
+        with pytest.raises(AcceleratorError, match="runs the guest 'dirty' and no other"):
             soft.add_vcpus(Firmware(image(tmp_path, 1), ram.buffer), 1)
     finally:
         soft.close()

@@ -16,6 +16,7 @@ HEADERS = [
     "qemu_throttle.h",
     "controller.h",
     "guest.h",
+    "stress.h",
     "memory.h",
     "ring.h",
     "kick.h",
