@@ -29,11 +29,13 @@ from qmpserver.monitor.adapted import AdaptedRegistry
 from qmpserver.releases import NEWEST
 from qmpserver.vm.commands import (
     accelerator,
+    block_core,
     char,
     control,
     machine,
     migration,
     misc,
+    qdev,
     qmpserver,
     qom,
     run_state,
@@ -52,11 +54,13 @@ if TYPE_CHECKING:
 
 MODULES = (
     accelerator,
+    block_core,
     char,
     control,
     machine,
     migration,
     misc,
+    qdev,
     qmpserver,
     qom,
     run_state,
