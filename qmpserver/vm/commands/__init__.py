@@ -29,7 +29,6 @@ from qmpserver.monitor.adapted import AdaptedRegistry
 from qmpserver.releases import NEWEST
 from qmpserver.vm.commands import (
     accelerator,
-    block_core,
     char,
     control,
     machine,
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
 MODULES = (
     accelerator,
-    block_core,
     char,
     control,
     machine,
