@@ -78,7 +78,6 @@ _MACHINE_SWITCHES = frozenset(
     """acpi dump-guest-core fd-bootchk graphics hpet i8042 kernel-irqchip mem-merge pic pit sata
     smbus smm vmport""".split()  # noqa: SIM905
 )
-CPU_MODELS = ("host", "max")
 
 
 def takes_value(option: str) -> bool | None:
@@ -97,6 +96,8 @@ def apply(settings: Settings, option: str, value: str) -> None:
         OptionError: The option asks for a feature that this program does not have.
     """
     if option == "cpu" and is_help(value):
+        from qmpserver.vm.machine.options import CPU_MODELS
+
         settings.exit_with = listing("Available CPUs:", CPU_MODELS)
         return
     if option == "display" and is_help(value):
@@ -120,8 +121,11 @@ def _check(option: str, value: str) -> str | None:
         given = parse_options(value, _ACCEPTED[option], implied=_IMPLIED.get(option))
         if option == "sandbox" and given.bool("enable"):
             return "this program does not restrict its system calls"
-    if option == "cpu" and value.partition(",")[0] not in CPU_MODELS:
-        raise OptionError("the vCPUs are the host's; expected 'host' or 'max'")
+    if option == "cpu":
+        from qmpserver.vm.machine.options import CPU_MODELS
+
+        if value.partition(",")[0] not in CPU_MODELS:
+            raise OptionError("the vCPUs are the host's; expected 'host' or 'max'")
     if option == "global":
         return _global(value)
     return None

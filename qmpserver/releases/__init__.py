@@ -120,6 +120,9 @@ RELEASES: Mapping[str, Release] = {
                 "sample-pages is used only in page-sampling mode": (
                     "either sample-pages or dirty-ring can be specified."
                 ),
+                "machine does not support hot-plugging CPUs": (
+                    "The feature 'query-hotpluggable-cpus' is not enabled"
+                ),
             },
             drops_fdsets=True,
             shows_peers=False,

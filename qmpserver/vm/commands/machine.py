@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmpserver.qmp import CommandError
 from qmpserver.vm.machine.guest import MAX_VCPUS
-from qmpserver.vm.machine.options import MACHINE_TYPES, VERSIONED
+from qmpserver.vm.machine.options import CPU_MODELS, MACHINE_TYPES, VERSIONED
 from qmpserver.vm.machine.qom import MACHINE_TYPE, RAM_ID, cpu_topology, cpu_type, vcpu_path
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
     from qmpserver.vm.commands.types import (
+        CpuDefinitionInfo,
         CpuInfoFast,
         CpuInstanceProperties,
+        HotpluggableCPU,
         MachineInfo,
         MemoryInfo,
         TargetInfo,
@@ -45,6 +48,24 @@ def register(registry: Registry, machine: Machine) -> None:
                 "target": "x86_64",
             }
             for index, thread_id in enumerate(machine.accel.engine.thread_ids())
+        ]
+
+    @registry.command("query-hotpluggable-cpus")
+    def query_hotpluggable_cpus() -> list[HotpluggableCPU]:
+        raise CommandError("machine does not support hot-plugging CPUs")
+
+    @registry.command("query-cpu-definitions")
+    def query_cpu_definitions() -> list[CpuDefinitionInfo]:
+        return [
+            {
+                "name": name,
+                "typename": cpu_type(machine.accel.name),
+                "unavailable-features": [],
+                "static": False,
+                "migration-safe": False,
+                "deprecated": False,
+            }
+            for name in CPU_MODELS
         ]
 
     @registry.command("query-machines", client=True)

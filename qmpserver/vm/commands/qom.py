@@ -11,6 +11,7 @@ from qmpserver.vm.machine.qom import (
     Object,
     machine_tree,
     object_types,
+    type_properties,
 )
 
 if TYPE_CHECKING:
@@ -64,3 +65,11 @@ def register(registry: Registry, machine: Machine) -> None:
             return found.get(property)
         except KeyError:
             raise CommandError(f"Property '{found.type}.{property}' not found") from None
+
+    @registry.command("qom-list-properties")
+    def qom_list_properties(typename: str) -> list[ObjectPropertyInfo]:
+        try:
+            found = type_properties(typename)
+        except KeyError:
+            raise CommandError(f"Class '{typename}' not found", "DeviceNotFound") from None
+        return [{"name": name, "type": type_} for name, type_ in found.items()]

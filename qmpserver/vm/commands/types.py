@@ -902,6 +902,31 @@ MemoryInfo = TypedDict(
     },
 )
 
+# A place for a virtual CPU.
+HotpluggableCPU = TypedDict(
+    "HotpluggableCPU",
+    {
+        "type": str,
+        "vcpus-count": int,
+        "props": CpuInstanceProperties,
+        "qom-path": NotRequired[str],
+    },
+)
+
+# A model of virtual CPUs, as option ``-cpu`` takes it.
+CpuDefinitionInfo = TypedDict(
+    "CpuDefinitionInfo",
+    {
+        "name": str,
+        "migration-safe": NotRequired[bool],
+        "static": bool,
+        "unavailable-features": NotRequired[list[str]],
+        "typename": str,
+        "alias-of": NotRequired[str],
+        "deprecated": bool,
+    },
+)
+
 
 class KvmInfo(TypedDict):
     """Whether KVM is used."""
@@ -1489,6 +1514,18 @@ class QueryMemorySizeSummaryHandler(Protocol):
     def __call__(self) -> Answer[MemoryInfo]: ...
 
 
+class QueryHotpluggableCpusHandler(Protocol):
+    """Handles `query-hotpluggable-cpus`."""
+
+    def __call__(self) -> Answer[list[HotpluggableCPU]]: ...
+
+
+class QueryCpuDefinitionsHandler(Protocol):
+    """Handles `query-cpu-definitions`."""
+
+    def __call__(self) -> Answer[list[CpuDefinitionInfo]]: ...
+
+
 class QueryKvmHandler(Protocol):
     """Handles `query-kvm`."""
 
@@ -1626,6 +1663,26 @@ class QomListTypesHandler(Protocol):
     ) -> Answer[list[ObjectTypeInfo]]: ...
 
 
+class QomListPropertiesHandler(Protocol):
+    """Handles `qom-list-properties`."""
+
+    def __call__(
+        self,
+        *,
+        typename: str,
+    ) -> Answer[list[ObjectPropertyInfo]]: ...
+
+
+class DeviceListPropertiesHandler(Protocol):
+    """Handles `device-list-properties`."""
+
+    def __call__(
+        self,
+        *,
+        typename: str,
+    ) -> Answer[list[ObjectPropertyInfo]]: ...
+
+
 class QueryChardevHandler(Protocol):
     """Handles `query-chardev`."""
 
@@ -1726,6 +1783,8 @@ Handlers = TypedDict(
         "system_reset": SystemResetHandler,
         "system_powerdown": SystemPowerdownHandler,
         "query-memory-size-summary": QueryMemorySizeSummaryHandler,
+        "query-hotpluggable-cpus": QueryHotpluggableCpusHandler,
+        "query-cpu-definitions": QueryCpuDefinitionsHandler,
         "query-kvm": QueryKvmHandler,
         "query-accelerators": QueryAcceleratorsHandler,
         "query-name": QueryNameHandler,
@@ -1742,6 +1801,8 @@ Handlers = TypedDict(
         "qom-list": QomListHandler,
         "qom-get": QomGetHandler,
         "qom-list-types": QomListTypesHandler,
+        "qom-list-properties": QomListPropertiesHandler,
+        "device-list-properties": DeviceListPropertiesHandler,
         "query-chardev": QueryChardevHandler,
         "yank": YankHandler,
         "query-yank": QueryYankHandler,

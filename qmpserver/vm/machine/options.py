@@ -14,3 +14,6 @@ GUEST = ("pages", "size", "pattern", "rate")
 
 STRESS = ("size",)
 """The parameters of the guest `stress`."""
+
+CPU_MODELS = ("host", "max")
+"""The models of `-cpu`: both are the vCPUs that the accelerator has."""

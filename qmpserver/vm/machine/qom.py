@@ -140,6 +140,49 @@ def object_types() -> dict[str, tuple[str | None, bool]]:
     return types
 
 
+# The properties that a type adds to those of the type above it, each with its own type.
+_MEMORY_PROPERTY = {"memory": "MemorySizeConfiguration"}
+_QDEV = {"realized": "bool", "hotplugged": "bool", "hotpluggable": "bool"}
+_TOPOLOGY = {name.replace("_", "-"): "int32" for name in CpuTopology._fields}
+_PROPERTIES: Mapping[str, Mapping[str, str]] = {
+    "object": {"type": "string"},
+    "machine": _MEMORY_PROPERTY,
+    "device": _QDEV,
+    "x86_64-cpu": _TOPOLOGY,
+}
+
+
+def type_properties(name: str, below: str | None = None) -> dict[str, str]:
+    """Return the properties of a type and their types; those of `below` and above are left out.
+
+    Raises:
+        KeyError: There is no such type.
+    """
+    found: dict[str, str] = {}
+    types, current = object_types(), name
+    while current != below:
+        found = {**_PROPERTIES.get(current, {}), **found}
+        parent = types[current][0]
+        if parent is None:
+            break
+        current = parent
+    return found
+
+
+def is_device(name: str) -> bool:
+    """Return whether objects of a type are devices; no object is of an abstract type.
+
+    Raises:
+        KeyError: There is no such type.
+    """
+    types = object_types()
+    current: str | None = None if types[name][1] else name
+    while current not in (None, "device"):
+        assert current is not None
+        current = types[current][0]
+    return current is not None
+
+
 def machine_tree(machine: Machine) -> Object:
     """Return the root of the tree."""
     vcpu = cpu_type(machine.accel.name)
@@ -152,16 +195,15 @@ def machine_tree(machine: Machine) -> Object:
         "peripheral": Object(),
         "peripheral-anon": Object(),
     }
-    memory = {"memory": ("MemorySizeConfiguration", {"size": machine.ram.size})}
+    memory = {"memory": (_MEMORY_PROPERTY["memory"], {"size": machine.ram.size})}
     machine_object = Object(f"{MACHINE_TYPE}-machine", memory, parts)
     return Object(children={"objects": Object(), "machine": machine_object})
 
 
 def _vcpu_properties(index: int) -> dict[str, tuple[str, object]]:
-    qdev: dict[str, tuple[str, object]] = {
-        "realized": ("bool", True),
-        "hotplugged": ("bool", False),
-        "hotpluggable": ("bool", False),
+    topology = {
+        name.replace("_", "-"): number for name, number in cpu_topology(index)._asdict().items()
     }
-    topology = cpu_topology(index)._asdict()
-    return qdev | {name.replace("_", "-"): ("int32", number) for name, number in topology.items()}
+    values: dict[str, object] = {"realized": True, "hotplugged": False, "hotpluggable": False}
+    types = {**_QDEV, **_TOPOLOGY}
+    return {name: (types[name], value) for name, value in {**values, **topology}.items()}
