@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 _MAX_WORDS = 16
+_TEXTS = {"s": "string", "F": "filename", "B": "block device name"}
 _NAME_ENDS = SPACE + "/"
 _ESCAPED = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
@@ -32,9 +33,10 @@ class HumanCommand(NamedTuple):
     Attributes:
         name: Its name and aliases: `stop|s`.
         args_type: Its arguments, in QEMU's notation: `KEY:TYPE`, separated by commas.  TYPE is
-            `s` for a word or quoted string, `F` for a file's name, `S` for the rest of
-            the line, `l` for an integer expression, `i` for one of 32 bits, `b` for on or
-            off, and `-X` for a flag; after all but the flag and `b`, `?` for an optional one.
+            `s` for a word or quoted string, `F` for a file's name, `B` for a block device's,
+            `S` for the rest of the line, `l` for an integer expression, `i` for one of 32 bits,
+            `b` for on or off, and `-X` for a flag; after all but the flag and `b`, `?` for an
+            optional one.
         params: Its arguments, as help shows them.
         help: Its purpose, in a few words.
         run: Executes it; called by the caller of `parse`, with the arguments as keywords.
@@ -213,11 +215,10 @@ class _Arguments:
 
     def _value(self, kind: str) -> Value:
         match kind:
-            case "s" | "F":
+            case "s" | "F" | "B":
                 text, self._position = _string(self._line, self._position)
                 if text is None:
-                    what = "string" if kind == "s" else "filename"
-                    raise LineError(f"{self._name}: {what} expected\n")
+                    raise LineError(f"{self._name}: {_TEXTS[kind]} expected\n")
                 return text
             case "S":
                 text, self._position = self._line[self._position :], len(self._line)

@@ -59,6 +59,7 @@ class Release(NamedTuple):
         parameters: Parameters of migrations that the newest release lacks, and their defaults.
         authz_after_cache: Whether `info migrate_parameters` shows `max-postcopy-bandwidth`, without
             a unit, and `tls-authz` after the cache's size.
+        bare_drive_errors: Whether `drive_del` shows errors without `Error: ` before them.
         typed_devices: Whether members of `device_add` have types; the text of an option has none.
     """
 
@@ -77,6 +78,7 @@ class Release(NamedTuple):
     typed_devices: bool = True
     parameters: Mapping[str, object] = MappingProxyType({})
     authz_after_cache: bool = False
+    bare_drive_errors: bool = False
 
     @property
     def introspection(self) -> list[dict[str, Any]]:
@@ -159,12 +161,14 @@ RELEASES: Mapping[str, Release] = {
                 "block-incremental": False,
             },
             authz_after_cache=True,
+            bare_drive_errors=True,
         ),
         Release(
             "qemu-10.0",
             "10.0.13",
             error_places=False,
             authz_after_cache=True,
+            bare_drive_errors=True,
             statistics_in_lines=True,
             poll_factor=0,
             human={

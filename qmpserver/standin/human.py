@@ -17,6 +17,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.releases import RELEASES
 from qmpserver.standin.commandline import OPTIONS
 from qmpserver.standin.humaninfo import INFO
+from qmpserver.standin.state.block import delete_drive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +36,9 @@ class HumanMonitor(human.HumanMonitor):
         release: The release to speak as.
         shutdown: Function that ends the stand-in, for a reason.
         terminal: True on a terminal: `migrate` waits for its end.
+
+    Attributes:
+        state: The state.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class HumanMonitor(human.HumanMonitor):
     ) -> None:
         table = _tables(release.name)
         super().__init__(launch.commands, table, release=release, terminal=terminal)
+        self.state = launch.state
         self._launch = launch
         self._shutdown = shutdown
 
@@ -115,6 +120,19 @@ async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: boo
     return "OK\n"
 
 
+async def _drive_del(monitor: HumanMonitor, id: str) -> str:  # noqa: A002 -- QEMU's name
+    try:
+        if id in monitor.state.nodes and id not in monitor.state.drives:
+            await monitor.qmp("blockdev-del", **{"node-name": id})
+        else:
+            delete_drive(monitor.state, id)
+    except CommandError as error:
+        if not monitor.release.bare_drive_errors:
+            raise
+        return f"{error.desc}\n"
+    return ""
+
+
 async def _qom_list(monitor: HumanMonitor, path: str = "/") -> str:
     found = await monitor.qmp("qom-list", path=path)
     return "".join(f"{one['name']} ({one['type']})\n" for one in found)
@@ -151,6 +169,7 @@ COMMANDS = (
         "add drive to PCI storage controller",
         _drive_add,
     ),
+    HumanCommand("drive_del", "id:B", "device", "remove host block device", _drive_del),
     HumanCommand(
         "netdev_add",
         "value:S",

@@ -37,12 +37,11 @@ async def _block(
 
 
 def _drive(drive: dict[str, Any]) -> str:
-    name, node = drive["device"] or drive.get("qdev", ""), drive.get("inserted")
-    text = (
-        f"{name}: [not inserted]\n"
-        if node is None
-        else _title(node, f"{name} ({node.get('node-name', '')})")
-    )
+    name, node = drive["device"], drive.get("inserted")
+    if node is None:
+        text = f"{name or drive.get('qdev', '')}: [not inserted]\n"
+    else:
+        text = _title(node, f"{name} ({node['node-name']})" if name else node["node-name"])
     if drive.get("qdev"):
         text += f"    Attached to:      {drive['qdev']}\n"
     if drive["removable"]:

@@ -687,6 +687,29 @@ ABSENT: list[tuple[str, dict[str, Any]]] = [
     ("query-hv-balloon-status-report", {}),
     ("x-exit-preconfig", {}),
 ]
+DRIVES: list[tuple[str, dict[str, Any]]] = [
+    line if isinstance(line, tuple) else ("human-monitor-command", {"command-line": line})
+    for line in (
+        "drive_add 0 if=none,id=d0,file=null-co://,format=raw,node-name=n0",
+        "drive_del d0",
+        "drive_del d0",
+        "drive_del",
+        "info block",
+        "drive_add 0 if=none,id=d1,file=null-co://,format=raw,node-name=n1",
+        ("device_add", {"driver": "virtio-blk-pci", "id": "w", "drive": "d1"}),
+        "info block",
+        "drive_del d1",
+        ("blockdev-add", NODE),
+        ("device_add", {"driver": "virtio-blk-pci", "id": "v", "drive": "n"}),
+        "info block",
+        "drive_del n",
+        "drive_del v",
+        "info block",
+        ("blockdev-add", {**NODE, "node-name": "n1"}),
+        "drive_del n1",
+        "drive_del n1",
+    )
+]
 NO_RULES = {"driver": "blkdebug", "node-name": "b", "config": "/none", "image": "n"}
 WAITS = ("incoming", "defer")
 BEFORE_MACHINE = ("query-cpus-fast", "query-status", "query-name", "nonsense", "stop")
@@ -732,6 +755,22 @@ async def test_what_is_absent_is_refused_as_by_qemu(
     asked = ABSENT + ([("blockdev-add", NO_RULES)] if release is NEWEST else [])
     options = ["-machine", "pc", "-nodefaults", "-accel", "kvm", "-S"]
     await assert_same_as_qemu(serve, release, release_qemu, asked, options)
+
+
+async def test_drives_come_and_go_as_in_qemu(
+    serve: Serve, release: Release, release_qemu: str
+) -> None:
+    options = ["-machine", "pc", "-nodefaults", "-accel", "tcg", "-S"]
+    await assert_same_as_qemu(serve, release, release_qemu, DRIVES, options)
+
+
+@pytest.mark.parametrize(("status", "active"), [("prelaunch", True), ("inmigrate", False)])
+async def test_nodes_are_active_where_the_guest_is(serve: Serve, status: str, active: bool) -> None:
+    async with serve({"machine": {"status": status}}) as served:
+        client = await served.client()
+        await do(client, "blockdev-add", driver="null-co", node_name="n")
+        (node,) = await do(client, "query-named-block-nodes")
+        assert node["active"] == active
 
 
 async def test_migration_parameters_are_the_releases(

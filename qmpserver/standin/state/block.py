@@ -90,11 +90,10 @@ def register(registry: Registry, state: State) -> None:
                 "type": "unknown",
                 "locked": False,
                 "removable": _removable(one),
-                "io-status": "ok",
-                "inserted": _shown(state, one["drive"]),
+                **_medium(state, one["drive"]),
             }
             for name, one in state.devices.items()
-            if one.get("drive") in state.nodes
+            if one.get("drive") in state.nodes or one.get("drive", "") is None
         ]
 
     @registry.command("query-blockstats")
@@ -148,6 +147,22 @@ def replace_node(state: State, old: str, new: str) -> None:
                 state.nodes[name] = {**one, child: new}
 
 
+def delete_drive(state: State, name: str) -> None:
+    """Delete a drive, and its node unless a device has it; a device of the drive stays, empty.
+
+    Raises:
+        CommandError: There is no such drive.
+    """
+    if name not in state.drives:
+        raise CommandError(f"Device '{name}' not found")
+    node = state.drives.pop(name)["node"]
+    for device, one in list(state.devices.items()):
+        if one.get("drive") == name:
+            state.devices[device] = {**one, "drive": None}
+    if all(one.get("drive") != node for one in state.devices.values()):
+        state.nodes.pop(node, None)
+
+
 def overlay_of(state: State, name: str) -> str | None:
     """Return the node whose backing file a node is."""
     return next((over for over, one in state.nodes.items() if one.get("backing") == name), None)
@@ -192,9 +207,11 @@ def _drive_info(state: State, name: str) -> dict[str, Any]:
     info = {"device": name, "locked": False, "removable": removable, "type": "unknown", **user}
     if drive["removable"] and user:
         info["tray_open"] = False
-    if drive["node"] is not None:
-        info |= {"io-status": "ok", "inserted": _shown(state, drive["node"])}
-    return info
+    return {**info, **_medium(state, drive["node"])}
+
+
+def _medium(state: State, node: str | None) -> dict[str, Any]:
+    return {} if node is None else {"io-status": "ok", "inserted": _shown(state, node)}
 
 
 _COUNTERS = (
@@ -233,6 +250,12 @@ def _without_file(node: dict[str, Any]) -> str:
 _TOLD = ("size", "latency-ns", "read-zeroes")
 
 
+_HANDED_OVER = (
+    "inmigrate",
+    "postmigrate",
+)  # run states in which another process may have the disks
+
+
 def _shown(state: State, name: str) -> dict[str, Any]:
     node = state.nodes[name]
     below = node.get("file")
@@ -241,6 +264,7 @@ def _shown(state: State, name: str) -> dict[str, Any]:
     size = size_of(state, name)
     cache = as_object(node.get("cache"))
     return {
+        "active": state.status not in _HANDED_OVER,
         "node-name": name,
         "drv": node["driver"],
         "ro": node.get("read-only", False),
