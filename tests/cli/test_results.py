@@ -54,6 +54,8 @@ CALLS: list[tuple[str, dict[str, object]]] = [
     ("query-iothreads", {}),
     ("qom-list", {"path": "/"}),
     ("qom-list", {"path": "/machine/unattached/device[1]"}),
+    ("query-block", {}),
+    ("query-named-block-nodes", {"flat": True}),
     ("query-cpu-definitions", {}),
     ("device-list-properties", {"typename": "soft-x86_64-cpu"}),
     ("qom-list-properties", {"typename": "none-machine"}),

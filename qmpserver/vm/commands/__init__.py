@@ -29,6 +29,7 @@ from qmpserver.monitor.adapted import AdaptedRegistry
 from qmpserver.releases import NEWEST
 from qmpserver.vm.commands import (
     accelerator,
+    block_core,
     char,
     control,
     machine,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     accelerator,
+    block_core,
     char,
     control,
     machine,

@@ -728,6 +728,391 @@ SchemaInfo: TypeAlias = (
     | SchemaInfoEvent_
 )
 
+QCryptoCipherAlgo = Literal[
+    "aes-128",
+    "aes-192",
+    "aes-256",
+    "des",
+    "3des",
+    "cast5-128",
+    "serpent-128",
+    "serpent-192",
+    "serpent-256",
+    "twofish-128",
+    "twofish-192",
+    "twofish-256",
+    "sm4",
+]
+
+QCryptoCipherMode = Literal["ecb", "cbc", "xts", "ctr"]
+
+QCryptoIVGenAlgo = Literal["plain", "plain64", "essiv"]
+
+QCryptoHashAlgo = Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3"]
+
+# A place for a key.
+QCryptoBlockInfoLUKSSlot = TypedDict(
+    "QCryptoBlockInfoLUKSSlot",
+    {
+        "active": bool,
+        "iters": NotRequired[int],
+        "stripes": NotRequired[int],
+        "key-offset": int,
+    },
+)
+
+# The encryption LUKS.
+QCryptoBlockInfoLUKS = TypedDict(
+    "QCryptoBlockInfoLUKS",
+    {
+        "cipher-alg": QCryptoCipherAlgo,
+        "cipher-mode": QCryptoCipherMode,
+        "ivgen-alg": QCryptoIVGenAlgo,
+        "ivgen-hash-alg": NotRequired[QCryptoHashAlgo],
+        "hash-alg": QCryptoHashAlgo,
+        "detached-header": bool,
+        "payload-offset": int,
+        "master-key-iters": int,
+        "uuid": str,
+        "slots": list[QCryptoBlockInfoLUKSSlot],
+    },
+)
+
+# A snapshot inside an image.
+SnapshotInfo = TypedDict(
+    "SnapshotInfo",
+    {
+        "id": str,
+        "name": str,
+        "vm-state-size": int,
+        "date-sec": int,
+        "date-nsec": int,
+        "vm-clock-sec": int,
+        "vm-clock-nsec": int,
+        "icount": NotRequired[int],
+    },
+)
+
+BlockdevQcow2EncryptionFormat = Literal["aes", "luks"]
+
+
+class ImageInfoSpecificQCow2EncryptionBase(TypedDict):
+    """What all encryptions of a qcow2 image have."""
+
+    format: BlockdevQcow2EncryptionFormat
+
+
+ImageInfoSpecificQCow2EncryptionTag = Literal["aes"]
+
+# One kind of `ImageInfoSpecificQCow2Encryption`.
+ImageInfoSpecificQCow2EncryptionLuks = TypedDict(
+    "ImageInfoSpecificQCow2EncryptionLuks",
+    {
+        "format": Literal["luks"],
+        "cipher-alg": QCryptoCipherAlgo,
+        "cipher-mode": QCryptoCipherMode,
+        "ivgen-alg": QCryptoIVGenAlgo,
+        "ivgen-hash-alg": NotRequired[QCryptoHashAlgo],
+        "hash-alg": QCryptoHashAlgo,
+        "detached-header": bool,
+        "payload-offset": int,
+        "master-key-iters": int,
+        "uuid": str,
+        "slots": list[QCryptoBlockInfoLUKSSlot],
+    },
+)
+
+
+class ImageInfoSpecificQCow2EncryptionPlain(TypedDict):
+    """One kind of `ImageInfoSpecificQCow2Encryption`."""
+
+    format: ImageInfoSpecificQCow2EncryptionTag
+
+
+ImageInfoSpecificQCow2Encryption: TypeAlias = (
+    ImageInfoSpecificQCow2EncryptionLuks | ImageInfoSpecificQCow2EncryptionPlain
+)
+
+Qcow2BitmapInfoFlags = Literal["in-use", "auto"]
+
+
+class Qcow2BitmapInfo(TypedDict):
+    """A bitmap that a qcow2 image stores."""
+
+    name: str
+    granularity: int
+    flags: list[Qcow2BitmapInfoFlags]
+
+
+Qcow2CompressionType = Literal["zlib", "zstd"]
+
+# What only a qcow2 image has.
+ImageInfoSpecificQCow2 = TypedDict(
+    "ImageInfoSpecificQCow2",
+    {
+        "compat": str,
+        "data-file": NotRequired[str],
+        "data-file-raw": NotRequired[bool],
+        "extended-l2": NotRequired[bool],
+        "lazy-refcounts": NotRequired[bool],
+        "corrupt": NotRequired[bool],
+        "refcount-bits": int,
+        "encrypt": NotRequired[ImageInfoSpecificQCow2Encryption],
+        "bitmaps": NotRequired[list[Qcow2BitmapInfo]],
+        "compression-type": Qcow2CompressionType,
+    },
+)
+
+# A part of a VMDK image.
+VmdkExtentInfo = TypedDict(
+    "VmdkExtentInfo",
+    {
+        "filename": str,
+        "format": str,
+        "virtual-size": int,
+        "cluster-size": NotRequired[int],
+        "compressed": NotRequired[bool],
+    },
+)
+
+# What only a VMDK image has.
+ImageInfoSpecificVmdk = TypedDict(
+    "ImageInfoSpecificVmdk",
+    {
+        "create-type": str,
+        "cid": int,
+        "parent-cid": int,
+        "extents": list[VmdkExtentInfo],
+    },
+)
+
+RbdImageEncryptionFormat = Literal["luks", "luks2", "luks-any"]
+
+# What only an image in Ceph has.
+ImageInfoSpecificRbd = TypedDict(
+    "ImageInfoSpecificRbd",
+    {
+        "encryption-format": NotRequired[RbdImageEncryptionFormat],
+    },
+)
+
+# What only a file has.
+ImageInfoSpecificFile = TypedDict(
+    "ImageInfoSpecificFile",
+    {
+        "extent-size-hint": NotRequired[int],
+    },
+)
+
+ImageInfoSpecificKind = Literal["qcow2", "vmdk", "luks", "rbd", "file"]
+
+
+class ImageInfoSpecificQCow2Wrapper(TypedDict):
+    """The branch of qcow2."""
+
+    data: ImageInfoSpecificQCow2
+
+
+class ImageInfoSpecificVmdkWrapper(TypedDict):
+    """The branch of VMDK."""
+
+    data: ImageInfoSpecificVmdk
+
+
+class ImageInfoSpecificLUKSWrapper(TypedDict):
+    """The branch of LUKS."""
+
+    data: QCryptoBlockInfoLUKS
+
+
+class ImageInfoSpecificRbdWrapper(TypedDict):
+    """The branch of Ceph."""
+
+    data: ImageInfoSpecificRbd
+
+
+class ImageInfoSpecificFileWrapper(TypedDict):
+    """The branch of files."""
+
+    data: ImageInfoSpecificFile
+
+
+class ImageInfoSpecificQcow2(TypedDict):
+    """One kind of `ImageInfoSpecific`."""
+
+    type: Literal["qcow2"]
+    data: ImageInfoSpecificQCow2
+
+
+class ImageInfoSpecificVmdk_(TypedDict):
+    """One kind of `ImageInfoSpecific`."""
+
+    type: Literal["vmdk"]
+    data: ImageInfoSpecificVmdk
+
+
+class ImageInfoSpecificLuks(TypedDict):
+    """One kind of `ImageInfoSpecific`."""
+
+    type: Literal["luks"]
+    data: QCryptoBlockInfoLUKS
+
+
+class ImageInfoSpecificRbd_(TypedDict):
+    """One kind of `ImageInfoSpecific`."""
+
+    type: Literal["rbd"]
+    data: ImageInfoSpecificRbd
+
+
+class ImageInfoSpecificFile_(TypedDict):
+    """One kind of `ImageInfoSpecific`."""
+
+    type: Literal["file"]
+    data: ImageInfoSpecificFile
+
+
+ImageInfoSpecific: TypeAlias = (
+    ImageInfoSpecificQcow2
+    | ImageInfoSpecificVmdk_
+    | ImageInfoSpecificLuks
+    | ImageInfoSpecificRbd_
+    | ImageInfoSpecificFile_
+)
+
+# The limits of requests to a node, in bytes.
+BlockLimitsInfo = TypedDict(
+    "BlockLimitsInfo",
+    {
+        "request-alignment": int,
+        "max-discard": NotRequired[int],
+        "discard-alignment": NotRequired[int],
+        "max-write-zeroes": NotRequired[int],
+        "write-zeroes-alignment": NotRequired[int],
+        "opt-transfer": NotRequired[int],
+        "max-transfer": NotRequired[int],
+        "max-hw-transfer": NotRequired[int],
+        "max-iov": int,
+        "max-hw-iov": NotRequired[int],
+        "min-mem-alignment": int,
+        "opt-mem-alignment": int,
+    },
+)
+
+# An image.
+ImageInfo = TypedDict(
+    "ImageInfo",
+    {
+        "filename": str,
+        "format": str,
+        "dirty-flag": NotRequired[bool],
+        "actual-size": NotRequired[int],
+        "virtual-size": int,
+        "cluster-size": NotRequired[int],
+        "encrypted": NotRequired[bool],
+        "compressed": NotRequired[bool],
+        "backing-filename": NotRequired[str],
+        "full-backing-filename": NotRequired[str],
+        "backing-filename-format": NotRequired[str],
+        "snapshots": NotRequired[list[SnapshotInfo]],
+        "limits": NotRequired[BlockLimitsInfo],
+        "format-specific": NotRequired[ImageInfoSpecific],
+        "backing-image": NotRequired["ImageInfo"],
+    },
+)
+
+# How a node uses caches.
+BlockdevCacheInfo = TypedDict(
+    "BlockdevCacheInfo",
+    {
+        "writeback": bool,
+        "direct": bool,
+        "no-flush": bool,
+    },
+)
+
+# The place of a node below another.
+BlockdevChild = TypedDict(
+    "BlockdevChild",
+    {
+        "child": str,
+        "node-name": str,
+    },
+)
+
+BlockdevDetectZeroesOptions = Literal["off", "on", "unmap"]
+
+
+class BlockDirtyInfo(TypedDict):
+    """A bitmap of changed blocks."""
+
+    name: NotRequired[str]
+    count: int
+    granularity: int
+    recording: bool
+    busy: bool
+    persistent: bool
+    inconsistent: NotRequired[bool]
+
+
+# A node: an image and how it is used.
+BlockDeviceInfo = TypedDict(
+    "BlockDeviceInfo",
+    {
+        "file": str,
+        "node-name": str,
+        "ro": bool,
+        "drv": str,
+        "backing_file": NotRequired[str],
+        "backing_file_depth": int,
+        "children": list[BlockdevChild],
+        "active": bool,
+        "encrypted": bool,
+        "detect_zeroes": BlockdevDetectZeroesOptions,
+        "bps": int,
+        "bps_rd": int,
+        "bps_wr": int,
+        "iops": int,
+        "iops_rd": int,
+        "iops_wr": int,
+        "image": ImageInfo,
+        "bps_max": NotRequired[int],
+        "bps_rd_max": NotRequired[int],
+        "bps_wr_max": NotRequired[int],
+        "iops_max": NotRequired[int],
+        "iops_rd_max": NotRequired[int],
+        "iops_wr_max": NotRequired[int],
+        "bps_max_length": NotRequired[int],
+        "bps_rd_max_length": NotRequired[int],
+        "bps_wr_max_length": NotRequired[int],
+        "iops_max_length": NotRequired[int],
+        "iops_rd_max_length": NotRequired[int],
+        "iops_wr_max_length": NotRequired[int],
+        "iops_size": NotRequired[int],
+        "group": NotRequired[str],
+        "cache": BlockdevCacheInfo,
+        "write_threshold": int,
+        "dirty-bitmaps": NotRequired[list[BlockDirtyInfo]],
+    },
+)
+
+BlockDeviceIoStatus = Literal["ok", "failed", "nospace"]
+
+# A device with a medium.
+BlockInfo = TypedDict(
+    "BlockInfo",
+    {
+        "device": str,
+        "qdev": NotRequired[str],
+        "type": str,
+        "removable": bool,
+        "locked": bool,
+        "inserted": NotRequired[BlockDeviceInfo],
+        "tray_open": NotRequired[bool],
+        "io-status": NotRequired[BlockDeviceIoStatus],
+    },
+)
+
 CpuS390State = Literal["uninitialized", "stopped", "check-stop", "operating", "load"]
 
 CpuS390Entitlement = Literal["auto", "low", "medium", "high"]
@@ -1468,6 +1853,26 @@ class QueryQmpSchemaHandler(Protocol):
     def __call__(self) -> Answer[list[SchemaInfo]]: ...
 
 
+class QueryBlockHandler(Protocol):
+    """Handles `query-block`."""
+
+    def __call__(
+        self,
+        *,
+        flat: bool = ...,
+    ) -> Answer[list[BlockInfo]]: ...
+
+
+class QueryNamedBlockNodesHandler(Protocol):
+    """Handles `query-named-block-nodes`."""
+
+    def __call__(
+        self,
+        *,
+        flat: bool = ...,
+    ) -> Answer[list[BlockDeviceInfo]]: ...
+
+
 class QueryCpusFastHandler(Protocol):
     """Handles `query-cpus-fast`."""
 
@@ -1776,6 +2181,8 @@ Handlers = TypedDict(
         "query-commands": QueryCommandsHandler,
         "quit": QuitHandler,
         "query-qmp-schema": QueryQmpSchemaHandler,
+        "query-block": QueryBlockHandler,
+        "query-named-block-nodes": QueryNamedBlockNodesHandler,
         "query-cpus-fast": QueryCpusFastHandler,
         "query-machines": QueryMachinesHandler,
         "query-target": QueryTargetHandler,
