@@ -5,6 +5,7 @@ says which options exist.
 """
 
 import enum
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ __all__ = [
     "kinds",
     "parse_bool",
     "parse_keyval",
+    "parse_members",
     "parse_number",
     "parse_options",
     "parse_size",
@@ -198,6 +200,27 @@ def parse_keyval(text: str, implied: str | None = None) -> dict[str, Any]:
             raise OptionError(f"Parameters '{name}.*' used inconsistently")
         inner[last] = value
     return {name: _listed(value, name) for name, value in top.items()}
+
+
+def parse_members(text: str, implied: str | None = None) -> dict[str, Any]:
+    """Return the members of an option whose value is JSON, or has dotted keys (`parse_keyval`).
+
+    Those that name the thing and its type are strings; scalars of JSON have types.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if not text.startswith("{"):
+        return parse_keyval(text, implied)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise OptionError("JSON parse error, invalid value") from None
+    for name in ("driver", "id", "node-name", "qom-type", "type"):
+        if not isinstance(found.get(name, ""), str):
+            raise OptionError(f"Invalid parameter type for '{name}', expected: string")
+    members: dict[str, Any] = found
+    return members
 
 
 def _listed(value: Any, name: str) -> Any:

@@ -57,6 +57,7 @@ async def assemble(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
         from qmpserver.vm.machine.serial import SerialPort
 
         machine.serial = SerialPort(machine.accel.engine)
+    machine.objects = settings.objects
     machine.emit = server.emit
     if isinstance(registry, AdaptedRegistry):
         machine.emit = registry.emitter(server.emit)
@@ -80,7 +81,7 @@ def choose_accelerators(settings: Settings) -> list[AccelOptions]:
 
 def _open_machine(settings: Settings, stack: contextlib.AsyncExitStack) -> Machine:
     try:
-        ram = Ram(settings.ram)
+        ram = Ram(settings.ram, settings.ram_file)
     except (OSError, ValueError) as error:
         raise CommandLineError(f"cannot set up guest memory 'ram': {error}") from None
     with contextlib.ExitStack() as undo:

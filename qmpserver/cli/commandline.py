@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.cli import unsupported
 from qmpserver.cli.options import ALIASES, OPTIONS, WithFake
+from qmpserver.cli.options.objects import take_memory_backend
 from qmpserver.cli.settings import CommandLineError, Settings
 from qmpserver.keyval import OptionError, parse_options
 from qmpserver.monitor import SocketChardev, StdioChardev
@@ -54,6 +55,7 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
         if stand_in:
             _leave_chardevs(settings)
         _place_monitor(settings)
+        take_memory_backend(settings)
         _check_contradictions(settings)
     return settings
 

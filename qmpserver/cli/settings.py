@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.releases import NEWEST, Release
 
@@ -43,6 +43,9 @@ class Settings:
         self.unknown_accels: list[str] = []  # a message for each, before a known one
         self.cpus = 1
         self.ram = DEFAULT_RAM  # in bytes
+        self.ram_file: str | None = None
+        self.objects: dict[str, tuple[str, dict[str, Any]]] = {}  # the type and properties, by id
+        self.memory_backend: str | None = None  # the object that is the RAM
         self.guest: tuple[str, dict[str, str]] | None = None  # its name and its options
         self.bios: str | None = None
         self.drives: dict[str, str] = {}  # the images that wait for a device, by id

@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.help import is_help, listing
-from qmpserver.keyval import Kind, OptionError, kinds, parse_bool, parse_options, split_options
+from qmpserver.keyval import (
+    Kind,
+    OptionError,
+    kinds,
+    parse_bool,
+    parse_members,
+    parse_options,
+    split_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +56,7 @@ _ABSENT = {
     "other devices": "usbdevice usb! tpmdev watchdog",
     "network": "netdev",
     "display": "spice g full-screen! alt-grab! ctrl-grab! portrait! rotate",
-    "sound": "audiodev audio-help! soundhw",
-    "user-created objects": "object",
+    "sound": "audio-help! soundhw",
     "NUMA nodes": "numa",
     "other memory backends": "mem-path mem-prealloc!",
     "snapshots or checks of migratability": "loadvm only-migratable! dump-vmstate",
@@ -84,7 +91,11 @@ def takes_value(option: str) -> bool | None:
     """Return whether an option of QEMU takes a value; None if QEMU has no such option."""
     if option in FLAGS:
         return False
-    if option in _NOTHING or option in _ACCEPTED or option in ("k", "L", "echr", "cpu", "global"):
+    if (
+        option in _NOTHING
+        or option in _ACCEPTED
+        or option in ("k", "L", "echr", "cpu", "global", "audiodev")
+    ):
         return True
     return _MISSING[option][1] if option in _MISSING else None
 
@@ -126,6 +137,12 @@ def _check(option: str, value: str) -> str | None:
 
         if value.partition(",")[0] not in CPU_MODELS:
             raise OptionError("the vCPUs are the host's; expected 'host' or 'max'")
+    if option == "audiodev":
+        audio = parse_members(value, "driver")
+        if audio.get("driver") != "none":
+            raise OptionError("this program can only do 'none'")
+        if "id" not in audio:
+            raise OptionError("Parameter 'id' is missing")
     if option == "global":
         return _global(value)
     return None

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 from qmpserver.qmp import CommandError
 
-__all__ = ["MAX_KEPT", "MAX_TEXT", "FileDescriptors", "Passed", "SetMember", "is_set"]
+__all__ = [
+    "MAX_KEPT",
+    "MAX_TEXT",
+    "FileDescriptors",
+    "Passed",
+    "SetMember",
+    "is_set",
+    "take_inherited",
+]
 
 MAX_KEPT = 1024
 """Descriptors of all clients."""
@@ -175,11 +183,30 @@ class FileDescriptors:
             self.drop(monitor, name)
 
 
+def take_inherited(number: str) -> int:
+    """Return the descriptor with a number, if this process has inherited it; no child will.
+
+    What the program opens by itself is closed on exec, so no client gets hold of that.
+
+    Raises:
+        CommandError: It is none of those.
+    """
+    try:
+        fd = int(number)
+        if fd > _LAST_STANDARD and os.get_inheritable(fd):
+            os.set_inheritable(fd, False)
+            return fd
+    except (OSError, OverflowError):
+        pass
+    raise CommandError(f"File descriptor named '{number}' has not been found")
+
+
 def is_set(path: str) -> bool:
     """Return whether the path of a file names a set of descriptors."""
     return path.startswith(_SETS)
 
 
+_LAST_STANDARD = 2
 _SETS = "/dev/fdset/"
 _SET = re.compile(re.escape(_SETS) + "([0-9]{1,19})")
 

@@ -106,6 +106,18 @@ def test_a_duplicate_outlives_its_set() -> None:
     os.close(fd)
 
 
+def test_what_was_inherited() -> None:
+    """It can be taken once; descriptors of this process's own cannot."""
+    ours, inherited = opened(), opened()
+    os.set_inheritable(inherited, True)
+    assert fds.take_inherited(str(inherited)) == inherited
+    for number in (str(inherited), str(ours), "1", "9" * 30, "999"):
+        with pytest.raises(CommandError, match=f"named '{number}' has not been found"):
+            fds.take_inherited(number)
+    os.close(ours)
+    os.close(inherited)
+
+
 def test_a_bound_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fds, "MAX_KEPT", 2)
     store = FileDescriptors()

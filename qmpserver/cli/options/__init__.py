@@ -3,7 +3,7 @@
 To add an option:
 
 1. Write a function with the decorator `@option(name, argument, text)` in `machine`, `disks`,
-   `monitors` or `process` of this package. It parses the option's value into a field of
+   `monitors`, `objects` or `process` of this package. It parses the option's value into a field of
    `Settings`, and raises `OptionError` for a wrong value, in QEMU's words where it has the
    option.
 2. Add the field to `qmpserver.cli.settings.Settings`. It takes effect in `qmpserver.cli.assembly`,
@@ -20,7 +20,7 @@ Import modules of `qmpserver.vm` and `qmpserver.web` inside the functions only: 
 them.
 """
 
-from qmpserver.cli.options import disks, machine, monitors, process
+from qmpserver.cli.options import disks, machine, monitors, objects, process
 from qmpserver.cli.table import ALIASES, OPTIONS, PARAMETERS, Option, WithFake
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "disks",
     "machine",
     "monitors",
+    "objects",
     "process",
 ]

@@ -67,7 +67,7 @@ def use_kvm(settings: Settings, value: str) -> None:
 
 @option(
     "machine",
-    "TYPE[,accel=NAME[:NAME...]]",
+    "TYPE[,accel=NAME[:NAME...]][,memory-backend=ID]",
     "a machine type of QEMU; all types are the same machine here",
     alias="M",
     group="machine",
@@ -86,6 +86,7 @@ def set_machine(settings: Settings, value: str) -> None:
         return
     properties = {name: text for name, text, _ in split_options(value, "type")}
     accel = properties.pop("accel", None)
+    settings.memory_backend = properties.pop("memory-backend", None)
     unsupported.check_machine(properties)
     if accel is not None:
         from qmpserver.vm.accel import NAMES

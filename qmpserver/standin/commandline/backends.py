@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import OptionError, parse_bool, split_options
+from qmpserver.keyval import OptionError, parse_bool, parse_members, split_options
 from qmpserver.qapi.model import ArrayType
-from qmpserver.standin.commandline.launch import last_members, members
+from qmpserver.standin.commandline.launch import last_members
 from qmpserver.standin.commandline.typed import typed
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _object(launch: Launch, value: str) -> None:
-    given = members(value, "qom-type")
+    given = parse_members(value, "qom-type")
     if given.get("id") in launch.state.objects:
         raise OptionError(f"Duplicate ID '{given['id']}' for object")
     launch.execute("object-add", given, flat=not value.startswith("{"))
@@ -107,7 +107,7 @@ def _inet(host: str, port: str) -> dict[str, Any]:
 
 
 def _audiodev(launch: Launch, value: str) -> None:
-    given = members(value, "driver")
+    given = parse_members(value, "driver")
     query = launch.commands.schema.commands.get("query-audiodevs")
     if query is not None and isinstance(query.returns, ArrayType):
         given = typed(given, query.returns.element)

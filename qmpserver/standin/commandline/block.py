@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import OptionError
-from qmpserver.standin.commandline.launch import last_members, members
+from qmpserver.keyval import OptionError, parse_members
+from qmpserver.standin.commandline.launch import last_members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _CACHES = {
 
 
 def _blockdev(launch: Launch, value: str) -> None:
-    launch.execute("blockdev-add", members(value, "driver"))
+    launch.execute("blockdev-add", parse_members(value, "driver"))
 
 
 def _drive(launch: Launch, value: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import IDENTIFIER, OptionError
+from qmpserver.keyval import IDENTIFIER, OptionError, parse_members
 from qmpserver.standin.commandline.backends import backend_of
-from qmpserver.standin.commandline.launch import last_members, members
+from qmpserver.standin.commandline.launch import last_members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}|0x[0-9a-fA-F]{1,16}")
 
 def _device(launch: Launch, value: str) -> None:
     text = not value.startswith("{")
-    given = last_members(value, "driver") if text else members(value, "driver")
+    given = last_members(value, "driver") if text else parse_members(value, "driver")
     if "driver" not in given:
         raise OptionError("Parameter 'driver' is missing")
     if text and not re.fullmatch(IDENTIFIER, given.get("id", "a")):

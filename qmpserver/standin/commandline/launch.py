@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmpserver.keyval import OptionError, parse_keyval, split_options
+from qmpserver.keyval import OptionError, split_options
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.typed import typed
-from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,15 +73,6 @@ def _flat(desc: str) -> str:
     return desc
 
 
-def members(text: str, implied: str) -> dict[str, Any]:
-    """Return the members of a value that is JSON or has dotted keys.
-
-    Raises:
-        OptionError: It is neither.
-    """
-    return _json(text) if text.startswith("{") else parse_keyval(text, implied)
-
-
 def flat_members(text: str, implied: str | None) -> dict[str, str | list[str]]:
     """Return the members of a value without structure; of a key given repeatedly, all values."""
     made: dict[str, str | list[str]] = {}
@@ -99,14 +88,3 @@ def flat_members(text: str, implied: str | None) -> dict[str, str | list[str]]:
 def last_members(text: str, implied: str | None) -> dict[str, Any]:
     """Return the members of a value without structure; the last value of a key counts."""
     return {name: value for name, value, _ in split_options(text, implied)}
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        found = as_object(json.loads(text))
-    except (ValueError, RecursionError):
-        raise OptionError("JSON parse error, invalid value") from None
-    for name in ("driver", "id", "node-name", "qom-type", "type"):
-        if not isinstance(found.get(name, ""), str):
-            raise OptionError(f"Invalid parameter type for '{name}', expected: string")
-    return found

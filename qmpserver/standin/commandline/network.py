@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import OptionError
+from qmpserver.keyval import OptionError, parse_members
 from qmpserver.qapi.model import ArrayType, ObjectType
-from qmpserver.standin.commandline.launch import flat_members, members
+from qmpserver.standin.commandline.launch import flat_members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ def _nic(launch: Launch, value: str) -> None:
 def _backend(launch: Launch, value: str) -> dict[str, Any]:
     kind = value.partition(",")[0].removeprefix("type=")
     if value.startswith("{") or kind in _DOTTED:
-        return members(value, "type")
+        return parse_members(value, "type")
     given: dict[str, Any] = flat_members(value, "type")
     if "type" not in given:
         raise OptionError("Parameter 'type' is missing")

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qmpserver.monitor.fds import take_inherited
 from qmpserver.qapi.fitting import fitted
-from qmpserver.qmp import CommandError
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.drivers import Drivers
@@ -218,11 +217,7 @@ class State:
             CommandError: There is none.
         """
         if name.isdecimal() and self.host.own_process:
-            try:
-                os.fstat(int(name))
-            except (OSError, OverflowError):
-                raise CommandError(f"File descriptor named '{name}' has not been found") from None
-            return int(name)
+            return take_inherited(name)
         return self.host.fds.take_named(name)
 
     def set_status(self, status: str) -> None:

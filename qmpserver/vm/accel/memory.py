@@ -25,10 +25,18 @@ class Slot(NamedTuple):
 
 
 class Ram:
-    """`size` bytes of guest memory in a memfd, sparse until touched.
+    """`size` bytes of guest memory in a file, sparse until touched.
 
-    Its name in `/proc/PID/fd` is `/memfd:qmpserver-ram`; tools open it to read the guest's own
-    counters.
+    Its file's name in `/proc/PID/fd` is `/memfd:qmpserver-ram`, or `path`; tools open it to read
+    the guest's own counters.
+
+    Args:
+        size: Bytes of RAM.
+        path: A file instead of a memfd; one that is missing or empty gets the size.
+
+    Raises:
+        OSError: The file cannot be opened or mapped.
+        ValueError: It is smaller.
 
     Attributes:
         size: Bytes of RAM.
@@ -39,12 +47,22 @@ class Ram:
         slots: The guest-physical ranges, in the order of RAM.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, path: str | None = None) -> None:
         self.size = size
         self.pages = size // PAGE_SIZE
-        self.fd = os.memfd_create("qmpserver-ram", os.MFD_CLOEXEC)
+        self.fd = (
+            os.memfd_create("qmpserver-ram", os.MFD_CLOEXEC)
+            if path is None
+            else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        )
         try:
-            os.ftruncate(self.fd, size)
+            stored = os.fstat(self.fd).st_size
+            if 0 < stored < size:
+                raise ValueError(
+                    f"backing store size {stored:#x} does not match 'size' option {size:#x}"
+                )
+            if not stored:
+                os.ftruncate(self.fd, size)
             self.buffer = mmap.mmap(self.fd, size)
         except BaseException:
             os.close(self.fd)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from qmpserver.migration.address import parse_address
 from qmpserver.migration.extensions import FORECAST
 from qmpserver.monitor import DeviceError
-from qmpserver.monitor.fds import FileDescriptors, Passed
+from qmpserver.monitor.fds import FileDescriptors, Passed, take_inherited
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -130,7 +129,11 @@ def _passed(client: Client | None) -> Passed:
         fds = FileDescriptors()
         return Passed(fds.take_named, fds.duplicate)
     fds = client.server.fds
-    return Passed(partial(fds.take, client.monitor), fds.duplicate)
+
+    def take(name: str) -> int:
+        return take_inherited(name) if name.isdecimal() else fds.take(client.monitor, name)
+
+    return Passed(take, fds.duplicate)
 
 
 def _register_migration(registry: Registry, machine: Machine) -> None:

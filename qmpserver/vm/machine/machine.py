@@ -20,7 +20,7 @@ from qmpserver.vm.trace.tracer import Tracer
 from qmpserver.vm.trace.writers import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from qmpserver.vm.accel import Accelerator, Guest
     from qmpserver.vm.accel.memory import Ram
@@ -45,6 +45,7 @@ class Machine:
         state: The run state.
         changing: Held by each change of the run state; whoever holds it sees none.
         autostart: Whether the guest runs as soon as an incoming migration has loaded it.
+        objects: Those that the user has created: the type and the properties, by id.
         serial: The first serial port; set it before `start`, which the machine closes then.
     """
 
@@ -81,6 +82,7 @@ class Machine:
         self._guest_reset: asyncio.Task[None] | None = None
         self.changing = asyncio.Lock()
         self.serial: SerialPort | None = None
+        self.objects: Mapping[str, tuple[str, Mapping[str, object]]] = {}
 
     @property
     def running(self) -> bool:

@@ -133,6 +133,11 @@ def object_types() -> dict[str, tuple[str | None, bool]]:
         "device": ("object", True),
         "cpu": ("device", True),
         "x86_64-cpu": ("cpu", True),
+        "memory-backend": ("object", True),
+        "memory-backend-file": ("memory-backend", False),
+        "memory-backend-memfd": ("memory-backend", False),
+        "memory-backend-ram": ("memory-backend", False),
+        "secret": ("object", False),
     }
     types |= {f"{name}-accel": ("accel", False) for name in NAMES}
     types |= {f"{name}-machine": ("machine", False) for name in MACHINE_TYPES}
@@ -149,6 +154,9 @@ _PROPERTIES: Mapping[str, Mapping[str, str]] = {
     "machine": _MEMORY_PROPERTY,
     "device": _QDEV,
     "x86_64-cpu": _TOPOLOGY,
+    "memory-backend": {"size": "int", "share": "bool"},
+    "memory-backend-file": {"mem-path": "string"},
+    "secret": {"format": "QCryptoSecretFormat", "file": "string"},
 }
 
 
@@ -183,6 +191,11 @@ def is_device(name: str) -> bool:
     return current is not None
 
 
+def _user_object(type_: str, values: Mapping[str, object]) -> Object:
+    types = type_properties(type_)
+    return Object(type_, {name: (types[name], value) for name, value in values.items()})
+
+
 def machine_tree(machine: Machine) -> Object:
     """Return the root of the tree."""
     vcpu = cpu_type(machine.accel.name)
@@ -197,7 +210,8 @@ def machine_tree(machine: Machine) -> Object:
     }
     memory = {"memory": (_MEMORY_PROPERTY["memory"], {"size": machine.ram.size})}
     machine_object = Object(f"{MACHINE_TYPE}-machine", memory, parts)
-    return Object(children={"objects": Object(), "machine": machine_object})
+    objects = {name: _user_object(*one) for name, one in machine.objects.items()}
+    return Object(children={"objects": Object(children=objects), "machine": machine_object})
 
 
 def _vcpu_properties(index: int) -> dict[str, tuple[str, object]]:
