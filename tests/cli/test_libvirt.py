@@ -1,5 +1,6 @@
 """Real libvirt starts, drives and migrates real machines, on KVM with dirty rings."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,10 +10,8 @@ from tests.libvirt import MARKS, assert_answers
 
 pytestmark = [*MARKS, pytest.mark.usefixtures("kvm")]
 
-# libvirt 9.0 sends arguments that releases after 7.2 lack.
-EMULATOR = """#!/bin/sh
-exec {python} -m qmpserver.cli -release qemu-7.2 "$@"
-"""
+BIN = Path(sys.executable).parent
+PAGE = Path(__file__).parents[2] / "qmpserver" / "cli" / "README.md"
 DOMAIN = """
 <domain type='kvm'>
   <name>vm</name><memory unit='MiB'>64</memory><vcpu>2</vcpu>
@@ -59,7 +58,8 @@ b destroy vm => destroyed
 
 def test_a_domain_is_a_machine(tmp_path: Path) -> None:
     emulator = tmp_path / "machine"
-    emulator.write_text(EMULATOR.format(python=sys.executable))
+    (script,) = re.findall(r"```bash\n(#!/bin/sh\n.*?)```", PAGE.read_text(), re.DOTALL)
+    emulator.write_text(script.replace("/opt/qmpserver/.venv/bin", str(BIN)))
     emulator.chmod(0o755)
     (tmp_path / "vm.xml").write_text(DOMAIN.format(emulator=emulator))
     commands = COMMANDS.replace(LIMIT, "LIMIT").format(emulator=emulator, directory=tmp_path)
