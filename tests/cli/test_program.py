@@ -27,7 +27,8 @@ async def test_every_query_keeps_to_the_schema(start: Start, machine: list[str])
         client = await program.connect()
         listed = {command["name"] for command in await execute(client, "query-commands")}
         assert listed == set(SCHEMA.commands)
-        queries = [name for name in listed if "query" in name and name != "query-stats"]
+        others = {"query-stats", "query-hotpluggable-cpus"}  # needs arguments; always refused
+        queries = [name for name in listed - others if "query" in name]
         for name in queries:
             SCHEMA.commands[name].validate_result(await execute(client, name))
         assert len(queries) >= 9

@@ -80,7 +80,7 @@ LINES = [
     *["calc_dirty_rate -x 1", "calc_dirty_rate -- 1", "calc_dirty_rate -1"],
     *["calc_dirty_rate -rb 1", "calc_dirty_rate -r -r 1", "calc_dirty_rate 1 -r"],
     *["calc_dirty_rate -r 100", "calc_dirty_rate -r (-1)", "calc_dirty_rate -r 1 500"],
-    *["calc_dirty_rate -b 1", "calc_dirty_rate 1 2 3", "calc_dirty_rate -r1", "info dirty_rate"],
+    *["calc_dirty_rate -b 60", "calc_dirty_rate 1 2 3", "calc_dirty_rate -r1", "info dirty_rate"],
     *["calc_dirty_rate -r 1"],
     # Run states
     *["stop", "info status", "cont", "c", "info status", "s", "info status"],
