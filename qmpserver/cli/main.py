@@ -63,8 +63,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def _serve_forks(link: str, given: set[str]) -> NoReturn:
-    import qmpserver.standin.human  # noqa: F401 -- for the children, as is the next one
+    # For the children: what is imported before the fork is in memory once.
+    import hashlib  # noqa: F401
+
+    import qmpserver.standin.human  # noqa: F401
     from qmpserver.cli import forkserver, standins  # noqa: F401
+
+    _loop_factory()
 
     if len(given) > 1:
         raise CommandLineError("-fork-server: the link's callers give the other options")
