@@ -41,6 +41,7 @@ def run(*options: str, commands: tuple[dict[str, Any], ...] = ()) -> tuple[list[
         ("memory-backend-ram,id=m,size=x", "Parameter 'size' expects a size value"),
         ("memory-backend-file,id=m,size=64M", "Parameter 'mem-path' is missing"),
         ("secret,id=s,data=x,format=foo", "Parameter 'format' does not accept value 'foo'"),
+        (r'{"qom-type":"secret","id":"s","file":"a\u0000b"}', "embedded null byte"),
         (
             '{"qom-type":"memory-backend-ram","id":"m","size":"64M","share":1}',
             "Invalid parameter type for 'share', expected: boolean",

@@ -62,7 +62,10 @@ def add_object(settings: Settings, value: str) -> None:
     for key in _NEEDED.get(kind, ("size",)):
         if key not in properties:
             raise OptionError(f"Parameter '{key}' is missing")
-    (_check_secret if kind == "secret" else _check_backend)(kind, properties)
+    if kind == "secret":
+        _check_secret(properties)
+    else:
+        _check_backend(kind, properties)
     settings.objects[name] = kind, properties
 
 
@@ -119,8 +122,7 @@ def _check_backend(kind: str, properties: dict[str, Any]) -> None:
         raise OptionError("this program shares its RAM with the file; expected share=on")
 
 
-def _check_secret(kind: str, properties: dict[str, Any]) -> None:
-    del kind
+def _check_secret(properties: dict[str, Any]) -> None:
     if properties.get("format", "raw") not in ("raw", "base64"):
         raise OptionError(f"Parameter 'format' does not accept value '{properties['format']}'")
     data, path = properties.pop("data", None), properties.get("file")
@@ -131,5 +133,7 @@ def _check_secret(kind: str, properties: dict[str, Any]) -> None:
             read_bytes(path)
         except OSError as error:
             raise CommandLineError(f"Unable to read {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise OptionError(str(error)) from None
     elif data is None:
         raise CommandLineError("Either 'file' or 'data' must be provided")
