@@ -7,6 +7,7 @@ release into a file beside its schema.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,6 +72,22 @@ class Device(NamedTuple):
         return self.owners.get(property_, self.name)
 
 
+class Function(NamedTuple):
+    """A PCI function that a machine has without more devices.
+
+    Attributes:
+        driver: Its type.
+        addr: Its address on the bus, slot * 8 + function.
+        multifunction: Whether its slot may have more functions.
+        shown: What `query-pci` shows of it, besides its place, before firmware has run.
+    """
+
+    driver: str
+    addr: int
+    multifunction: bool
+    shown: Mapping[str, Any]
+
+
 class Facts:
     """The facts about a release. Any thread may use them; nobody may change what they return.
 
@@ -97,6 +114,7 @@ class Facts:
         self._devices: dict[str, dict[str, Any]] = found["devices"]
         self._made: dict[str, Device] = {}
         self._machines: dict[str, list[list[Any]]] = found["machines"]
+        self._functions: dict[str, dict[str, list[dict[str, Any]]]] = found["functions"]
         self._aliases = {
             one["alias"]: name for name, one in self._devices.items() if "alias" in one
         }
@@ -133,3 +151,22 @@ class Facts:
             if name in (one["name"], one.get("alias")) and one["name"] in self._machines:
                 return one["name"], tuple(Bus(*bus) for bus in self._machines[one["name"]])
         return None
+
+    def own_functions(self, machine: str) -> list[Function]:
+        """Return the PCI functions of a machine by its name."""
+        return [Function(**one) for one in self._functions["machines"].get(machine, ())]
+
+    def function(self, driver: str, *, express: bool) -> dict[str, Any] | None:
+        """Return what `query-pci` shows of a device's function, besides its place.
+
+        Args:
+            driver: The type, by its name.
+            express: Whether it is on a PCIe bus behind a port.
+
+        Returns:
+            What it shows before firmware has run; None if that is not known.
+        """
+        devices = self._functions["devices"]
+        # One that needs a back end outside of QEMU shows what its brother does.
+        found = devices.get(driver) or devices.get(re.sub("^vhost(-user)?-", "virtio-", driver))
+        return None if found is None else found[-1 if express else 0]

@@ -56,6 +56,32 @@ NEEDED = {
     "pxb": "bus_nr=8",
     "pxb-pcie": "bus_nr=8",
 }
+# Properties without which other PCI devices are refused, and the backends that these name.
+BACKENDS = (
+    "-m 128M,maxmem=256M -object memory-backend-ram,id=m,size=2M -blockdev null-co,node-name=n"
+    " -object cryptodev-backend-builtin,id=c -audiodev none,id=a"
+    " -fsdev local,id=f,path=/,security_model=none"
+)
+PROVIDED = {
+    "AC97": "audiodev=a",
+    "ES1370": "audiodev=a",
+    "ivshmem-plain": "memdev=m",
+    "virtio-9p-pci": "fsdev=f,mount_tag=t",
+    "virtio-9p-pci-non-transitional": "fsdev=f,mount_tag=t",
+    "virtio-9p-pci-transitional": "fsdev=f,mount_tag=t",
+    "virtio-blk-pci": "drive=n",
+    "virtio-blk-pci-transitional": "drive=n",
+    "virtio-blk-pci-non-transitional": "drive=n",
+    "virtio-crypto-pci": "cryptodev=c",
+    "virtio-pmem-pci": "memdev=m",
+    "virtio-mem-pci": "memdev=m",
+    "virtio-sound-pci": "audiodev=a",
+}
+PORT = "-device pcie-root-port,id=root"
+# Numbers the bus behind the port, as firmware does: QEMU lists nothing on a bus without number.
+NUMBER = ("o /w 0xcf8 0x80000818", "o /w 0xcfc 0x00010100")
+# What depends on the place of a function.
+PLACED = ("bus", "slot", "function", "qdev_id")
 BEFORE_MACHINE = "permitted only after"
 ENDS_PRECONFIG = {"quit", "x-exit-preconfig"}
 QUIT = b'{"execute": "qmp_capabilities"}{"execute": "quit"}'
@@ -94,6 +120,7 @@ def record(program: str, path: Path) -> None:
         "listed": listed,
         "devices": devices.record(),
         "machines": devices.machines([one["name"] for one in answers["query-machines"]]),
+        "functions": devices.functions(),
         "preconfig": preconfig(program),
     }
     path.write_bytes(gzip.compress(json.dumps(facts).encode(), mtime=0))
@@ -136,6 +163,7 @@ class _Devices:
         self._parents = parents
         self._inner = inner
         self._found: dict[str, dict[str, Any]] = {}
+        self._machines: dict[str, list[Any]] = {}
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Return what is known of each type."""
@@ -173,11 +201,51 @@ class _Devices:
 
     def machines(self, names: list[str]) -> dict[str, list[Any]]:
         """Return the buses of each machine that starts without more options."""
-        found = {}
         for name in names:
             with contextlib.suppress(ValueError):
-                found[name] = self.buses(f"-machine {name}")
-        return found
+                self._machines[name] = self.buses(f"-machine {name}")
+        return self._machines
+
+    def functions(self) -> dict[str, Any]:
+        """Return what `query-pci` tells, before firmware has run, of machines and of devices.
+
+        Of a machine: the functions that it has without more devices, with their addresses and
+        drivers. Of a type of device: its function on a bus of the machine, and on a PCIe port if
+        it differs.
+        """
+        machines = {}
+        for name, buses in self._machines.items():
+            if any("PCI" in self._line(bus[1]) for bus in buses):
+                with _talking(self._program, f"-machine {name}") as qemu:
+                    machines[name] = _own_functions(qemu)
+        devices = {}
+        for name, one in self._found.items():
+            if one["bus"] != "PCI" or "refused" in one:
+                continue
+            given = ",".join(
+                [f"{name},id={ID}", *(all_[name] for all_ in (NEEDED, PROVIDED) if name in all_)]
+            )
+            on_bus = self._function(f"-machine pc {BACKENDS} -device {given}")
+            on_bus = on_bus or self._function(f"-machine q35 {BACKENDS} -device {given}")
+            on_port = self._function(f"-machine q35 {BACKENDS} {PORT} -device {given},bus=root")
+            found = [one for one in (on_bus, on_port) if one is not None]
+            devices[name] = found[:1] if found[:1] == found[1:] else found
+        return {"machines": machines, "devices": {n: one for n, one in devices.items() if one}}
+
+    def _function(self, options: str) -> dict[str, Any] | None:
+        """Return what `query-pci` tells of the device with the id; None if QEMU does not start."""
+        if _refused_option(self._program, options) is not None:
+            return None
+        with _talking(self._program, options) as qemu:
+            if PORT in options:
+                for line in NUMBER:
+                    _answer(qemu, "human-monitor-command", {"command-line": line})
+            for bus in reversed(_answer(qemu, "query-pci")):  # the machine's own is the last one
+                for one in bus["devices"]:
+                    for inner in (one, *one.get("pci_bridge", {}).get("devices", ())):
+                        if inner["qdev_id"] == ID:
+                            return _without_place(inner)
+        return None
 
     def buses(self, options: str, owner: str | None = None) -> list[Any]:
         """Return the buses of a machine, or of one device.
@@ -279,6 +347,34 @@ def _tree(text: str) -> Iterator[tuple[str, str, str | None, list[str]]]:
             *buses, name = [one for _, kind, one in above if kind == "bus"]
             ids = [one for _, kind, one in above if kind == "dev"]
             yield name, found[1], buses[-1] if buses else None, ids
+
+
+def _own_functions(qemu: "_Hardy") -> list[dict[str, Any]]:
+    """Return the functions of a machine without devices, with their drivers."""
+    text = _answer(qemu, "human-monitor-command", {"command-line": "info qtree"})
+    drivers: dict[tuple[int, int], dict[str, Any]] = {}
+    driver = ""
+    for line in text.splitlines():
+        if found := re.fullmatch(r' *dev: ([^,]+), id ".*"', line):
+            driver = found[1]
+        elif found := re.fullmatch(r" *addr = (..)\.(.)", line):
+            one = {"driver": driver, "multifunction": False}
+            drivers[int(found[1], 16), int(found[2])] = one
+        elif re.fullmatch(r" *multifunction = true", line):
+            one["multifunction"] = True
+    (bus,) = _answer(qemu, "query-pci")
+    return [
+        {
+            **drivers[one["slot"], one["function"]],
+            "addr": one["slot"] * 8 + one["function"],
+            "shown": _without_place(one),
+        }
+        for one in bus["devices"]
+    ]
+
+
+def _without_place(function: dict[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in function.items() if key not in PLACED}
 
 
 def _general(name: str) -> str:

@@ -186,6 +186,49 @@ OPTIONS = [
     '{"driver":"virtio-net-pci","mq":"on"}',
 ]
 
+RNG = "virtio-rng-pci"
+# Sessions about PCI addresses: options, and the devices that are added.
+ADDRESSES: list[tuple[str, list[dict[str, Any]]]] = [
+    ("-machine pc", []),
+    ("-machine q35", []),
+    ("-machine pc -device e1000,addr=1", []),
+    (f"-machine pc -device {RNG},addr=1.5,id=a -device {RNG},addr=1.5", []),
+    (f"-machine pc -device {RNG},addr=5 -device {RNG},addr=5.1", []),
+    (f"-machine pc -device {RNG},addr=5.1 -device {RNG},addr=5", []),
+    (f"-machine pc -device {RNG},addr=5.1 -device {RNG},addr=5,multifunction=on", []),
+    ("-machine pc" + f" -device {RNG}" * 30, [{"driver": RNG}]),
+    (
+        f"-machine pc -device {RNG},id=a",
+        [
+            {"driver": RNG, "addr": "2"},
+            {"driver": RNG, "addr": "2.1"},
+            {"driver": RNG, "addr": 33},
+            {"driver": RNG, "addr": "9.1"},
+            {"driver": RNG, "addr": "9"},
+            {"driver": RNG, "addr": "1f"},
+            {"driver": RNG},
+        ],
+    ),
+    (
+        "-machine q35 -device pcie-root-port,id=p,chassis=1 -device pcie-root-port,id=q,chassis=2"
+        f" -device pcie-pci-bridge,id=b,bus=p -device {RNG},addr=5.0,multifunction=on"
+        f" -device {RNG},addr=5.2",
+        [
+            {"driver": RNG, "bus": "q", "id": "first"},
+            {"driver": RNG, "bus": "q"},
+            {"driver": RNG, "bus": "q", "addr": "1"},
+            {"driver": RNG, "bus": "b", "addr": "3"},
+            {"driver": RNG, "bus": "b", "addr": "3"},
+        ],
+    ),
+    (
+        "-machine q35 -blockdev null-co,node-name=n -device virtio-blk-pci,drive=n,id=v"
+        " -device nvme,serial=s -device virtio-scsi-pci -device qemu-xhci -device VGA"
+        " -device i6300esb -device virtio-balloon-pci -device ich9-intel-hda",
+        [],
+    ),
+]
+
 # What a human monitor is asked on a machine.
 MACHINE = """
 -machine q35 -accel tcg -S -nodefaults -smp 1,maxcpus=2 -m 128M -name vm
@@ -247,6 +290,7 @@ def answers(program: str) -> dict[str, Any]:
     return {
         "devices": {name: _devices(program, *session) for name, session in SESSIONS.items()},
         "options": {option: _option(program, option) for option in OPTIONS},
+        "addresses": [_addresses(program, *session) for session in ADDRESSES],
         "human": _lines(program),
     }
 
@@ -273,6 +317,26 @@ def _option(program: str, option: str) -> str:
     )
     line = ran.stderr.decode().partition("\n")[0].partition(": ")[2]
     return line if ran.returncode else ""
+
+
+def _addresses(program: str, options: str, devices: list[dict[str, Any]]) -> Any:
+    """Return why a program refuses options; or what it says to each device, and `query-pci`."""
+    words = ["-accel", "tcg", "-nodefaults", "-S", "-display", "none", "-qmp", "stdio"]
+    commands = [{"execute": "device_add", "arguments": one} for one in devices]
+    sent = [{"execute": "qmp_capabilities"}, *commands, {"execute": "query-pci"}]
+    ran = subprocess.run(
+        [program, *words, *options.split()],
+        input="".join(map(json.dumps, [*sent, {"execute": "quit"}])),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    if ran.returncode:
+        return ran.stderr.partition(": ")[2]
+    _, _, *said, _ = filter(
+        lambda one: "event" not in one, map(json.loads, ran.stdout.splitlines())
+    )
+    return [one["error"]["desc"] if "error" in one else one["return"] for one in said]
 
 
 def _lines(program: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from qmpserver.releases import RELEASES
 from tests.conftest import qemu_programs
 from tests.qemu import questions
 
-KINDS = ("devices", "options", "human")
+KINDS = ("devices", "options", "addresses", "human")
 
 
 @functools.cache
@@ -20,7 +20,9 @@ def recorded(release: str) -> Any:
     return json.loads((questions.RECORDED / f"{release}.json").read_text())
 
 
-def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same(got: Any, expected: Any) -> None:
+    if isinstance(got, list):
+        got, expected = dict(enumerate(got)), dict(enumerate(expected))
     assert got.keys() == expected.keys()
     for question, answer in expected.items():
         assert got[question] == answer, question

@@ -148,6 +148,12 @@ addr = "1.0"
 chassis = "0"
 multifunction = "on"
 
+[device "qemu_pcie1"]
+driver = "pcie-root-port"
+bus = "pcie.0"
+addr = "1.1"
+chassis = "1"
+
 [device "qemu_balloon"]
 driver = "virtio-balloon-pci"
 bus = "qemu_pcie0"
@@ -177,8 +183,8 @@ INCUS_COMMANDS: list[tuple[str, dict[str, Any]]] = [
             "id": "dev-eth0",
             "netdev": "dev-eth0",
             "mac": "02:00:00:00:00:01",
-            "bus": "qemu_pcie0",
-            "addr": "0.2",
+            "bus": "qemu_pcie1",
+            "addr": "00.0",
             "bootindex": 1,
         },
     ),

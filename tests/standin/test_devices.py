@@ -1,9 +1,12 @@
 """Devices of a stand-in: their buses, and what leaves together with them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qmpserver.releases import RELEASES
 from qmpserver.standin import Scenario
 from qmpserver.standin.commandline import machine
 from qmpserver.standin.state import budget
@@ -47,9 +50,31 @@ async def test_bridges_below_bridges(serve: Serve) -> None:
             "class": "GenericError",
             "desc": "No 'usb-bus' bus found for device 'usb-kbd'",
         }
+        (root,) = await client.execute("query-pci")
+        depth = 0
+        while root.get("devices"):
+            root, depth = root["devices"][-1].get("pci_bridge", {}), depth + 1
+        assert depth > 1
         assert await client.execute("device_del", {"id": "b0"}) == {}
         for _ in range(BRIDGES):
             assert (await client.event())[0] == "DEVICE_DELETED"
+
+
+async def test_a_machine_that_facts_lack_shows_its_devices_too(
+    serve: Serve, tmp_path: Path
+) -> None:
+    infos = RELEASES["qemu-11.1"].introspection
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(infos))
+    async with serve({"schema": str(path)}) as served:
+        client = await served.client()
+        assert await add(client, driver="e1000", id="e", anything=1) == {}
+        assert (await add(client, driver="e1000", addr=[]))["desc"] == (
+            "Invalid parameter type for 'addr', expected int or str"
+        )
+        assert await add(client, driver="of-another-release", addr="x") == {}
+        (bus,) = await client.execute("query-pci")
+        assert [one["slot"] for one in bus["devices"] if one["qdev_id"] == "e"] == [2]
 
 
 async def test_devices_without_an_id(serve: Serve) -> None:
@@ -110,7 +135,7 @@ async def test_properties_have_types_and_defaults(serve: Serve) -> None:
             name: await client.execute("qom-get", {"path": path, "property": name})
             for name in ("bootindex", "multifunction", "netdev", "addr")
         }
-        assert found == {"bootindex": -1, "multifunction": False, "netdev": "", "addr": "1f"}
+        assert found == {"bootindex": -1, "multifunction": False, "netdev": "", "addr": 0x1F << 3}
 
 
 async def test_buses_take_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

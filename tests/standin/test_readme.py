@@ -129,7 +129,7 @@ async def test_hotplug_as_kata_does_it(serve: Serve) -> None:
         disk = {"driver": "virtio-blk-pci", "id": "virtio-drive-1", "drive": "drive-1"}
         assert await client.execute("device_add", disk) == {}
         await run(client, "netdev_add", type="tap", id="tap0", fds="3:4")
-        nic = {"driver": "virtio-net-pci", "id": "nic0", "netdev": "tap0", "addr": "02"}
+        nic = {"driver": "virtio-net-pci", "id": "nic0", "netdev": "tap0", "addr": "03"}
         assert await client.execute("device_add", nic) == {}
         await run(client, "object-add", qom_type="memory-backend-ram", id="mem0", size=1 << 30)
         await run(client, "device_add", driver="pc-dimm", id="dimm0", memdev="mem0")

@@ -570,7 +570,7 @@ async def test_properties_of_another_type(serve: Serve) -> None:
             got = await client.execute("device_add", properties)
             assert got.get("desc") == refusal, properties
         (bus,) = await do(client, "query-pci")
-        assert [one["qdev_id"] for one in bus["devices"]] == [""] * 4
+        assert [one["qdev_id"] for one in bus["devices"]] == [""] * (4 + 3)
         assert len(await do(client, "query-chardev")) == 1
         await do(client, "object-add", qom_type="memory-backend-ram", id="m", size=1)
         refused = await do(client, "qom-set", path="/objects/m", property="size", value="x")

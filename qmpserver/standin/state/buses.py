@@ -15,14 +15,19 @@ _BYTES = 512  # of a bus with its name
 
 
 class Node:
-    """A bus, with the buses of the devices on it."""
+    """A bus, with the buses of the devices on it.
 
-    __slots__ = ("fixed", "hot", "name", "plugged", "type")
+    Attributes:
+        owner: Key of the device that makes it; None for a bus of the machine.
+    """
 
-    def __init__(self, bus: Bus, name: str) -> None:
+    __slots__ = ("fixed", "hot", "name", "owner", "plugged", "type")
+
+    def __init__(self, bus: Bus, name: str, owner: str | None) -> None:
         self.name = name
         self.type = bus.type
         self.hot = bus.hot
+        self.owner = owner
         self.fixed: list[Node] = []
         self.plugged: dict[str, list[Node]] = {}
 
@@ -49,7 +54,7 @@ class Buses:
         self._budget = budget
         self._numbers: Counter[str] = Counter()  # of buses with names of their own, by type
         self._places: dict[str, Node] = {}  # of devices
-        self._outer = self._made(fixed, None)
+        self._outer = self._made(fixed, None, None)
 
     def __iter__(self) -> Iterator[Node]:
         """Yield all buses in QEMU's order of search."""
@@ -74,7 +79,7 @@ class Buses:
         """
         self._budget.charge(_BYTES * len(buses))
         self._places[device] = bus
-        bus.plugged[device] = self._made(buses, name)
+        bus.plugged[device] = self._made(buses, name, device)
 
     def unplug(self, device: str) -> list[str]:
         """Remove a device; return the keys of the devices that were on its buses."""
@@ -87,12 +92,12 @@ class Buses:
             del self._places[key]
         return gone
 
-    def _made(self, buses: Sequence[Bus], name: str | None) -> list[Node]:
+    def _made(self, buses: Sequence[Bus], name: str | None, owner: str | None) -> list[Node]:
         """Return the outermost of some buses, with the others in them."""
         made: dict[str, Node] = {}
         outer = []
         for bus in buses:
-            node = made[bus.name] = Node(bus, self._name(bus, name))
+            node = made[bus.name] = Node(bus, self._name(bus, name), owner)
             if bus.parent in made:
                 made[bus.parent].fixed.append(node)
             else:

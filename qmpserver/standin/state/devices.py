@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state import pci
 from qmpserver.standin.state.properties import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from qmpserver.monitor import Registry
     from qmpserver.releases.facts import Device
     from qmpserver.standin.state import State
@@ -72,7 +71,10 @@ def register(registry: Registry, state: State) -> None:
             if not isinstance(given.get(key), str):
                 given.pop(key, None)  # QEMU takes another type for none
         hot = not state.in_setup
-        bus = None if kind is None else state.drivers.place(kind, given, hot=hot)
+        if kind is None:
+            known, bus = state.drivers.usual(driver, given)
+        else:
+            known, bus = kind, state.drivers.place(kind, given, hot=hot)
         name = given.get("id")
         if name is not None:
             if name in state.devices:
@@ -83,13 +85,16 @@ def register(registry: Registry, state: State) -> None:
             driver = kind.name
             given = state.drivers.typed(kind, given, text=text)
         check_references(driver, kind, given)
+        place = {}
+        if bus is not None and pci.is_pci(state, bus):
+            place["addr"] = pci.place(state, bus, driver, given, hot=hot)
         if kind is not None:
             state.drivers.check_alone(kind, given, hot=hot)
         key = f"device[{next(unnamed)}]" if name is None else name
-        if kind is not None and bus is not None:
-            state.drivers.buses.plug(key, bus, kind.buses, name)
+        if known is not None and bus is not None:
+            state.drivers.buses.plug(key, bus, known.buses, name)
         try:
-            state.devices[key] = {**given, "driver": driver, "named": name is not None}
+            state.devices[key] = {**given, **place, "driver": driver, "named": name is not None}
             if driver.endswith("-cpu"):
                 state.cpus.plug(_path(state, key), driver, given)
         except CommandError:
@@ -178,10 +183,6 @@ def register(registry: Registry, state: State) -> None:
         require_balloon()
         return {"actual": balloon[0] if balloon else state.machine.memory}
 
-    @registry.command("query-pci")
-    def query_pci() -> Any:
-        return [] if state.machine.empty else [{"bus": 0, "devices": list(_pci_devices(state))}]
-
     @registry.command("query-memory-devices")
     def query_memory_devices() -> Any:
         return [
@@ -217,72 +218,3 @@ def check_type(name: str, value: object, type_: type) -> None:
     if type(value) is not type_:
         expected = _EXPECTED.get(type_, "value")
         raise CommandError(f"Invalid parameter type for '{name}', expected: {expected}")
-
-
-def _pci_devices(state: State) -> Iterator[dict[str, Any]]:
-    yield _pci_device("", 0, 0, 0x0600, "Host bridge", (0x8086, 0x1237))
-    free = 2
-    for name, one in state.devices.items():
-        driver = one["driver"]
-        if not _is_pci(state, driver):
-            continue
-        slot, function = _address(one.get("addr"))
-        if slot is None:
-            slot, free = free, free + 1
-        kind = next((kind for word, kind in _KINDS.items() if word in driver), (0x00FF, None))
-        qdev_id = name if one["named"] else ""
-        yield _pci_device(qdev_id, slot, function, *kind, (0x1AF4, 0x1000))
-
-
-def _is_pci(state: State, driver: str) -> bool:
-    kind = state.drivers.find(driver)
-    if kind is not None:
-        return kind.bus == "PCI"
-    return driver.endswith("-pci") or driver in _PCI
-
-
-_PCI = frozenset(
-    ("e1000", "e1000e", "rtl8139", "nvme", "pcie-root-port", "pci-bridge", "qemu-xhci")
-)
-_KINDS: dict[str, tuple[int, str | None]] = {
-    "net": (0x0200, "Ethernet controller"),
-    "e1000": (0x0200, "Ethernet controller"),
-    "rtl8139": (0x0200, "Ethernet controller"),
-    "blk": (0x0100, "SCSI controller"),
-    "scsi": (0x0100, "SCSI controller"),
-    "nvme": (0x0108, None),
-    "xhci": (0x0C03, "USB controller"),
-    "port": (0x0604, "PCI bridge"),
-    "bridge": (0x0604, "PCI bridge"),
-    "VGA": (0x0300, "VGA controller"),
-}
-
-
-def _address(text: object) -> tuple[int | None, int]:
-    """Return slot and function of an `addr`: a number, or `SLOT.FUNCTION` in hexadecimal.
-
-    The slot is None if there is no valid address.
-    """
-    if isinstance(text, int):
-        return (text >> 3, text & 7) if text >= 0 else (None, 0)
-    slot, _, function = str(text or "").partition(".")
-    try:
-        return int(slot, 16), int(function or "0", 16)
-    except ValueError:
-        return None, 0
-
-
-def _pci_device(
-    name: str, slot: int, function: int, kind: int, desc: str | None, numbers: tuple[int, int]
-) -> dict[str, Any]:
-    vendor, device = numbers
-    return {
-        "bus": 0,
-        "slot": slot,
-        "function": function,
-        "class_info": {"class": kind, **({} if desc is None else {"desc": desc})},
-        "id": {"vendor": vendor, "device": device, "subsystem-vendor": 0x1AF4, "subsystem": 0x1100},
-        "irq_pin": 0,
-        "qdev_id": name,
-        "regions": [],
-    }

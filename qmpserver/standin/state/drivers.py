@@ -32,14 +32,15 @@ class Drivers:
         checks: False, or a machine that the facts lack: any device is taken.
 
     Attributes:
+        machine: The machine's type; an alias stands for a type of the release.
         buses: The machine's buses.
     """
 
     def __init__(self, facts: Facts, machine: str, budget: Budget, *, checks: bool) -> None:
-        known = facts.machine(machine) if checks else None
+        known = facts.machine(machine)
         self._all_facts = facts
-        self._facts = facts if known is not None else None
-        self._machine, buses = known or (machine, ())
+        self._facts = facts if known is not None and checks else None
+        self.machine, buses = known or (machine, ())
         self.buses = Buses(buses, budget)
 
     def find(self, name: str) -> Device | None:
@@ -53,7 +54,7 @@ class Drivers:
         found = self._facts.device(name)
         if found is None:
             raise CommandError(f"'{name}' is not a valid device model name")
-        taken = found.taken_by is not None and found.taken_by in self._machine
+        taken = found.taken_by is not None and found.taken_by in self.machine
         if found.refused is not None and not taken:
             raise CommandError(found.refused)
         return found
@@ -104,6 +105,22 @@ class Drivers:
         if hot and driver.cold_only:
             raise CommandError(driver.hot or "")
         return bus
+
+    def usual(self, name: str, given: Mapping[str, Any]) -> tuple[Device | None, Node | None]:
+        """Return what is known of a type, and the bus for a device, where any type can be added.
+
+        Args:
+            name: The type.
+            given: The members of `device_add`.
+        """
+        driver = self._all_facts.device(name)
+        if driver is None or driver.bus is None:
+            return driver, None
+        if "bus" not in given:
+            return driver, self._first_bus(driver)
+        named = next((one for one in self.buses if one.name == given["bus"]), None)
+        takes = named is not None and driver.bus in self._all_facts.line(named.type)
+        return driver, named if takes else None
 
     def has_bus(self, driver: Device) -> bool:
         """Return whether the machine has a bus for a device, or the device needs none."""
