@@ -21,6 +21,7 @@ import fcntl
 import os
 import select
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,9 +29,22 @@ if TYPE_CHECKING:
 
 LARGEST = 64 << 20  # bytes; a schema with its documentation has a few MB
 _MODE = 0o600
+
+LAST_STANDARD = 2
+"""The last of the standard descriptors."""
 _CHUNK = 1 << 20
 _PIPE_SIZE = 1 << 20  # the most that Linux gives to any user
 _NEVER_WAIT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def open_standard_streams() -> None:
+    """Open `/dev/null` in place of closed standard streams; else a socket could become stdout."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD:
+        pass
+    os.close(fd)
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
 
 
 def read_bytes(

@@ -239,6 +239,17 @@ def _listed(value: Any, name: str) -> Any:
     return [made[str(index)] for index in range(len(made))]
 
 
+def parse_uuid(text: str) -> str:
+    """Return a UUID in lower case.
+
+    Raises:
+        OptionError: It is none.
+    """
+    if not re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text.lower()):
+        raise OptionError("failed to parse UUID string: wrong format")
+    return text.lower()
+
+
 def parse_bool(name: str, value: str) -> bool:
     """Return the value of a BOOL option.
 

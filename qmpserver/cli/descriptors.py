@@ -20,13 +20,6 @@ _NEEDED_PER_DEVICE = 2  # the socket that listens, and a client's
 _LOG = 1
 
 
-def open_standard_descriptors() -> None:
-    """Open `/dev/null` for closed standard descriptors; else a socket could become stdout."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)
-
-
 def check_limit(settings: Settings) -> None:
     """Check that the process may open as many descriptors as its machines need.
 

@@ -14,6 +14,7 @@ from qmpserver.cli.commandline import named, parse_command_line
 from qmpserver.cli.daemon import daemonize, rename_process
 from qmpserver.cli.run import run
 from qmpserver.cli.settings import CommandLineError
+from qmpserver.files import open_standard_streams
 from qmpserver.monitor import FdAddress, SocketChardev
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main() -> NoReturn:
     unmet expectations of a stand-in, and a traceback for anything else.
     """
     try:
-        descriptors.open_standard_descriptors()
+        open_standard_streams()
         succeeded = _main()
     except CommandLineError as error:
         messages.report(str(error))

@@ -25,7 +25,7 @@ MAX_UNSENT_REPLIES = 256 * 1024
 """Bytes; a client with more than this unsent executes its next command when it has read."""
 
 MAX_UNSENT_EVENTS = 4 * 1024 * 1024
-"""Bytes; a client with more than this unsent when an event is sent to it is disconnected."""
+"""Bytes of events after the last reply; a client with more of them unsent is disconnected."""
 
 BATCH = 8
 """How much of the session's `work` is done before other clients are served.
@@ -138,6 +138,7 @@ class Executor:
     __slots__ = (
         "_corked",
         "_ended",
+        "_event_bytes",
         "_events",
         "_executions",
         "_left",
@@ -179,6 +180,7 @@ class Executor:
         self._events = events
         self._corked = False
         self._ended = False
+        self._event_bytes = 0  # since the last reply
         self._scheduled = False
         self._task: asyncio.Task[None] | None = None
 
@@ -195,9 +197,11 @@ class Executor:
     def send_event(self, message: bytes) -> None:
         """Send an event, encoded in the client's format."""
         self.session.encoded_event(message)
+        self._event_bytes += len(message)
         if not self._corked:
             self._flush()
-            if self.channel.unsent + self.session.held > MAX_UNSENT_EVENTS:
+            unsent = self.channel.unsent + self.session.held
+            if min(unsent, self._event_bytes) > MAX_UNSENT_EVENTS:
                 _log.warning("monitor %s: client does not read, disconnected", self.client.monitor)
                 self.channel.close()
 
@@ -369,6 +373,7 @@ class Executor:
             self._release(self.session.release())
 
     def _succeeded(self, command: Request, bound: Bound, result: Any) -> None:
+        self._event_bytes = 0
         try:
             if bound.success_response:
                 self.session.reply(command, result)
@@ -381,6 +386,7 @@ class Executor:
 
     def _failed(self, command: Request, error: BaseException) -> None:
         self._registry.count_failure(command.name)
+        self._event_bytes = 0
         if isinstance(error, CommandError):
             try:
                 self.session.fail(command, error)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from qmpserver.files import LAST_STANDARD
 from qmpserver.qmp import CommandError
 
 __all__ = [
@@ -193,7 +194,7 @@ def take_inherited(number: str) -> int:
     """
     try:
         fd = int(number)
-        if fd > _LAST_STANDARD and os.get_inheritable(fd):
+        if fd > LAST_STANDARD and os.get_inheritable(fd):
             os.set_inheritable(fd, False)
             return fd
     except (OSError, OverflowError):
@@ -206,7 +207,6 @@ def is_set(path: str) -> bool:
     return path.startswith(_SETS)
 
 
-_LAST_STANDARD = 2
 _SETS = "/dev/fdset/"
 _SET = re.compile(re.escape(_SETS) + "([0-9]{1,19})")
 

@@ -35,6 +35,8 @@ def parse(text: str) -> Option:
             raise ScenarioError(unknown("option", key, values))
         values[key].append(value)
     file, schema, version, log = (values[key][-1] if values[key] else None for key in _SINGLE)
+    if file == "":
+        raise ScenarioError("the scenario has no name; it must be a file, or default")
     machines = values["machines"]
     count = _count(machines[-1]) if machines else None
     return Option(file, schema, version, values["fault"], log, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.keyval import OptionError, parse_uuid
 from qmpserver.qapi import ResultError, Schema, SchemaError
 from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.standin import vocabulary
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MAX_CPUS = 1024  # as of -smp
 MAX_MEMORY = 1 << 46  # bytes, as of -m
 
+_NEGOTIATION = "qmp_capabilities"
 _ERROR_CLASSES = (
     "GenericError",
     "CommandNotFound",
@@ -84,6 +86,10 @@ class Reader:
     def machine(self, table: Table, standard: MachineState) -> MachineState:
         """Return the machine's initial state; `standard` has what the table does not set."""
         uuid = table.string("uuid")
+        try:
+            uuid = uuid and parse_uuid(uuid)
+        except OptionError as error:
+            raise table.error("uuid", f"{shown(uuid)}: {error}") from None
         migration, unplug = table.seconds("migration-time"), table.seconds("unplug-time")
         made = MachineState(
             status=self._status(table) or standard.status,
@@ -91,7 +97,7 @@ class Reader:
             memory=table.integer("memory", 1, MAX_MEMORY) or standard.memory,
             name=table.string("name") or standard.name,
             uuid=uuid or standard.uuid,
-            migration_peer="migration-peer" not in table or table.boolean("migration-peer"),
+            migration_peer=table.boolean("migration-peer", standard=True),
             migration_time=standard.migration_time if migration is None else migration,
             unplug_time=standard.unplug_time if unplug is None else unplug,
             powerdown_time=table.seconds("powerdown-time"),
@@ -126,6 +132,8 @@ class Reader:
             shutdown=self._shutdown(table),
         )
         table.done()
+        if command.name == _NEGOTIATION and made.error is not None and made.events:
+            raise table.error("events", "no event follows a negotiation that is refused")
         return made
 
     def event(self, table: Table) -> ScriptedEvent:
@@ -134,13 +142,12 @@ class Reader:
         declared = self._schema.events.get(name)
         if declared is None:
             raise table.error("event", unknown("event", name, self._schema.events))
-        data = table.object("data")
+        made = ScriptedEvent(name, table.object("data"), table.seconds("after") or 0.0)
+        table.done()
         try:
-            declared.validate(data)
+            declared.validate(made.data)
         except ResultError as error:
             raise table.error("data", str(error)) from None
-        made = ScriptedEvent(name, data, table.seconds("after") or 0.0)
-        table.done()
         return made
 
     def expectation(self, table: Table) -> Expectation:

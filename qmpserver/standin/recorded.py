@@ -41,8 +41,12 @@ def is_transcript(text: str) -> bool:
     return _TRANSCRIPT.search(text) is not None
 
 
-def read(file: str, text: str, given: Vocabulary | None) -> tuple[Vocabulary, list[Reply]]:
-    """Return the vocabulary of a recorded conversation, and its replies in order.
+def read(
+    file: str, text: str, given: Vocabulary | None
+) -> tuple[Vocabulary, list[ScriptedEvent], list[Reply]]:
+    """Return the vocabulary of a recorded conversation, early events, and its replies in order.
+
+    Early events are those before the first greeting.
 
     The last reply to each command answers without bound, for clients that repeat the command. A
     negotiation is replayed once, for its refusal or the events around it, whatever its arguments.
@@ -59,18 +63,21 @@ def read(file: str, text: str, given: Vocabulary | None) -> tuple[Vocabulary, li
         messages = read_transcript(text).messages
     except TranscriptError as error:
         raise ScenarioError(f"{file}: {error}") from None
-    recorded = list(_replies(file, messages))
+    greeting = next((one for one in messages if one.is_greeting), None)
+    first = 0 if greeting is None else messages.index(greeting)
+    early = [_event(file, one) for one in messages[:first] if one.is_event]
+    others = [one for at, one in enumerate(messages) if at >= first or not one.is_event]
+    recorded = list(_replies(file, others))
     found = given or _vocabulary(file, recorded)
     commands = found.schema.commands
     for line, reply in recorded:
         if reply.error is None and reply.command not in commands:
             message = unknown("command", reply.command, commands)
             raise ScenarioError(f"{file}:{line}: {message}; give the recorded server's schema")
-    greeting = next((one for one in messages if one.is_greeting), None)
     if greeting is not None and found.version is not None:
         found = found._replace(version=_version(file, greeting))
     replayed = [reply for _, reply in recorded if reply.command in commands and _is_replayed(reply)]
-    return found, _lasting(replayed)
+    return found, early, _lasting(replayed)
 
 
 def _is_replayed(reply: Reply) -> bool:

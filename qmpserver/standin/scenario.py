@@ -41,6 +41,7 @@ class Scenario(NamedTuple):
         version: Version in the greeting; None for the guest agent, which sends no greeting.
         machine: The machine's initial state.
         setup: Commands executed before the first client connects, with their arguments.
+        early: Events sent before the greeting.
         replies: Scripted replies; the first one that fits and is not used up answers.
         events: Events sent after the first client's negotiation.
         expected: Commands that clients must send.
@@ -55,6 +56,7 @@ class Scenario(NamedTuple):
     version: str | None
     machine: MachineState = MachineState()
     setup: Sequence[tuple[str, dict[str, Any]]] = ()
+    early: Sequence[ScriptedEvent] = ()
     replies: Sequence[Reply] = ()
     events: Sequence[ScriptedEvent] = ()
     expected: Sequence[Expectation] = ()
@@ -101,8 +103,14 @@ class Scenario(NamedTuple):
             raise _UnreadableError(f"{name}: {getattr(error, 'strerror', error)}") from None
         try:
             if recorded.is_transcript(text):
-                found, replies = recorded.read(name, text, given)
-                return cls(found.schema, found.version, replies=replies, release=found.release)
+                found, early, replies = recorded.read(name, text, given)
+                return cls(
+                    found.schema,
+                    found.version,
+                    early=early,
+                    replies=replies,
+                    release=found.release,
+                )
             table = tomllib.loads(text)
         except RecursionError:
             raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
@@ -145,6 +153,8 @@ class Scenario(NamedTuple):
             found = read_vocabulary(top, named, directory)
         included: list[Self] = []
         for file in top.strings("include"):
+            if not file:
+                raise top.error("include", "the file has no name")
             path = os.path.join(directory, file)
             if _identity(path) in files:
                 continue
@@ -178,6 +188,7 @@ class Scenario(NamedTuple):
         every = [self, *included]
         return self._replace(
             setup=[one for part in (*included, self) for one in part.setup],
+            early=[one for part in every for one in part.early],
             replies=[one for part in every for one in part.replies],
             events=[one for part in every for one in part.events],
             expected=[one for part in every for one in part.expected],
@@ -202,7 +213,11 @@ class Scenario(NamedTuple):
         made = cls.load(file, given.schema).with_faults(given.faults)
         if given.version is not None:
             made = made.with_version(given.version)
-        return made if given.log is None else made._replace(log=given.log)
+        if given.log is None:
+            return made
+        if _identity(given.log) == _identity(file):
+            raise ScenarioError(f"log: {given.log} is the scenario's own file")
+        return made._replace(log=given.log)
 
     def with_faults(self, texts: Iterable[str]) -> Self:
         """Return the scenario with more faults, each `NAME` or `NAME:COMMAND`.

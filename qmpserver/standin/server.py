@@ -226,14 +226,16 @@ class StandIn(Server):
 
 
 def _faults(scenario: Scenario, own_process: bool) -> list[Fault]:
-    if not scenario.faults and scenario.version is not None:
+    if not scenario.faults and not scenario.early and scenario.version is not None:
         return []
-    from qmpserver.standin.faults import AGENT, FAULTS, Spec  # most scenarios have none
+    from qmpserver.standin.faults import AGENT, EARLY, FAULTS, Spec  # most scenarios have none
 
-    made = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
+    made: list[Fault] = [FAULTS[spec.name](spec, scenario.schema) for spec in scenario.faults]
     for spec in scenario.faults:
         if FAULTS[spec.name].needs_process and not own_process:
             raise ScenarioError(f"fault {spec.name} needs a process of its own")
+    if scenario.early:
+        made.append(EARLY(scenario.early, scenario.schema))
     if scenario.version is None:
         made.append(AGENT(Spec("delimited"), scenario.schema))
     return made

@@ -70,16 +70,22 @@ class Table:
         """
         value = self.string(key)
         if value is None:
+            import difflib  # only for errors
+
+            unread = [name for name in self._values if name not in self._known]
+            for near in difflib.get_close_matches(key, unread, 1):
+                raise self.error(near, unknown("key", near, [key]))
             raise self.error(key, "missing; it must be a string")
         return value
 
-    def boolean(self, key: str) -> bool:
-        """Return a boolean; False if the key is missing.
+    def boolean(self, key: str, *, standard: bool = False) -> bool:
+        """Return a boolean; `standard` if the key is missing.
 
         Raises:
             ScenarioError: The value is not a boolean.
         """
-        return bool(self._typed(key, "true or false", bool))
+        value: bool | None = self._typed(key, "true or false", bool)
+        return standard if value is None else value
 
     def integer(self, key: str, least: int = 0, most: int | None = None) -> int | None:
         """Return an integer from `least` to `most`; None if the key is missing.
@@ -131,7 +137,9 @@ class Table:
         Raises:
             ScenarioError: The value is neither.
         """
-        value = self._typed(key, "a string or a list of strings", str, list) or []
+        value = self._typed(key, "a string or a list of strings", str, list)
+        if value is None:
+            return []
         if isinstance(value, str):
             return [value]
         for number, one in enumerate(value, 1):
@@ -211,5 +219,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, 1)
     if near:
         return f"unknown {kind} '{name}'; did you mean '{near[0]}'?"
+    if not names:
+        return f"unknown {kind} '{name}'; there is none"
     listed = f"; it must be one of {', '.join(names)}" if len(names) <= _LISTED else ""
     return f"unknown {kind} '{name}'{listed}"

@@ -6,6 +6,8 @@ meaning.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -18,7 +20,6 @@ from qmpserver.monitor.relay import Relay
 from qmpserver.qmp import Large, Parser, dumps
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from qmpserver.monitor.channel import Connection, Owner
@@ -112,6 +113,7 @@ class Wire(Relay):
         # Key of the id, and command, of each request; some commands are never answered.
         self._unanswered: deque[tuple[object, str]] = deque(maxlen=MAX_UNANSWERED)
         self._trickle: deque[bytes] = deque()
+        self._sent = asyncio.Event()  # something that a fault held
         self._held: list[WireMessage] | None = None  # until a late start
         self._whole = WholeMessages()
 
@@ -167,7 +169,12 @@ class Wire(Relay):
             super().write(data)
 
     async def flush_until(self, deadline: float) -> None:
-        """Send the queued bytes without gaps, and wait as `Relay.flush_until` does."""
+        """Wait for what faults hold, send without gaps, and wait as `Relay.flush_until` does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not self.closed and any(fault.held(self) for fault in self._faults):
+                    self._sent.clear()
+                    await self._sent.wait()
         super().write(b"".join(self._trickle))
         self._trickle.clear()
         await super().flush_until(deadline)
@@ -184,6 +191,7 @@ class Wire(Relay):
 
     def drained(self) -> None:
         """Tell the owner that the client has taken bytes, unless the connection is closed."""
+        self._sent.set()
         if not self.closed:
             super().drained()
 
@@ -191,6 +199,7 @@ class Wire(Relay):
         """Forget the client."""
         for fault in self._faults:
             fault.forget(self)
+        self._sent.set()
         self._trickle.clear()
         super().channel_closed()
 

@@ -59,7 +59,8 @@ class ServerThread(Questions):
         conversation: The messages of all clients.
 
     Raises:
-        ValueError: A real machine was given a schema, a version, a scenario or a fault.
+        ValueError: A real machine was given a schema, a version, a scenario or a fault; or `smp` is
+            no integer.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class ServerThread(Questions):
             raise ValueError(
                 f"accel='{accel}': only a fake has a schema, a version, a scenario or faults"
             )
+        if smp is not None and type(smp) is not int:
+            raise ValueError(f"smp={smp!r} is not a number of vCPUs")
         self._accel = accel
         self._smp = smp
         self._schema = schema

@@ -40,10 +40,22 @@ def hints(
     if not error.desc.startswith(("Parameter", "Invalid parameter")):
         return
     tell_all = "is missing" in error.desc and command not in _OPEN
-    for kind, place, wrong, known in _unknown(arguments, declared.arguments, ""):
-        near = meant(wrong, known)
+    for kind, place, near in unknown(arguments, declared.arguments):
         if near or (tell_all and kind == "argument"):
             yield f"unknown {kind} '{place}'{near}"
+
+
+def unknown(given: Any, type_: Type) -> Iterator[tuple[str, str, str]]:
+    """Yield the arguments and values that a type does not have.
+
+    Yields:
+        `argument` or `value`; its place; and the end of an error message, as `meant` returns it,
+        with the whole place of the one that may be meant.
+    """
+    for kind, place, wrong, known in _unknown(given, type_, ""):
+        above = place[: len(place) - len(wrong)]
+        near = difflib.get_close_matches(wrong, known, 1)
+        yield kind, place, f"; did you mean '{above}{near[0]}'?" if near else ""
 
 
 def _unknown(given: Any, type_: Type, key: str) -> Iterator[tuple[str, str, str, list[str]]]:

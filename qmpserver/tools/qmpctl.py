@@ -17,6 +17,7 @@ import sys
 import threading
 
 from qmpserver._version import VERSION
+from qmpserver.files import open_standard_streams
 from qmpserver.tools.address import add_qmp
 from qmpserver.tools.errors import QmpctlError, RefusedError, needs
 from qmpserver.tools.menu import add_commands
@@ -50,6 +51,7 @@ Begin with a server, in another terminal, and ask it:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return the exit status."""
+    open_standard_streams()
     exit_on_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a server may send any character

@@ -35,6 +35,13 @@ def fits(wanted: Any, got: Any) -> bool:
     return bool(wanted == got)
 
 
+def goes_on(schema: Schema, command: str) -> bool:
+    """Return whether the work of a command goes on after its answer, as far as is known."""
+    declared = schema.commands.get(command)
+    members = declared.arguments.members if declared else ()
+    return command in _FOLLOWERS or any(member.name == "job-id" for member in members)
+
+
 def follow(
     client: Client,
     schema: Schema,
@@ -75,11 +82,8 @@ def follow(
 
 
 def _follower(schema: Schema, command: str) -> Follow:
-    if command in _FOLLOWERS:
-        return _FOLLOWERS[command]
-    declared = schema.commands.get(command)
-    if declared and any(member.name == "job-id" for member in declared.arguments.members):
-        return _started_job
+    if goes_on(schema, command):
+        return _FOLLOWERS.get(command, _started_job)
     known = ", ".join(_FOLLOWERS)
     raise UsageError(
         f"--wait: the work of {command} is done when it is answered, as far as is known; "

@@ -122,7 +122,7 @@ def check_transcripts(transcripts: list[Transcript]) -> None:
 def check_recorded(text: str) -> None:
     """Read a text as the scenario that replays it."""
     try:
-        vocabulary, replies = recorded.read("file", text, None)
+        vocabulary, _, replies = recorded.read("file", text, None)
     except ScenarioError as error:
         assert "\n" not in str(error), str(error)  # noqa: PT017 -- either is right
     else:

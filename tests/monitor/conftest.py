@@ -16,6 +16,7 @@ from qmpserver.qapi import Schema
 from qmpserver.qmp import CommandError
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+LIMIT = 1 << 24  # bytes of a message
 SCHEMA = Schema.load(Path(__file__).parent / "schema.json")
 PATIENCE = 10.0
 
@@ -160,9 +161,9 @@ async def connect() -> AsyncIterator[Connect]:
 
     async def to(address: Any) -> Peer:
         if isinstance(address, tuple):
-            peer = Peer(*await asyncio.open_connection(*address[:2]))
+            peer = Peer(*await asyncio.open_connection(*address[:2], limit=LIMIT))
         else:
-            peer = Peer(*await asyncio.open_unix_connection(address))
+            peer = Peer(*await asyncio.open_unix_connection(address, limit=LIMIT))
         peers.append(peer)
         return peer
 

@@ -415,6 +415,25 @@ async def test_a_client_with_too_many_unsent_events_is_disconnected(
     assert "does not read" in caplog.text
 
 
+async def test_a_long_reply_counts_for_no_event(
+    server: Server, path: str, connect: "Connect", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_EVENTS", 100_000)
+    filler = "x" * 900_000
+    server.registry.command("big", replace=True)(lambda: filler)
+    await listen(server, path)
+    peer = await connect(path)
+    await peer.negotiate()
+    transport = cast("asyncio.Transport", peer.writer.transport)
+    transport.pause_reading()
+    peer.send(b'{"execute": "big"}')
+    await until(lambda: any(each.channel.unsent > 200_000 for each in server._executors))
+    server.emit("STOP")
+    transport.resume_reading()
+    assert (await peer.receive())["return"] == filler
+    assert (await peer.receive())["event"] == "STOP"
+
+
 async def test_events(server: Server, path: str, connect: "Connect") -> None:
     await server.serve_unix(path, max_clients=2)
     ready, fresh = await connect(path), await connect(path)

@@ -58,6 +58,38 @@ async def test_late_reply_lets_events_pass_and_keeps_replies_in_order(serve: Ser
         assert (await client.execute("query-status"))["status"] == "paused"
 
 
+@pytest.mark.parametrize("fault", ["late-reply:quit", "event-before-reply", "late-reply"])
+async def test_the_reply_to_quit_comes(serve: Serve, fault: str) -> None:
+    async with serve({"fault": [{"name": fault, "seconds": 0.05}]}) as served:
+        client = await served.client()
+        client.send("quit")
+        await served.stand_in.finished.wait()
+        closing = asyncio.create_task(served.stand_in.close())
+        assert (await client.event())[0] == "SHUTDOWN"
+        assert await client.receive() == {"return": {}}
+        assert await client.line() == b""
+        await closing
+
+
+async def test_the_events_of_a_command_come_before_its_reply(serve: Serve) -> None:
+    async with serve("default,fault=event-before-reply") as served:
+        client = await served.client()
+        client.send("device_add", {"driver": "virtio-net-pci", "id": "n"})
+        assert (await client.event())[0] == "RTC_CHANGE"  # it causes none
+        assert await client.receive() == {"return": {}}
+        client.send("device_del", {"id": "n"})
+        path = "/machine/peripheral/n"
+        assert (await client.event())[1] == {"path": f"{path}/virtio-backend"}
+        assert (await client.event())[1] == {"device": "n", "path": path}
+        assert await client.receive() == {"return": {}}
+        client.send("stop")
+        assert (await client.event())[0] == "STOP"
+        assert await client.receive() == {"return": {}}
+        client.send("query-name")
+        assert (await client.event())[0] == "RTC_CHANGE"
+        assert await client.receive() == {"return": {}}
+
+
 async def test_stale_id(serve: Serve) -> None:
     async with serve("default,fault=stale-id:query-name") as served:
         client = await served.client()

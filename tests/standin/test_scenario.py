@@ -18,6 +18,19 @@ PAUSED = {"status": "paused", "running": False}
         ("on = 1", "a.toml: on: 1 is not a list"),
         ("on = [1]", "a.toml: on[1]: 1 is not a table"),
         ("[[on]]", "a.toml: on[1].command: missing; it must be a string"),
+        ("[[on]]\ncomand = 'stop'",
+         "a.toml: on[1].comand: unknown key 'comand'; did you mean 'command'?"),
+        ("[[event]]\nevnt = 'STOP'",
+         "a.toml: event[1].evnt: unknown key 'evnt'; did you mean 'event'?"),
+        ("[[event]]\nevent = 'RTC_CHANGE'\ndat = {}",
+         "a.toml: event[1].dat: unknown key 'dat'; did you mean 'data'?"),
+        ("[[on]]\ncommand = 'stop'\narguments = {x = 1}",
+         "a.toml: on[1].arguments.x: unknown argument 'x'; there is none"),
+        ("[[on]]\ncommand = 'qmp_capabilities'\nerror = 'x'\nevents = [{event = 'STOP'}]",
+         "a.toml: on[1].events: no event follows a negotiation that is refused"),
+        ("machine.uuid = 'x'",
+         "a.toml: machine.uuid: 'x': failed to parse UUID string: wrong format"),
+        ("include = ''", "a.toml: include: the file has no name"),
         ("[[on]]\ncommand = true", "a.toml: on[1].command: true is not a string"),
         ("[[on]]\ncommand = 'qery-status'",
          "a.toml: on[1].command: unknown command 'qery-status'; did you mean 'query-status'?"),
@@ -422,9 +435,9 @@ async def test_recorded_events_around_the_negotiation(serve: Serve, tmp_path: Pa
     path.write_text(AROUND_THE_NEGOTIATION)
     async with serve(str(path)) as served:
         client = await served.connect()
+        assert await client.event() == ("POWERDOWN", None)
         assert "QMP" in await client.receive()
         client.send("qmp_capabilities")
-        assert await client.event() == ("POWERDOWN", None)
         assert (await client.receive())["error"]["desc"] == "busy"
         client.send("qmp_capabilities")
         assert await client.event() == ("STOP", None)

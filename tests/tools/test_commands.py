@@ -66,7 +66,7 @@ def test_a_path_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
         ("calc-dirty-rate calc-time=1 zzz=2", "GenericError: Parameter 'zzz' is unexpected\n"),
         (
             "calc-dirty-rate calc-time=1 mode=dirty-rng",
-            "qmpctl: unknown value 'mode=dirty-rng'; did you mean 'dirty-ring'?\n"
+            "qmpctl: unknown value 'mode=dirty-rng'; did you mean 'mode=dirty-ring'?\n"
             "GenericError: Parameter 'mode' does not accept value 'dirty-rng'\n",
         ),
         (
@@ -76,8 +76,9 @@ def test_a_path_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             "migrate-set-capabilities capabilities.0.capability=evnts capabilities.0.stat=on",
-            "qmpctl: unknown value 'capabilities.0.capability=evnts'; did you mean 'events'?\n"
-            "qmpctl: unknown argument 'capabilities.0.stat'; did you mean 'state'?\n"
+            "qmpctl: unknown value 'capabilities.0.capability=evnts'; did you mean "
+            "'capabilities.0.capability=events'?\n"
+            "qmpctl: unknown argument 'capabilities.0.stat'; did you mean 'capabilities.0.state'?\n"
             "GenericError: Parameter 'capability' does not accept value 'evnts'\n",
         ),
         ("device_del id=nobody", "DeviceNotFound: Device 'nobody' not found\n"),
@@ -145,6 +146,33 @@ def test_an_event_is_waited_for(run: Run) -> None:
         assert (status, output.count("\n")) == (0, 1)
         said = f"qmpctl: unix:{server.path}: no RESUME within 0.1 s\n"
         assert run(server, "wait", "RESUME", "--timeout", "0.1") == (1, "", said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("STOP foo=1", "STOP has no data"),
+        (
+            "DEVICE_DELETED devce=x",
+            "the data of DEVICE_DELETED has no member 'devce'; did you mean 'device'?",
+        ),
+        (
+            "JOB_STATUS_CHANGE status=conclude",
+            "the data of JOB_STATUS_CHANGE has no value 'status=conclude'; "
+            "did you mean 'status=concluded'?",
+        ),
+    ],
+)
+def test_an_event_that_cannot_come(run: Run, server: ServerThread, words: str, said: str) -> None:
+    assert run(server, "wait", *words.split()) == (2, "", f"qmpctl: {said}\n")
+
+
+def test_several_commands_some_of_which_go_on(run: Run, server: ServerThread) -> None:
+    words = ["--each", "--wait", "--json", "query-name", "calc-dirty-rate calc-time=1", "stop"]
+    status, output, said = run(server, "exec", *words)
+    assert (status, said) == (0, "")
+    name, rate, stopped = map(json.loads, output.splitlines())
+    assert (name, rate["status"], stopped) == ({}, "measured", {})
 
 
 MIGRATION = {"machine": {"migration-time": 0.01, "migration-peer": False}}

@@ -1,12 +1,14 @@
 """What ends qmpctl, and what it does not take for something else."""
 
 import argparse
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from qmpserver.testing import ServerThread
 from qmpserver.tools.address import ServerAddress, address
 from qmpserver.tools.errors import QmpctlError, needs
 from qmpserver.tools.menu import add_commands
@@ -74,3 +76,15 @@ def test_another_import_error_is_not_hidden() -> None:
     add_commands(parser, {"x": ("tools.no_such_module", "a command")}, "COMMAND")
     with pytest.raises(ModuleNotFoundError):
         parser.parse_args(["x"])
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(closed: str) -> None:
+    with ServerThread() as server:
+        path = shlex.quote(server.path)
+        commands = f'"$0" --qmp unix:{path} exec nope {closed}; echo $?'
+        ran = subprocess.run(
+            ["sh", "-c", commands, BIN / "qmpctl"], capture_output=True, text=True, check=True
+        )
+        assert ran.stdout == "1\n"
+        assert ran.stderr in ("", "CommandNotFound: The command nope has not been found\n")

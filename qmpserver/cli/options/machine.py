@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from qmpserver.cli import unsupported
 from qmpserver.cli.help import is_help, listing
 from qmpserver.cli.settings import DEFAULT_RAM
 from qmpserver.cli.table import WithFake, option
-from qmpserver.keyval import Kind, OptionError, kinds, parse_options, split_options
+from qmpserver.keyval import Kind, OptionError, kinds, parse_options, parse_uuid, split_options
 from qmpserver.releases import NEWEST, RELEASES
 
 if TYPE_CHECKING:
@@ -175,9 +174,7 @@ def set_name(settings: Settings, value: str) -> None:
 @option("uuid", "UUID", "the UUID that query-uuid returns")
 def set_uuid(settings: Settings, value: str) -> None:
     """Give the machine a UUID."""
-    if not re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value.lower()):
-        raise OptionError("failed to parse UUID string: wrong format")
-    settings.uuid = value.lower()
+    settings.uuid = parse_uuid(value)
 
 
 @option(

@@ -9,7 +9,7 @@ from qmpserver.cli import unsupported
 from qmpserver.cli.help import help_text
 from qmpserver.cli.invocation import is_qemu
 from qmpserver.cli.table import OPTIONS, WithFake, option
-from qmpserver.files import read_text
+from qmpserver.files import LAST_STANDARD, read_text
 from qmpserver.keyval import OptionError, kinds, parse_options
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _TRACE = kinds(string="enable events file")
 _ADD_FD = kinds(number="fd set", string="opaque")
-_LAST_STANDARD = 2
 _MESSAGES = kinds(boolean="timestamp guest-name")
 
 
@@ -60,7 +59,7 @@ def add_fd(settings: Settings, value: str) -> None:
     fd, number = _signed(options, "fd"), _signed(options, "set")
     if fd < 0:
         raise OptionError("fd option is required and must be non-negative")
-    if fd <= _LAST_STANDARD:
+    if fd <= LAST_STANDARD:
         raise OptionError("fd cannot be a standard I/O stream")
     if number < 0:
         raise OptionError("set option is required and must be non-negative")

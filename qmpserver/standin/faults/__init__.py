@@ -21,12 +21,13 @@ the handlers in `qmpserver.standin.state` ask for it with `State.has_fault(NAME)
 
 from qmpserver.standin.faults import connections, events, machine, replies
 from qmpserver.standin.faults.base import FAULTS, Fault, Spec
-from qmpserver.standin.faults.events import FLOOD
+from qmpserver.standin.faults.events import FLOOD, Early
 from qmpserver.standin.faults.replies import Delimited
 
 # The faults are entered in `FAULTS` by the import of their modules.
 __all__ = [
     "AGENT",
+    "EARLY",
     "FAULTS",
     "FLOOD",
     "Fault",
@@ -37,5 +38,7 @@ __all__ = [
     "replies",
 ]
 
+# Events before the greeting, of a recording.
+EARLY = Early
 # The guest agent's delimiter before a reply to `guest-sync-delimited`.
 AGENT = Delimited

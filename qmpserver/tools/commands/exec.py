@@ -17,8 +17,8 @@ key=b), and JSON for objects and lists. 'qmpctl schema COMMAND' explains them.
 
 Several commands take one connection: each word is one with '--each'; with '-', each line of the
 standard input, quoted as in a shell, or a JSON object. Empty lines and lines that begin with # are
-left out. The first command that fails is the last one. With '--wait', a command that goes on after
-its answer (calc-dirty-rate, migrate, device_del, jobs) is waited for, and its outcome printed.
+left out. The first command that fails is the last one. With '--wait', commands that go on after
+their answer (calc-dirty-rate, migrate, device_del, jobs) are waited for, and their outcome printed.
 
 Exit status: 0 success; 1 the server refused, with its words on stderr (class: desc), or what was
 waited for failed; 2 the command line makes no sense; 3 the server cannot be reached, hangs, or does
@@ -37,13 +37,13 @@ from qmpserver.qapi import Schema
 from qmpserver.qapi.model import ANY
 from qmpserver.tools.address import add_qmp, server
 from qmpserver.tools.arguments import read_arguments
-from qmpserver.tools.client import Client
+from qmpserver.tools.client import GREETING_S, Client
 from qmpserver.tools.completion import complete_arguments, complete_commands
 from qmpserver.tools.errors import RefusedError, ServerError, UsageError, sensible
 from qmpserver.tools.hints import hints
 from qmpserver.tools.introspection import fetch_schema
 from qmpserver.tools.numbers import at_least
-from qmpserver.tools.running import follow
+from qmpserver.tools.running import follow, goes_on
 
 if TYPE_CHECKING:
     import argparse
@@ -84,7 +84,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Execute the commands and print their results."""
     patience = REPLY_S if args.wait or args.timeout is None else args.timeout
-    with Client(server(args), reply_s=patience) as client:
+    greeting = GREETING_S if args.timeout is None else min(args.timeout, GREETING_S)
+    with Client(server(args), greeting_s=greeting, reply_s=patience) as client:
         execution = _Execution(client, args)
         for command, arguments in _commands(args):
             try:
@@ -170,7 +171,8 @@ class _Execution:
             declared = self._schema.commands.get(command)
             with sensible(self._client.address, "query-qmp-schema"):
                 self._sent = read_arguments(arguments, declared.arguments if declared else ANY)
-        if self._args.wait:
+        several = self._args.each or self._args.command == STDIN
+        if self._args.wait and not (several and not goes_on(self._schema, command)):
             patience = self._args.timeout
             return follow(self._client, self._schema, command, self._sent, patience=patience)
         return self._client.execute(command, self._sent)

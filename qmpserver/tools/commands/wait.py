@@ -19,19 +19,20 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.qapi.model import ANY
+from qmpserver.qapi.model import ANY, ObjectType
 from qmpserver.tools.address import add_qmp, server
 from qmpserver.tools.arguments import read_arguments
-from qmpserver.tools.client import Client
+from qmpserver.tools.client import GREETING_S, Client
 from qmpserver.tools.completion import complete_events
 from qmpserver.tools.errors import QmpctlError, RefusedError, UsageError, sensible
-from qmpserver.tools.hints import meant
+from qmpserver.tools.hints import meant, unknown
 from qmpserver.tools.introspection import fetch_schema
 from qmpserver.tools.numbers import at_least
 from qmpserver.tools.running import PATIENCE_S, fits
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from qmpserver.qapi.model import Type
 
@@ -57,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
     """Wait for the event and print it."""
     begun = time.monotonic()
     events: list[dict[str, Any]] = []
-    with Client(server(args), on_event=events.append) as client:
+    greeting = GREETING_S if args.timeout is None else min(args.timeout, GREETING_S)
+    with Client(server(args), greeting_s=greeting, on_event=events.append) as client:
         with sensible(client.address, "query-qmp-schema"):
-            where = read_arguments(args.where, _data(client, args.event))
+            where = _where(args.where, _data(client, args.event), args.event)
         while True:
             with sensible(client.address, "an event"):
                 found = [one for one in events if one["event"] == args.event]
@@ -75,6 +77,21 @@ def run(args: argparse.Namespace) -> int:
             client.wait_event(left)
     print(json.dumps(found[0], indent=None if args.json else 2, ensure_ascii=args.json))
     return 0
+
+
+def _where(words: Sequence[str], data: Type, event: str) -> dict[str, Any]:
+    """Return the members that words name.
+
+    Raises:
+        UsageError: The data of no such event has them.
+    """
+    where = read_arguments(words, data)
+    if where and isinstance(data, ObjectType) and not data.members:
+        raise UsageError(f"{event} has no data")
+    for kind, place, near in unknown(where, data):
+        what = "member" if kind == "argument" else kind
+        raise UsageError(f"the data of {event} has no {what} '{place}'{near}")
+    return where
 
 
 def _data(client: Client, event: str) -> Type:
