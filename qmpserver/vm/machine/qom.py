@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.vm.accel.options import NAMES
-from qmpserver.vm.machine.options import MACHINE_TYPES
+from qmpserver.vm.machine.options import MACHINE_TYPES, PC_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -130,6 +130,7 @@ def object_types() -> dict[str, tuple[str | None, bool]]:
         "container": ("object", False),
         "accel": ("object", True),
         "machine": ("object", True),
+        "generic-pc-machine": ("machine", True),
         "device": ("object", True),
         "cpu": ("device", True),
         "x86_64-cpu": ("cpu", True),
@@ -140,7 +141,10 @@ def object_types() -> dict[str, tuple[str | None, bool]]:
         "secret": ("object", False),
     }
     types |= {f"{name}-accel": ("accel", False) for name in NAMES}
-    types |= {f"{name}-machine": ("machine", False) for name in MACHINE_TYPES}
+    types |= {
+        f"{name}-machine": ("generic-pc-machine" if name in PC_TYPES else "machine", False)
+        for name in MACHINE_TYPES
+    }
     types |= {cpu_type(name): ("x86_64-cpu", False) for name in NAMES}
     return types
 
