@@ -87,13 +87,14 @@ def _first(types: Iterable[Type], outer: tuple[Type, ...]) -> object:
 def fitted(value: object, type_: Type) -> object:
     """Return a value with the members of a type, so that one handler serves many releases.
 
-    Members that the type does not have are dropped; missing ones get their smallest value.
+    Members that the type does not have are dropped; missing ones get their smallest value. An item
+    of an array is dropped if it is, or is about, a value that its enumeration does not have.
 
     Raises:
         ValueError: A missing member has no smallest value.
     """
     if isinstance(type_, ArrayType) and isinstance(value, list):
-        return [fitted(item, type_.element) for item in value]
+        return [fitted(item, type_.element) for item in value if _is_known(item, type_.element)]
     if not isinstance(type_, ObjectType):
         return value
     if not isinstance(value, dict):
@@ -111,3 +112,12 @@ def fitted(value: object, type_: Type) -> object:
         if branch is None or not isinstance(branch.type, ObjectType):
             return made
         type_ = branch.type
+
+
+def _is_known(item: object, type_: Type) -> bool:
+    if isinstance(type_, EnumType):
+        return item in {one.name for one in type_.values}
+    if isinstance(type_, ObjectType) and isinstance(item, dict):
+        required = (one for one in type_.members if not one.optional and one.name in item)
+        return all(_is_known(item[one.name], one.type) for one in required)
+    return True
