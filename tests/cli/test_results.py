@@ -56,6 +56,7 @@ CALLS: list[tuple[str, dict[str, object]]] = [
     ("qom-list", {"path": "/machine/unattached/device[1]"}),
     ("query-block", {}),
     ("query-named-block-nodes", {"flat": True}),
+    ("query-jobs", {}),
     ("query-cpu-definitions", {}),
     ("device-list-properties", {"typename": "soft-x86_64-cpu"}),
     ("qom-list-properties", {"typename": "none-machine"}),

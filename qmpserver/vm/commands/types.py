@@ -778,6 +778,45 @@ QCryptoBlockInfoLUKS = TypedDict(
     },
 )
 
+JobType = Literal[
+    "commit",
+    "stream",
+    "mirror",
+    "backup",
+    "create",
+    "amend",
+    "snapshot-load",
+    "snapshot-save",
+    "snapshot-delete",
+]
+
+JobStatus = Literal[
+    "undefined",
+    "created",
+    "running",
+    "paused",
+    "ready",
+    "standby",
+    "waiting",
+    "pending",
+    "aborting",
+    "concluded",
+    "null",
+]
+
+# A job.
+JobInfo = TypedDict(
+    "JobInfo",
+    {
+        "id": str,
+        "type": JobType,
+        "status": JobStatus,
+        "current-progress": int,
+        "total-progress": int,
+        "error": NotRequired[str],
+    },
+)
+
 # A snapshot inside an image.
 SnapshotInfo = TypedDict(
     "SnapshotInfo",
@@ -1853,6 +1892,12 @@ class QueryQmpSchemaHandler(Protocol):
     def __call__(self) -> Answer[list[SchemaInfo]]: ...
 
 
+class QueryJobsHandler(Protocol):
+    """Handles `query-jobs`."""
+
+    def __call__(self) -> Answer[list[JobInfo]]: ...
+
+
 class QueryBlockHandler(Protocol):
     """Handles `query-block`."""
 
@@ -2181,6 +2226,7 @@ Handlers = TypedDict(
         "query-commands": QueryCommandsHandler,
         "quit": QuitHandler,
         "query-qmp-schema": QueryQmpSchemaHandler,
+        "query-jobs": QueryJobsHandler,
         "query-block": QueryBlockHandler,
         "query-named-block-nodes": QueryNamedBlockNodesHandler,
         "query-cpus-fast": QueryCpusFastHandler,
