@@ -42,28 +42,45 @@ if [ "$FORK_SERVER" ]; then
     echo $! > $1/fork.pid
     until [ -S $FORK_SERVER-$2/qemu-system-x86_64.fork ]; do sleep 0.1; done
 fi
-exec libvirtd -p $1/pid 2> $1/errors
+exec libvirtd -p $1/pid 2>> $1/errors
 """
 # Two hosts, which are daemons in namespaces of their own, execute the commands of standard input.
 SCRIPT = """
 set -e
 ip link set lo up
+directory=$1 daemon=$2
+start() {
+    unshare --mount --uts \\
+        sh -c "$daemon" sh $directory/$1 $1 00000000-0000-0000-0000-00000000000$1 &
+    eval $1=$!  # the daemon's process
+}
+await() {
+    until [ -S $directory/$1/run/libvirt-sock ]; do kill -0 $a $b; sleep 0.1; done
+}
+restart() {
+    killed=$(cat $directory/$1/pid)
+    rm $directory/$1/run/libvirt-sock
+    kill -KILL $killed
+    wait $killed || true
+    start $1
+    await $1
+}
 pids() {
-    for file in $1/[ab]/run/qemu/*.pid $1/[ab]/fork.pid; do
+    for file in $directory/[ab]/run/qemu/*.pid $directory/[ab]/fork.pid; do
         [ ! -e $file ] || echo $(cat $file)  # libvirt ends no line
     done
 }
-trap 'kill $daemons $(pids $1); wait $daemons' EXIT
-for host in a b; do
-    unshare --mount --uts sh -c "$2" sh $1/$host $host 00000000-0000-0000-0000-00000000000$host &
-    daemons="$daemons $!"
-done
-for host in a b; do
-    until [ -S $1/$host/run/libvirt-sock ]; do kill -0 $daemons; sleep 0.1; done
-done
+trap 'kill $a $b $(pids); wait $a $b' EXIT
+for host in a b; do start $host; done
+for host in a b; do await $host; done
 while read -r host line; do
     echo "@ $line"
-    timeout 60 virsh -c qemu:///system?socket=$1/$host/run/libvirt-sock $line 2>&1 || true
+    if [ "$line" = restart ]; then
+        restart $host
+    else
+        socket=$directory/$host/run/libvirt-sock
+        timeout 60 virsh -c qemu:///system?socket=$socket $line 2>&1 || true
+    fi
 done
 """
 
@@ -72,7 +89,8 @@ def assert_answers(commands: str, directory: Path) -> None:
     """Have two hosts execute commands, and find the answers.
 
     Each line is the host, `a` or `b`, a command of virsh, and a part of its output after `=>`;
-    a command that is to fail has its error there.
+    a command that is to fail has its error there. `restart` kills the host's daemon and starts
+    another, which finds what the first one left.
     """
     asked = [line.partition(" =>")[::2] for line in commands.strip().splitlines()]
     ran = subprocess.run(

@@ -42,6 +42,13 @@ a setvcpus vm 1 => error: unsupported configuration
 a qemu-monitor-command vm {LIMIT} => "return"
 a qemu-monitor-command vm {{{{"execute":"query-vcpu-dirty-limit"}}}} => {LIMITED}
 a domstats vm --dirtyrate => dirtyrate.calc_mode=dirty-ring
+a restart =>
+a domstate vm => running
+a qemu-monitor-command vm {{{{"execute":"query-vcpu-dirty-limit"}}}} => {LIMITED}
+a suspend vm => suspended
+a restart =>
+a domstate vm => paused
+a resume vm => resumed
 a save vm {{directory}}/saved => saved
 a restore {{directory}}/saved => restored
 a domstate vm => running
@@ -52,6 +59,8 @@ a qemu-monitor-command vm {LIMIT} => "return"
 a migrate --live vm qemu:///system?socket={{directory}}/b/run/libvirt-sock tcp://127.0.0.1 =>
 a domstate vm => shut off
 b domstate vm => running
+b restart =>
+b list => running
 b destroy vm => destroyed
 """
 

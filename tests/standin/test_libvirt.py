@@ -44,7 +44,10 @@ a define {directory}/vm.xml => defined
 a start vm => started
 a dominfo vm => running
 a domstats vm => vcpu.current=2
+a restart =>
 a suspend vm => suspended
+a restart =>
+a domstate vm => paused
 a resume vm => resumed
 a domblkstat vm vda => rd_bytes 0
 a iothreadinfo vm => 1
