@@ -16,7 +16,6 @@ from qmpserver.qapi import Schema
 from qmpserver.qmp import CommandError
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
-LIMIT = 1 << 24  # bytes of a message
 SCHEMA = Schema.load(Path(__file__).parent / "schema.json")
 PATIENCE = 10.0
 
@@ -161,9 +160,9 @@ async def connect() -> AsyncIterator[Connect]:
 
     async def to(address: Any) -> Peer:
         if isinstance(address, tuple):
-            peer = Peer(*await asyncio.open_connection(*address[:2], limit=LIMIT))
+            peer = Peer(*await asyncio.open_connection(*address[:2]))
         else:
-            peer = Peer(*await asyncio.open_unix_connection(address, limit=LIMIT))
+            peer = Peer(*await asyncio.open_unix_connection(address))
         peers.append(peer)
         return peer
 

@@ -20,7 +20,7 @@ from qmpserver.monitor import Server, executions
 from qmpserver.monitor.channel import Channel
 from qmpserver.monitor.relay import Relay
 from qmpserver.monitor.socket_devices import ACCEPTED
-from tests.monitor.conftest import until
+from tests.monitor.conftest import Peer, until
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands, Connect
@@ -416,13 +416,13 @@ async def test_a_client_with_too_many_unsent_events_is_disconnected(
 
 
 async def test_a_long_reply_counts_for_no_event(
-    server: Server, path: str, connect: "Connect", monkeypatch: pytest.MonkeyPatch
+    server: Server, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qmpserver.monitor.client, "MAX_UNSENT_EVENTS", 100_000)
     filler = "x" * 900_000
     server.registry.command("big", replace=True)(lambda: filler)
     await listen(server, path)
-    peer = await connect(path)
+    peer = Peer(*await asyncio.open_unix_connection(path, limit=len(filler) + 100))
     await peer.negotiate()
     transport = cast("asyncio.Transport", peer.writer.transport)
     transport.pause_reading()
@@ -432,6 +432,7 @@ async def test_a_long_reply_counts_for_no_event(
     transport.resume_reading()
     assert (await peer.receive())["return"] == filler
     assert (await peer.receive())["event"] == "STOP"
+    transport.close()
 
 
 async def test_events(server: Server, path: str, connect: "Connect") -> None:
