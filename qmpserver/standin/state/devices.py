@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import pci
+from qmpserver.standin.state import pci, realize
 from qmpserver.standin.state.properties import as_text
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def register(registry: Registry, state: State) -> None:
             place["addr"] = pci.place(state, bus, driver, given, hot=hot)
         if kind is not None:
             state.drivers.check_alone(kind, given, hot=hot)
+            place |= realize.check(state, driver, given, bus)
         key = f"device[{next(unnamed)}]" if name is None else name
         if known is not None and bus is not None:
             state.drivers.buses.plug(key, bus, known.buses, name)

@@ -5,6 +5,7 @@ The release's facts tell; a machine or a schema that is not the release's takes 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -170,11 +171,15 @@ class Drivers:
         return made
 
     def check_alone(self, driver: Device, given: Mapping[str, Any], *, hot: bool) -> None:
-        """Check a device that is given no property.
+        """Check a device that is given no property, or lacks the one that QEMU's refusal names.
 
         Raises:
-            CommandError: QEMU refuses it; for one with properties, that is not known.
+            CommandError: QEMU refuses it.
         """
         refused = driver.hot if hot else driver.cold
-        if refused is not None and driver.bus is not None and not set(given) - set(_MEMBERS):
+        if refused is None or driver.bus is None:
+            return
+        words = re.findall(r"[\w-]+", refused)
+        named = {one["name"] for one in self.properties(driver.name)}.intersection(words)
+        if not set(given) - set(_MEMBERS) or (len(named) == 1 and not named & set(given)):
             raise CommandError(refused)

@@ -35,6 +35,8 @@ _ENUMS = {
 }
 # Properties that every device has, and nobody can set.
 _READ_ONLY = frozenset({"type", "parent_bus", "hotplugged", "hotpluggable"})
+_SECTORS = ("logical_block_size", "physical_block_size")
+_MAX_SECTOR = 2 << 20
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 _ADDRESS = re.compile(r"(?:0x)?0*1?[0-9a-fA-F](?:\.(?:0x)?0*[0-7])?")
 
@@ -143,5 +145,13 @@ def check_value(owner: str, name: str, type_: str, value: Any) -> None:
             words = ": integer" if isinstance(value, float) else " int or str"
             raise CommandError(f"Invalid parameter type for 'addr', expected{words}")
         takes = _ADDRESS.fullmatch(value) is not None
+    if name in _SECTORS and value and not (is_power_of_2(value) and 512 <= value <= _MAX_SECTOR):
+        limits = f"must be a power of 2 between 512 and {_MAX_SECTOR}"
+        raise CommandError(f"parameter {name} {limits}")
     if not takes:
         raise CommandError(f"Property '{owner}.{name}' doesn't take value '{value}'")
+
+
+def is_power_of_2(value: Any) -> bool:
+    """Return whether a value is a number that is a power of 2."""
+    return isinstance(value, int) and value > 0 and value & (value - 1) == 0
