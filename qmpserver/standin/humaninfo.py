@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.hmp import HumanCommand
+from qmpserver.standin.state import nics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qmpserver.human import HumanMonitor
+    from qmpserver.standin.human import HumanMonitor
+    from qmpserver.standin.state import State
 
 
 async def _balloon(monitor: HumanMonitor) -> str:
@@ -182,6 +184,67 @@ async def _memory_size_summary(monitor: HumanMonitor) -> str:
     return f"base memory: {info['base-memory']}\n{plugged}"
 
 
+async def _network(monitor: HumanMonitor) -> str:
+    state = monitor.state
+    found = dict(nics.nics(state))
+    attached = {one.get("netdev") for one in found.values()}
+    lines = [_netdev(state, name) for name in state.netdevs if name not in attached]
+    for name, nic in found.items():
+        lines.append(f"{name}: index=0,type=nic,model={nic['driver']},macaddr={nic['mac']}\n")
+        if nic.get("netdev") in state.netdevs:
+            lines.append(f" \\ {_netdev(state, nic['netdev'])}")
+    return "".join(lines)
+
+
+def _netdev(state: State, name: str) -> str:
+    kind = state.netdevs[name]["type"]
+    more = ",net=10.0.2.0,restrict=off" if kind == "user" else ""
+    return f"{name}: index=0,type={kind}{more}\n"
+
+
+async def _pci(monitor: HumanMonitor) -> str:
+    buses = await monitor.qmp("query-pci")
+    return "".join(_function(one) for bus in buses for one in bus["devices"])
+
+
+def _function(one: dict[str, Any]) -> str:
+    """Return what is shown of a PCI function, and of those behind it."""
+    kind, numbers = one["class_info"], one["id"]
+    lines = [
+        f"  Bus {one['bus']:2}, device {one['slot']:3}, function {one['function']}:",
+        f"    {kind.get('desc') or 'Class {:04}'.format(kind['class'])}:"
+        f" PCI device {numbers['vendor']:04x}:{numbers['device']:04x}",
+    ]
+    if "subsystem" in numbers:
+        words = f"{numbers['subsystem-vendor']:04x}:{numbers['subsystem']:04x}"
+        lines.append(f"      PCI subsystem {words}")
+    if "irq" in one:
+        lines.append(f"      IRQ {one['irq']}, pin {chr(ord('A') + one['irq_pin'] - 1)}")
+    bridge = one.get("pci_bridge")
+    if bridge is not None:
+        bus = bridge["bus"]
+        lines += [f"      BUS {bus['number']}.", f"      secondary bus {bus['secondary']}."]
+        lines.append(f"      subordinate bus {bus['subordinate']}.")
+        for name, digits in _RANGES.items():
+            base, limit = (f"0x{bus[name][end]:0{digits}x}" for end in ("base", "limit"))
+            words = name.replace("_", " ").replace("io", "IO").replace("able r", "able memory r")
+            lines.append(f"      {words} [{base}, {limit}]")
+    lines += [f"      BAR{one['bar']}: {_region(one)} (not mapped)" for one in one["regions"]]
+    lines.append(f'      id "{one["qdev_id"]}"')
+    behind = [] if bridge is None else bridge.get("devices", [])
+    return "".join(f"{line}\n" for line in lines) + "".join(map(_function, behind))
+
+
+_RANGES = {"io_range": 4, "memory_range": 8, "prefetchable_range": 8}
+
+
+def _region(region: dict[str, Any]) -> str:
+    if region["type"] == "io":
+        return "I/O"
+    bits = 64 if region["mem_type_64"] else 32
+    return f"{bits} bit {'prefetchable ' if region['prefetch'] else ''}memory"
+
+
 INFO = (
     HumanCommand("balloon", "", "", "show balloon information", _balloon),
     HumanCommand(
@@ -215,4 +278,6 @@ INFO = (
         " bytes.",
         _memory_size_summary,
     ),
+    HumanCommand("network", "", "", "show the network state", _network),
+    HumanCommand("pci", "", "", "show PCI info", _pci),
 )

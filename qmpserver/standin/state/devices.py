@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import pci, realize
+from qmpserver.standin.state import nics, pci, realize
 from qmpserver.standin.state.properties import as_text
 
 if TYPE_CHECKING:
@@ -85,12 +85,15 @@ def register(registry: Registry, state: State) -> None:
             driver = kind.name
             given = state.drivers.typed(kind, given, text=text)
         check_references(driver, kind, given)
-        place = {}
+        place: dict[str, Any] = {}  # what the machine decides
         if bus is not None and pci.is_pci(state, bus):
             place["addr"] = pci.place(state, bus, driver, given, hot=hot)
         if kind is not None:
             state.drivers.check_alone(kind, given, hot=hot)
             place |= realize.check(state, driver, given, bus)
+            if "mac" in state.drivers.types(kind) and "mac" not in given:
+                place["mac"] = nics.next_mac(state)
+            place["hotplugged"] = hot
         key = f"device[{next(unnamed)}]" if name is None else name
         if known is not None and bus is not None:
             state.drivers.buses.plug(key, bus, known.buses, name)

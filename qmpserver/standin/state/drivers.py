@@ -64,6 +64,18 @@ class Drivers:
         """Return what `device-list-properties` tells of a type; nothing of an unknown one."""
         return self._all_facts.properties("device-list-properties", driver) or []
 
+    def owner(self, driver: str, name: str) -> str | None:
+        """Return the type that a property is declared by: the device's, or that of its back end.
+
+        Returns:
+            None if neither declares it.
+        """
+        back_end = f"{driver.removesuffix('-pci')}-device"
+        for type_ in (back_end, driver):
+            if any(one["name"] == name for one in self.properties(type_)):
+                return type_
+        return None
+
     def types(self, driver: Device) -> Mapping[str, str]:
         """Return the types of a device's properties, by name."""
         found = {one["name"]: one["type"] for one in self.properties(driver.name)}

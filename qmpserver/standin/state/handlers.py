@@ -18,6 +18,7 @@ from qmpserver.standin.state import (
     facts,
     jobs,
     migration,
+    nics,
     pci,
     qom,
     runstate,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, pci,
-    qom, runstate, snapshots, absent,
+    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, nics,
+    pci, qom, runstate, snapshots, absent,
 )  # fmt: skip
 
 

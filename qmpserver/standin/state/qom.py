@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 # Entries of the state that are not properties.
 _HIDDEN = ("driver", "qom-type", "named", "id")
+# Properties that every device has, and nobody sets.
+_READ_ONLY = ("hotplugged", "hotpluggable", "parent_bus")
+# Those that are set while a device is in use.
+_ALWAYS_WRITABLE = ("realized", "bootindex", "drive", "guest-stats-polling-interval")
 # Values that facts do not tell, of properties that nobody has set, by the driver.
 _STANDARD: Mapping[str, Mapping[str, Any]] = {
     "virtio-balloon-pci": {
@@ -85,11 +89,32 @@ def register(registry: Registry, state: State) -> None:
     def qom_set(path: str, property: str, value: Any) -> None:  # noqa: A002
         found = _find(state, path)
         properties = found.properties()
+        if property in ("type", *_READ_ONLY):
+            raise CommandError(f"Property '{found.type}.{property}' is not writable")
         if property not in properties or found.kept is None:
             raise _no_property(found, property)
+        if found.kept[0] is state.devices and property not in _ALWAYS_WRITABLE:
+            _check_realized(state, found.kept[1], property)
         check_type(property, value, type(properties[property]))
         where, name = found.kept
         where[name] = {**where[name], property: value}
+
+
+def _check_realized(state: State, device: str, name: str) -> None:
+    """Check that a property of a device can be set although the device is in use.
+
+    Raises:
+        CommandError: It is declared, so it cannot.
+    """
+    one = state.devices[device]
+    owner = state.drivers.owner(one["driver"], name)
+    if owner is None:
+        return
+    is_named = one["named"] and owner == one["driver"]
+    whose = f"device '{device}'" if is_named else "anonymous device"
+    raise CommandError(
+        f"Attempt to set property '{name}' on {whose} (type '{owner}') after it was realized"
+    )
 
 
 def _no_property(found: _Object, name: str) -> CommandError:
@@ -206,7 +231,13 @@ def _device(state: State, name: str) -> _Object:
 
     def properties() -> Mapping[str, Any]:
         defaults = _defaults(state.drivers.properties(driver))
-        return {"realized": True, **defaults, **_STANDARD.get(driver, {}), **_shown(one)}
+        return {
+            "realized": True,
+            "hotpluggable": True,
+            **defaults,
+            **_STANDARD.get(driver, {}),
+            **_shown(one),
+        }
 
     def types() -> Mapping[str, str]:
         return {found["name"]: found["type"] for found in state.drivers.properties(driver)}

@@ -7,6 +7,7 @@ own mapping, and jumps into the code until the test kills it.
 
 import mmap
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -59,6 +60,9 @@ def sparse_ram(path: Path, size: int) -> mmap.mmap:
 def control_block(ram: mmap.mmap | bytes, address: int) -> Any:
     """Return a copy of the control block at `address`."""
     return ffi.from_buffer("struct dirty_guest *", ram[address : address + PAGE_SIZE])
+
+
+X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest's code is x86-64's")
 
 
 class NativeGuest:
