@@ -254,7 +254,7 @@ async def _open_monitors(
     devices: list[Device] = []
     for chardev in settings.chardevs:
         with named("chardev", chardev):
-            devices.append(await server.add_chardev(chardev))
+            devices.append(_told(await server.add_chardev(chardev)))
     devices += await before()
     labels = map("compat_monitor{}".format, itertools.count())  # as QEMU names them
     monitors: list[str] = []  # as -mon describes them
@@ -266,7 +266,7 @@ async def _open_monitors(
         if name == value:
             name = next(labels)
             with named(option, value):
-                devices.append(await server.add_chardev(parse_device(value, name)))
+                devices.append(_told(await server.add_chardev(parse_device(value, name))))
         mode = "readline" if option == "monitor" else "control"
         pretty = ",pretty=on" if option == "qmp-pretty" else ""
         monitors.append(f"chardev={name},mode={mode}{pretty}")
@@ -332,9 +332,17 @@ async def _attach(
                 raise OptionError(f'chardev "{name}" not found')
             device = found[0]
         else:
-            device = await server.add_chardev(parse_device(value, label))
+            device = _told(await server.add_chardev(parse_device(value, label)))
         device.attach(attach)
         return device
+
+
+def _told(device: Device) -> Device:
+    """Return a device; of a pseudo-terminal, print the path first, as nobody can know it."""
+    kind, _, path = device.filename.partition(":")
+    if kind == "pty":
+        print(f"char device redirected to {path} (label {device.id})", flush=True)
+    return device
 
 
 async def _wait_for_clients(devices: Sequence[Device]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "InetAddress",
     "NullChardev",
     "PipeChardev",
+    "PtyChardev",
     "SocketChardev",
     "StdioChardev",
     "UnixAddress",
@@ -107,13 +108,19 @@ class PipeChardev(NamedTuple):
     id: str = ""
 
 
+class PtyChardev(NamedTuple):
+    """A new pseudo-terminal."""
+
+    id: str = ""
+
+
 class NullChardev(NamedTuple):
     """No input, and all output is discarded."""
 
     id: str = ""
 
 
-Chardev = SocketChardev | StdioChardev | FileChardev | PipeChardev | NullChardev
+Chardev = SocketChardev | StdioChardev | FileChardev | PipeChardev | PtyChardev | NullChardev
 
 
 class UnsupportedError(OptionError):
@@ -142,7 +149,7 @@ _KINDS = CHARDEV_OPTIONS | kinds(
 _UNSUPPORTED = ("telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "mux", "logfile")
 # QEMU's other backends, as opposed to words that are not the name of a backend.
 _QEMU_BACKENDS = frozenset(
-    """braille console dbus hub memory msmouse mux parallel parport pty qemu-vdagent ringbuf
+    """braille console dbus hub memory msmouse mux parallel parport qemu-vdagent ringbuf
     serial spiceport spicevmc testdev tty udp vc wctablet""".split()  # noqa: SIM905
 )
 _HOST_PORT = r"(?:([^:]{1,64}))?:([^,]{1,32})(?:,|$)"
@@ -166,14 +173,14 @@ def parse_device(text: str, label: str) -> Chardev:
 
     Args:
         text: `unix:PATH,..`, `tcp:HOST:PORT,..`, `stdio`, `file:PATH`,
-            `pipe:PATH`, `fd:N` or `null`.
+            `pipe:PATH`, `fd:N`, `pty` or `null`.
         label: The name for the device.
 
     Raises:
         OptionError: The value is invalid; in QEMU's words where QEMU refuses it, too.
     """
     scheme, colon, rest = text.partition(":")
-    if text in ("stdio", "null"):
+    if text in ("stdio", "null", "pty"):
         options = Options()
         options.set("backend", text)
     elif colon and scheme in ("file", "pipe"):
@@ -226,6 +233,10 @@ def _chardev(options: Options) -> Chardev:
             if path is None:
                 raise OptionError("chardev: pipe: no device path given")
             chardev = PipeChardev(path, id=name)
+        case "pty":
+            if path is not None:
+                raise UnsupportedError("'path' of a pty")
+            chardev = PtyChardev(id=name)
         case "null":
             chardev = NullChardev(id=name)
         case _:

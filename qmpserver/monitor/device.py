@@ -1,8 +1,8 @@
 """The device: where the clients of a monitor come from.
 
 A device hands the `Channel` of each client to the function attached to it; it knows
-nothing of the protocol.  The kinds of devices are in `socket_devices`, `stdio` and
-`descriptors`; `opening` makes one from its description.
+nothing of the protocol.  The kinds of devices are in `socket_devices`, `stdio`, `pty`
+and `descriptors`; `opening` makes one from its description.
 """
 
 import asyncio

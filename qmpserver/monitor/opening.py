@@ -17,6 +17,7 @@ from qmpserver.monitor.chardev import (
     InetAddress,
     NullChardev,
     PipeChardev,
+    PtyChardev,
     SocketChardev,
     StdioChardev,
     UnixAddress,
@@ -24,6 +25,7 @@ from qmpserver.monitor.chardev import (
 from qmpserver.monitor.descriptors import Descriptors, open_file, open_pipe
 from qmpserver.monitor.device import Device
 from qmpserver.monitor.fds import FileDescriptors
+from qmpserver.monitor.pty import Pty
 from qmpserver.monitor.socket_devices import BACKLOG, Connector, Listener
 from qmpserver.monitor.sockets import connect, listen, remove, socket_file
 from qmpserver.monitor.stdio import Stdio
@@ -59,6 +61,8 @@ async def open_device(chardev: Chardev, fds: FileDescriptors) -> Device:
         case PipeChardev(path):
             source, sink = open_pipe(path)
             return Descriptors(loop, chardev.id, "pipe", source, sink)
+        case PtyChardev():
+            return Pty(chardev, loop)
         case NullChardev():
             return Descriptors(loop, chardev.id, "null", -1, -1)
 

@@ -207,7 +207,7 @@ def test_help_as_a_value(words: str, first: str, listed: str) -> None:
         ("-trace events=/nonexistent", "-trace events=/nonexistent: /nonexistent: No such file"),
         (f"-trace events={sys.executable}", f"{sys.executable}: text is not UTF-8"),
         ("-serial mon:stdio", "-serial mon:stdio: this program has no device that a monitor and"),
-        ("-serial pty", "-serial pty: chardev: 'pty' is not supported by this program"),
+        ("-serial vc", "-serial vc: chardev: 'vc' is not supported by this program"),
         ("-serial null -serial null", "-serial null: this program has one serial port"),
         ("-serial stdio -qmp stdio", "-qmp stdio: cannot use stdio by multiple character devices"),
         ("-qtest x", "-qtest x: 'x' is not a valid char driver"),

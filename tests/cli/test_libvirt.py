@@ -20,6 +20,7 @@ DOMAIN = """
   <devices>
     <emulator>{emulator}</emulator>
     <controller type='usb' model='none'/><memballoon model='none'/>
+    <serial type='pty'><target port='0'/></serial>
   </devices>
 </domain>
 """
@@ -31,6 +32,7 @@ a define {{directory}}/vm.xml => defined
 a start vm => started
 a list => running
 a dominfo vm => running
+a ttyconsole vm => /dev/pts/
 a domstats vm --vcpu => vcpu.1.exits.sum=
 a vcpuinfo vm => running
 a domdirtyrate-calc vm --seconds 1 --mode=dirty-ring => successfully

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qmpserver.monitor import DeviceError, Server
+from tests.monitor.conftest import until
 
 if TYPE_CHECKING:
     from tests.monitor.conftest import Commands
@@ -57,6 +58,26 @@ async def test_named_pipes(server: Server, directory: Path) -> None:
     assert await read_line(source) == b'{"return": {}}\r\n'
     os.close(source)
     os.close(sink)
+
+
+async def test_a_pseudo_terminal_has_a_client_while_it_is_open(server: Server) -> None:
+    device = await server.open_monitor("pty")
+    kind, _, path = device.filename.partition(":")
+    assert kind == "pty"
+    assert not device.waits
+    for _ in range(2):
+        terminal = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        assert b"QMP" in await read_line(terminal)
+        os.write(terminal, b'{"execute": "qmp_capabilities"}')
+        assert await read_line(terminal) == b'{"return": {}}\r\n'
+        assert server.clients == 1
+        os.close(terminal)
+        await until(lambda: server.clients == 0)
+    terminal = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    assert b"QMP" in await read_line(terminal)
+    await server.close()
+    assert os.read(terminal, 1) == b""
+    os.close(terminal)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.cli.options.monitors import set_serial
 from qmpserver.cli.table import WithFake, option
-from qmpserver.keyval import OptionError, kinds, parse_options, split_options
+from qmpserver.keyval import OptionError, kinds, parse_members, parse_options, split_options
 
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
@@ -46,12 +46,17 @@ def add_drive(settings: Settings, value: str) -> None:
 )
 def add_device(settings: Settings, value: str) -> None:
     """Give a drive to a disk, or a character device to the serial port."""
-    properties = {name: text for name, text, _ in split_options(value, "driver")}
+    if value.startswith("{"):
+        properties = parse_members(value, "driver")
+    else:
+        properties = {name: text for name, text, _ in split_options(value, "driver")}
     driver = properties.get("driver")
     if driver == "isa-serial":
         for name in properties:
-            if name not in ("driver", "id", "chardev"):
+            if name not in ("driver", "id", "chardev", "index"):
                 raise OptionError(f"Property 'isa-serial.{name}' not found")
+        if properties.get("index", 0) not in (0, "0"):
+            raise OptionError("this program has one serial port, that with index 0")
         chardev = properties.get("chardev")
         set_serial(settings, "none" if chardev is None else f"chardev:{chardev}")
         return

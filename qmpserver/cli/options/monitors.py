@@ -12,7 +12,7 @@ from qmpserver.monitor import CHARDEV_OPTIONS, MONITOR_OPTIONS, parse_chardev, p
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
 
-BACKENDS = ("file", "null", "pipe", "socket", "stdio")
+BACKENDS = ("file", "null", "pipe", "pty", "socket", "stdio")
 
 
 @option(

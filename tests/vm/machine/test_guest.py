@@ -62,15 +62,14 @@ def control_block(ram: mmap.mmap | bytes, address: int) -> Any:
     return ffi.from_buffer("struct dirty_guest *", ram[address : address + PAGE_SIZE])
 
 
-X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the guest's code is x86-64's")
-
-
 class NativeGuest:
     """A loaded guest of two vCPUs, of which the second runs in a child process."""
 
     CPU = 1
 
     def __init__(self, directory: Path, options: dict[str, str], ram: int = 8 * MIB) -> None:
+        if platform.machine() != "x86_64":
+            pytest.skip("the guest's machine code is x86-64's")
         self.path = directory / "ram"
         self.ram = sparse_ram(self.path, ram)
         self.guest = DirtyGuest(options, self.ram, 2, CLOCK_HZ)
