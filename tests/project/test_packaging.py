@@ -135,6 +135,21 @@ def test_sdist_contents(built: dict[str, Path]) -> None:
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc", "_native.c"))]
 
 
+def test_nothing_else_is_at_the_top() -> None:
+    """A file that is committed by mistake is found here."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {name.partition("/")[0] for name in listed.stdout.split()} == {
+        *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
+        *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SPECIFICATION.md"),
+        *("MANIFEST.in", "pyproject.toml", "setup.py"),
+        *("examples", "qmpserver", "schema", "tests"),
+    }
+
+
 def test_metadata(built: dict[str, Path]) -> None:
     """The README renders on a package index; it has no image that would need a path there."""
     run(sys.executable, "-m", "twine", "check", "--strict", *built.values(), cwd=ROOT)
