@@ -26,6 +26,11 @@ def is_qemu(program: str) -> bool:
     return name.startswith(_UPSTREAM) or name in _DISTRIBUTIONS
 
 
+def shown_name(program: str) -> str:
+    """Return the name that messages begin with; clients show them as a QEMU's."""
+    return os.path.basename(program) if is_qemu(program) else "qmpserver"
+
+
 def arguments(argv: Sequence[str]) -> list[str]:
     """Return the options of a command line, whose first word is the program.
 

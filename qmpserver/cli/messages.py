@@ -10,6 +10,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from qmpserver.cli.invocation import shown_name
 from qmpserver.cli.repeats import RepeatLimit
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.files import open_text
@@ -40,7 +41,7 @@ class _Report:
     guest: str | None = None
 
     def __call__(self, message: str) -> None:
-        parts = ["qmpserver:", message]
+        parts = [f"{shown_name(sys.argv[0])}:", message]
         if self.timestamps:
             if self.guest is not None:
                 parts.insert(0, self.guest)
@@ -56,7 +57,8 @@ report = _Report()
 
 def report_crash(error: Exception) -> None:
     """Write an unexpected error with its traceback to standard error and to the log."""
-    show(f"qmpserver: internal error\n{''.join(traceback.format_exception(error)).rstrip()}")
+    text = "".join(traceback.format_exception(error)).rstrip()
+    show(f"{shown_name(sys.argv[0])}: internal error\n{text}")
     if _log.handlers:  # else logging would write it to standard error, too
         _log.critical("internal error", exc_info=error)
 
@@ -77,7 +79,7 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
             return
         self.setLevel(logging.CRITICAL + 1)
-        show(f"qmpserver: cannot write the log, it ends here: {error.strerror}")
+        show(f"{shown_name(sys.argv[0])}: cannot write the log, it ends here: {error.strerror}")
 
 
 def limit_repeats() -> None:

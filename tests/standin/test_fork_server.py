@@ -86,7 +86,7 @@ def test_inherited_sockets(call: Call, tmp_path: Path) -> None:
 def test_errors_reach_the_caller(call: Call) -> None:
     called = call("-nonsense", "-daemonize")
     assert called.returncode == 1
-    assert called.stderr.startswith("qmpserver: -nonsense: invalid option\n")
+    assert called.stderr.startswith(f"{NAME}: -nonsense: invalid option\n")
     called = call("-netdev", "nonsense,id=n", "-daemonize")
     assert called.returncode == 1
     assert "nonsense" in called.stderr
