@@ -93,6 +93,7 @@ class MachineState(NamedTuple):
         type: The machine's type.
         topology: The places for vCPUs, of which the first `cpus` are taken.
         cpu: Model of the vCPUs.
+        usb: Whether it has the USB controllers of its type.
         migration_time: Time that a migration takes until it converges.
         migration_peer: Whether a migration needs the other stand-in; without it, one out of this
             machine converges and one into it arrives, and no address is used.
@@ -106,6 +107,7 @@ class MachineState(NamedTuple):
     cpus: int = 1
     topology: Topology = Topology()
     cpu: str = "qemu64"
+    usb: bool = False
     memory: int = 128 << 20
     name: str | None = None
     uuid: str = "00000000-0000-0000-0000-000000000000"

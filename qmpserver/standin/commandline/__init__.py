@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError
 from qmpserver.qmp import CommandError
-from qmpserver.standin.commandline import actions, backends, block, devices, network
+from qmpserver.standin.commandline import actions, backends, block, devices, network, usb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +23,7 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     **backends.OPTIONS,
     **block.OPTIONS,
     **network.OPTIONS,
+    **usb.OPTIONS,
     **devices.OPTIONS,
 }
 """The options that become state, in the order in which QEMU creates what they describe."""
@@ -34,6 +35,8 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
     Raises:
         OptionError: An option is refused; the message names it.
     """
+    if launch.state.machine.usb:
+        usb.add_controllers(launch)
     given = list(options)
     for name, function in OPTIONS.items():
         for value in [value for option, value in given if option == name]:

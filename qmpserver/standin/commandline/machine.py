@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import kinds, parse_options, split_options
+from qmpserver.keyval import kinds, parse_bool, parse_options, split_options
 from qmpserver.standin.parts import Topology
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ def changes(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
             for key, one, _ in split_options(value, "type"):
                 if key == "type":
                     made["type"] = one
+                elif key == "usb":
+                    made["usb"] = parse_bool(key, one)
+        elif name in ("usb", "usbdevice"):
+            made["usb"] = True
         elif name == "cpu":
             made["cpu"] = value.partition(",")[0]
         elif name == "smp":

@@ -96,7 +96,8 @@ def register(registry: Registry, state: State) -> None:
             place["hotplugged"] = hot
         key = f"device[{next(unnamed)}]" if name is None else name
         if known is not None and bus is not None:
-            state.drivers.buses.plug(key, bus, known.buses, name)
+            buses = () if "masterbus" in given else known.buses  # its ports are on that bus
+            state.drivers.buses.plug(key, bus, buses, name)
         try:
             state.devices[key] = {**given, **place, "driver": driver, "named": name is not None}
             if driver.endswith("-cpu"):
