@@ -19,7 +19,10 @@ from qmpserver.monitor import SocketChardev, StdioChardev
 from qmpserver.monitor.chardev import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
+
+# Keys of -chardev about other users of a device than the monitor: a stand-in has none.
+_NO_EFFECT = re.compile(r",(?:mux|logappend)(?:=(?:on|off|yes|no))?(?=,|$)|,logfile=(?:[^,]|,,)*")
 
 
 def parse_command_line(argv: Sequence[str]) -> Settings:
@@ -31,9 +34,12 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
     settings = Settings()
     stand_in = not {"-fake", "--fake"}.isdisjoint(argv)
     waiting = deque(_split(argv, disks=stand_in))
+    simulated: set[str | None] = set()  # the ids of character devices
     while waiting:
         name, value = waiting.popleft()
         settings.given.add(name)
+        if stand_in and name == "chardev":
+            value = _NO_EFFECT.sub("", value)
         if stand_in:
             settings.machine_options.append((name, value))
             if name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED:
@@ -47,13 +53,15 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
                 except UnsupportedError:
                     if not stand_in:
                         raise
+                    if name == "chardev":
+                        simulated.add(parse_options(value, implied="backend").id)
             else:
                 unsupported.apply(settings, name, value)
         waiting.extendleft(reversed(settings.config))
         settings.config.clear()
     if settings.exit_with is None:
         if stand_in:
-            _leave_chardevs(settings)
+            _leave_chardevs(settings, simulated)
         _place_monitor(settings)
         take_memory_backend(settings)
         _check_contradictions(settings)
@@ -102,15 +110,19 @@ def _split(argv: Sequence[str], *, disks: bool) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _leave_chardevs(settings: Settings) -> None:
+def _leave_chardevs(settings: Settings, simulated: Container[str | None]) -> None:
     """Leave to the stand-in each character device that would connect, unless it is a monitor's.
 
-    Its peer is a service of the machine's, such as a file system's; a stand-in needs none.
+    Its peer is a service of the machine's, such as a file system's; a stand-in needs none. A
+    monitor on a simulated device is left out: no client can reach it.
     """
     monitors = set()
-    for option, value in settings.monitors:
+    for option, value in list(settings.monitors):
         with named(option, value):
-            monitors.add(_chardev_of(option, value))
+            chardev = _chardev_of(option, value)
+        if chardev is not None and chardev in simulated:
+            settings.monitors.remove((option, value))
+        monitors.add(chardev)
     for option, value, device in list(settings.devices):
         if (
             option == "chardev"
@@ -129,10 +141,10 @@ def _leave_chardevs(settings: Settings) -> None:
 
 
 def _chardev_of(option: str, value: str) -> str | None:
-    """Return the id of the character device that a monitor is on."""
+    """Return the id of the character device that a monitor is on; None if it makes its own."""
     if option == "mon":
         return parse_options(value, implied="chardev").string("chardev")
-    return value.removeprefix("chardev:")
+    return value.removeprefix("chardev:") if value.startswith("chardev:") else None
 
 
 def _place_monitor(settings: Settings) -> None:

@@ -30,6 +30,11 @@ STARTED = """
 -machine q35 -usbdevice tablet -usbdevice mouse -device usb-kbd
 -machine microvm -usbdevice wacom-tablet
 -machine q35 -device ich9-usb-ehci1,id=u -device ich9-usb-uhci1,masterbus=u.0,firstport=0
+-chardev stdio,mux=on,id=c -mon chardev=c,mode=readline -serial chardev:c
+-chardev socket,id=m,path=DIR/m,server=on,wait=off,mux=on -mon m -device isa-serial,chardev=m
+-chardev socket,id=l,path=DIR/l,server=on,wait=off,logfile=DIR/log,logappend=on -mon l
+-chardev vc,id=c -mon c
+-chardev pty,id=c -mon c,mode=control
 """
 
 # With the words of the newest release, after its name.
@@ -44,6 +49,12 @@ REFUSED = {
     "-machine isapc -usbdevice mouse": (
         "-usbdevice mouse: Error: no usb bus to attach usbdevice mouse, please try -machine usb=on"
         " and check that the machine model supports USB"
+    ),
+    "-chardev null,mux=x,id=c": "-chardev null,mux=x,id=c: Parameter 'mux' expects 'on' or 'off'",
+    "-mon c": '-mon c: chardev "c" not found',
+    "-serial nope": "-serial nope: 'nope' is not a valid char driver",
+    "-serial chardev:nope": (
+        "-serial chardev:nope: could not connect serial device to character backend 'chardev:nope'"
     ),
     "-usbdevice kbd": "-usbdevice kbd: could not add USB device 'kbd'",
     "-nonsense": "-nonsense: invalid option",

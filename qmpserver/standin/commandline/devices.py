@@ -66,7 +66,14 @@ def _character_device(launch: Launch, value: str, prefix: str, driver: str) -> N
     if label == value:
         count = sum(name.startswith(prefix) for name in launch.state.chardevs)
         label = f"{prefix}{count}"
-        launch.execute("chardev-add", {"id": label, "backend": _short_form(value)})
+        try:
+            launch.execute("chardev-add", {"id": label, "backend": _short_form(value)})
+        except OptionError as error:
+            if "'type' does not accept value" in str(error):
+                raise OptionError(f"'{value}' is not a valid char driver") from None
+            raise
+    elif not launch.has_chardev(label):
+        raise OptionError(f"could not connect {prefix} device to character backend '{value}'")
     launch.add_implied_device({"driver": driver, "chardev": label})
 
 

@@ -53,6 +53,11 @@ class Launch(NamedTuple):
         if kind is None or self.state.drivers.has_bus(kind):
             self.execute("device_add", device)
 
+    def has_chardev(self, name: str) -> bool:
+        """Return whether there is a character device, a monitor's or another one."""
+        state = self.state
+        return name in state.chardevs or any(one.id == name for one in state.host.devices)
+
     def check_names(self, option: str, given: Iterable[str]) -> None:
         """Check the keys of an option by those that `query-command-line-options` lists.
 
