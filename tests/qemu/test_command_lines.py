@@ -34,9 +34,13 @@ STARTED = """
 -chardev socket,id=m,path=DIR/m,server=on,wait=off,mux=on -mon m -device isa-serial,chardev=m
 -chardev socket,id=l,path=DIR/l,server=on,wait=off,logfile=DIR/log,logappend=on -mon l
 -chardev vc,id=c -mon c
+-object memory-backend-ram,id=m,size=256M,host-nodes=0,policy=bind
+-object memory-backend-ram,size=8M,id=m,size=16M,host-nodes=0-0,host-nodes=0,policy=bind,share
+-nic user -nic user
 -chardev pty,id=c -mon c,mode=control
 """
 
+MEMORY = "-object memory-backend-ram,id=m,size=8M,host-nodes="
 # With the words of the newest release, after its name.
 REFUSED = {
     "-machine pc,usb=x": "Parameter 'usb' expects 'on' or 'off'",
@@ -51,6 +55,23 @@ REFUSED = {
         " and check that the machine model supports USB"
     ),
     "-chardev null,mux=x,id=c": "-chardev null,mux=x,id=c: Parameter 'mux' expects 'on' or 'off'",
+    **{
+        f"{option}=9": f"{option}=9: Parameter 'id' expects an identifier"
+        for option in (
+            "-object iothread,id",
+            "-netdev user,id",
+            "-nic user,id",
+            "-device e1000,id",
+            "-chardev null,id",
+            "-drive if=none,id",
+            "-tpmdev emulator,chardev=c,id",
+        )
+    },
+    **{
+        MEMORY + nodes: f"{MEMORY}{nodes}: Parameter 'host-nodes' expects a uint64 value or range"
+        for nodes in ("x", "1-0", "0-", "0-70000")
+    },
+    f"{MEMORY}0,a.b=1": f"{MEMORY}0,a.b=1: Invalid parameter 'a.b'",
     "-mon c": '-mon c: chardev "c" not found',
     "-serial nope": "-serial nope: 'nope' is not a valid char driver",
     "-serial chardev:nope": (

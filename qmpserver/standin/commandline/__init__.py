@@ -43,5 +43,7 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
             try:
                 function(launch, value)
             except (CommandError, OptionError) as error:
-                text = error.desc if isinstance(error, CommandError) else str(error)
-                raise OptionError(f"-{name} {value}: {text}".replace(" :", ":")) from None
+                if isinstance(error, CommandError):
+                    error = OptionError(error.desc)
+                text = f"-{name} {value}: {error}".replace(" :", ":")
+                raise OptionError(text, error.hint) from None

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 
 def _object(launch: Launch, value: str) -> None:
-    given = parse_members(value, "qom-type")
+    flat = not value.startswith("{")
+    given = (
+        launch.flat("object-add", value, "qom-type") if flat else parse_members(value, "qom-type")
+    )
     if given.get("id") in launch.state.objects:
         raise OptionError(f"Duplicate ID '{given['id']}' for object")
-    launch.execute("object-add", given, flat=not value.startswith("{"))
+    launch.execute("object-add", given, flat=flat)
 
 
 def _chardev(launch: Launch, value: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import IDENTIFIER, OptionError, parse_members
+from qmpserver.keyval import OptionError, parse_members
 from qmpserver.standin.commandline.backends import backend_of
 from qmpserver.standin.commandline.launch import last_members
 
@@ -29,8 +29,6 @@ def _device(launch: Launch, value: str) -> None:
     given = last_members(value, "driver") if text else parse_members(value, "driver")
     if "driver" not in given:
         raise OptionError("Parameter 'driver' is missing")
-    if text and not re.fullmatch(IDENTIFIER, given.get("id", "a")):
-        raise OptionError("Parameter 'id' expects an identifier")
     if text and given.get("id") in launch.state.devices:
         raise OptionError(f"Duplicate ID '{given['id']}' for device")
     kind = launch.state.drivers.find(given["driver"])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmpserver.keyval import OptionError, split_options
+from qmpserver.keyval import IDENTIFIER, OptionError, parse_number, split_options
+from qmpserver.qapi.model import ArrayType, ObjectType
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.typed import typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from qmpserver.qapi.model import Type
     from qmpserver.standin.commands import Commands
     from qmpserver.standin.state import State
+
+_LONGEST_RANGE = 65536
 
 
 class Launch(NamedTuple):
@@ -42,6 +46,28 @@ class Launch(NamedTuple):
                 self.commands.prepare(command, arguments)
             except CommandError as error:
                 raise OptionError(_flat(error.desc) if flat else error.desc) from None
+
+    def flat(self, command: str, text: str, implied: str) -> dict[str, Any]:
+        """Return the arguments of a command that a value without structure gives.
+
+        Each further value of a key adds elements to an array, and replaces any other value.
+
+        Args:
+            command: The command.
+            text: The value.
+            implied: The key of the value's first part, the type of what the command makes.
+
+        Raises:
+            OptionError: The id is none, or an element is.
+        """
+        given = all_members(text, implied)
+        declared = self.commands.schema.commands.get(command)
+        kind = given.get(implied, [None])[-1]
+        listed = {} if declared is None else _listed(declared.arguments, kind)
+        return {
+            name: _elements(name, values, listed[name]) if name in listed else values[-1]
+            for name, values in given.items()
+        }
 
     def add_implied_device(self, device: dict[str, Any]) -> None:
         """Add a device that comes with an option; no device where the machine has no bus for it.
@@ -72,24 +98,62 @@ class Launch(NamedTuple):
 
 def _flat(desc: str) -> str:
     """Return a refusal of a command in QEMU's words for an option without structure."""
-    unknown = re.fullmatch(r"Parameter '(?:backend\.data\.)?([^.']+)' is unexpected", desc)
+    unknown = re.fullmatch(r"Parameter '(?:backend\.data\.)?([^']+)' is unexpected", desc)
     if unknown is not None:
         return f"Invalid parameter '{unknown[1]}'"
     return desc
 
 
-def flat_members(text: str, implied: str | None) -> dict[str, str | list[str]]:
-    """Return the members of a value without structure; of a key given repeatedly, all values."""
-    made: dict[str, str | list[str]] = {}
+def last_members(text: str, implied: str | None) -> dict[str, Any]:
+    """Return the members of a value without structure; the last value of a key counts.
+
+    Raises:
+        OptionError: The id is none.
+    """
+    return {name: values[-1] for name, values in all_members(text, implied).items()}
+
+
+def all_members(text: str, implied: str | None) -> dict[str, list[str]]:
+    """Return the members of a value without structure, each with all values that it is given.
+
+    Raises:
+        OptionError: The id is none.
+    """
+    made: dict[str, list[str]] = {}
     for name, value, _ in split_options(text, implied):
-        before = made.get(name)
-        if before is None:
-            made[name] = value
-        else:
-            made[name] = [*(before if isinstance(before, list) else [before]), value]
+        if name == "id" and not re.fullmatch(IDENTIFIER, value):
+            raise OptionError(
+                "Parameter 'id' expects an identifier",
+                "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+            )
+        made.setdefault(name, []).append(value)
     return made
 
 
-def last_members(text: str, implied: str | None) -> dict[str, Any]:
-    """Return the members of a value without structure; the last value of a key counts."""
-    return {name: value for name, value, _ in split_options(text, implied)}
+def _listed(arguments: ObjectType, kind: str | None) -> dict[str, Type]:
+    """Return the types of the elements of members that are arrays, by member."""
+    branch = arguments.branches.get(str(kind))
+    members = (
+        branch.type.members if branch is not None and isinstance(branch.type, ObjectType) else ()
+    )
+    return {one.name: one.type.element for one in members if isinstance(one.type, ArrayType)}
+
+
+def _elements(name: str, values: list[str], element: Type) -> list[Any]:
+    """Return an array whose elements are given by one option each; numbers also by ranges."""
+    if isinstance(element, ObjectType):
+        return [{"str": one} for one in values]
+    if element.wire != "int":
+        return values
+    made: list[Any] = []
+    for one in values:
+        first, dash, last = one.partition("-")
+        try:
+            low = parse_number(name, first)
+            high = parse_number(name, last) if dash else low
+        except OptionError:
+            low, high = 1, 0
+        if not low <= high < low + _LONGEST_RANGE:
+            raise OptionError(f"Parameter '{name}' expects a uint64 value or range")
+        made += range(low, high + 1)
+    return made

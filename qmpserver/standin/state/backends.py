@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
@@ -13,11 +15,23 @@ if TYPE_CHECKING:
 IOTHREAD_POLL_NS = 32768
 
 
+def check_id(name: str) -> None:
+    """Check the id of a new backend.
+
+    Raises:
+        CommandError: It is none.
+    """
+    if not re.fullmatch(IDENTIFIER, name):
+        raise CommandError("Parameter 'id' expects an identifier")
+
+
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
 
     @registry.command("netdev_add")
     def netdev_add(id: str, **options: Any) -> None:  # noqa: A002 -- the schema's name
+        if not state.in_setup:  # options make names of their own
+            check_id(id)
         if id in state.netdevs:
             raise CommandError(f"Duplicate ID '{id}'")
         state.netdevs[id] = options
@@ -29,6 +43,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("object-add")
     def object_add(id: str, qom_type: str, **properties: Any) -> None:  # noqa: A002
+        check_id(id)
         if id in state.objects:
             raise CommandError(
                 f"attempt to add duplicate property '{id}' to object (type 'container')"
