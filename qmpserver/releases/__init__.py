@@ -61,6 +61,7 @@ class Release(NamedTuple):
             a unit, and `tls-authz` after the cache's size.
         bare_drive_errors: Whether `drive_del` shows errors without `Error: ` before them.
         typed_devices: Whether members of `device_add` have types; the text of an option has none.
+        refuses_nics: Whether a model of `-nic` that the machine lacks is refused.
         hides_functions: Whether a PCI device that gets any free address while a machine exists may
             get one that the guest does not see.
     """
@@ -81,6 +82,7 @@ class Release(NamedTuple):
     parameters: Mapping[str, object] = MappingProxyType({})
     authz_after_cache: bool = False
     bare_drive_errors: bool = False
+    refuses_nics: bool = False
     hides_functions: bool = False
 
     @property
@@ -156,6 +158,7 @@ RELEASES: Mapping[str, Release] = {
             always_samples=True,
             vcpu_events=True,
             typed_devices=False,
+            refuses_nics=True,
             hides_functions=True,
             parameters={
                 "compress-level": 1,

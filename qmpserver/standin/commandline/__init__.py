@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qmpserver.keyval import OptionError
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline import actions, backends, block, devices, network, usb
+from qmpserver.standin.commandline.launch import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +43,8 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
         for value in [value for option, value in given if option == name]:
             try:
                 function(launch, value)
+            except MachineError:
+                raise
             except (CommandError, OptionError) as error:
                 if isinstance(error, CommandError):
                     error = OptionError(error.desc)

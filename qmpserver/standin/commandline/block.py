@@ -19,6 +19,7 @@ _INTERFACES = (
 # Units of a bus, of interfaces that have buses.
 _UNITS = {"ide": 2, "scsi": 7}
 _DEVICES = {"virtio": "virtio-blk-pci", "scsi": "scsi-hd", "floppy": "floppy", "ide": "ide-hd"}
+_ON_BOARDS = ("mtd", "sd")  # of other architectures
 _CACHES = {
     "none": {"direct": True, "no-flush": False},
     "directsync": {"direct": True, "no-flush": False},
@@ -44,7 +45,7 @@ def add_drive(launch: Launch, given: dict[str, Any]) -> None:
         CommandError: There is such a drive, or too much is kept.
     """
     state = launch.state
-    interface = given.get("if", "ide")
+    interface = given.get("if") or ("ide" if _takes(launch, "ide") else "none")
     if interface not in _INTERFACES:
         raise OptionError(f"unsupported bus type '{interface}'")
     media = given.get("media", "disk")
@@ -69,10 +70,26 @@ def add_drive(launch: Launch, given: dict[str, Any]) -> None:
             "detect-zeroes": given.get("detect-zeroes", "off"),
         }
     state.drives[name] = {"node": node, "removable": media == "cdrom" or interface == "floppy"}
+    on_q35 = state.drivers.machine.startswith("pc-q35")
+    if interface == "floppy" and on_q35 and not _takes(launch, interface):
+        # It has the controller only if it has a drive for it.
+        launch.add_implied_device({"driver": "isa-fdc"})
+    if interface != "virtio" and not _takes(launch, interface):
+        place = f"bus={given.get('bus', 0)},unit={given.get('unit', 0)}"
+        raise OptionError(f"machine type does not support if={interface},{place}")
     driver = _DEVICES.get(interface)
     if driver is not None:
         driver = "ide-cd" if (interface, media) == ("ide", "cdrom") else driver
         launch.execute("device_add", {"driver": driver, "drive": name})
+
+
+def _takes(launch: Launch, interface: str) -> bool:
+    """Return whether the machine has a place for drives of an interface."""
+    drivers = launch.state.drivers
+    if interface in _ON_BOARDS:
+        return not drivers.known
+    kind = drivers.find(_DEVICES[interface]) if interface in _DEVICES else None
+    return kind is None or drivers.has_bus(kind)
 
 
 def _free_node(launch: Launch) -> str:

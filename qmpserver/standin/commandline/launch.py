@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _LONGEST_RANGE = 65536
 
 
+class MachineError(OptionError):
+    """An error of the machine, which QEMU reports without the option."""
+
+
 class Launch(NamedTuple):
     """The commands and the state that options act on."""
 

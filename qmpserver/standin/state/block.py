@@ -50,6 +50,8 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError("'node-name' must be specified for the root node")
         if name in state.nodes:
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
+        if options.get("backing") == "":
+            options["backing"] = None  # the old way to write it
         for child in _CHILDREN:
             if driver == _NAMING.get(child):
                 continue

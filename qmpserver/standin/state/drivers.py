@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Members of `device_add` that are no properties.
 _MEMBERS = ("driver", "id", "bus")
+_EXPRESS_ONLY = " devices cannot reside on a PCI bus"  # the end of a refusal
 
 
 class Drivers:
@@ -34,13 +35,15 @@ class Drivers:
 
     Attributes:
         machine: The machine's type; an alias stands for a type of the release.
+        known: Whether the facts tell which devices the machine takes.
         buses: The machine's buses.
     """
 
     def __init__(self, facts: Facts, machine: str, budget: Budget, *, checks: bool) -> None:
         known = facts.machine(machine)
         self._all_facts = facts
-        self._facts = facts if known is not None and checks else None
+        self.known = known is not None and checks
+        self._facts = facts if self.known else None
         self.machine, buses = known or (machine, ())
         self.buses = Buses(buses, budget)
 
@@ -113,6 +116,8 @@ class Drivers:
             bus = self._first_bus(driver)
             if bus is None:
                 raise CommandError(f"No '{driver.bus}' bus found for device '{driver.name}'")
+        if bus.type == "PCI" and (driver.cold or "").endswith(_EXPRESS_ONLY):
+            raise CommandError(driver.cold or "")
         if hot and not bus.hot:
             raise CommandError(f"Bus '{bus.name}' does not support hotplugging")
         if hot and driver.cold_only:
@@ -189,8 +194,8 @@ class Drivers:
             CommandError: QEMU refuses it.
         """
         refused = driver.hot if hot else driver.cold
-        if refused is None or driver.bus is None:
-            return
+        if refused is None or driver.bus is None or refused.endswith(_EXPRESS_ONLY):
+            return  # the bus has been checked
         words = re.findall(r"[\w-]+", refused)
         named = {one["name"] for one in self.properties(driver.name)}.intersection(words)
         if not set(given) - set(_MEMBERS) or (len(named) == 1 and not named & set(given)):
