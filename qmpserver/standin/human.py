@@ -17,7 +17,8 @@ from qmpserver.qmp import CommandError
 from qmpserver.releases import RELEASES
 from qmpserver.standin.commandline import OPTIONS
 from qmpserver.standin.humaninfo import INFO
-from qmpserver.standin.state.block import delete_drive
+from qmpserver.standin.humanmedia import COMMANDS as MEDIA_COMMANDS
+from qmpserver.standin.state.disks import delete_drive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -122,7 +123,7 @@ async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: boo
 
 async def _drive_del(monitor: HumanMonitor, id: str) -> str:  # noqa: A002 -- QEMU's name
     try:
-        if id in monitor.state.nodes and id not in monitor.state.drives:
+        if id in monitor.state.nodes:
             await monitor.qmp("blockdev-del", **{"node-name": id})
         else:
             delete_drive(monitor.state, id)
@@ -150,6 +151,7 @@ COMMANDS = (
         "request VM to change its memory allocation (in MB)",
         _balloon,
     ),
+    *MEDIA_COMMANDS,
     HumanCommand("chardev-add", "value:S", "args", "add chardev", _given("chardev")),
     HumanCommand("chardev-remove", "id:s", "id", "remove chardev", _removed("chardev-remove")),
     HumanCommand(

@@ -100,6 +100,7 @@ class MachineState(NamedTuple):
         unplug_time: Time that the guest takes to release a device.
         powerdown_time: Time that the guest takes to shut down after `system_powerdown`; None for
             a guest that does not.
+        images: Whether a file of an image must exist.
     """
 
     status: str = "running"
@@ -115,6 +116,7 @@ class MachineState(NamedTuple):
     migration_peer: bool = True
     unplug_time: float = 0.0
     powerdown_time: float | None = None
+    images: bool = False
 
     @property
     def empty(self) -> bool:

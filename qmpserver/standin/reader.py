@@ -101,6 +101,7 @@ class Reader:
             migration_time=standard.migration_time if migration is None else migration,
             unplug_time=standard.unplug_time if unplug is None else unplug,
             powerdown_time=table.seconds("powerdown-time"),
+            images=table.boolean("images"),
         )
         table.done()
         return made

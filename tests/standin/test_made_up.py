@@ -124,6 +124,10 @@ def execute(stand_in: StandIn, command: Command, given: dict[str, Any]) -> None:
     if not (bound.wants_client or bound.is_async):
         with contextlib.suppress(CommandError):
             result = stand_in._commands.call(bound, given, None)
+            if inspect.iscoroutine(result):  # it waits for a file
+                result.send(None)
+                result.close()
+                return
             result = {} if result is None else result
             dumps(result, finite=True)
             command.validate_result(result)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import OptionError, parse_members
 from qmpserver.standin.commandline.launch import last_members
+from qmpserver.standin.state import images
+from qmpserver.standin.state.block import add_node, image_options
+from qmpserver.standin.state.images import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,24 +55,27 @@ def add_drive(launch: Launch, given: dict[str, Any]) -> None:
     if media not in ("disk", "cdrom"):
         raise OptionError(f"'{media}' invalid media")
     name = given.get("id") or _name(launch, interface, media)
-    if name in state.drives or name in state.nodes:
+    if state.drives.named(name) is not None or name in state.nodes:
         raise OptionError(f"Duplicate ID '{name}' for drive")
     cache = given.get("cache", "writeback")
     if cache not in _CACHES:
         raise OptionError("invalid cache option")
     node = None
     if given.get("file"):
-        node = given.get("node-name") or _free_node(launch)
-        if node in state.nodes:
-            raise OptionError(f"Duplicate nodes with node-name='{node}'")
-        state.nodes[node] = {
-            "driver": given.get("format", given.get("driver", "raw")),
-            "file": _protocol(given["file"]),
+        below = image_options(given["file"])
+        found = images.read(images.names(below))
+        image = found.get(below["filename"], Image())
+        options = {
+            "driver": given.get("format", given.get("driver", image.format or "raw")),
+            "file": below,
             "cache": _CACHES[cache],
             "read-only": given.get("readonly", given.get("read-only", "off")) in ("on", "yes"),
             "detect-zeroes": given.get("detect-zeroes", "off"),
         }
-    state.drives[name] = {"node": node, "removable": media == "cdrom" or interface == "floppy"}
+        if "node-name" in given:
+            options["node-name"] = given["node-name"]
+        node = add_node(state, options, found, owned=False)
+    state.drives.add(name, node)
     on_q35 = state.drivers.machine.startswith("pc-q35")
     if interface == "floppy" and on_q35 and not _takes(launch, interface):
         # It has the controller only if it has a drive for it.
@@ -92,33 +98,20 @@ def _takes(launch: Launch, interface: str) -> bool:
     return kind is None or drivers.has_bus(kind)
 
 
-def _free_node(launch: Launch) -> str:
-    """Return the name of a node without one."""
-    names = (f"#block{number:03}" for number in itertools.count(len(launch.state.nodes)))
-    return next(name for name in names if name not in launch.state.nodes)
-
-
 def _name(launch: Launch, interface: str, media: str) -> str:
     """Return the name of a drive without an id: after its interface, bus and unit."""
     kind = "cd" if media == "cdrom" else "hd"
+    names = [drive["name"] for drive in launch.state.drives.values()]
     units = _UNITS.get(interface, 0)
     for index in itertools.count():
         if interface in ("floppy", "sd", "none", "virtio", "pflash", "mtd", "xen"):
             name = f"{interface}{index}"
         else:
             name = f"{interface}{index // units}-{kind}{index % units}"
-        taken = {one.replace("-cd", "-hd") for one in launch.state.drives}
+        taken = {one.replace("-cd", "-hd") for one in names}
         if name.replace("-cd", "-hd") not in taken:
             return name
     raise AssertionError
-
-
-def _protocol(file: str) -> dict[str, Any]:
-    """Return the options of the node below: of a file, or of a URL's protocol."""
-    scheme, colon, _ = file.partition(":")
-    if colon and scheme.replace("-", "").replace("+", "").isalnum():
-        return {"driver": scheme, "filename": file}
-    return {"driver": "file", "filename": file}
 
 
 def _disk(**options: str) -> Callable[[Launch, str], None]:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qmpserver.monitor.fds import take_inherited
 from qmpserver.qapi.fitting import fitted
+from qmpserver.qapi.model import EnumType
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.drivers import Drivers
+from qmpserver.standin.state.drives import Drives
 from qmpserver.standin.state.threads import Threads
 
 if TYPE_CHECKING:
@@ -82,8 +84,7 @@ class State:
         tpms: Options of each TPM backend, by id.
         objects: Properties of each object, by id.
         nodes: Options of each block node, by name.
-        drives: Properties of each drive of the command line, by id: its `node`, None if it is
-            empty, and whether it is `removable`.
+        drives: The drives, which connect devices and nodes.
         jobs: Properties of each block job, by id.
         budget: The memory that all of these, and the files of a guest agent, may have.
         unplugging: Devices that the guest has not released yet, by id, and when it will do so; None
@@ -113,7 +114,7 @@ class State:
         self.tpms = Kept(self.budget)
         self.objects = Kept(self.budget)
         self.nodes = Kept(self.budget)
-        self.drives = Kept(self.budget)
+        self.drives = Drives(self.budget)
         self.jobs = Kept(self.budget)
         self.unplugging: dict[str, asyncio.Handle | None] = {}
         self.resets: list[Callable[[], None]] = []
@@ -151,6 +152,18 @@ class State:
         return {
             key["name"] for one in listed if one["option"] == option for key in one["parameters"]
         }
+
+    def knows_block_driver(self, name: str) -> bool:
+        """Return whether its schema has a driver of block nodes; True if it has no such nodes."""
+        return self._block_drivers is None or name in self._block_drivers
+
+    @functools.cached_property
+    def _block_drivers(self) -> set[str] | None:
+        add = self._schema.commands.get("blockdev-add")
+        tag = None if add is None or add.arguments is None else add.arguments.tag
+        if tag is None or not isinstance(tag.type, EnumType):
+            return None
+        return {member.name for member in tag.type.values}
 
     @property
     def running(self) -> bool:

@@ -1,74 +1,76 @@
-"""Block nodes, drives, and the devices that use them."""
+"""Block nodes."""
 
 from __future__ import annotations
 
-import json
-from functools import partial
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.monitor.background import call_in_thread
 from qmpserver.qmp import CommandError
-from qmpserver.standin.values import as_object
+from qmpserver.standin.state import images
+from qmpserver.standin.state.images import Image
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
+    from qmpserver.standin.state.images import Images
 
 SIZE = 1 << 30
-_MAX_RULES = 1 << 20
-# Members of a node's options that can name other nodes.
-_CHILDREN = ("file", "backing", "image", "target")
+"""The bytes of a disk whose size nothing says."""
+
+MAX_LAYERS = 100
+"""Nodes that can be below one another: queries show each inside the one above."""
+
+# Members of a node's options that are other nodes: their names, or their options.
+CHILDREN = ("file", "backing", "image", "target", "data-file")
 # Drivers whose members of such a name are strings.
 _NAMING = {"image": "rbd", "target": "iscsi"}
+_FORMATS = ("qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "luks", "parallels", "dmg")
+_INHERITED = ("read-only", "cache")
+_UNOWNED = "unowned"  # member of a node that goes with its last user
+_MEASURED = "virtual-size"  # member of a node whose size is known
 
 
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
 
     @registry.command("blockdev-add")
-    def blockdev_add(driver: str, **options: Any) -> Awaitable[None] | None:
-        rules = options.get("config")
-        if driver == "blkdebug" and isinstance(rules, str) and not state.in_setup:
-            return add_debugged(rules, options)
-        add(driver, options)
-        return None
-
-    async def add_debugged(rules: str, options: dict[str, Any]) -> None:
-        """Add a node after its file of rules was read: QEMU's monitor, too, waits for a pipe."""
-        try:
-            await call_in_thread("read-rules", partial(_read_rules, rules), lambda _: None)
-        except OSError as error:
-            raise CommandError(f"Could not open '{rules}': {error.strerror}") from None
-        add("blkdebug", options)
-
-    def add(driver: str, options: dict[str, Any]) -> None:
+    def blockdev_add(**options: Any) -> Awaitable[None] | None:
         options = {name.replace("_", "-"): value for name, value in options.items()}
-        name = options.get("node-name")
-        if not isinstance(name, str):
+        rules = options.get("config")
+        if options["driver"] != "blkdebug" or not isinstance(rules, str):
+            rules = None
+        files = list(images.names(options))
+        if state.in_setup or not (files or rules):
+            add(options, images.read(files))
+            return None
+        return add_later(options, rules, files)
+
+    async def add_later(options: dict[str, Any], rules: str | None, files: list[str]) -> None:
+        """Add a node after its files were read: QEMU's monitor, too, waits for a pipe."""
+        if rules is not None:
+            await images.read_rules(rules)
+        add(options, await images.look(files))
+
+    def add(options: dict[str, Any], found: Images) -> None:
+        if not isinstance(options.get("node-name"), str):
             raise CommandError("'node-name' must be specified for the root node")
-        if name in state.nodes:
-            raise CommandError(f"Duplicate nodes with node-name='{name}'")
         if options.get("backing") == "":
             options["backing"] = None  # the old way to write it
-        for child in _CHILDREN:
-            if driver == _NAMING.get(child):
-                continue
-            if isinstance(value := options.get(child), str) and value not in state.nodes:
-                raise CommandError(f"Cannot find device='{value}' nor node-name='{value}'")
-        state.nodes[name] = {"driver": driver, **options}
+        add_node(state, options, found)
 
     @registry.command("blockdev-del")
     def blockdev_del(node_name: str) -> None:
         if node_name not in state.nodes:
             raise CommandError(f"Failed to find node with node-name='{node_name}'")
-        parents = [one.get(child) for one in state.nodes.values() for child in _CHILDREN]
-        if node_name in parents:
-            raise CommandError(f"Block device {node_name} is in use")
-        if any(one.get("drive") == node_name for one in state.devices.values()):
+        if any(state.drives.with_node(node_name)):
             raise CommandError(f"Node {node_name} is in use")
-        del state.nodes[node_name]
+        if state.nodes[node_name].get(_UNOWNED):
+            raise CommandError(f"Node {node_name} is not owned by the monitor")
+        if _is_used(state, node_name):
+            raise CommandError(f"Block device {node_name} is in use")
+        _delete(state, node_name)
 
     @registry.command("block_resize")
     def block_resize(size: int, device: str | None = None, node_name: str | None = None) -> None:
@@ -77,92 +79,189 @@ def register(registry: Registry, state: State) -> None:
         except CommandError:
             given = f"device='{device or ''}' nor node-name='{node_name or ''}'"
             raise CommandError(f"Cannot find {given}") from None
-        state.nodes[name] = {**state.nodes[name], "size": size}
-
-    @registry.command("query-named-block-nodes")
-    def query_named_block_nodes(flat: bool = False) -> Any:
-        return [_shown(state, name) for name in reversed(state.nodes)]
-
-    @registry.command("query-block")
-    def query_block(flat: bool = False) -> Any:
-        return [_drive_info(state, name) for name in state.drives] + [
-            {
-                "device": "",
-                "qdev": qdev(name, one),
-                "type": "unknown",
-                "locked": False,
-                "removable": _removable(one),
-                **_medium(state, one["drive"]),
-            }
-            for name, one in state.devices.items()
-            if one.get("drive") in state.nodes or one.get("drive", "") is None
-        ]
-
-    @registry.command("query-blockstats")
-    def query_blockstats(query_nodes: bool = False) -> Any:
-        if query_nodes:
-            return [_stats(state, name) for name in reversed(state.nodes)]
-        drives = [
-            {"device": name, **_of_user(state, name), **_stats(state, one["node"])}
-            for name, one in state.drives.items()
-        ]
-        return drives + [
-            {"qdev": qdev(name, one), **_stats(state, one["drive"])}
-            for name, one in state.devices.items()
-            if one.get("drive") in state.nodes
-        ]
-
-
-def _read_rules(path: str) -> None:
-    """Wait for the file's writer if it is a pipe; nothing here acts on the rules."""
-    with open(path, "rb") as file:
-        file.read(_MAX_RULES)
+        state.nodes[name] = {**state.nodes[name], _MEASURED: size}
 
 
 def node_of(state: State, name: str | None) -> str:
-    """Return the node that a command means: by its own name, a drive's, or a device's.
+    """Return the node that a command means: a drive's, or by its own name.
 
     Raises:
         CommandError: There is none.
     """
+    key = state.drives.named(name)
+    if key is not None and state.drives[key]["node"] is not None:
+        return str(state.drives[key]["node"])
     if name in state.nodes:
         return str(name)
-    if name in state.drives and (node := state.drives[str(name)]["node"]) is not None:
-        return str(node)
-    drive = state.devices.get(name or "", {}).get("drive")
-    if drive is not None:
-        return node_of(state, drive)
     raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
 
 
 def replace_node(state: State, old: str, new: str) -> None:
     """Let everything that uses a node, but not the nodes below it, use another one."""
-    for name, one in list(state.devices.items()):
-        if one.get("drive") == old:
-            state.devices[name] = {**one, "drive": new}
-    for name, one in list(state.drives.items()):
-        if one["node"] == old:
-            state.drives[name] = {**one, "node": new}
-    for name, one in list(state.nodes.items()):
-        for child in _CHILDREN:
-            if one.get(child) == old and name != new:
-                state.nodes[name] = {**one, child: new}
+    for key in state.drives.with_node(old):
+        drive = state.drives[key]
+        state.drives.change(key, node=new)
+        if not drive["name"] and "drive" in state.devices.get(drive["device"], ()):
+            state.devices[drive["device"]] = {**state.devices[drive["device"]], "drive": new}
+    spared = below(state, new)
+    for name in list(state.nodes):
+        for child, one in children_of(state, name).items():
+            if one == old and name not in spared:
+                state.nodes[name] = {**state.nodes[name], child: new}
 
 
-def delete_drive(state: State, name: str) -> None:
-    """Delete a drive, and its node unless a device has it; a device of the drive stays, empty.
+def add_node(state: State, options: dict[str, Any], found: Images, *, owned: bool = True) -> str:
+    """Add a node and those below it, and return its name.
+
+    Args:
+        state: The state.
+        options: Its options, as `blockdev-add` has them.
+        found: The files among them.
+        owned: Whether it stays until a client deletes it; otherwise it goes with its last user.
 
     Raises:
-        CommandError: There is no such drive.
+        CommandError: There is such a node, none of another name, or a file cannot be opened.
     """
-    if name not in state.drives:
-        raise CommandError(f"Device '{name}' not found")
-    node = state.drives.pop(name)["node"]
-    for device, one in list(state.devices.items()):
-        if one.get("drive") == name:
-            state.devices[device] = {**one, "drive": None}
-    if all(one.get("drive") != node for one in state.devices.values()):
-        state.nodes.pop(node, None)
+    images.check(state, found)
+    name = options.get("node-name")
+    if name in state.nodes:
+        raise CommandError(f"Duplicate nodes with node-name='{name}'")
+    driver = options["driver"]
+    if not state.knows_block_driver(driver):
+        raise CommandError(f"Unknown driver '{driver}'")
+    children = [one for one in CHILDREN if driver != _NAMING.get(one)]
+    for child in children:
+        if isinstance(value := options.get(child), str) and value not in state.nodes:
+            raise CommandError(f"Cannot find device='{value}' nor node-name='{value}'")
+    made = {key: value for key, value in options.items() if key != "node-name"}
+    if not owned:
+        made[_UNOWNED] = True
+    inherited = {key: options[key] for key in _INHERITED if key in options}
+    below = []
+    try:
+        for child in children:
+            if isinstance(value := options.get(child), dict):
+                made[child] = add_node(state, {**inherited, **value}, found, owned=False)
+                below.append(made[child])
+        image = found.get(_file_of(state, made) or "", Image())
+        size = image.size if driver in images.FILES else image.disk_size
+        if size is not None and driver in (*images.FILES, image.format):
+            made[_MEASURED] = size
+        name = free_name(state) if name is None else str(name)
+        if name in state.nodes:  # one of those below
+            raise CommandError(f"Duplicate nodes with node-name='{name}'")
+        state.nodes[name] = made
+        _check_depth(state, name)
+    except CommandError:
+        if name is not None and state.nodes.get(name) is made:
+            del state.nodes[name]
+        for one in below:
+            drop_unused(state, one)
+        raise
+    return name
+
+
+def image_options(filename: str) -> dict[str, Any]:
+    """Return the options of the node of a file, or of a URL's protocol."""
+    scheme, colon, _ = filename.partition(":")
+    if colon and scheme.replace("-", "").replace("+", "").isalnum():
+        if scheme == "file":
+            return {"driver": "file", "filename": filename.removeprefix("file:")}
+        return {"driver": scheme, "filename": filename}
+    return {"driver": "file", "filename": filename}
+
+
+def children_of(state: State, name: str) -> dict[str, str]:
+    """Return the names of the nodes directly below a node, by the member that they are."""
+    node = state.nodes[name]
+    return {
+        child: node[child]
+        for child in CHILDREN
+        if node["driver"] != _NAMING.get(child)
+        and isinstance(node.get(child), str)
+        and node[child] in state.nodes
+    }
+
+
+def below(state: State, name: str) -> set[str]:
+    """Return a node and all nodes below it."""
+    found, left = set(), [name]
+    while left:
+        one = left.pop()
+        if one not in found:
+            found.add(one)
+            left += children_of(state, one).values()
+    return found
+
+
+def set_child(state: State, parent: str, child: str, name: str) -> None:
+    """Put a node below another one.
+
+    Raises:
+        CommandError: That would make a cycle, or too many layers.
+    """
+    if parent in below(state, name):
+        words = f"Making '{name}' a {child} child of '{parent}' would create a cycle"
+        raise CommandError(words)
+    before = state.nodes[parent]
+    state.nodes[parent] = {**before, child: name}
+    try:
+        _check_depth(state, parent)
+    except CommandError:
+        state.nodes[parent] = before
+        raise
+
+
+def _check_depth(state: State, name: str) -> None:
+    """Check the number of layers from a node downwards, and upwards.
+
+    Raises:
+        CommandError: There are too many.
+    """
+    layer, depth = {name}, 0
+    while layer:
+        layer = {one for node in layer for one in children_of(state, node).values()}
+        depth += 1
+    layer = {name}
+    while layer := {one for one in state.nodes if layer & {*children_of(state, one).values()}}:
+        depth += 1
+    if depth > MAX_LAYERS:
+        raise CommandError(f"a stand-in has up to {MAX_LAYERS} block nodes below one another")
+
+
+def _file_of(state: State, options: dict[str, Any]) -> str | None:
+    """Return the name of the file that a node is, or that is directly below it."""
+    below = state.nodes.get(options.get("file", ""), options) if "file" in options else options
+    return below.get("filename") if below["driver"] in images.FILES else None
+
+
+def drop_unused(state: State, name: str | None) -> None:
+    """Delete a node that nothing has any more, unless a client has added it."""
+    if name is None or name not in state.nodes:
+        return
+    if state.nodes[name].get(_UNOWNED) and not _is_used(state, name):
+        _delete(state, name)
+
+
+def _delete(state: State, name: str) -> None:
+    """Delete a node, and those below it that nothing else has."""
+    children = children_of(state, name)
+    del state.nodes[name]
+    for one in children.values():
+        drop_unused(state, one)
+
+
+def free_name(state: State) -> str:
+    """Return the name of a node without one."""
+    names = (f"#block{number:03}" for number in itertools.count(len(state.nodes)))
+    return next(name for name in names if name not in state.nodes)
+
+
+def _is_used(state: State, name: str) -> bool:
+    """Return whether a drive or another node has a node."""
+    return any(state.drives.with_node(name)) or any(
+        name in children_of(state, one).values() for one in state.nodes
+    )
 
 
 def overlay_of(state: State, name: str) -> str | None:
@@ -172,111 +271,13 @@ def overlay_of(state: State, name: str) -> str | None:
 
 def size_of(state: State, name: str) -> int:
     """Return the size of a node in bytes: its own, or that of the node below, or `SIZE`."""
-    for _ in range(len(state.nodes)):
+    while True:
         one = state.nodes[name]
-        size = one.get("size")
+        size = one.get(_MEASURED, one.get("size"))
         if isinstance(size, int):
             return size
-        below = one.get("file")
-        if not isinstance(below, str) or below not in state.nodes:
+        children = children_of(state, name)
+        if one["driver"] in _FORMATS or "file" not in children:
             break
-        name = below
+        name = children["file"]
     return SIZE
-
-
-def qdev(name: str, device: dict[str, Any]) -> str:
-    """Return the name of a device that uses a node, as queries show it."""
-    path = f"/machine/peripheral{'' if device['named'] else '-anon'}/{name}"
-    driver = device["driver"]
-    if driver.startswith("virtio-"):
-        return f"{path}/virtio-backend"
-    return name if device["named"] else path
-
-
-def _removable(device: dict[str, Any]) -> bool:
-    return device["driver"] in ("ide-cd", "scsi-cd", "floppy")
-
-
-def _of_user(state: State, drive: str) -> dict[str, str]:
-    """Return the member `qdev` of a drive that a device uses."""
-    users = [qdev(name, one) for name, one in state.devices.items() if one.get("drive") == drive]
-    return {"qdev": users[0]} if users else {}
-
-
-def _drive_info(state: State, name: str) -> dict[str, Any]:
-    drive, user = state.drives[name], _of_user(state, name)
-    removable = drive["removable"] or not user
-    info = {"device": name, "locked": False, "removable": removable, "type": "unknown", **user}
-    if drive["removable"] and user:
-        info["tray_open"] = False
-    return {**info, **_medium(state, drive["node"])}
-
-
-def _medium(state: State, node: str | None) -> dict[str, Any]:
-    return {} if node is None else {"io-status": "ok", "inserted": _shown(state, node)}
-
-
-_COUNTERS = (
-    "rd_bytes", "wr_bytes", "unmap_bytes", "zone_append_bytes", "rd_operations", "wr_operations",
-    "zone_append_operations", "flush_operations", "unmap_operations", "rd_total_time_ns",
-    "wr_total_time_ns", "zone_append_total_time_ns", "flush_total_time_ns", "unmap_total_time_ns",
-    "wr_highest_offset", "rd_merged", "wr_merged", "zone_append_merged", "unmap_merged",
-    "failed_rd_operations", "failed_wr_operations", "failed_zone_append_operations",
-    "failed_flush_operations", "failed_unmap_operations", "invalid_rd_operations",
-    "invalid_wr_operations", "invalid_zone_append_operations", "invalid_flush_operations",
-    "invalid_unmap_operations",
-)  # fmt: skip
-
-
-def _stats(state: State, node: str | None) -> dict[str, Any]:
-    """Return the statistics of a node: the guest has not used it."""
-    stats: dict[str, Any] = dict.fromkeys(_COUNTERS, 0)
-    stats |= {"account_invalid": True, "account_failed": True, "timed_stats": []}
-    if node is None:
-        return {"stats": stats}
-    made: dict[str, Any] = {"node-name": node, "stats": stats}
-    for child, member in (("file", "parent"), ("backing", "backing")):
-        below = state.nodes[node].get(child)
-        if isinstance(below, str) and below in state.nodes:
-            made[member] = _stats(state, below)
-    return made
-
-
-def _without_file(node: dict[str, Any]) -> str:
-    """Return the name of an image that is no file, as QEMU makes one from the options."""
-    driver = node.get("driver", "null-co")
-    told = {name: node[name] for name in _TOLD if name in node}
-    return f"json:{json.dumps({'driver': driver, **told})}" if told else f"{driver}://"
-
-
-_TOLD = ("size", "latency-ns", "read-zeroes")
-
-
-_HANDED_OVER = (
-    "inmigrate",
-    "postmigrate",
-)  # run states in which another process may have the disks
-
-
-def _shown(state: State, name: str) -> dict[str, Any]:
-    node = state.nodes[name]
-    below = node.get("file")
-    deepest = state.nodes.get(below, node) if isinstance(below, str) else as_object(below) or node
-    filename = deepest.get("filename") or _without_file(deepest)
-    size = size_of(state, name)
-    cache = as_object(node.get("cache"))
-    return {
-        "active": state.status not in _HANDED_OVER,
-        "node-name": name,
-        "drv": node["driver"],
-        "ro": node.get("read-only", False),
-        "file": filename,
-        "encrypted": False,
-        "detect_zeroes": node.get("detect-zeroes", "off"),
-        "image": {"filename": filename, "format": node["driver"], "virtual-size": size},
-        "cache": {
-            "writeback": True,
-            "direct": cache.get("direct", False),
-            "no-flush": cache.get("no-flush", False),
-        },
-    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import nics, pci, realize
+from qmpserver.standin.state import disks, nics, pci, realize
 from qmpserver.standin.state.properties import as_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def register(registry: Registry, state: State) -> None:
             case "netdev":
                 return name in state.netdevs
             case "drive":
-                return name in state.drives or name in state.nodes
+                return state.drives.named(name) is not None or name in state.nodes
             case "tpmdev":
                 return name in state.tpms
         return name in state.chardevs or any(one.id == name for one in state.host.devices)
@@ -102,6 +102,7 @@ def register(registry: Registry, state: State) -> None:
             state.devices[key] = {**given, **place, "driver": driver, "named": name is not None}
             if driver.endswith("-cpu"):
                 state.cpus.plug(_path(state, key), driver, given)
+            disks.attach(state, key, driver, given)
         except CommandError:
             state.devices.pop(key, None)
             state.drivers.buses.unplug(key)
@@ -155,6 +156,7 @@ def register(registry: Registry, state: State) -> None:
         for inner in reversed(state.drivers.buses.unplug(name)):
             unplugged(inner)
         path = _path(state, name)
+        disks.detach(state, name)
         one = state.devices.pop(name)
         driver = one["driver"]
         if (index := state.cpus.unplug(path)) is not None:

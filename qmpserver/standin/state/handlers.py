@@ -10,6 +10,7 @@ from qmpserver.standin.state import (
     agent,
     backends,
     block,
+    blockinfo,
     chardevs,
     cpus,
     devices,
@@ -17,6 +18,7 @@ from qmpserver.standin.state import (
     dump,
     facts,
     jobs,
+    media,
     migration,
     nics,
     pci,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, block, chardevs, cpus, devices, dirty, dump, facts, jobs, migration, nics,
-    pci, qom, runstate, snapshots, absent,
+    agent, backends, block, blockinfo, chardevs, cpus, devices, dirty, dump, facts, jobs, media,
+    migration, nics, pci, qom, runstate, snapshots, absent,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import node_of, replace_node
+from qmpserver.standin.state.block import add_node, image_options, node_of, replace_node, set_child
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -21,8 +21,8 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(f"Cannot find device='{overlay}' nor node-name='{overlay}'")
         if isinstance(state.nodes[overlay].get("backing"), str):
             raise CommandError("The overlay already has a backing image")
+        set_child(state, overlay, "backing", below)
         replace_node(state, below, overlay)
-        state.nodes[overlay] = {**state.nodes[overlay], "backing": below}
 
     registry.command("blockdev-snapshot")(snapshot)
 
@@ -36,11 +36,12 @@ def register(registry: Registry, state: State) -> None:
         **_: Any,
     ) -> None:
         below = node_of(state, device or node_name)
-        name = snapshot_node_name or f"#block{len(state.nodes):03}"
-        if name in state.nodes:
+        if snapshot_node_name in state.nodes:
             raise CommandError("New overlay node-name already in use")
-        file = {"driver": "file", "filename": snapshot_file}
-        state.nodes[name] = {"driver": format, "file": file}
+        options: dict[str, Any] = {"driver": format, "file": image_options(snapshot_file)}
+        if snapshot_node_name is not None:
+            options["node-name"] = snapshot_node_name
+        name = add_node(state, options, {}, owned=False)
         snapshot(below, name)
 
     @registry.command("transaction")

@@ -1,0 +1,53 @@
+"""The human monitor's commands for removable media, in QEMU's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmpserver.monitor.hmp import HumanCommand
+from qmpserver.qmp import CommandError
+
+if TYPE_CHECKING:
+    from qmpserver.human import HumanMonitor
+
+_MODES = ("retain", "read-only", "read-write")
+
+
+async def _eject(monitor: HumanMonitor, device: str, force: bool = False) -> str:
+    await monitor.qmp("eject", device=device, force=force)
+    return ""
+
+
+async def _change(
+    monitor: HumanMonitor,
+    device: str,
+    target: str,
+    arg: str | None = None,
+    read_only_mode: str = "retain",
+    force: bool = False,
+) -> str:
+    if read_only_mode not in _MODES:
+        raise CommandError(f"invalid parameter value: {read_only_mode}")
+    given = {"device": device, "filename": target, "read-only-mode": read_only_mode}
+    if arg is not None:
+        given["format"] = arg
+    await monitor.qmp("blockdev-change-medium", **given, force=force)
+    return ""
+
+
+COMMANDS = (
+    HumanCommand(
+        "change",
+        "device:B,force:-f,target:F,arg:s?,read_only_mode:s?",
+        "device [-f] filename [format [read-only-mode]]",
+        "change a removable medium, optional format, use -f to force the operation",
+        _change,
+    ),
+    HumanCommand(
+        "eject",
+        "force:-f,device:B",
+        "[-f] device",
+        "eject a removable medium (use -f to force it)",
+        _eject,
+    ),
+)

@@ -1,0 +1,151 @@
+"""Queries about block nodes and drives."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from qmpserver.standin.state import disks
+from qmpserver.standin.state.block import children_of, size_of
+from qmpserver.standin.values import as_object
+
+if TYPE_CHECKING:
+    from qmpserver.monitor import Registry
+    from qmpserver.standin.state import State
+
+
+def register(registry: Registry, state: State) -> None:
+    """Bind the handlers of this module."""
+
+    @registry.command("query-named-block-nodes")
+    def query_named_block_nodes(flat: bool = False) -> Any:
+        return [_node(state, name) for name in reversed(state.nodes)]
+
+    @registry.command("query-block")
+    def query_block(flat: bool = False) -> Any:
+        return [_drive(state, drive) for drive in state.drives.shown()]
+
+    @registry.command("query-blockstats")
+    def query_blockstats(query_nodes: bool = False) -> Any:
+        if query_nodes:
+            return [_stats(state, name) for name in reversed(state.nodes)]
+        return [
+            {
+                "device": drive["name"],
+                **_user(state, drive),
+                **_stats(state, drive["node"], drive=True),
+            }
+            for drive in state.drives.shown()
+        ]
+
+
+def _user(state: State, drive: dict[str, Any]) -> dict[str, str]:
+    device = drive["device"]
+    return {} if device is None else {"qdev": disks.qdev(state, device)}
+
+
+def _drive(state: State, drive: dict[str, Any]) -> dict[str, Any]:
+    shown = {
+        "device": drive["name"],
+        "locked": False,
+        "removable": disks.is_removable(state, drive),
+        "type": "unknown",
+        **_user(state, drive),
+    }
+    if disks.has_status(state, drive):
+        shown["io-status"] = "ok"
+    if disks.has_tray(state, drive):
+        shown["tray_open"] = drive["tray-open"]
+    if drive["node"] is not None:
+        shown["inserted"] = {**_node(state, drive["node"]), **(drive["throttle"] or {})}
+    return shown
+
+
+_COUNTERS = (
+    "rd_bytes", "wr_bytes", "unmap_bytes", "zone_append_bytes", "rd_operations", "wr_operations",
+    "zone_append_operations", "flush_operations", "unmap_operations", "rd_total_time_ns",
+    "wr_total_time_ns", "zone_append_total_time_ns", "flush_total_time_ns", "unmap_total_time_ns",
+    "wr_highest_offset", "rd_merged", "wr_merged", "zone_append_merged", "unmap_merged",
+    "failed_rd_operations", "failed_wr_operations", "failed_zone_append_operations",
+    "failed_flush_operations", "failed_unmap_operations", "invalid_rd_operations",
+    "invalid_wr_operations", "invalid_zone_append_operations", "invalid_flush_operations",
+    "invalid_unmap_operations",
+)  # fmt: skip
+
+
+def _stats(state: State, node: str | None, *, drive: bool = False) -> dict[str, Any]:
+    """Return the statistics of a node, or of a drive with it: the guest has not used it."""
+    stats: dict[str, Any] = dict.fromkeys(_COUNTERS, 0)
+    stats |= {"account_invalid": drive, "account_failed": drive, "timed_stats": []}
+    if node is None:
+        return {"stats": stats}
+    made: dict[str, Any] = {"node-name": node, "stats": stats}
+    below = children_of(state, node)
+    for child, member in (("file", "parent"), ("backing", "backing")):
+        if child in below:
+            made[member] = _stats(state, below[child])
+    return made
+
+
+# Options that are part of an image's name, by driver.
+_STRONG = {
+    "null-co": ("size", "read-zeroes"),
+    "null-aio": ("size", "read-zeroes"),
+    "raw": ("offset", "size"),
+    "throttle": ("throttle-group",),
+}
+
+
+def _filename(state: State, name: str) -> str:
+    """Return the name of an image; of one that is no file, QEMU makes it from the options."""
+    node = state.nodes[name]
+    if any(option in node for option in _STRONG.get(node["driver"], ())):
+        return f"json:{json.dumps(_described(state, name))}"
+    if isinstance(node.get("filename"), str):
+        return str(node["filename"])
+    children = children_of(state, name)
+    child = children.get("file") or children.get("image")
+    if child is None:
+        return f"{node['driver']}://"
+    found = _filename(state, child)
+    return f"json:{json.dumps(_described(state, name))}" if found.startswith("json:") else found
+
+
+def _described(state: State, name: str) -> dict[str, Any]:
+    """Return the options of a node that are part of an image's name."""
+    node = state.nodes[name]
+    told = ("driver", "filename", *_STRONG.get(node["driver"], ()))
+    children = {
+        child: _described(state, one)
+        for child, one in children_of(state, name).items()
+        if child != "backing"
+    }
+    return {**{key: node[key] for key in told if key in node}, **children}
+
+
+_HANDED_OVER = (
+    "inmigrate",
+    "postmigrate",
+)  # run states in which another process may have the disks
+
+
+def _node(state: State, name: str) -> dict[str, Any]:
+    node = state.nodes[name]
+    filename = _filename(state, name)
+    size = size_of(state, name)
+    cache = as_object(node.get("cache"))
+    return {
+        "active": state.status not in _HANDED_OVER,
+        "node-name": name,
+        "drv": node["driver"],
+        "ro": node.get("read-only", False),
+        "file": filename,
+        "encrypted": False,
+        "detect_zeroes": node.get("detect-zeroes", "off"),
+        "image": {"filename": filename, "format": node["driver"], "virtual-size": size},
+        "cache": {
+            "writeback": True,
+            "direct": cache.get("direct", False),
+            "no-flush": cache.get("no-flush", False),
+        },
+    }

@@ -1,0 +1,95 @@
+"""Sessions of one command line and some commands, held with a stand-in and with QEMU.
+
+A session's messages are those that a client receives: replies, and the events between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from qmpserver.releases import Release
+
+# What differs between two runs, or that a stand-in does not simulate: the layout of images.
+VARIES = ("timestamp", "actual-size", "format-specific", "children", "dirty-flag", "cluster-size")
+VARIES += ("limits", "driver-specific", "write_threshold")
+NAME = re.compile(r"#block\d+")  # QEMU draws the names of nodes that have none
+IN_JSON = re.compile(r"(?<=json:)(\{.*?\}+)(?=$| \()", re.MULTILINE)
+REFUSED = re.compile(r"(?m)^.*qemu-system-x86_64: (.*)$")
+
+
+class Session(NamedTuple):
+    """A command line, and commands: QMP as a pair, the human monitor's as a string.
+
+    Attributes:
+        options: The words of the command line, separated by spaces.
+        commands: The commands.
+    """
+
+    options: str
+    commands: tuple[str | tuple[str, dict[str, Any]], ...] = ()
+
+
+def link_to_stand_in(release: Release, directory: Path) -> str:
+    """Return a program named as QEMU's that is a stand-in for a release."""
+    link = directory / "qemu-system-x86_64"
+    link.symlink_to(Path(sys.executable).parent / "qmpserver")
+    link.with_name(f"{link.name}.toml").write_text(
+        f'schema = "{release.name}"\n[machine]\nimages = true\n'
+    )
+    return str(link)
+
+
+def hold(program: str, session: Session, directory: Path) -> list[Any]:
+    """Return the messages of a session, or what the program says if it does not start."""
+    common = ["-accel", "tcg", "-nodefaults", "-S", "-display", "none", "-qmp", "stdio"]
+    process = subprocess.Popen(
+        [program, *common, *session.options.split()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=directory,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()  # the greeting
+        messages = []
+        for command in (("qmp_capabilities", {}), *session.commands, ("query-name", {})):
+            if isinstance(command, str):
+                command = ("human-monitor-command", {"command-line": command})
+            request = {"execute": command[0], "arguments": command[1]}
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            while True:
+                line = process.stdout.readline()
+                if not line:
+                    return REFUSED.findall(process.communicate()[1].decode())[-1:]
+                message = json.loads(NAME.sub("#block", line.decode()))
+                messages.append(without_varying(message))
+                if "event" not in message:
+                    break
+        return messages
+    finally:
+        process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            process.communicate()
+
+
+def without_varying(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_varying(one) for key, one in value.items() if key not in VARIES}
+    if isinstance(value, str):
+        return IN_JSON.sub(_sorted, value)
+    return [without_varying(one) for one in value] if isinstance(value, list) else value
+
+
+def _sorted(name: re.Match[str]) -> str:
+    """Return an image's name with its members sorted: QEMU's order is that of a hash."""
+    return json.dumps(json.loads(name[1]), sort_keys=True)
