@@ -100,10 +100,14 @@ class HumanMonitor:
         Raises:
             CommandError: The command failed.
         """
-        given = {
-            key.replace("_", "-"): value for key, value in arguments.items() if value is not None
-        }
         bound = self._registry.find(name)
+        declared = bound.declaration.arguments
+        names = {member.name for member in declared.members} if declared is not None else set()
+        given = {
+            key if key in names else key.replace("_", "-"): value
+            for key, value in arguments.items()
+            if value is not None
+        }
         result = self._registry.call(bound, given, None)
         return await result if inspect.isawaitable(result) else result
 

@@ -34,7 +34,8 @@ class HumanCommand(NamedTuple):
         name: Its name and aliases: `stop|s`.
         args_type: Its arguments, in QEMU's notation: `KEY:TYPE`, separated by commas.  TYPE is
             `s` for a word or quoted string, `F` for a file's name, `B` for a block device's,
-            `S` for the rest of the line, `l` for an integer expression, `i` for one of 32 bits,
+            `S` for the rest of the line, `O` for a word of options that may be missing,
+            `l` for an integer expression, `i` for one of 32 bits,
             `b` for on or off, and `-X` for a flag; after all but the flag and `b`, `?` for an
             optional one.
         params: Its arguments, as help shows them.
@@ -219,6 +220,13 @@ class _Arguments:
                 text, self._position = _string(self._line, self._position)
                 if text is None:
                     raise LineError(f"{self._name}: {_TEXTS[kind]} expected\n")
+                return text
+            case "O":
+                if self._position == len(self._line):
+                    return ""
+                text, self._position = _string(self._line, self._position)
+                if text is None:
+                    raise LineError("")
                 return text
             case "S":
                 text, self._position = self._line[self._position :], len(self._line)

@@ -59,7 +59,8 @@ class Release(NamedTuple):
         parameters: Parameters of migrations that the newest release lacks, and their defaults.
         authz_after_cache: Whether `info migrate_parameters` shows `max-postcopy-bandwidth`, without
             a unit, and `tls-authz` after the cache's size.
-        bare_drive_errors: Whether `drive_del` shows errors without `Error: ` before them.
+        bare_drive_errors: Whether `drive_add` and `drive_del` show errors without `Error: ` before
+            them.
         typed_devices: Whether members of `device_add` have types; the text of an option has none.
         refuses_nics: Whether a model of `-nic` that the machine lacks is refused.
         hides_functions: Whether a PCI device that gets any free address while a machine exists may
@@ -136,7 +137,7 @@ RELEASES: Mapping[str, Release] = {
             human={
                 "info accelerators": None,
                 "netdev_add": (
-                    "value:S",
+                    "value:O",
                     "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str"
                     "[,prop=value][,...]",
                     "add host network device",
@@ -181,7 +182,7 @@ RELEASES: Mapping[str, Release] = {
             human={
                 "info accelerators": None,
                 "netdev_add": (
-                    "value:S",
+                    "value:O",
                     "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user],id=str"
                     "[,prop=value][,...]",
                     "add host network device",

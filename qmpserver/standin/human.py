@@ -16,8 +16,10 @@ from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.qmp import CommandError
 from qmpserver.releases import RELEASES
 from qmpserver.standin.commandline import OPTIONS
+from qmpserver.standin.commandline.drives import INTERFACES, default_interface
+from qmpserver.standin.commandline.launch import last_members
+from qmpserver.standin.humanblock import COMMANDS as BLOCK_COMMANDS
 from qmpserver.standin.humaninfo import INFO
-from qmpserver.standin.humanmedia import COMMANDS as MEDIA_COMMANDS
 from qmpserver.standin.state.disks import delete_drive
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class HumanMonitor(human.HumanMonitor):
 
     Attributes:
         state: The state.
+        launch: The QMP commands and the state.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class HumanMonitor(human.HumanMonitor):
         table = _tables(release.name)
         super().__init__(launch.commands, table, release=release, terminal=terminal)
         self.state = launch.state
-        self._launch = launch
+        self.launch = launch
         self._shutdown = shutdown
 
     async def quit(self) -> None:
@@ -71,7 +74,7 @@ class HumanMonitor(human.HumanMonitor):
             CommandError: The option is refused.
         """
         try:
-            OPTIONS[option](self._launch, value)
+            OPTIONS[option](self.launch, value)
         except OptionError as error:
             raise CommandError(str(error)) from None
 
@@ -115,10 +118,25 @@ async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: boo
     if nodes:
         monitor.give("blockdev", value)
         return ""
-    if "if=none" not in value.split(","):
-        return "Can't hot-add drive that is not of type none\n"
-    monitor.give("drive", value)
+    given = last_members(value, "file")
+    interface = given.get("if", default_interface(monitor.launch))
+    if interface in INTERFACES and interface != "none":
+        error = CommandError(f"Can't hot-add drive to type {INTERFACES.index(interface)}")
+        return _drive_error(monitor, error)
+    if monitor.state.drives.named(given.get("id")) is not None:
+        return f"Duplicate ID '{given['id']}' for drive\n"
+    try:
+        monitor.give("drive", value)
+    except CommandError as error:
+        return _drive_error(monitor, error)
     return "OK\n"
+
+
+def _drive_error(monitor: HumanMonitor, error: CommandError) -> str:
+    """Return an error of a drive to show, if the release shows it bare; raise it otherwise."""
+    if not monitor.release.bare_drive_errors:
+        raise error
+    return f"{error.desc}\n"
 
 
 async def _drive_del(monitor: HumanMonitor, id: str) -> str:  # noqa: A002 -- QEMU's name
@@ -128,9 +146,7 @@ async def _drive_del(monitor: HumanMonitor, id: str) -> str:  # noqa: A002 -- QE
         else:
             delete_drive(monitor.state, id)
     except CommandError as error:
-        if not monitor.release.bare_drive_errors:
-            raise
-        return f"{error.desc}\n"
+        return _drive_error(monitor, error)
     return ""
 
 
@@ -151,12 +167,12 @@ COMMANDS = (
         "request VM to change its memory allocation (in MB)",
         _balloon,
     ),
-    *MEDIA_COMMANDS,
-    HumanCommand("chardev-add", "value:S", "args", "add chardev", _given("chardev")),
+    *BLOCK_COMMANDS,
+    HumanCommand("chardev-add", "value:s", "args", "add chardev", _given("chardev")),
     HumanCommand("chardev-remove", "id:s", "id", "remove chardev", _removed("chardev-remove")),
     HumanCommand(
         "device_add",
-        "value:S?",
+        "value:O",
         "driver[,prop=value][,...]",
         "add device, like -device on the command line",
         _given("device"),
@@ -164,7 +180,7 @@ COMMANDS = (
     HumanCommand("device_del", "id:s", "device", "remove device", _removed("device_del")),
     HumanCommand(
         "drive_add",
-        "nodes:-n,address:s,value:S",
+        "nodes:-n,address:s,value:s",
         "[-n] [[<domain>:]<bus>:]<slot>\n[file=file][,if=type][,bus=n]\n"
         "[,unit=m][,media=d][,index=i]\n[,snapshot=on|off][,cache=on|off]\n"
         "[,readonly=on|off][,copy-on-read=on|off]",
@@ -174,7 +190,7 @@ COMMANDS = (
     HumanCommand("drive_del", "id:B", "device", "remove host block device", _drive_del),
     HumanCommand(
         "netdev_add",
-        "value:S",
+        "value:O",
         "[user|tap|socket|stream|dgram|vde|bridge|hubport|netmap|vhost-user|passt],id=str"
         "[,prop=value][,...]",
         "add host network device",

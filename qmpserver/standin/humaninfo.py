@@ -33,7 +33,7 @@ async def _block(
     if nodes or device is not None:
         for one in await monitor.qmp("query-named-block-nodes"):
             if device in (None, one["node-name"]):
-                text = _title(one, one["node-name"]) + _cache(one)
+                text = _title(one, one["node-name"]) + _details(one)
                 shown.append(f"\n{text}" if any(shown) or device is not None else text)
     return "".join(shown)
 
@@ -50,12 +50,31 @@ def _drive(drive: dict[str, Any]) -> str:
         locked = "locked" if drive["locked"] else "not locked"
         tray = "open" if drive.get("tray_open") else "closed"
         text += f"    Removable device: {locked}, tray {tray}\n"
-    return text if node is None else text + _cache(node)
+    return text if node is None else text + _details(node)
 
 
 def _title(node: dict[str, Any], title: str) -> str:
     read_only = ", read-only" if node["ro"] else ""
     return f"{title}: {node['file']} ({node['drv']}{read_only})\n"
+
+
+def _details(node: dict[str, Any]) -> str:
+    text = _cache(node)
+    if node["detect_zeroes"] != "off":
+        text += f"    Detect zeroes:    {node['detect_zeroes']}\n"
+    if "backing_file" in node:
+        depth = node["backing_file_depth"]
+        text += f"    Backing file:     {node['backing_file']} (chain depth: {depth})\n"
+    if "group" in node:
+        limits = " ".join(f"{name}={node.get(name, 0)}" for name in _LIMITS)
+        text += f"    I/O throttling:   {limits} group={node['group']}\n"
+    return text
+
+
+_LIMITS = (
+    "bps", "bps_rd", "bps_wr", "bps_max", "bps_rd_max", "bps_wr_max", "iops", "iops_rd", "iops_wr",
+    "iops_max", "iops_rd_max", "iops_wr_max", "iops_size",
+)  # fmt: skip
 
 
 def _cache(node: dict[str, Any]) -> str:

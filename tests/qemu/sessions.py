@@ -21,7 +21,7 @@ VARIES = ("timestamp", "actual-size", "format-specific", "children", "dirty-flag
 VARIES += ("limits", "driver-specific", "write_threshold")
 NAME = re.compile(r"#block\d+")  # QEMU draws the names of nodes that have none
 IN_JSON = re.compile(r"(?<=json:)(\{.*?\}+)(?=$| \()", re.MULTILINE)
-REFUSED = re.compile(r"(?m)^.*qemu-system-x86_64: (.*)$")
+REFUSED = re.compile(r"(?m)^(?:.*qemu-system-x86_64|qmpserver): (.*)$")
 
 
 class Session(NamedTuple):
@@ -65,12 +65,15 @@ def hold(program: str, session: Session, directory: Path) -> list[Any]:
             if isinstance(command, str):
                 command = ("human-monitor-command", {"command-line": command})
             request = {"execute": command[0], "arguments": command[1]}
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
             while True:
                 line = process.stdout.readline()
                 if not line:
                     return REFUSED.findall(process.communicate()[1].decode())[-1:]
+                if not line.startswith(b"{"):
+                    continue  # QEMU complains there of strings that do not end
                 message = json.loads(NAME.sub("#block", line.decode()))
                 messages.append(without_varying(message))
                 if "event" not in message:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError
 from qmpserver.qmp import CommandError
-from qmpserver.standin.commandline import actions, backends, block, devices, network, usb
+from qmpserver.standin.commandline import actions, backends, block, devices, drives, network, usb
 from qmpserver.standin.commandline.launch import MachineError
 
 if TYPE_CHECKING:
@@ -23,11 +23,20 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     **actions.OPTIONS,
     **backends.OPTIONS,
     **block.OPTIONS,
+    **drives.OPTIONS,
     **network.OPTIONS,
     **usb.OPTIONS,
     **devices.OPTIONS,
 }
 """The options that become state, in the order in which QEMU creates what they describe."""
+
+
+# Drives get their names and places in the order of the command line.
+_STAGES = [
+    *((name,) for name in (*actions.OPTIONS, *backends.OPTIONS, *block.OPTIONS)),
+    tuple(drives.OPTIONS),
+    *((name,) for name in (*network.OPTIONS, *usb.OPTIONS, *devices.OPTIONS)),
+]
 
 
 def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
@@ -39,10 +48,10 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
     if launch.state.machine.usb:
         usb.add_controllers(launch)
     given = list(options)
-    for name, function in OPTIONS.items():
-        for value in [value for option, value in given if option == name]:
+    for names in _STAGES:
+        for name, value in [one for one in given if one[0] in names]:
             try:
-                function(launch, value)
+                OPTIONS[name](launch, value)
             except MachineError:
                 raise
             except (CommandError, OptionError) as error:
@@ -50,3 +59,6 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
                     error = OptionError(error.desc)
                 text = f"-{name} {value}: {error}".replace(" :", ":")
                 raise OptionError(text, error.hint) from None
+        if "drive" in names:
+            drives.connect(launch)
+    drives.connect_virtio(launch)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qmpserver.monitor.fds import take_inherited
 from qmpserver.qapi.fitting import fitted
-from qmpserver.qapi.model import EnumType
+from qmpserver.qapi.model import EnumType, ObjectType
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.drivers import Drivers
@@ -155,15 +155,22 @@ class State:
 
     def knows_block_driver(self, name: str) -> bool:
         """Return whether its schema has a driver of block nodes; True if it has no such nodes."""
-        return self._block_drivers is None or name in self._block_drivers
-
-    @functools.cached_property
-    def _block_drivers(self) -> set[str] | None:
-        add = self._schema.commands.get("blockdev-add")
-        tag = None if add is None or add.arguments is None else add.arguments.tag
+        tag = None if self._node_type is None else self._node_type.tag
         if tag is None or not isinstance(tag.type, EnumType):
+            return True
+        return name in {member.name for member in tag.type.values}
+
+    def block_options(self, driver: str) -> set[str] | None:
+        """Return the names of the options of a driver of block nodes; None if it is not known."""
+        branch = None if self._node_type is None else self._node_type.branches.get(driver)
+        if self._node_type is None or branch is None or not isinstance(branch.type, ObjectType):
             return None
-        return {member.name for member in tag.type.values}
+        return {member.name for member in (*self._node_type.members, *branch.type.members)}
+
+    @property
+    def _node_type(self) -> ObjectType | None:
+        add = self._schema.commands.get("blockdev-add")
+        return None if add is None else add.arguments
 
     @property
     def running(self) -> bool:

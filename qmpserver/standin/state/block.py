@@ -126,6 +126,8 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
     name = options.get("node-name")
     if name in state.nodes:
         raise CommandError(f"Duplicate nodes with node-name='{name}'")
+    if state.drives.named(name) is not None:
+        raise CommandError(f"node-name={name} is conflicting with a device id")
     driver = options["driver"]
     if not state.knows_block_driver(driver):
         raise CommandError(f"Unknown driver '{driver}'")
@@ -145,6 +147,8 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
                 below.append(made[child])
         image = found.get(_file_of(state, made) or "", Image())
         size = image.size if driver in images.FILES else image.disk_size
+        if driver == "qcow2" and image.format == "raw" and state.machine.images:
+            raise CommandError("Image is not in qcow2 format")
         if size is not None and driver in (*images.FILES, image.format):
             made[_MEASURED] = size
         name = free_name(state) if name is None else str(name)

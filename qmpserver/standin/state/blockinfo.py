@@ -57,7 +57,9 @@ def _drive(state: State, drive: dict[str, Any]) -> dict[str, Any]:
     if disks.has_tray(state, drive):
         shown["tray_open"] = drive["tray-open"]
     if drive["node"] is not None:
-        shown["inserted"] = {**_node(state, drive["node"]), **(drive["throttle"] or {})}
+        node = _node(state, drive["node"])
+        node["cache"]["writeback"] = drive.get("writeback", True)
+        shown["inserted"] = {**node, **(drive["throttle"] or {})}
     return shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -17,6 +18,22 @@ _REMOVABLE = (*_WITH_TRAY, "floppy", "sd-card")
 # Devices, by how their names begin, which stop the guest at errors and keep a status of that.
 _WITH_STATUS = ("ide-", "scsi-", "virtio-blk-", "usb-storage")
 _ON_PROXY = ("-pci", "-ccw", "-transitional")
+
+
+_ONBOARD = "onboard"  # member of a device that is part of the machine; its key is its path
+_DISKS = {"ide": "ide-hd", "scsi": "scsi-hd", "floppy": "floppy"}
+_BUSES = {
+    "pc": {"ide": 2, "floppy": 1, "pflash": 1},
+    "q35": {"ide": 6, "floppy": 1, "pflash": 1},
+}
+# The numbers that QEMU gives to the first IDE device and the first floppy of a machine that has
+# nothing else of the kind and one vCPU; of a release, or of all others.
+_NUMBERS = {
+    ("", "pc"): (4, 10),
+    ("", "q35"): (13, 9),
+    ("qemu-7.2", "pc"): (18, 13),
+    ("qemu-7.2", "q35"): (16, 12),
+}
 
 
 def attach(state: State, device: str, driver: str, given: Mapping[str, Any]) -> None:
@@ -41,11 +58,94 @@ def attach(state: State, device: str, driver: str, given: Mapping[str, Any]) -> 
         state.drives.add(node=name, device=device)
         return
     drive = state.drives[key]
+    if drive["device"] is not None and _is_onboard(state, drive["device"]):
+        raise CommandError(
+            f"Drive '{name}' is already in use because it has been automatically connected to"
+            " another device (did you need 'if=none' in the drive options?)"
+        )
     if drive["device"] is not None:
         raise CommandError(f"Drive '{name}' is already in use by another device")
-    if drive["node"] is None and driver not in _REMOVABLE:
-        raise CommandError("Device needs media, but drive is empty")
+    _check_medium(state, drive["node"], driver)
     state.drives.change(key, device=device)
+
+
+def _check_medium(state: State, node: str | None, driver: str) -> None:
+    if node is None and driver not in _REMOVABLE:
+        raise CommandError("Device needs media, but drive is empty")
+    if node is not None and driver == "ide-hd" and state.nodes[node].get("read-only"):
+        raise CommandError("Block node is read-only")
+
+
+def family(state: State) -> str | None:
+    """Return the kind of PC that the machine is: `pc` or `q35`; None if it is none."""
+    found = re.match(r"pc-(q35|i440fx)-|(q35|pc|isapc)$", state.drivers.machine)
+    return None if found is None else "q35" if "q35" in found[0] else "pc"
+
+
+def has_place(state: State, interface: str, bus: int) -> bool:
+    """Return whether the machine has a bus for a drive."""
+    if interface in ("none", "virtio") or not state.drivers.known:
+        return True
+    pc = family(state)
+    if pc is not None:
+        return bus < _BUSES[pc].get(interface, 0)
+    disk = _DISKS.get(interface)
+    kind = None if disk is None else state.drivers.find(disk)
+    return kind is not None and state.drivers.has_bus(kind)
+
+
+def connect(state: State) -> None:
+    """Give the machine the devices of its drives, in the order in which QEMU makes them.
+
+    Raises:
+        CommandError: A device refuses its drive.
+    """
+    pc = family(state)
+    if pc is None:
+        return
+    waiting = {
+        key: drive
+        for key, drive in state.drives.items()
+        if drive["device"] is None and drive.get("interface") not in (None, "none")
+    }
+    by_place = sorted(waiting.items(), key=lambda one: (one[1]["bus"], one[1]["unit"]))
+    on_ide = [key for key, drive in by_place if drive["interface"] == "ide"]
+    on_floppy = [key for key, drive in by_place if drive["interface"] == "floppy"]
+    numbers = _NUMBERS.get((state.release.name, pc), _NUMBERS["", pc])
+    first_ide, first_floppy = (number + state.machine.cpus - 1 for number in numbers)
+    if on_floppy and (pc == "q35" or first_ide > first_floppy):
+        first_ide += len(on_floppy) + (pc == "q35")
+    elif pc == "pc":
+        first_floppy += len(on_ide)
+    for first, keys in ((first_ide, on_ide), (first_floppy, on_floppy)):
+        for number, key in enumerate(keys, first):
+            driver = "floppy" if keys is on_floppy else f"ide-{_kind(waiting[key])}"
+            _add_onboard(state, key, driver, f"/machine/unattached/device[{number}]")
+    for key, drive in by_place:
+        if drive["interface"] == "pflash":
+            _add_onboard(state, key, "cfi.pflash01", f"/machine/system.flash{drive['unit']}")
+
+
+def _kind(drive: Mapping[str, Any]) -> str:
+    return "cd" if drive["cdrom"] else "hd"
+
+
+def _add_onboard(state: State, key: str, driver: str, path: str) -> None:
+    """Add a device that is part of the machine."""
+    drive = state.drives[key]
+    _check_medium(state, drive["node"], driver)
+    device = {"driver": driver, "drive": drive["name"], "named": False, _ONBOARD: True}
+    if driver.startswith("ide-"):
+        device["unit"] = drive["unit"]
+        bus = next((one for one in state.drivers.buses if one.name == f"ide.{drive['bus']}"), None)
+        if bus is not None:
+            state.drivers.buses.plug(path, bus, (), None)
+    state.devices[path] = device
+    state.drives.change(key, device=path)
+
+
+def _is_onboard(state: State, device: str) -> bool:
+    return _ONBOARD in state.devices[device]
 
 
 def detach(state: State, device: str) -> None:
@@ -75,6 +175,8 @@ def delete_drive(state: State, name: str) -> None:
 def path_of(state: State, device: str) -> str:
     """Return the path of a device that has a drive: for a PCI device, of the one behind it."""
     one = state.devices[device]
+    if _is_onboard(state, device):
+        return device
     path = f"/machine/peripheral{'' if one['named'] else '-anon'}/{device}"
     proxy = one["driver"].startswith("virtio-") and one["driver"].endswith(_ON_PROXY)
     return f"{path}/virtio-backend" if proxy else path
@@ -91,6 +193,32 @@ def names(state: State, drive: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names by which commands mean the device of a drive; none without a device."""
     device = drive["device"]
     return () if device is None else (qdev(state, device), path_of(state, device))
+
+
+def find(state: State, name: str | None, device: str | None) -> str:
+    """Return the key of the drive that a command means.
+
+    Args:
+        state: The state.
+        name: Its id.
+        device: The id or the path of its device.
+
+    Raises:
+        CommandError: There is no such drive.
+    """
+    if (name is None) == (device is None):
+        raise CommandError("Need exactly one of 'device' and 'id'")
+    if device is None:
+        found = state.drives.named(name)
+        if found is None:
+            raise CommandError(f"Device '{name}' not found", "DeviceNotFound")
+        return found
+    for key, drive in state.drives.items():
+        if device in names(state, drive):
+            return key
+    if device.removeprefix("/machine/peripheral/") in state.devices:
+        raise CommandError("Device does not have a block device backend")
+    raise CommandError(f"Device '{device}' not found", "DeviceNotFound")
 
 
 def is_removable(state: State, drive: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from qmpserver.standin.state import (
     qom,
     runstate,
     snapshots,
+    throttle,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     agent, backends, block, blockinfo, chardevs, cpus, devices, dirty, dump, facts, jobs, media,
-    migration, nics, pci, qom, runstate, snapshots, absent,
+    migration, nics, pci, qom, runstate, snapshots, throttle, absent,
 )  # fmt: skip
 
 

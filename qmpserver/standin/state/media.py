@@ -20,19 +20,19 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("blockdev-open-tray")
     def open_tray(device: str | None = None, id: str | None = None, force: bool = False) -> None:  # noqa: A002 -- the schema's name
-        media.move_tray(media.find(device, id), is_open=True)
+        media.move_tray(disks.find(state, device, id), is_open=True)
 
     @registry.command("blockdev-close-tray")
     def close_tray(device: str | None = None, id: str | None = None) -> None:  # noqa: A002
-        media.move_tray(media.find(device, id), is_open=False)
+        media.move_tray(disks.find(state, device, id), is_open=False)
 
     @registry.command("blockdev-remove-medium")
     def remove_medium(id: str) -> None:  # noqa: A002
-        media.remove(media.find(None, id))
+        media.remove(disks.find(state, None, id))
 
     @registry.command("blockdev-insert-medium")
     def insert_medium(id: str, node_name: str) -> None:  # noqa: A002
-        key = media.find(None, id)
+        key = disks.find(state, None, id)
         if node_name not in state.nodes:
             raise CommandError(f"Node '{node_name}' not found")
         if any(state.drives.with_node(node_name)):
@@ -41,7 +41,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("eject")
     def eject(device: str | None = None, id: str | None = None, force: bool = False) -> None:  # noqa: A002
-        key = media.find(device, id)
+        key = disks.find(state, device, id)
         media.move_tray(key, is_open=True)
         media.remove(key)
 
@@ -54,10 +54,10 @@ def register(registry: Registry, state: State) -> None:
         read_only_mode: str = "retain",
         **_: Any,
     ) -> None:
-        media.find(device, id)
+        disks.find(state, device, id)
         options = image_options(filename)
         found = await images.look(images.names(options))
-        key = media.find(device, id)
+        key = disks.find(state, device, id)
         image = found.get(options["filename"], Image())
         read_only = read_only_mode == "read-only"
         if read_only_mode == "retain":
@@ -81,31 +81,6 @@ class _Media:
 
     def __init__(self, state: State) -> None:
         self._state = state
-
-    def find(self, name: str | None, device: str | None) -> str:
-        """Return the key of a drive.
-
-        Args:
-            name: Its id.
-            device: The id or the path of its device.
-
-        Raises:
-            CommandError: There is no such drive.
-        """
-        drives = self._state.drives
-        if (name is None) == (device is None):
-            raise CommandError("Need exactly one of 'device' and 'id'")
-        if device is None:
-            key = drives.named(name)
-            if key is None:
-                raise CommandError(f"Device '{name}' not found", "DeviceNotFound")
-            return key
-        for key, drive in drives.items():
-            if device in disks.names(self._state, drive):
-                return key
-        if device.removeprefix("/machine/peripheral/") in self._state.devices:
-            raise CommandError("Device does not have a block device backend")
-        raise CommandError(f"Device '{device}' not found", "DeviceNotFound")
 
     def check_removable(self, key: str) -> None:
         """Check that a drive is removable.

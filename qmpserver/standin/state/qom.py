@@ -217,7 +217,9 @@ def _vcpu(state: State, index: int) -> _Object:
 
 def _devices(state: State, *, named: bool) -> dict[str, _Object]:
     return {
-        name: _device(state, name) for name, one in state.devices.items() if one["named"] == named
+        name: _device(state, name)
+        for name, one in state.devices.items()
+        if one["named"] == named and not name.startswith("/")
     }
 
 

@@ -1,8 +1,8 @@
-"""The human monitor's commands for removable media, in QEMU's words."""
+"""The human monitor's commands for drives, in QEMU's words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.qmp import CommandError
@@ -35,7 +35,19 @@ async def _change(
     return ""
 
 
+async def _block_set_io_throttle(monitor: HumanMonitor, **given: Any) -> str:
+    await monitor.qmp("block_set_io_throttle", **given)
+    return ""
+
+
 COMMANDS = (
+    HumanCommand(
+        "block_set_io_throttle",
+        "device:B,bps:l,bps_rd:l,bps_wr:l,iops:l,iops_rd:l,iops_wr:l",
+        "device bps bps_rd bps_wr iops iops_rd iops_wr",
+        "change I/O throttle limits for a block drive",
+        _block_set_io_throttle,
+    ),
     HumanCommand(
         "change",
         "device:B,force:-f,target:F,arg:s?,read_only_mode:s?",
