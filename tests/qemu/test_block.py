@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 QUERIES = (("query-block", {}), ("query-blockstats", {}), "info block")
 NODE = {"driver": "null-co", "node-name": "n", "size": 65536, "read-zeroes": True}
+FILE_OF_NOTHING = {"driver": "file", "filename": "/nope"}
+OVERLAY = {
+    "driver": "qcow2",
+    "node-name": "o",
+    "file": {"driver": "file", "filename": "overlay.qcow2"},
+    "backing": None,
+}
 NO_LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 # An image of 5 MiB, whose clusters have 64 KiB: header, refcounts, and the table of no cluster.
 QCOW2 = (
@@ -224,6 +231,53 @@ SESSIONS = {
         "-device ide-cd,id=cd,drive=c",
         (*QUERIES, "drive_del a", *QUERIES, "drive_del c", *QUERIES, "drive_del a"),
     ),
+    "nodes": Session(
+        "-machine pc -object throttle-group,id=tg -blockdev throttle,node-name=t,throttle-group=tg"
+        ",file.driver=null-co,file.size=1024 -blockdev raw,node-name=r,file.driver=null-co "
+        "-blockdev raw,node-name=o,file.driver=file,file.filename=disk.img,offset=512,size=1024 "
+        "-blockdev qcow2,node-name=q,file.driver=file,file.filename=disk.qcow2 "
+        "-blockdev copy-on-read,node-name=c,file=t -blockdev null-aio,node-name=n,latency-ns=5",
+        (
+            ("query-named-block-nodes", {"flat": True}),
+            ("query-named-block-nodes", {}),
+            ("query-blockstats", {"query-nodes": True}),
+            ("block_resize", {"node-name": "r", "size": 1 << 20}),
+            ("blockdev-del", {"node-name": "t"}),
+            ("blockdev-del", {"node-name": "c"}),
+            ("blockdev-del", {"node-name": "t"}),
+            ("blockdev-add", {"driver": "raw", "node-name": "m", "file": FILE_OF_NOTHING}),
+            ("query-named-block-nodes", {"flat": True}),
+        ),
+    ),
+    "snapshots": Session(
+        "-machine pc -blockdev qcow2,node-name=q,file.driver=file,file.filename=disk.qcow2 "
+        "-device virtio-blk-pci,drive=q,id=v -blockdev null-co,node-name=n,read-zeroes=on "
+        "-blockdev raw,node-name=r,file=n",
+        (
+            ("blockdev-snapshot", {"node": "q", "overlay": "q"}),
+            ("blockdev-snapshot", {"node": "q", "overlay": "zz"}),
+            ("blockdev-snapshot", {"node": "zz", "overlay": "n"}),
+            ("blockdev-snapshot", {"node": "q", "overlay": "n"}),
+            ("blockdev-snapshot", {"node": "q", "overlay": "r"}),
+            ("blockdev-snapshot-sync", {"device": "zz", "snapshot-file": "s.qcow2"}),
+            (
+                "blockdev-snapshot-sync",
+                {"node-name": "q", "snapshot-file": "s", "snapshot-node-name": "q"},
+            ),
+            ("blockdev-mirror", {"job-id": "j", "device": "q", "target": "q", "sync": "full"}),
+            ("block-stream", {"job-id": "j", "device": "q", "base-node": "n"}),
+            ("block-stream", {"job-id": "j", "device": "q", "base-node": "q"}),
+            ("block-commit", {"job-id": "j", "device": "q", "base-node": "n"}),
+            ("block-commit", {"job-id": "j", "device": "q", "base-node": "q"}),
+            ("block-commit", {"job-id": "j", "device": "q"}),
+            ("blockdev-add", OVERLAY),
+            ("blockdev-snapshot", {"node": "q", "overlay": "o"}),
+            ("blockdev-snapshot", {"node": "q", "overlay": "o"}),
+            *QUERIES,
+            ("blockdev-del", {"node-name": "q"}),
+            ("blockdev-del", {"node-name": "o"}),
+        ),
+    ),
 }
 
 REFUSED = """
@@ -272,4 +326,5 @@ def prepare(directory: Path) -> None:
     """Make the images that sessions name."""
     for name, size in (("disk.img", 1 << 16), ("other.img", 1 << 20), ("flash.img", 1 << 20)):
         (directory / name).write_bytes(bytes(size))
-    (directory / "disk.qcow2").write_bytes(QCOW2)
+    for name in ("disk.qcow2", "overlay.qcow2"):
+        (directory / name).write_bytes(QCOW2)

@@ -27,8 +27,12 @@ CHILDREN = ("file", "backing", "image", "target", "data-file")
 # Drivers whose members of such a name are strings.
 _NAMING = {"image": "rbd", "target": "iscsi"}
 _FORMATS = ("qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "luks", "parallels", "dmg")
+_FILTERS = ("throttle", "copy-on-read", "compress")
 _INHERITED = ("read-only", "cache")
 _UNOWNED = "unowned"  # member of a node that goes with its last user
+IN_HEADER = "backing-name"
+"""Member of a node whose header was read: the name of its backing file there, or ""."""
+
 _MEASURED = "virtual-size"  # member of a node whose size is known
 
 
@@ -66,6 +70,7 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(f"Failed to find node with node-name='{node_name}'")
         if any(state.drives.with_node(node_name)):
             raise CommandError(f"Node {node_name} is in use")
+        check_not_backing(state, node_name)
         if state.nodes[node_name].get(_UNOWNED):
             raise CommandError(f"Node {node_name} is not owned by the monitor")
         if _is_used(state, node_name):
@@ -79,6 +84,11 @@ def register(registry: Registry, state: State) -> None:
         except CommandError:
             given = f"device='{device or ''}' nor node-name='{node_name or ''}'"
             raise CommandError(f"Cannot find {given}") from None
+        lowest = name
+        while state.nodes[lowest]["driver"] == "raw" and "file" in children_of(state, lowest):
+            lowest = children_of(state, lowest)["file"]
+        if state.nodes[lowest]["driver"].startswith("null-"):
+            raise CommandError("Image format driver does not support resize")
         state.nodes[name] = {**state.nodes[name], _MEASURED: size}
 
 
@@ -149,8 +159,10 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
         size = image.size if driver in images.FILES else image.disk_size
         if driver == "qcow2" and image.format == "raw" and state.machine.images:
             raise CommandError("Image is not in qcow2 format")
-        if size is not None and driver in (*images.FILES, image.format):
+        if size is not None and "size" not in made and driver in (*images.FILES, image.format):
             made[_MEASURED] = size
+        if driver == image.format == "qcow2":
+            made[IN_HEADER] = image.backing
         name = free_name(state) if name is None else str(name)
         if name in state.nodes:  # one of those below
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
@@ -266,6 +278,28 @@ def _is_used(state: State, name: str) -> bool:
     return any(state.drives.with_node(name)) or any(
         name in children_of(state, one).values() for one in state.nodes
     )
+
+
+def backing_chain(state: State, name: str) -> list[str]:
+    """Return a node and its backing files, from the top down, with the filters among them."""
+    chain = []
+    below: str | None = name
+    while below is not None:
+        chain.append(below)
+        child = "file" if state.nodes[below]["driver"] in _FILTERS else "backing"
+        below = children_of(state, below).get(child)
+    return chain
+
+
+def check_not_backing(state: State, name: str) -> None:
+    """Check that a node is no backing file.
+
+    Raises:
+        CommandError: It is one.
+    """
+    over = overlay_of(state, name)
+    if over is not None:
+        raise CommandError(f"Node '{name}' is busy: node is used as backing hd of '{over}'")
 
 
 def overlay_of(state: State, name: str) -> str | None:

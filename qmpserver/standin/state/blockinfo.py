@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.standin.state import disks
-from qmpserver.standin.state.block import children_of, size_of
+from qmpserver.standin.state.block import IN_HEADER, backing_chain, children_of, size_of
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
@@ -19,16 +19,16 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-named-block-nodes")
     def query_named_block_nodes(flat: bool = False) -> Any:
-        return [_node(state, name) for name in reversed(state.nodes)]
+        return [_node(state, name, flat=flat) for name in reversed(state.nodes)]
 
     @registry.command("query-block")
     def query_block(flat: bool = False) -> Any:
-        return [_drive(state, drive) for drive in state.drives.shown()]
+        return [_drive(state, drive, flat=flat) for drive in state.drives.shown()]
 
     @registry.command("query-blockstats")
     def query_blockstats(query_nodes: bool = False) -> Any:
         if query_nodes:
-            return [_stats(state, name) for name in reversed(state.nodes)]
+            return [_stats(state, name) for name in state.nodes]
         return [
             {
                 "device": drive["name"],
@@ -44,7 +44,7 @@ def _user(state: State, drive: dict[str, Any]) -> dict[str, str]:
     return {} if device is None else {"qdev": disks.qdev(state, device)}
 
 
-def _drive(state: State, drive: dict[str, Any]) -> dict[str, Any]:
+def _drive(state: State, drive: dict[str, Any], *, flat: bool) -> dict[str, Any]:
     shown = {
         "device": drive["name"],
         "locked": False,
@@ -57,7 +57,7 @@ def _drive(state: State, drive: dict[str, Any]) -> dict[str, Any]:
     if disks.has_tray(state, drive):
         shown["tray_open"] = drive["tray-open"]
     if drive["node"] is not None:
-        node = _node(state, drive["node"])
+        node = _node(state, drive["node"], flat=flat)
         node["cache"]["writeback"] = drive.get("writeback", True)
         shown["inserted"] = {**node, **(drive["throttle"] or {})}
     return shown
@@ -98,10 +98,20 @@ _STRONG = {
 }
 
 
+def _is_overridden(state: State, name: str) -> bool:
+    """Return whether an image has another backing file than its header says."""
+    backing, written = children_of(state, name).get("backing"), state.nodes[name].get(IN_HEADER)
+    if written is None:
+        return False
+    return bool(written != ("" if backing is None else _filename(state, backing)))
+
+
 def _filename(state: State, name: str) -> str:
     """Return the name of an image; of one that is no file, QEMU makes it from the options."""
     node = state.nodes[name]
-    if any(option in node for option in _STRONG.get(node["driver"], ())):
+    if _is_overridden(state, name) or any(
+        option in node for option in _STRONG.get(node["driver"], ())
+    ):
         return f"json:{json.dumps(_described(state, name))}"
     if isinstance(node.get("filename"), str):
         return str(node["filename"])
@@ -120,7 +130,7 @@ def _described(state: State, name: str) -> dict[str, Any]:
     children = {
         child: _described(state, one)
         for child, one in children_of(state, name).items()
-        if child != "backing"
+        if child != "backing" or _is_overridden(state, name)
     }
     return {**{key: node[key] for key in told if key in node}, **children}
 
@@ -131,20 +141,37 @@ _HANDED_OVER = (
 )  # run states in which another process may have the disks
 
 
-def _node(state: State, name: str) -> dict[str, Any]:
+def _image(state: State, name: str, *, flat: bool) -> dict[str, Any]:
+    """Return an image, which unless flat has the one that backs it."""
+    shown = {
+        "filename": _filename(state, name),
+        "format": state.nodes[name]["driver"],
+        "virtual-size": size_of(state, name),
+    }
+    chain = backing_chain(state, name)
+    if len(chain) > 1 and not flat:
+        shown["backing-image"] = _image(state, chain[1], flat=False)
+    return shown
+
+
+def _node(state: State, name: str, *, flat: bool) -> dict[str, Any]:
     node = state.nodes[name]
-    filename = _filename(state, name)
-    size = size_of(state, name)
+    image = _image(state, name, flat=flat)
+    chain = backing_chain(state, name)
+    below = children_of(state, name).get("backing")
+    backing = {} if below is None else {"backing_file": _filename(state, below)}
     cache = as_object(node.get("cache"))
     return {
         "active": state.status not in _HANDED_OVER,
         "node-name": name,
         "drv": node["driver"],
         "ro": node.get("read-only", False),
-        "file": filename,
+        "file": image["filename"],
+        **backing,
+        "backing_file_depth": 0 if flat else len(chain) - 1,
         "encrypted": False,
         "detect_zeroes": node.get("detect-zeroes", "off"),
-        "image": {"filename": filename, "format": node["driver"], "virtual-size": size},
+        "image": image,
         "cache": {
             "writeback": True,
             "direct": cache.get("direct", False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,8 @@ FILES = ("file", "host_device", "host_cdrom")
 _MAX_RULES = 1 << 20
 _SECTOR = 512
 _QCOW2 = b"QFI\xfb"
-_HEADER = 32  # bytes, up to the size of the disk
+_HEADER = struct.Struct(">4sIQIIQ")  # up to the size of the disk
+_MAX_NAME = 1023
 
 
 class Image(NamedTuple):
@@ -32,12 +34,14 @@ class Image(NamedTuple):
             not there.
         format: `qcow2` or `raw`; None for a file that cannot be read.
         disk_size: The bytes of the disk that is in it.
+        backing: The name of the backing file that a qcow2 image has in its header, or "".
         error: Why it cannot be opened.
     """
 
     size: int | None = None
     format: str | None = None
     disk_size: int | None = None
+    backing: str = ""
     error: str | None = None
 
 
@@ -109,12 +113,16 @@ def _read(name: str) -> Image:
         return Image(error=f"Could not open '{name}': {error.strerror}")
     try:
         size = os.lseek(fd, 0, os.SEEK_END)
-        header = os.pread(fd, _HEADER, 0)
+        header = os.pread(fd, _HEADER.size, 0)
+        is_qcow2 = header.startswith(_QCOW2) and len(header) == _HEADER.size
+        _, _, at, length, _, disk_size = _HEADER.unpack(header) if is_qcow2 else (0,) * 6
+        has_name = at < size and length <= _MAX_NAME
+        backing = os.pread(fd, length, at).decode(errors="replace") if has_name else ""
     except OSError as error:
         return Image(error=f"Could not read '{name}': {error.strerror}")
     finally:
         os.close(fd)
     size = -(-size // _SECTOR) * _SECTOR
-    if header.startswith(_QCOW2) and len(header) == _HEADER:
-        return Image(size, "qcow2", int.from_bytes(header[24:], "big"))
+    if is_qcow2:
+        return Image(size, "qcow2", disk_size, backing)
     return Image(size, "raw", size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import node_of, overlay_of, replace_node, size_of
+from qmpserver.standin.state.block import backing_chain, node_of, overlay_of, replace_node, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +185,8 @@ def register(registry: Registry, state: State) -> None:
     def mirror(device: str, target: str = "", job_id: str | None = None, **options: Any) -> None:
         source = node_of(state, device)
         new = options.get("node_name") if target not in state.nodes else target
+        if source == new:
+            raise CommandError("Can't mirror node into itself")
 
         def pivot() -> None:
             if new in state.nodes:
@@ -206,12 +208,17 @@ def register(registry: Registry, state: State) -> None:
     ) -> None:
         active = node_of(state, device)
         top = active if top_node is None else node_of(state, top_node)
-        base = _deepest(state, top) if base_node is None else node_of(state, base_node)
+        chain = backing_chain(state, top)
+        base = chain[-1] if base_node is None else node_of(state, base_node)
         if base == top:
-            raise CommandError(f"'{base}' is not in the backing chain of '{top}'")
+            raise CommandError("cannot commit an image into itself")
+        if base not in chain:
+            raise CommandError(f"'{base}' is not in this backing file chain")
 
         def pivot() -> None:
             over = overlay_of(state, top)
+            if base not in backing_chain(state, top):
+                return  # another command has changed the chain
             if top == active or over is None:
                 replace_node(state, top, base)
             else:
@@ -227,8 +234,12 @@ def register(registry: Registry, state: State) -> None:
     ) -> None:
         node = node_of(state, device)
         base = None if base_node is None else node_of(state, base_node)
+        if base is not None and base not in backing_chain(state, node)[1:]:
+            raise CommandError(f"Node '{base}' is not a backing image of '{node}'")
 
         def pivot() -> None:
+            if base is not None and base not in backing_chain(state, node)[1:]:
+                return  # another command has changed the chain
             one = {key: value for key, value in state.nodes[node].items() if key != "backing"}
             state.nodes[node] = one if base is None else {**one, "backing": base}
 
@@ -332,13 +343,3 @@ def register(registry: Registry, state: State) -> None:
             }
             for name, one in state.jobs.items()
         ]  # fmt: skip
-
-
-def _deepest(state: State, name: str) -> str:
-    """Return the last backing file of a node."""
-    for _ in range(len(state.nodes)):
-        below = state.nodes[name].get("backing")
-        if not isinstance(below, str) or below not in state.nodes:
-            break
-        name = below
-    return name
