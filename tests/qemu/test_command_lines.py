@@ -45,7 +45,7 @@ STARTED = """
 -machine q35 -device pxb-pcie -device pxb-pcie,bus_nr=0x80,bus=pcie.0
 -machine q35 -drive if=floppy,file=DIR/disk.raw,format=raw,readonly=on -drive if=floppy
 -machine q35 -fda DIR/floppy.raw
--machine microvm -drive file=DIR/disk.raw,format=raw,readonly=on,id=d -device virtio-blk-device,drive=d
+-machine microvm -drive file=DIR/disk.raw,format=raw,readonly=on
 -machine none -drive file=DIR/disk.raw,format=raw,readonly=on
 -chardev pty,id=c -mon c,mode=control
 """
