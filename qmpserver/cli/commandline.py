@@ -87,14 +87,15 @@ def named(option: str, value: str) -> Iterator[None]:
 def _split(argv: Sequence[str], *, disks: bool) -> Iterator[tuple[str, str]]:
     """Pair the names of options with their values.
 
-    A word that belongs to no option is the image of a disk; `disks` tells whether to skip it.
+    A word that belongs to no option is the image of a disk; `disks` tells whether there are some.
     """
     words = iter(argv)
     for word in words:
-        if not word.startswith("-") or word == "-":
-            if disks:
-                continue
-            raise CommandLineError(f"{word}: this program has no disks")
+        if not word.startswith("-") or (word == "-" and not disks):
+            if not disks:
+                raise CommandLineError(f"{word}: this program has no disks")
+            yield "hda", word
+            continue
         name = word[2:] if word.startswith("--") else word[1:]
         name = ALIASES.get(name, name)
         known = OPTIONS.get(name)

@@ -51,7 +51,7 @@ _IMPLIED = {"boot": "order", "sandbox": "enable"}
 
 # Refused options, by the missing feature; a name with ! takes no value.
 _ABSENT = {
-    "disks": "hdb hdc hdd cdrom fda fdb blockdev mtdblock sd pflash iscsi snapshot!",
+    "disks": "win2k-hack! hdb hdc hdd cdrom fda fdb blockdev mtdblock sd pflash iscsi snapshot!",
     "shared file systems": "fsdev virtfs",
     "other devices": "usbdevice usb! tpmdev watchdog",
     "network": "netdev",
@@ -71,6 +71,7 @@ _ABSENT = {
     "preconfig state": "preconfig!",
     "policy for deprecated interfaces": "compat",
     "settings of its run": "run-with",
+    "translated code": "perfmap! jitdump!",
     "Xen": "xen-domid xen-attach! xen-domid-restrict!",
     "semihosting": "semihosting! semihosting-config",
     "asynchronous teardown or lock profiling": "async-teardown! enable-sync-profile!",

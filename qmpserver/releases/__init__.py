@@ -62,6 +62,8 @@ class Release(NamedTuple):
         bare_drive_errors: Whether `drive_add` and `drive_del` show errors without `Error: ` before
             them.
         typed_devices: Whether members of `device_add` have types; the text of an option has none.
+        names_machines: Whether the refusal of an unknown type of machine names it.
+        takes_zero_cpus: Whether a 0 in `-smp` stands for a number that is not given.
         refuses_nics: Whether a model of `-nic` that the machine lacks is refused.
         hides_functions: Whether a PCI device that gets any free address while a machine exists may
             get one that the guest does not see.
@@ -83,6 +85,8 @@ class Release(NamedTuple):
     parameters: Mapping[str, object] = MappingProxyType({})
     authz_after_cache: bool = False
     bare_drive_errors: bool = False
+    names_machines: bool = True
+    takes_zero_cpus: bool = False
     refuses_nics: bool = False
     hides_functions: bool = False
 
@@ -128,6 +132,9 @@ RELEASES: Mapping[str, Release] = {
                 "sample-pages is used only in page-sampling mode": (
                     "either sample-pages or dirty-ring can be specified."
                 ),
+                "clusters > 1 not supported by this machine's CPU topology": (
+                    "clusters not supported by this machine's CPU topology"
+                ),
                 "machine does not support hot-plugging CPUs": (
                     "The feature 'query-hotpluggable-cpus' is not enabled"
                 ),
@@ -159,6 +166,8 @@ RELEASES: Mapping[str, Release] = {
             always_samples=True,
             vcpu_events=True,
             typed_devices=False,
+            names_machines=False,
+            takes_zero_cpus=True,
             refuses_nics=True,
             hides_functions=True,
             parameters={

@@ -48,8 +48,20 @@ STARTED = """
 -machine microvm -drive file=DIR/disk.raw,format=raw,readonly=on
 -machine none -drive file=DIR/disk.raw,format=raw,readonly=on
 -chardev pty,id=c -mon c,mode=control
+-trace enable=foo -trace file=DIR/trace
+-m 0
+-win2k-hack
+-smp 2,sockets=2,cores=2,maxcpus=4 -smp maxcpus=4
+-smp 6,maxcpus=8,threads=2
+-cpu qemu64,+sse4_1,-sse4.2,sse4-2=on,hv_relaxed,check,enforce=off
+-cpu max,pmu=off,migratable=no
+-machine q35,hpet=off,kernel_irqchip=split,smp.cpus=2,type=q35
+-machine microvm -cpu base
+-display none,gl=off -vga virtio
+DIR/floppy.raw
 """
 
+GLOBAL = "can't apply global qemu64-x86_64-cpu."
 MEMORY = "-object memory-backend-ram,id=m,size=8M,host-nodes="
 # With the words of the newest release, after its name.
 REFUSED = {
@@ -99,6 +111,31 @@ REFUSED = {
             ("microvm", "floppy"),
         )
     },
+    "-machine nope,foo=1": 'unsupported machine type: "nope"',
+    "-machine pc,foo=1": "Property 'pc-i440fx-11.1-machine.foo' not found",
+    "-machine pc,usb": "-machine pc,usb: Expected '=' after parameter 'usb'",
+    "-cpu nope": "unable to find CPU model 'nope'",
+    "-cpu qemu64,+nope": "Property 'qemu64-x86_64-cpu.nope' not found",
+    "-cpu qemu64,nope": f"{GLOBAL}nope=on: Property 'qemu64-x86_64-cpu.nope' not found",
+    "-cpu qemu64,sse=x": f"{GLOBAL}sse=x: Parameter 'sse' expects 'on' or 'off'",
+    "-smp x": "Parameter 'smp.cpus' expects integer",
+    "-smp 4,foo=1": "Parameter 'smp.foo' is unexpected",
+    "-smp 4,clusters=2": "clusters > 1 not supported by this machine's CPU topology",
+    "-smp 2,maxcpus=1": (
+        "Invalid CPU topology: maxcpus must be equal to or greater than smp: sockets (1) * dies (1)"
+        " * modules (1) * cores (1) * threads (1) == maxcpus (1) < smp_cpus (2)"
+    ),
+    "-smp 2,sockets=3": (
+        "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (3) * dies (1)"
+        " * modules (1) * cores (0) * threads (1) != maxcpus (2)"
+    ),
+    "-smp 1,maxcpus=300": (
+        "Invalid SMP CPUs 300. The max CPUs supported by machine 'pc-i440fx-11.1' is 255"
+    ),
+    "-vga nope": "unknown vga type: nope",
+    "-display nope": "-display nope: Parameter 'type' does not accept value 'nope'",
+    "-trace bar=x": "-trace bar=x: Invalid parameter 'bar'",
+    "-": "-: invalid option",
     "-mon c": '-mon c: chardev "c" not found',
     "-serial nope": "-serial nope: 'nope' is not a valid char driver",
     "-serial chardev:nope": (

@@ -103,6 +103,7 @@ def set_machine(settings: Settings, value: str) -> None:
     "the number of vCPUs (1); their sockets, cores, ... have no effect",
     group="smp-opts",
     parameters=_SMP,
+    with_fake=WithFake.IGNORED,
 )
 def set_cpus(settings: Settings, value: str) -> None:
     """Set the number of vCPUs."""
@@ -127,7 +128,7 @@ def set_cpus(settings: Settings, value: str) -> None:
 )
 def set_memory(settings: Settings, value: str) -> None:
     """Set the size of guest memory."""
-    size = parse_options(value, _MEMORY, implied="size").number("size", DEFAULT_RAM)
+    size = parse_options(value, _MEMORY, implied="size").number("size") or DEFAULT_RAM
     size += -size % (8 << 10)  # QEMU rounds up like this
     if not 0 < size < 1 << 46:
         raise OptionError("invalid RAM size")

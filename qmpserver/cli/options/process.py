@@ -96,7 +96,7 @@ def set_log(settings: Settings, value: str) -> None:
     "record trace events, in the log or in a file; FILE.json is for Chrome and Perfetto",
     group="trace",
     parameters=_TRACE,
-    with_fake=WithFake.REFUSED,
+    with_fake=WithFake.IGNORED,
 )
 def set_trace(settings: Settings, value: str) -> None:
     """Enable or disable trace events."""

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError
 from qmpserver.qmp import CommandError
-from qmpserver.standin.commandline import actions, backends, block, devices, drives, network, usb
+from qmpserver.standin.commandline import (
+    actions,
+    backends,
+    block,
+    devices,
+    drives,
+    machine,
+    network,
+    usb,
+)
 from qmpserver.standin.commandline.launch import MachineError
 
 if TYPE_CHECKING:
@@ -45,9 +54,10 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
     Raises:
         OptionError: An option is refused; the message names it.
     """
+    given = list(options)
+    machine.check(launch, given)
     if launch.state.machine.usb:
         usb.add_controllers(launch)
-    given = list(options)
     for names in _STAGES:
         for name, value in [one for one in given if one[0] in names]:
             try:

@@ -1,10 +1,10 @@
-"""Options about the reaction to events, and the state that the machine waits in."""
+"""Options about reactions to events, about the start, and about output that is not made."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.keyval import kinds, parse_options
+from qmpserver.keyval import OptionError, kinds, parse_members, parse_options, split_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from qmpserver.standin.commandline.launch import Launch
 
 _ACTIONS = kinds(string="reboot shutdown panic watchdog")
+_DISPLAYS = frozenset(
+    "default none gtk sdl egl-headless curses cocoa spice-app dbus".split()  # noqa: SIM905
+)
 
 
 def _action(launch: Launch, value: str) -> None:
@@ -30,11 +33,23 @@ def _preconfig(launch: Launch, value: str) -> None:
     launch.state.status = "prelaunch"
 
 
+def _trace(launch: Launch, value: str) -> None:
+    launch.check_names("trace", (name for name, _, _ in split_options(value, "enable")))
+
+
+def _display(launch: Launch, value: str) -> None:
+    kind = parse_members(value, "type").get("type")
+    if kind not in _DISPLAYS and not value.startswith("vnc="):
+        raise OptionError(f"Parameter 'type' does not accept value '{kind}'")
+
+
 OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     "action": _action,
     "no-reboot": lambda launch, _: _action(launch, "reboot=shutdown"),
     "no-shutdown": lambda launch, _: _action(launch, "shutdown=pause"),
     "watchdog-action": lambda launch, value: _action(launch, f"watchdog={value}"),
+    "trace": _trace,
+    "display": _display,
     "incoming": _incoming,
     "preconfig": _preconfig,
 }

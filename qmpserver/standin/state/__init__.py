@@ -139,16 +139,16 @@ class State:
     @functools.cached_property
     def drivers(self) -> Drivers:
         """The types of devices that the machine takes, and its buses."""
-        return Drivers(self.facts, self.machine.type, self.budget, checks=self._has_facts)
+        return Drivers(self.facts, self.machine.type, self.budget, checks=self.has_facts)
 
     @property
-    def _has_facts(self) -> bool:
+    def has_facts(self) -> bool:
         """Whether the facts are of its schema, which is then the release's."""
         return self._schema is self.release.schema
 
     def option_names(self, option: str) -> set[str]:
         """Return the keys of an option of the command line; nothing if they are not known."""
-        listed = self.facts.answers["query-command-line-options"] if self._has_facts else ()
+        listed = self.facts.answers["query-command-line-options"] if self.has_facts else ()
         return {
             key["name"] for one in listed if one["option"] == option for key in one["parameters"]
         }
