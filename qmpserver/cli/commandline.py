@@ -59,6 +59,7 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
                 unsupported.apply(settings, name, value)
         waiting.extendleft(reversed(settings.config))
         settings.config.clear()
+    settings.exit_with = _help(settings) or settings.exit_with
     if settings.exit_with is None:
         if stand_in:
             _leave_chardevs(settings, simulated)
@@ -109,6 +110,22 @@ def _split(argv: Sequence[str], *, disks: bool) -> Iterator[tuple[str, str]]:
             except StopIteration:
                 raise CommandLineError(f"{word}: requires an argument") from None
         yield name, value
+
+
+def _help(settings: Settings) -> str | None:
+    """Return the list that an option asks a stand-in of a release for; None if none does."""
+    if settings.fake is None:
+        return None
+    from qmpserver.standin.commandline.help import help_text
+
+    _, scenario = settings.fake
+    if scenario.schema is not scenario.release.schema:
+        return None
+    texts = (
+        help_text(option, value, scenario.release, scenario.schema)
+        for option, value in settings.machine_options
+    )
+    return next((text for text in texts if text is not None), None)
 
 
 def _leave_chardevs(settings: Settings, simulated: Container[str | None]) -> None:

@@ -145,6 +145,11 @@ class Facts:
         self._made[name] = made
         return made
 
+    def pluggable(self) -> list[tuple[str, str]]:
+        """Return the types of devices that can be added to a bus, each with the bus's type."""
+        devices = sorted(self._devices.items())
+        return [(name, one["bus"]) for name, one in devices if one["bus"] and "refused" not in one]
+
     def machine(self, name: str) -> tuple[str, tuple[Bus, ...]] | None:
         """Return name and buses of a machine by its name or alias; None: they are not known."""
         for one in self.answers["query-machines"]:

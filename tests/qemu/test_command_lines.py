@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 import struct
@@ -220,3 +221,29 @@ def test_as_the_release(release: Release, release_qemu: str, directory: Path) ->
 def test_as_recorded(directory: Path) -> None:
     expected = {line: Outcome(line not in REFUSED, REFUSED.get(line, "")) for line in LINES}
     assert outcomes(stand_in(directory, NEWEST), directory) == expected
+
+
+LISTS = ("-machine help", "-object help", "-device e1000,help", "-netdev help", "-chardev help")
+
+
+def listed(program: str, options: str) -> list[str]:
+    """Return the names in a list that a program prints in place of running a machine."""
+    command = [program, "-display", "none", *options.split()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return sorted(re.split("[ =]", line.strip())[0] for line in ran.stdout.splitlines()[1:])
+
+
+@pytest.mark.parametrize("options", LISTS)
+@pytest.mark.slow
+def test_lists(release: Release, release_qemu: str, directory: Path, options: str) -> None:
+    ours = listed(stand_in(directory, release), options)
+    assert len(ours) > 3
+    # What a QEMU can do depends on how it was built. -object knows one type by another name.
+    assert set(listed(release_qemu, options)) - {"authz-list-file"} <= set(ours)
+
+
+@pytest.mark.slow
+def test_version(release: Release, directory: Path) -> None:
+    command = [stand_in(directory, release), "-version"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert ran.stdout.split() == ["QEMU", "emulator", "version", release.version]

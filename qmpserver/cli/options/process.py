@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from qmpserver._version import VERSION
@@ -130,8 +131,11 @@ def set_messages(settings: Settings, value: str) -> None:
 
 @option("version", "", "print the version and exit")
 def show_version(settings: Settings, value: str) -> None:
-    """Print the version."""
+    """Print the version; that of its release for programs that start QEMU."""
     settings.exit_with = f"qmpserver version {VERSION}"
+    if settings.fake is not None and is_qemu(sys.argv[0]):
+        _, scenario = settings.fake
+        settings.exit_with = f"QEMU emulator version {scenario.version}"
 
 
 @option("help", "", "print this list and exit", alias="h")
