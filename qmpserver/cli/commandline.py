@@ -14,7 +14,7 @@ from qmpserver.cli import unsupported
 from qmpserver.cli.options import ALIASES, OPTIONS, WithFake
 from qmpserver.cli.options.objects import take_memory_backend
 from qmpserver.cli.settings import CommandLineError, Settings
-from qmpserver.keyval import OptionError, parse_options
+from qmpserver.keyval import OptionError, parse_members, parse_options
 from qmpserver.monitor import SocketChardev, StdioChardev
 from qmpserver.monitor.chardev import UnsupportedError
 
@@ -42,6 +42,8 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
             value = _NO_EFFECT.sub("", value)
         if stand_in:
             settings.machine_options.append((name, value))
+            if name == "object" and (monitor := _monitor_of(value)) is not None:
+                settings.monitors.append(("mon", monitor))
             if name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED:
                 continue
         if stand_in and name == "m":
@@ -67,6 +69,19 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
         take_memory_backend(settings)
         _check_contradictions(settings)
     return settings
+
+
+def _monitor_of(value: str) -> str | None:
+    """Return the value of `-mon` for a monitor that `-object` describes; None for other objects."""
+    try:
+        given = parse_members(value, "qom-type")
+    except OptionError:
+        return None  # the stand-in refuses it
+    mode = {"monitor-qmp": "control", "monitor-hmp": "readline"}.get(given.get("qom-type", ""))
+    if mode is None or "chardev" not in given:
+        return None
+    pretty = ",pretty=on" if given.get("pretty") in (True, "on", "yes") else ""
+    return f"chardev={given['chardev']},mode={mode}{pretty}"
 
 
 @contextlib.contextmanager

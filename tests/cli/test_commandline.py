@@ -375,3 +375,19 @@ def test_unknown_accelerators_are_passed_over(
 )
 def test_the_disk_to_boot_from(words: str, disk: str | None) -> None:
     assert parse_command_line(words.split()).boot_disk == disk
+
+
+@pytest.mark.parametrize(
+    ("value", "monitor"),
+    [
+        ("monitor-qmp,id=m,chardev=c", "chardev=c,mode=control"),
+        ("id=m,chardev=c,pretty=on,qom-type=monitor-qmp", "chardev=c,mode=control,pretty=on"),
+        ('{"qom-type": "monitor-hmp", "id": "m", "chardev": "c"}', "chardev=c,mode=readline"),
+        ("iothread,id=i", None),
+        ("monitor-qmp,id=m", None),
+        ("{", None),
+    ],
+)
+def test_monitors_that_are_objects(value: str, monitor: str | None) -> None:
+    settings = parse_command_line(["-fake", "default", "-chardev", "null,id=c", "-object", value])
+    assert settings.monitors == ([] if monitor is None else [("mon", monitor)])
