@@ -123,6 +123,12 @@ class StandIn(Server):
             fault.opened(device)
         return super().add_device(device)
 
+    def drop_device(self, name: str) -> None:
+        """Close a device that no monitor uses, if there is one with this id."""
+        device = self._devices.get(name)
+        if device is not None and not device.attached:
+            self._devices.pop(name).close()
+
     async def launch(self, options: Iterable[tuple[str, str]]) -> None:
         """Give the machine what a command line of QEMU describes; call it before clients connect.
 

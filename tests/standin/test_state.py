@@ -178,16 +178,16 @@ async def test_memory_hotplug(serve: Serve) -> None:
         assert await do(client, "object-del", id="m0") == {}
 
 
-async def test_chardevs(serve: Serve) -> None:
+async def test_chardevs(serve: Serve, tmp_path: Path) -> None:
     async with serve("default") as served:
         client = await served.client()
-        address = {"type": "unix", "data": {"path": "/tmp/x"}}
+        address = {"type": "unix", "data": {"path": str(tmp_path / "x")}}
         backend = {"type": "socket", "data": {"addr": address, "wait": False}}
         assert await do(client, "chardev-add", id="c0", backend=backend) == {}
         pty = await do(client, "chardev-add", id="c1", backend={"type": "pty", "data": {}})
         assert stat.S_ISCHR(os.stat(pty["pty"]).st_mode)
         shown = {one["label"]: one for one in await do(client, "query-chardev")}
-        assert shown["c0"]["filename"] == "disconnected:unix:/tmp/x,server=on"
+        assert shown["c0"]["filename"] == f"disconnected:unix:{tmp_path}/x,server=on"
         assert shown["c1"]["filename"] == f"pty:{pty['pty']}"
         assert shown["compat_monitor0"]["frontend-open"]
         busy = await do(client, "chardev-remove", id="compat_monitor0")

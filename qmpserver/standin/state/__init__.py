@@ -53,6 +53,9 @@ class Host(Protocol):
         """The devices of its monitors."""
         ...
 
+    def drop_device(self, name: str) -> None:
+        """Close one of its devices that no monitor uses, if there is such a device."""
+
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to all clients."""
 

@@ -1,120 +1,182 @@
-"""Character devices: their backends, of which only pseudo-terminals are real."""
+"""Character devices: their backends, and who uses them."""
 
 from __future__ import annotations
 
-import os
-import tty
-import weakref
+import base64
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
-from qmpserver.standin.values import as_object
+from qmpserver.standin.state.charbackends import Backend, Ring, open_backend
+from qmpserver.standin.values import as_object, decoded
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
 
-class _Pty:
-    """A pseudo-terminal in raw mode, as long as it is open; nobody reads what others write to it.
-
-    Raises:
-        CommandError: The system has none left.
-    """
-
-    def __init__(self) -> None:
-        try:
-            controller, terminal = os.openpty()
-        except OSError as error:
-            raise CommandError(f"Failed to create PTY: {error.strerror}") from None
-        self.path = os.ttyname(terminal)
-        tty.setraw(terminal)
-        os.close(terminal)
-        self._close = weakref.finalize(self, os.close, controller)
-
-    def close(self) -> None:
-        """Close it; a client that has it open finds the end of it."""
-        self._close()
-
-
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
-    ptys: dict[str, _Pty] = {}
+    opened: dict[str, Backend] = {}
 
     def close(name: str) -> None:
-        pty = ptys.pop(name, None)
-        if pty is not None:
-            pty.close()
+        backend = opened.pop(name, None)
+        if backend is not None:
+            backend.close()
 
     def close_all() -> None:
-        for name in list(ptys):
+        for name in list(opened):
             close(name)
 
     state.closes.append(close_all)
 
-    def opened(name: str, backend: dict[str, Any]) -> Any:
+    def open_as(name: str, backend: dict[str, Any]) -> Any:
         """Open a character device, or reopen it with another backend; return the reply."""
-        if backend.get("type") != "pty":
-            state.chardevs[name] = backend
-            close(name)
-            return {}
-        pty = _Pty()
         try:
-            state.chardevs[name] = {**backend, "pty": pty.path}
+            check(name, backend)
+            made = open_backend(state, name, backend)
+        except (DeviceError, CommandError) as error:
+            words = error.desc if isinstance(error, CommandError) else str(error)
+            if state.in_setup:
+                raise CommandError(words) from None
+            raise CommandError(f"Failed to add chardev '{name}': {words}") from None
+        pty = backend.get("type") == "pty" and made is not None and made.filename.partition(":")[2]
+        try:
+            state.chardevs[name] = {**backend, "pty": pty} if pty else backend
         except CommandError:
-            pty.close()
+            if made is not None:
+                made.close()
             raise
         close(name)
-        ptys[name] = pty
-        return {"pty": pty.path}
+        if made is not None:
+            opened[name] = made
+        return {"pty": pty} if pty else {}
+
+    def check(name: str, backend: dict[str, Any]) -> None:
+        """Check the character devices below a multiplexer or a hub."""
+        data = as_object(backend.get("data"))
+        kind = backend.get("type")
+        below = {"mux": [data.get("chardev")], "hub": data.get("chardevs", [])}.get(str(kind), [])
+        if kind == "hub" and not below:
+            raise CommandError("hub: 'chardevs' list is not defined")
+        for one in below:
+            if one not in named():
+                missing = f"mux: base chardev {one} not found"
+                if kind == "hub":
+                    missing = f"hub: chardev can't be found by id '{one}'"
+                raise CommandError(missing)
+            if is_taken(state, str(one)):
+                raise CommandError(f"chardev '{one}' is already in use")
 
     def named() -> set[str]:
         return {*state.chardevs, *(device.id for device in state.host.devices)}
+
+    def require_changeable(name: str) -> None:
+        if name not in named():
+            raise CommandError(f"Chardev '{name}' does not exist")
+        attached = any(one.id == name and one.attached for one in state.host.devices)
+        kinds = {one.get("type") for one in _above(state, name)}
+        if attached or kinds or state.chardevs.get(name, {}).get("type") == "mux":
+            raise CommandError("Chardev user does not support chardev hotswap")
 
     @registry.command("chardev-add")
     def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002 -- the schema's name
         if id in named():
             raise CommandError(f"Chardev with id '{id}' already exists")
-        return opened(id, backend)
+        return open_as(id, backend)
 
     @registry.command("chardev-change")
     def chardev_change(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002
-        if id not in state.chardevs:
-            raise CommandError(f"Chardev '{id}' does not exist")
-        return opened(id, backend)
+        require_changeable(id)
+        reply = open_as(id, backend)
+        state.host.drop_device(id)
+        return reply
 
     @registry.command("chardev-remove")
     def chardev_remove(id: str) -> None:  # noqa: A002
-        monitors = [device.id for device in state.host.devices]
-        if id in monitors or any(one.get("chardev") == id for one in state.devices.values()):
-            raise CommandError(f"Chardev '{id}' is busy")
-        if state.chardevs.pop(id, None) is None:
+        if id not in named():
             raise CommandError(f"Chardev '{id}' not found")
+        attached = any(one.id == id and one.attached for one in state.host.devices)
+        if attached or is_taken(state, id) or _users(state, id):
+            raise CommandError(f"Chardev '{id}' is busy")
+        state.chardevs.pop(id, None)
+        state.host.drop_device(id)
         close(id)
 
     @registry.command("query-chardev")
     def query_chardev() -> Any:
-        used = {one.get("chardev") for one in state.devices.values()}
         return [
             {
                 "label": name,
-                "filename": filename(state.chardevs[name]),
-                "frontend-open": name in used,
+                "filename": opened[name].filename if name in opened else filename(backend),
+                "frontend-open": bool(_users(state, name)),
             }
-            for name in reversed(state.chardevs)
+            for name, backend in reversed([*state.chardevs.items()])
         ] + [
-            {"label": device.id, "filename": device.filename, "frontend-open": True}
+            {
+                "label": device.id,
+                "filename": device.filename,
+                "frontend-open": device.attached or bool(_users(state, device.id)),
+            }
             for device in state.host.devices
         ]
 
+    @registry.command("chardev-send-break")
+    def chardev_send_break(id: str) -> None:  # noqa: A002
+        if id not in named():
+            raise CommandError(f"Chardev '{id}' not found")
+
+    def ring(name: str) -> Ring:
+        if name not in named():
+            raise CommandError(f"Device '{name}' not found")
+        found = opened.get(name)
+        if not isinstance(found, Ring):
+            raise CommandError(f"{name} is not a ringbuf device")
+        return found
+
+    @registry.command("ringbuf-write")
+    def ringbuf_write(device: str, data: str, format: str = "utf8") -> None:  # noqa: A002
+        found = ring(device)
+        found.write(decoded(data) if format == "base64" else data.encode("utf-8", "replace"))
+
+    @registry.command("ringbuf-read")
+    def ringbuf_read(device: str, size: int, format: str = "utf8") -> Any:  # noqa: A002
+        found = ring(device)
+        if size <= 0:
+            raise CommandError("size must be greater than zero")
+        taken = found.read(size)
+        if format == "base64":
+            return base64.b64encode(taken).decode()
+        return taken.decode("utf-8", "replace")
+
+
+def is_taken(state: State, name: str) -> bool:
+    """Return whether a character device takes no further user; a multiplexer has room for more."""
+    if state.chardevs.get(name, {}).get("type") == "mux":
+        return False
+    return bool(_users(state, name) or _above(state, name))
+
+
+def _users(state: State, name: str) -> list[str]:
+    """Return the devices that use a character device."""
+    return [key for key, one in state.devices.items() if one.get("chardev") == name]
+
+
+def _above(state: State, name: str) -> list[dict[str, Any]]:
+    """Return the multiplexers and hubs that use a character device."""
+    found = []
+    for one in state.chardevs.values():
+        data = as_object(one.get("data"))
+        if data.get("chardev") == name or name in (data.get("chardevs") or ()):
+            found.append(one)
+    return found
+
 
 def filename(backend: dict[str, Any]) -> str:
-    """Return the `filename` that `query-chardev` shows for a backend."""
+    """Return the `filename` that `query-chardev` shows for a backend that is not open."""
     kind = backend.get("type", "null")
     data = as_object(backend.get("data"))
     match kind:
-        case "pty":
-            return f"pty:{backend['pty']}"
         case "socket":
             return _socket(data)
         case "vc":
@@ -131,5 +193,4 @@ def _socket(data: dict[str, Any]) -> str:
     path = where.get("path") or f"{where.get('host', '')}:{where.get('port', where.get('str', ''))}"
     kind = str(address.get("type", "unix"))
     scheme = {"inet": "tcp"}.get(kind, kind)
-    server = ",server=on" if data.get("server", True) else ""
-    return f"disconnected:{scheme}:{path}{server}"
+    return f"disconnected:{scheme}:{path}{',server=on' if data.get('server', True) else ''}"
