@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from qmpserver.releases import Release
 
 # What differs between two runs, or that a stand-in does not simulate: the layout of images.
-VARIES = ("timestamp", "actual-size", "format-specific", "children", "dirty-flag", "cluster-size")
-VARIES += ("limits", "driver-specific", "write_threshold")
+VARIES = (
+    *("timestamp", "actual-size", "format-specific", "children", "dirty-flag", "cluster-size"),
+    *("limits", "driver-specific", "write_threshold"),
+)
 NAME = re.compile(r"#block\d+")  # QEMU draws the names of nodes that have none
 IN_JSON = re.compile(r"(?<=json:)(\{.*?\}+)(?=$| \()", re.MULTILINE)
 REFUSED = re.compile(r"(?m)^(?:.*qemu-system-x86_64|qmpserver): (.*)$")

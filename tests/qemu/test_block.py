@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from qmpserver.releases import Release
 
-QUERIES = (("query-block", {}), ("query-blockstats", {}), "info block")
+QUERIES: tuple[str | tuple[str, dict[str, Any]], ...] = (
+    ("query-block", {}),
+    ("query-blockstats", {}),
+    "info block",
+)
 NODE = {"driver": "null-co", "node-name": "n", "size": 65536, "read-zeroes": True}
 FILE_OF_NOTHING = {"driver": "file", "filename": "/nope"}
 OVERLAY = {

@@ -344,7 +344,7 @@ async def test_a_job_changes_the_nodes_of_a_device(serve: Serve) -> None:
         (job,) = await do(client, "query-block-jobs")
         assert (job["device"], job["ready"], job["len"]) == ("j", True, 1 << 30)
         refused = await client.execute("blockdev-mirror", MIRROR)
-        assert refused["desc"] == "Job ID 'j' already in use"
+        assert refused["desc"] == "Need a root block node"
         refused = await do(client, "job-dismiss", id="j")
         assert refused["desc"] == "Job 'j' in state 'ready' cannot accept command verb 'dismiss'"
         await ended("job-complete", {"id": "j"}, "null")

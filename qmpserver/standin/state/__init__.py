@@ -19,6 +19,7 @@ from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.drivers import Drivers
 from qmpserver.standin.state.drives import Drives
+from qmpserver.standin.state.joblist import Jobs
 from qmpserver.standin.state.threads import Threads
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class State:
         objects: Properties of each object, by id.
         nodes: Options of each block node, by name.
         drives: The drives, which connect devices and nodes.
-        jobs: Properties of each block job, by id.
+        jobs: Properties of each job, by id.
+        job_list: What starts jobs, and lets them end.
         budget: The memory that all of these, and the files of a guest agent, may have.
         unplugging: Devices that the guest has not released yet, by id, and when it will do so; None
             while the guest is stopped.
@@ -119,6 +121,7 @@ class State:
         self.nodes = Kept(self.budget)
         self.drives = Drives(self.budget)
         self.jobs = Kept(self.budget)
+        self.job_list = Jobs(self.jobs, self.emit, self.later)
         self.unplugging: dict[str, asyncio.Handle | None] = {}
         self.resets: list[Callable[[], None]] = []
         self.resumes: list[Callable[[], None]] = []

@@ -70,6 +70,7 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(f"Failed to find node with node-name='{node_name}'")
         if any(state.drives.with_node(node_name)):
             raise CommandError(f"Node {node_name} is in use")
+        state.job_list.check_free(node_name, "blockdev-del")
         check_not_backing(state, node_name)
         if state.nodes[node_name].get(_UNOWNED):
             raise CommandError(f"Node {node_name} is not owned by the monitor")

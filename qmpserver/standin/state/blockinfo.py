@@ -177,4 +177,9 @@ def _node(state: State, name: str, *, flat: bool) -> dict[str, Any]:
             "direct": cache.get("direct", False),
             "no-flush": cache.get("no-flush", False),
         },
+        **(
+            {"dirty-bitmaps": [*reversed(node["dirty-bitmaps"])]}
+            if node.get("dirty-bitmaps")
+            else {}
+        ),
     }

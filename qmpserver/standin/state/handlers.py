@@ -9,6 +9,7 @@ from qmpserver.standin.state import (
     absent,
     agent,
     backends,
+    bitmaps,
     block,
     blockinfo,
     chardevs,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, block, blockinfo, chardevs, cpus, devices, dirty, dump, facts, jobs, media,
-    migration, nics, pci, qom, runstate, snapshots, throttle, absent,
+    agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, facts, jobs,
+    media, migration, nics, pci, qom, runstate, snapshots, throttle, absent,
 )  # fmt: skip
 
 

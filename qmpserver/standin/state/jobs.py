@@ -1,201 +1,54 @@
-"""Jobs: those that copy block nodes, and those that create images.
-
-A job is as fast as the next turn of the event loop; its statuses and events are QEMU's.
-"""
+"""Commands of jobs: those that copy block nodes, and those that create images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.bitmaps import bitmaps_of
 from qmpserver.standin.state.block import backing_chain, node_of, overlay_of, replace_node, size_of
+from qmpserver.standin.state.joblist import check_speed, is_block_job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
-
-_EVENT = ("type", "device", "len", "offset", "speed")
-# The statuses in which a job takes a command, as far as a client can meet them here.
-_TAKES = {
-    "pause": ("running", "ready"),
-    "resume": ("paused", "standby"),
-    "complete": ("ready", "standby"),
-    "cancel": ("running", "paused", "ready", "standby", "waiting", "pending"),
-    "finalize": ("pending",),
-    "dismiss": ("concluded",),
-    "set-speed": ("running", "paused", "ready", "standby"),
-}
-
-
-class _Jobs:
-    """The jobs, by id; the state keeps them."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self._pivots: dict[str, Callable[[], None]] = {}
-        self.completing: set[str] = set()  # those to complete as soon as they are resumed
-
-    def find(self, name: str, verb: str) -> dict[str, Any]:
-        """Return a job that takes a command.
-
-        Raises:
-            CommandError: There is no such job, or it takes no such command now.
-        """
-        job = self.state.jobs.get(name)
-        if job is None:
-            raise CommandError("Job not found")
-        if job["status"] not in _TAKES[verb]:
-            raise CommandError(
-                f"Job '{name}' in state '{job['status']}' cannot accept command verb '{verb}'"
-            )
-        return job
-
-    def find_block_job(self, name: str, verb: str) -> dict[str, Any]:
-        """Return a block job, as `find` does.
-
-        Raises:
-            CommandError: There is no such job, or it takes no such command now.
-        """
-        if name not in self.state.jobs:
-            raise CommandError(f"Block job '{name}' not found", "DeviceNotActive")
-        return self.find(name, verb)
-
-    def start(
-        self,
-        name: str,
-        kind: str,
-        size: int,
-        options: dict[str, Any],
-        *,
-        pivot: Callable[[], None] | None = None,
-        waits: bool = False,
-        auto_dismiss: bool = True,
-    ) -> None:
-        """Start a job.
-
-        Args:
-            name: Its id.
-            kind: Its type.
-            size: The bytes that it copies.
-            options: The command's arguments, of which some are common to all jobs.
-            pivot: Function to call when it has completed.
-            waits: Whether it waits for a command when everything is copied.
-            auto_dismiss: Whether it goes when it has concluded, if the options do not say.
-
-        Raises:
-            CommandError: There is such a job.
-        """
-        if name in self.state.jobs:
-            raise CommandError(f"Job ID '{name}' already in use")
-        self.state.jobs[name] = {
-            "type": kind, "device": name, "len": size, "offset": size,
-            "speed": options.get("speed", 0), "busy": False, "paused": False, "io-status": "ok",
-            "ready": False, "status": "created",
-            "auto-finalize": options.get("auto_finalize", True),
-            "auto-dismiss": options.get("auto_dismiss", auto_dismiss),
-        }  # fmt: skip
-        if pivot is not None:
-            self._pivots[name] = pivot
-        self.enter(name, "created")
-        self.enter(name, "running")
-        self.state.later(0, self.get_ready if waits else self.finish, name)
-
-    def enter(self, name: str, status: str) -> None:
-        """Give a job a status."""
-        job = self.state.jobs[name]
-        self.state.jobs[name] = {
-            **job,
-            "status": status,
-            "ready": job["ready"] or status == "ready",
-            "paused": status in ("paused", "standby"),
-        }
-        self.state.emit("JOB_STATUS_CHANGE", {"status": status, "id": name})
-
-    def get_ready(self, name: str) -> None:
-        """Let a job wait, with everything copied, for the command to complete it."""
-        if self.state.jobs.get(name, {}).get("status") == "running":
-            self.enter(name, "ready")
-            self.tell(name, "BLOCK_JOB_READY")
-
-    def complete(self, name: str) -> None:
-        """Complete a job that is ready; one that is paused, as soon as it is resumed."""
-        if self.state.jobs[name]["status"] == "standby":
-            self.completing.add(name)
-        else:
-            self.state.later(0, self.finish, name)
-
-    def finish(self, name: str) -> None:
-        """End the work of a job; it completes unless a client wants to finalize it."""
-        if self.state.jobs.get(name, {}).get("status") not in ("running", "ready"):
-            return
-        self.enter(name, "waiting")
-        self.enter(name, "pending")
-        if self.state.jobs[name]["auto-finalize"]:
-            self.finalize(name)
-        else:
-            self.state.emit(
-                "BLOCK_JOB_PENDING", {"type": self.state.jobs[name]["type"], "id": name}
-            )
-
-    def finalize(self, name: str) -> None:
-        """Complete a job."""
-        pivot = self._pivots.pop(name, None)
-        if pivot is not None:
-            pivot()
-        self.tell(name, "BLOCK_JOB_COMPLETED")
-        self._conclude(name)
-
-    def cancel(self, name: str, *, force: bool) -> None:
-        """Cancel a job; one that is ready completes, without its pivot, unless forced."""
-        job = self.state.jobs.get(name)
-        if job is None:
-            return
-        self._pivots.pop(name, None)
-        if job["ready"] and not force:
-            self.finish(name)
-            return
-        self.enter(name, "aborting")
-        self.tell(name, "BLOCK_JOB_CANCELLED")
-        self._conclude(name)
-
-    def tell(self, name: str, event: str) -> None:
-        """Send an event about a block job; other jobs have none."""
-        job = self.state.jobs[name]
-        if job["type"] != "create":
-            self.state.emit(event, {key: job[key] for key in _EVENT})
-
-    def dismiss(self, name: str) -> None:
-        """Forget a job that has concluded."""
-        self.completing.discard(name)
-        self.enter(name, "null")
-        del self.state.jobs[name]
-
-    def _conclude(self, name: str) -> None:
-        self.enter(name, "concluded")
-        if self.state.jobs[name]["auto-dismiss"]:
-            self.dismiss(name)
 
 
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
-    jobs = _Jobs(state)
+    jobs = state.job_list
+
+    def name_of(node: str) -> str:
+        """Return the id of a job on a node that is given none: the drive's, of which it has one."""
+        return next((name for name, one in state.drives.items() if one["node"] == node), "")
 
     def mirror(device: str, target: str = "", job_id: str | None = None, **options: Any) -> None:
         source = node_of(state, device)
+        if any(True for _ in jobs.users(source)):
+            raise CommandError("Need a root block node")
         new = options.get("node_name") if target not in state.nodes else target
-        if source == new:
+        if new == source:
             raise CommandError("Can't mirror node into itself")
+        if options.get("sync") in ("incremental", "bitmap"):
+            raise CommandError(f"Sync mode '{options['sync']}' not supported")
+        if new is not None:
+            jobs.check_free(new, "blockdev-mirror")
 
         def pivot() -> None:
             if new in state.nodes:
                 replace_node(state, options.get("replaces") or source, str(new))
 
-        size = size_of(state, source)
-        jobs.start(job_id or device, "mirror", size, options, pivot=pivot, waits=True)
+        size = 0 if options.get("sync") == "none" else size_of(state, source)
+        name = name_of(source) if job_id is None else job_id
+        jobs.start(
+            name, "mirror", size, options, pivot=pivot, waits=True, source=source, target=new
+        )
 
-    registry.command("blockdev-mirror")(mirror)
+    def blockdev_mirror(target: str, **options: Any) -> None:
+        node_of(state, options["device"])
+        mirror(target=node_of(state, target), **options)
+
+    registry.command("blockdev-mirror")(blockdev_mirror)
     registry.command("drive-mirror")(mirror)
 
     @registry.command("block-commit")
@@ -210,6 +63,8 @@ def register(registry: Registry, state: State) -> None:
         top = active if top_node is None else node_of(state, top_node)
         chain = backing_chain(state, top)
         base = chain[-1] if base_node is None else node_of(state, base_node)
+        if top not in backing_chain(state, active):
+            raise CommandError(f"'{top}' is not in this backing file chain")
         if base == top:
             raise CommandError("cannot commit an image into itself")
         if base not in chain:
@@ -226,7 +81,8 @@ def register(registry: Registry, state: State) -> None:
 
         waits = top == active
         size = size_of(state, top)
-        jobs.start(job_id or device, "commit", size, options, pivot=pivot, waits=waits)
+        name = name_of(active) if job_id is None else job_id
+        jobs.start(name, "commit", size, options, pivot=pivot, waits=waits, source=top, target=base)
 
     @registry.command("block-stream")
     def block_stream(
@@ -243,18 +99,56 @@ def register(registry: Registry, state: State) -> None:
             one = {key: value for key, value in state.nodes[node].items() if key != "backing"}
             state.nodes[node] = one if base is None else {**one, "backing": base}
 
-        jobs.start(job_id or device, "stream", size_of(state, node), options, pivot=pivot)
+        jobs.check_free(node, "block-stream")
+        has_backing = isinstance(state.nodes[node].get("backing"), str)
+        size = size_of(state, node) if has_backing else 0
+        name = name_of(node) if job_id is None else job_id
+        jobs.start(name, "stream", size, options, pivot=pivot, source=node)
 
-    def backup(device: str, job_id: str | None = None, **options: Any) -> None:
-        size = size_of(state, node_of(state, device))
-        jobs.start(job_id or device, "backup", size, options)
+    def backup(
+        device: str,
+        target: str = "",
+        job_id: str | None = None,
+        sync: str = "full",
+        bitmap: str | None = None,
+        **options: Any,
+    ) -> None:
+        source = node_of(state, device)
+        new = target if target in state.nodes else None
+        if new == source:
+            raise CommandError("Source and target cannot be the same")
+        if bitmap is None and sync in ("incremental", "bitmap"):
+            raise CommandError(f"must provide a valid bitmap name for '{sync}' sync mode")
+        if bitmap is not None and bitmap not in bitmaps_of(state, source):
+            raise CommandError(f"Bitmap '{bitmap}' could not be found")
+        jobs.check_free(source, "blockdev-backup")
+        if new is not None:
+            if any(role == "source" for _, role in jobs.users(new)):
+                raise CommandError(
+                    f"Node '{new}' is busy: block device is in use by block job: backup"
+                )
+            jobs.check_free(new, "blockdev-backup")
+        size = size_of(state, source)
+        name = name_of(source) if job_id is None else job_id
+        ends = sync != "none"
+        jobs.start(name, "backup", size, options, ends=ends, source=source, target=new)
 
-    registry.command("blockdev-backup")(backup)
+    def blockdev_backup(target: str, **options: Any) -> None:
+        node_of(state, options["device"])
+        backup(target=node_of(state, target), **options)
+
+    registry.command("blockdev-backup")(blockdev_backup)
     registry.command("drive-backup")(backup)
 
     @registry.command("blockdev-create")
     def blockdev_create(job_id: str, options: dict[str, Any]) -> None:
-        jobs.start(job_id, "create", 1, {}, auto_dismiss=False)
+        below = options.get("file")
+
+        def work() -> None:
+            if isinstance(below, str):
+                node_of(state, below)
+
+        jobs.start(job_id, "create", 1, {}, auto_dismiss=False, work=work)
 
     @registry.command("block-job-complete")
     def block_job_complete(device: str) -> None:
@@ -268,7 +162,9 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("block-job-cancel")
     def block_job_cancel(device: str, force: bool = False) -> None:
-        jobs.find_block_job(device, "cancel")
+        job = jobs.find_block_job(device, "cancel")
+        if job["paused"] and not force:
+            raise CommandError(f"The block job for device '{device}' is currently paused")
         state.later(0, lambda: jobs.cancel(device, force=force))
 
     @registry.command("job-cancel")
@@ -296,43 +192,35 @@ def register(registry: Registry, state: State) -> None:
         jobs.find(id, "dismiss")
         jobs.dismiss(id)
 
-    def pause(name: str) -> None:
-        jobs.enter(name, "standby" if state.jobs[name]["ready"] else "paused")
-
-    def go_on(name: str) -> None:
-        ready = state.jobs[name]["ready"]
-        jobs.enter(name, "ready" if ready else "running")
-        if not ready or name in jobs.completing:
-            state.later(0, jobs.finish, name)
-
     @registry.command("block-job-pause")
     def block_job_pause(device: str) -> None:
         jobs.find_block_job(device, "pause")
-        pause(device)
+        jobs.pause(device)
 
     @registry.command("job-pause")
     def job_pause(id: str) -> None:  # noqa: A002
         jobs.find(id, "pause")
-        pause(id)
+        jobs.pause(id)
 
     @registry.command("block-job-resume")
     def block_job_resume(device: str) -> None:
         jobs.find_block_job(device, "resume")
-        go_on(device)
+        jobs.resume(device)
 
     @registry.command("job-resume")
     def job_resume(id: str) -> None:  # noqa: A002
         jobs.find(id, "resume")
-        go_on(id)
+        jobs.resume(id)
 
     @registry.command("block-job-set-speed")
     def block_job_set_speed(device: str, speed: int) -> None:
         job = jobs.find_block_job(device, "set-speed")
+        check_speed(speed)
         state.jobs[device] = {**job, "speed": speed}
 
     @registry.command("query-block-jobs")
     def query_block_jobs() -> Any:
-        return [one for one in state.jobs.values() if one["type"] != "create"]
+        return [one for one in reversed([*state.jobs.values()]) if is_block_job(one)]
 
     @registry.command("query-jobs")
     def query_jobs() -> Any:
@@ -340,6 +228,7 @@ def register(registry: Registry, state: State) -> None:
             {
                 "id": name, "type": one["type"], "status": one["status"],
                 "current-progress": one["offset"], "total-progress": one["len"],
+                **({"error": one["error"]} if "error" in one else {}),
             }
-            for name, one in state.jobs.items()
+            for name, one in reversed([*state.jobs.items()])
         ]  # fmt: skip

@@ -1,0 +1,172 @@
+"""A stand-in's jobs, bitmaps, transactions and exports are as QEMU's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmpserver.releases import Release
+from tests.qemu.steps import Step, Until, assert_same
+
+
+def node(name: str, **options: Any) -> Step:
+    return "blockdev-add", {"driver": "null-co", "node-name": name, **options}
+
+
+def do(command: str, /, **arguments: Any) -> Step:
+    return command, {key.replace("_", "-"): value for key, value in arguments.items()}
+
+
+def mirror(device: str, target: str, sync: str = "full", **options: Any) -> Step:
+    return do("blockdev-mirror", device=device, target=target, sync=sync, **options)
+
+
+def backup(device: str, target: str, sync: str = "none", **options: Any) -> Step:
+    return do("blockdev-backup", device=device, target=target, sync=sync, **options)
+
+
+def delete(name: str) -> Step:
+    return do("blockdev-del", node_name=name)
+
+
+def bitmap(verb: str, name: str, on: str = "a", **options: Any) -> Step:
+    return do(f"block-dirty-bitmap-{verb}", node=on, name=name, **options)
+
+
+def transaction(*actions: Step) -> Step:
+    made = []
+    for one in actions:
+        kind, data = one if isinstance(one, tuple) and len(one) == 2 else (one, {})
+        made.append({"type": kind, "data": data})
+    return "transaction", {"actions": made}
+
+
+NODES: list[Step] = [node("a"), node("b"), node("c")]
+READY = Until("ready")
+CREATE = {"driver": "qcow2", "file": "nope", "size": 1 << 20}
+
+SESSIONS: dict[str, list[Step]] = {
+    "mirror": [
+        *NODES,
+        mirror("a", "b"),
+        mirror("a", "b", job_id=""),
+        mirror("a", "b", job_id="m 1"),
+        mirror("a", "a", job_id="j"),
+        mirror("a", "nope", job_id="j"),
+        mirror("nope", "b", job_id="j"),
+        mirror("a", "b", job_id="j", speed=-1),
+        mirror("a", "b", job_id="j"),
+        READY,
+        mirror("a", "c", job_id="second"),
+        mirror("c", "b", job_id="second"),
+        backup("a", "c", job_id="second"),
+        do("block-job-pause", device="j"),
+        do("block-job-pause", device="j"),
+        do("job-pause", id="j"),
+        "query-jobs",
+        "query-block-jobs",
+        do("job-resume", id="j"),
+        do("job-resume", id="j"),
+        do("block-job-resume", device="j"),
+        do("block-job-set-speed", device="j", speed=-1),
+        do("block-job-set-speed", device="nope", speed=1),
+        delete("a"),
+        delete("b"),
+        do("block-job-cancel", device="j"),
+        Until("null"),
+        "query-jobs",
+        delete("b"),
+    ],
+    "backup": [
+        *NODES,
+        backup("a", "b"),
+        backup("a", "a", job_id="k"),
+        backup("a", "nope", job_id="k"),
+        backup("a", "b", "incremental", job_id="k"),
+        backup("a", "b", "bitmap", job_id="k"),
+        backup("a", "b", "incremental", job_id="k", bitmap="nope"),
+        backup("a", "b", job_id="k", auto_dismiss=False),
+        Until("running"),
+        backup("a", "b", job_id="second"),
+        delete("b"),
+        do("job-complete", id="k"),
+        do("job-pause", id="k"),
+        do("job-pause", id="k"),
+        do("block-job-cancel", device="k"),
+        do("job-cancel", id="k"),
+        Until("concluded"),
+        "query-jobs",
+        do("job-dismiss", id="k"),
+        do("job-dismiss", id="k"),
+    ],
+    "create": [
+        ("blockdev-create", {"job-id": "c", "options": CREATE}),
+        Until("concluded"),
+        ("blockdev-create", {"job-id": "c", "options": CREATE}),
+        ("blockdev-create", {"job-id": "c d", "options": CREATE}),
+        "query-jobs",
+        do("block-job-dismiss", id="c"),
+        do("job-dismiss", id="c"),
+        node("a"),
+        do("block-stream", device="a"),
+        do("block-commit", job_id="s", device="a"),
+    ],
+    "bitmaps": [
+        *NODES,
+        bitmap("add", "x"),
+        bitmap("add", "x"),
+        bitmap("add", "x", on="nope"),
+        bitmap("add", ""),
+        bitmap("add", "y", granularity=100),
+        bitmap("add", "y", granularity=256),
+        bitmap("add", "y", granularity=1 << 32),
+        bitmap("add", "y", granularity=512),
+        bitmap("add", "z", persistent=True),
+        bitmap("add", "n" * 1100),
+        *(bitmap(verb, "nope") for verb in ("remove", "clear", "enable", "disable")),
+        bitmap("remove", "x", on="nope"),
+        do("block-dirty-bitmap-merge", node="a", target="nope", bitmaps=["x"]),
+        do("block-dirty-bitmap-merge", node="a", target="x", bitmaps=["nope"]),
+        bitmap("disable", "x"),
+        bitmap("enable", "x"),
+        transaction(bitmap("add", "t"), bitmap("add", "t")),
+        bitmap("clear", "t"),
+        transaction(bitmap("add", "t"), "abort"),
+        bitmap("clear", "t"),
+        transaction(bitmap("remove", "x"), bitmap("clear", "nope")),
+        bitmap("clear", "x"),
+        transaction(backup("a", "b", job_id="k"), backup("nope", "c", job_id="second")),
+        "query-jobs",
+        transaction(backup("a", "b", job_id="k"), "abort"),
+        bitmap("remove", "x"),
+        bitmap("remove", "x"),
+    ],
+    "snapshots": [
+        node("a"),
+        *(
+            step
+            for kind, arguments in (
+                ("save", {"vmstate": "a", "devices": ["a"]}),
+                ("save", {"vmstate": "a", "devices": ["nope"]}),
+                ("load", {"vmstate": "a", "devices": []}),
+                ("delete", {"devices": ["a"]}),
+            )
+            for step in (
+                do(f"snapshot-{kind}", job_id="s", tag="t", **arguments),
+                Until("concluded"),
+                do("snapshot-delete", job_id="s", tag="t", devices=["a"]),
+                "query-jobs",
+                "query-block-jobs",
+                do("job-dismiss", id="s"),
+            )
+        ),
+        do("snapshot-save", job_id="a b", tag="t", vmstate="a", devices=["a"]),
+        do("job-dismiss", id="s"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("session", SESSIONS)
+def test_jobs(release: Release, release_qemu: str, tmp_path: Path, session: str) -> None:
+    assert_same(release, release_qemu, tmp_path, [], SESSIONS[session])
