@@ -1,7 +1,9 @@
 """Sessions in steps that a stand-in and a QEMU are compared by; a step may wait for a job."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +31,16 @@ class Look(NamedTuple):
 
 
 Step = str | tuple[str, dict[str, Any]] | Until | Look
+
+
+def connects(name: str) -> Look:
+    """Look whether a UNIX socket in the directory takes a connection."""
+
+    def connect(directory: Path) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(os.path.relpath(directory / name)) == 0
+
+    return Look(connect)
 
 
 class Said(NamedTuple):

@@ -1,14 +1,12 @@
 """A stand-in's backends and devices of memory, and what uses them, are as QEMU's."""
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qmpserver.releases import Release
-from tests.qemu.steps import Look, Step, assert_same
+from tests.qemu.steps import Look, Step, assert_same, connects
 
 Session = tuple[list[str], list[Step]]
 
@@ -39,14 +37,6 @@ def write(device: str, data: str, **more: str) -> Step:
 
 def read(device: str, size: int, **more: str) -> Step:
     return "ringbuf-read", {"device": device, "size": size, **more}
-
-
-def connects(name: str) -> Look:
-    def connect(directory: Path) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            return client.connect_ex(os.path.relpath(directory / name)) == 0
-
-    return Look(connect)
 
 
 FILES = Look(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qmpserver.releases import Release
-from tests.qemu.steps import Step, Until, assert_same
+from tests.qemu.steps import Look, Step, Until, assert_same, connects
 
 
 def node(name: str, **options: Any) -> Step:
@@ -41,6 +41,12 @@ def transaction(*actions: Step) -> Step:
     return "transaction", {"actions": made}
 
 
+def export(key: str, on: str, **options: Any) -> Step:
+    return do("block-export-add", id=key, type="nbd", node_name=on, **options)
+
+
+NBD = {"addr": {"type": "unix", "data": {"path": "nbd.sock"}}}
+NOWHERE = {"addr": {"type": "unix", "data": {"path": "/nope/nbd.sock"}}}
 NODES: list[Step] = [node("a"), node("b"), node("c")]
 READY = Until("ready")
 CREATE = {"driver": "qcow2", "file": "nope", "size": 1 << 20}
@@ -140,6 +146,50 @@ SESSIONS: dict[str, list[Step]] = {
         transaction(backup("a", "b", job_id="k"), "abort"),
         bitmap("remove", "x"),
         bitmap("remove", "x"),
+    ],
+    "exports": [
+        *NODES,
+        node("r", **{"read-only": True}),
+        "nbd-server-stop",
+        do("nbd-server-add", device="a"),
+        export("e", "a"),
+        ("nbd-server-start", NOWHERE),
+        ("nbd-server-start", {**NBD, "tls-creds": "nope"}),
+        ("nbd-server-start", NBD),
+        ("nbd-server-start", NBD),
+        Look(lambda directory: [one.name for one in directory.iterdir()]),
+        do("nbd-server-add", device="a"),
+        do("nbd-server-add", device="a"),
+        do("nbd-server-add", device="nope"),
+        do("nbd-server-add", device="a", name=""),
+        do("nbd-server-add", device="a", name="n" * 5000),
+        do("nbd-server-add", device="a", name="b", bitmap="nope"),
+        do("nbd-server-add", device="r", writable=True),
+        export("e", "a"),
+        export("e", "b"),
+        export("e", "b", name="other"),
+        export("f", "b"),
+        export("f", "nope"),
+        export("f 1", "b", name="f"),
+        export("f", "b", name="f", iothread="nope"),
+        export("f", "b", name="f", bitmaps=["nope"]),
+        export("f", "r", name="f", writable=True),
+        export("f", "b", name="f", writable=True),
+        "query-block-exports",
+        delete("a"),
+        do("block-export-del", id="nope"),
+        do("block-export-del", id="f"),
+        do("block-export-del", id="f"),
+        do("nbd-server-remove", name="a"),
+        do("nbd-server-remove", name="a"),
+        do("nbd-server-remove", name="r"),
+        connects("nbd.sock"),
+        delete("a"),
+        "query-block-exports",
+        "nbd-server-stop",
+        "nbd-server-stop",
+        "query-block-exports",
+        Look(lambda directory: [one.name for one in directory.iterdir()]),
     ],
     "snapshots": [
         node("a"),

@@ -90,6 +90,7 @@ class State:
         nodes: Options of each block node, by name.
         drives: The drives, which connect devices and nodes.
         jobs: Properties of each job, by id.
+        exports: Type, node and name of each export of a block node, by id.
         job_list: What starts jobs, and lets them end.
         budget: The memory that all of these, and the files of a guest agent, may have.
         unplugging: Devices that the guest has not released yet, by id, and when it will do so; None
@@ -121,6 +122,7 @@ class State:
         self.nodes = Kept(self.budget)
         self.drives = Drives(self.budget)
         self.jobs = Kept(self.budget)
+        self.exports = Kept(self.budget)
         self.job_list = Jobs(self.jobs, self.emit, self.later)
         self.unplugging: dict[str, asyncio.Handle | None] = {}
         self.resets: list[Callable[[], None]] = []

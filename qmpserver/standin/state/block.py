@@ -68,7 +68,8 @@ def register(registry: Registry, state: State) -> None:
     def blockdev_del(node_name: str) -> None:
         if node_name not in state.nodes:
             raise CommandError(f"Failed to find node with node-name='{node_name}'")
-        if any(state.drives.with_node(node_name)):
+        exported = any(one["node-name"] == node_name for one in state.exports.values())
+        if exported or any(state.drives.with_node(node_name)):
             raise CommandError(f"Node {node_name} is in use")
         state.job_list.check_free(node_name, "blockdev-del")
         check_not_backing(state, node_name)

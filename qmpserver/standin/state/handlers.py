@@ -17,6 +17,7 @@ from qmpserver.standin.state import (
     devices,
     dirty,
     dump,
+    exports,
     facts,
     jobs,
     media,
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, facts, jobs,
-    media, migration, nics, pci, qom, runstate, snapshots, throttle, absent,
+    agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, exports,
+    facts, jobs, media, migration, nics, pci, qom, runstate, snapshots, throttle, absent,
 )  # fmt: skip
 
 
