@@ -67,6 +67,7 @@ class Release(NamedTuple):
         refuses_nics: Whether a model of `-nic` that the machine lacks is refused.
         hides_functions: Whether a PCI device that gets any free address while a machine exists may
             get one that the guest does not see.
+        names_users: Whether `object-del` says what uses the object that it refuses to delete.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Release(NamedTuple):
     takes_zero_cpus: bool = False
     refuses_nics: bool = False
     hides_functions: bool = False
+    names_users: bool = True
 
     @property
     def introspection(self) -> list[dict[str, Any]]:
@@ -163,6 +165,7 @@ RELEASES: Mapping[str, Release] = {
             signed_limits=True,
             statistics_in_lines=True,
             poll_factor=0,
+            names_users=False,
             always_samples=True,
             vcpu_events=True,
             typed_devices=False,
@@ -188,6 +191,7 @@ RELEASES: Mapping[str, Release] = {
             bare_drive_errors=True,
             statistics_in_lines=True,
             poll_factor=0,
+            names_users=False,
             human={
                 "info accelerators": None,
                 "netdev_add": (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qmpserver.releases import Release
+from qmpserver.releases import NEWEST, Release
 from tests.qemu.steps import Look, Step, assert_same, connects
 
 Session = tuple[list[str], list[Step]]
@@ -107,7 +107,135 @@ RINGS: Session = (
 )
 
 
+def plug(driver: str, **properties: Any) -> Step:
+    return "device_add", {"driver": driver, **properties}
+
+
+def create(kind: str, name: str, **properties: Any) -> Step:
+    named = {key.replace("_", "-"): value for key, value in properties.items()}
+    return "object-add", {"qom-type": kind, "id": name, **named}
+
+
+def destroy(name: str) -> Step:
+    return "object-del", {"id": name}
+
+
+THROTTLE = {"driver": "throttle", "throttle-group": "t", "file": "n", "node-name": "tn"}
+IN_USE: Session = (
+    [
+        "-m", "128,slots=4,maxmem=4G", "-machine", "pc", "-netdev", "hubport,id=h,hubid=0",
+        "-chardev", "null,id=c", "-chardev", "null,id=d", "-device", "virtio-serial-pci,id=vs",
+        "-object", "memory-backend-ram,id=m,size=128M",
+    ],
+    [
+        plug("virtio-net-pci", id="n0", netdev="h"),
+        plug("virtio-net-pci", id="n1", netdev="h"),
+        plug("e1000", id="n1", netdev="h"),
+        ("netdev_del", {"id": "h"}),
+        plug("virtio-net-pci", id="n1", netdev="h"),
+        plug("virtconsole", id="v0", chardev="c"),
+        remove("c"),
+        plug("pc-dimm", id="d0", memdev="m"),
+        plug("pc-dimm", id="d1", memdev="m"),
+        destroy("m"),
+        create("memory-backend-ram", "i", size=1 << 20),
+        plug("ivshmem-plain", id="iv", memdev="i"),
+        plug("ivshmem-plain", id="iw", memdev="i"),
+        destroy("i"),
+        create("iothread", "io"),
+        ("blockdev-add", {"driver": "null-co", "node-name": "n"}),
+        plug("virtio-blk-pci", id="b", drive="n", iothread="io"),
+        destroy("io"),
+        create("throttle-group", "t"),
+        ("blockdev-add", {"driver": "null-co", "node-name": "m"}),
+        ("blockdev-add", {**THROTTLE, "file": "m"}),
+        ("blockdev-add", {**THROTTLE, "throttle-group": "nope", "node-name": "to"}),
+        destroy("t"),
+        ("blockdev-del", {"node-name": "tn"}),
+        destroy("t"),
+        create("cryptodev-backend-builtin", "cb"),
+        plug("virtio-crypto-pci", id="vc", cryptodev="cb"),
+        plug("virtio-crypto-pci", id="vd", cryptodev="cb"),
+        destroy("cb"),
+    ],
+)  # fmt: skip
+# Since QEMU 8, these are refused with other words.
+TAKEN: Session = (
+    IN_USE[0],
+    [
+        plug("virtconsole", id="v0", chardev="c"),
+        plug("virtconsole", id="v1", chardev="c"),
+        plug("pci-serial", id="v1", chardev="c"),
+        add("x", "mux", chardev="d"),
+        add("y", "mux", chardev="d"),
+    ],
+)
+RAM = "memory-backend-ram"
+FILE = "memory-backend-file"
+LIMITS: list[dict[str, int]] = [
+    {"iops-total": 1, "iops-read": 1},
+    {"bps-total": 1, "bps-write": 1},
+    {"iops-total": -1},
+    {"iops-total-max": 1},
+    {"iops-total": 10, "iops-total-max": 1},
+    {"iops-total": 10, "iops-total-max-length": 0},
+    {"iops-total": 10, "iops-total-max-length": 5},
+    {"iops-size": 10},
+    {"bps-total": 10**16},
+    {"iops-total": 10, "iops-total-max": 20, "iops-total-max-length": 5},
+]
+OBJECTS: Session = (
+    ["-machine", "pc"],
+    [
+        create("secret", "s"),
+        create("secret", "s", data="x", file="/etc/hostname"),
+        create("secret", "s", data="!!!", format="base64"),
+        create("secret", "s", data="a Gk=", format="base64"),
+        create("secret", "s", file="/nope"),
+        create("secret", "s", data="x", keyid="nope", iv="x"),
+        create("secret", "s", data="aGk=", format="base64"),
+        create("secret", "k", data="x", keyid="s", iv="x"),
+        create(RAM, "m", size=0),
+        create("memory-backend-memfd", "m", size=0),
+        create(RAM, "m", size=1 << 20, policy="bind"),
+        create(RAM, "m", size=1 << 20, host_nodes=[0]),
+        create(RAM, "m", size=1 << 20, prealloc_threads=0),
+        create(RAM, "m", size=1 << 20, reserve=False, prealloc=True),
+        create("rng-random", "r", filename="/nope"),
+        create("rng-random", "r", filename=""),
+        create("rng-egd", "r", chardev="nope"),
+        create("rng-random", "r"),
+        create("iothread", "i", poll_max_ns=-1),
+        create("iothread", "i", poll_grow=-1),
+        create("iothread", "i", aio_max_batch=-1),
+        create("iothread", "i", thread_pool_max=-1),
+        create("iothread", "i", thread_pool_min=10, thread_pool_max=2),
+        create("iothread", "i", thread_pool_max=0),
+        create("iothread", "1x"),
+        create("iothread", "a b"),
+        *(create("throttle-group", f"t{index}", limits=one) for index, one in enumerate(LIMITS)),
+        create(FILE, "f0", size=1 << 20, mem_path="ram"),
+        create(FILE, "f1", size=1 << 20, mem_path="/nope/ram"),
+        create(FILE, "f2", size=0, mem_path="empty"),
+        create(FILE, "f4", size=1 << 20, mem_path="."),
+        create(FILE, "f6", size=8192, mem_path="ram", readonly=True),
+        FILES,
+        destroy("f0"),
+        FILES,
+        "query-memdev",
+    ],
+)
+
+
+SESSIONS = {"chardevs": CHARDEVS, "rings": RINGS, "in use": IN_USE, "objects": OBJECTS}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("session", [CHARDEVS, RINGS], ids=["chardevs", "rings"])
+@pytest.mark.parametrize("session", SESSIONS.values(), ids=SESSIONS)
 def test_backends(release: Release, release_qemu: str, tmp_path: Path, session: Session) -> None:
     assert_same(release, release_qemu, tmp_path, *session)
+
+
+@pytest.mark.slow
+def test_words_of_newer_releases(newest_qemu: str, tmp_path: Path) -> None:
+    assert_same(NEWEST, newest_qemu, tmp_path, *TAKEN)

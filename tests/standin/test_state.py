@@ -172,7 +172,7 @@ async def test_memory_hotplug(serve: Serve) -> None:
         summary = await do(client, "query-memory-size-summary")
         assert summary["plugged-memory"] == size
         refused = await do(client, "object-del", id="m0")
-        assert refused["desc"] == "object 'm0' is in use, can not be deleted"
+        assert refused["desc"] == "Cannot delete host memory backend 'm0' which is mapped"
         await do(client, "device_del", id="d0")
         assert (await client.event())[0] == "DEVICE_DELETED"
         assert await do(client, "object-del", id="m0") == {}

@@ -41,27 +41,6 @@ def register(registry: Registry, state: State) -> None:
         if state.netdevs.pop(id, None) is None:
             raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
 
-    @registry.command("object-add")
-    def object_add(id: str, qom_type: str, **properties: Any) -> None:  # noqa: A002
-        check_id(id)
-        if id in state.objects:
-            raise CommandError(
-                f"attempt to add duplicate property '{id}' to object (type 'container')"
-            )
-        state.objects[id] = {
-            "qom-type": qom_type,
-            **{name.replace("_", "-"): value for name, value in properties.items()},
-        }
-
-    @registry.command("object-del")
-    def object_del(id: str) -> None:  # noqa: A002
-        if id not in state.objects:
-            raise CommandError(f"object '{id}' not found")
-        if any(id in (one.get("memdev"), one.get("iothread")) for one in state.devices.values()):
-            raise CommandError(f"object '{id}' is in use, can not be deleted")
-        del state.objects[id]
-        state.threads.end(f"IO {id}")
-
     @registry.command("query-iothreads")
     def query_iothreads() -> Any:
         return [

@@ -62,6 +62,9 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError("'node-name' must be specified for the root node")
         if options.get("backing") == "":
             options["backing"] = None  # the old way to write it
+        group = options.get("throttle-group") if options["driver"] == "throttle" else None
+        if group is not None and state.objects.get(group, {}).get("qom-type") != "throttle-group":
+            raise CommandError(f"Throttle group '{group}' does not exist")
         add_node(state, options, found)
 
     @registry.command("blockdev-del")

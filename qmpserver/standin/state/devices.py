@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state import disks, nics, pci, realize
+from qmpserver.standin.state.chardevs import is_taken
+from qmpserver.standin.state.objects import is_used
 from qmpserver.standin.state.properties import as_text
 
 if TYPE_CHECKING:
@@ -38,6 +40,13 @@ def register(registry: Registry, state: State) -> None:
                 return name in state.tpms
         return name in state.chardevs or any(one.id == name for one in state.host.devices)
 
+    def check_unused(owner: str, key: str, value: str) -> None:
+        refused = f"Property '{owner}.{key}' can't take value '{value}'"
+        if key == "netdev" and any(one.get(key) == value for one in state.devices.values()):
+            raise CommandError(f"{refused}, it's in use")
+        if key == "chardev" and is_taken(state, value):
+            raise CommandError(f"{refused}: chardev '{value}' is already in use")
+
     def check_references(driver: str, kind: Device | None, given: dict[str, Any]) -> None:
         for key in _REFERENCES:
             value = given.get(key)
@@ -46,6 +55,8 @@ def register(registry: Registry, state: State) -> None:
             if value is not None and not exists(key, value):
                 owner = driver if kind is None else kind.owner(key)
                 raise CommandError(f"Property '{owner}.{key}' can't find value '{value}'")
+            if value is not None and kind is not None:
+                check_unused(kind.owner(key), key, value)
         types = {} if kind is None else state.drivers.types(kind)
         for key, value in given.items():
             if not types.get(key, "").startswith("link<") or value.startswith("/") or not value:
@@ -56,6 +67,10 @@ def register(registry: Registry, state: State) -> None:
             if "memdev" not in given:
                 raise CommandError("'memdev' property is not set")
             check_type("memdev", given["memdev"], str)
+        if is_used(state, "memdev", given.get("memdev", "")):
+            raise CommandError(f"can't use already busy memdev: {given['memdev']}")
+        if is_used(state, "cryptodev", given.get("cryptodev", "")):
+            raise CommandError(f"can't use already used cryptodev backend: {given['cryptodev']}")
 
     @registry.command("device_add")
     def device_add(**given: Any) -> None:

@@ -23,6 +23,7 @@ from qmpserver.standin.state import (
     media,
     migration,
     nics,
+    objects,
     pci,
     qom,
     runstate,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 MODULES = (
     agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, exports,
-    facts, jobs, media, migration, nics, pci, qom, runstate, snapshots, throttle, absent,
+    facts, jobs, media, migration, nics, objects, pci, qom, runstate, snapshots, throttle, absent,
 )  # fmt: skip
 
 
