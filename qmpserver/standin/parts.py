@@ -94,6 +94,7 @@ class MachineState(NamedTuple):
         topology: The places for vCPUs, of which the first `cpus` are taken.
         cpu: Model of the vCPUs.
         usb: Whether it has the USB controllers of its type.
+        accel: Name of the accelerator.
         migration_time: Time that a migration takes until it converges.
         migration_peer: Whether a migration needs the other stand-in; without it, one out of this
             machine converges and one into it arrives, and no address is used.
@@ -109,6 +110,7 @@ class MachineState(NamedTuple):
     topology: Topology = Topology()
     cpu: str = "qemu64"
     usb: bool = False
+    accel: str = "kvm"
     memory: int = 128 << 20
     name: str | None = None
     uuid: str = "00000000-0000-0000-0000-000000000000"

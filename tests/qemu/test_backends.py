@@ -236,6 +236,29 @@ def test_backends(release: Release, release_qemu: str, tmp_path: Path, session: 
     assert_same(release, release_qemu, tmp_path, *session)
 
 
+RESETS: list[Step] = [
+    "query-kvm",
+    ("set-vcpu-dirty-limit", {"dirty-rate": 1}),
+    "system_reset",
+    "query-status",
+    "cont",
+    "query-status",
+    "stop",
+    "system_reset",
+    "query-status",
+    "cont",
+    "system_reset",
+    "query-status",
+    "cont",
+]
+
+
+@pytest.mark.slow
+def test_a_reset_that_shuts_down(release: Release, release_qemu: str, tmp_path: Path) -> None:
+    options = ["-machine", "pc", "-action", "reboot=shutdown,shutdown=pause"]
+    assert_same(release, release_qemu, tmp_path, options, RESETS)
+
+
 @pytest.mark.slow
 def test_words_of_newer_releases(newest_qemu: str, tmp_path: Path) -> None:
     assert_same(NEWEST, newest_qemu, tmp_path, *TAKEN)

@@ -40,8 +40,12 @@ def changes(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
                     made["type"] = one
                 elif key == "usb":
                     made["usb"] = parse_bool(key, one)
+                elif key == "accel":
+                    made["accel"] = one.partition(":")[0]
         elif name in ("usb", "usbdevice"):
             made["usb"] = True
+        elif name == "accel":
+            made.setdefault("accel", value.partition(",")[0].removeprefix("accel="))
         elif name == "cpu":
             made["cpu"] = value.partition(",")[0]
         elif name == "smp":

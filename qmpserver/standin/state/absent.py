@@ -34,6 +34,8 @@ _REFUSED_BY_NONE = {
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module; those for a machine of type `none` replace others."""
     refused = _REFUSED | (_REFUSED_BY_NONE if state.machine.empty else {})
+    if state.machine.accel != "kvm":
+        refused["query-sev-capabilities"] = "KVM not enabled"
     for command, desc in refused.items():
         registry.command(command, replace=True)(_refusing(desc))
 

@@ -1,4 +1,7 @@
-"""The dirty limit and the dirty rate of a guest with a constant dirty rate."""
+"""The dirty limit and the dirty rate of a guest with a constant dirty rate.
+
+A stand-in on KVM always has a dirty ring; one on TCG has none, and no limit.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ RATE = 1000  # MB/s, of a vCPU without a limit
 MIN_CALC_MS, MAX_CALC_MS = 50, 60_000
 MIN_SAMPLE_PAGES, MAX_SAMPLE_PAGES = 128, 16384
 DEFAULT_SAMPLE_PAGES = 512
+_NO_RING = "dirty page limit feature requires KVM with accelerator property 'dirty-ring-size' set'"
 
 
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
     limits: dict[int, int] = {}
+    has_ring = state.machine.accel == "kvm"
 
     def which(index: int | None) -> list[int]:
         cpus = sorted(state.cpus.paths)
@@ -38,6 +43,8 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("set-vcpu-dirty-limit")
     def set_vcpu_dirty_limit(dirty_rate: int, cpu_index: int | None = None) -> None:
+        if not has_ring:
+            raise CommandError(_NO_RING)
         for index in which(cpu_index):
             if dirty_rate:
                 limits[index] = dirty_rate
@@ -76,7 +83,7 @@ def register(registry: Registry, state: State) -> None:
         if sample_pages is not None and not MIN_SAMPLE_PAGES <= sample_pages <= MAX_SAMPLE_PAGES:
             bounds = f"[{MIN_SAMPLE_PAGES}, {MAX_SAMPLE_PAGES}]"
             raise CommandError(f"sample-pages is out of range{bounds}.")
-        if mode == "dirty-bitmap":  # a stand-in always has a dirty ring
+        if mode == ("dirty-bitmap" if has_ring else "dirty-ring"):
             raise CommandError(f"mode {mode} is not enabled, use other method instead.")
         measured.clear()
         measured.update(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.backends import check_id
 from qmpserver.standin.state.objectchecks import check
 
 if TYPE_CHECKING:
@@ -19,8 +18,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("object-add")
     def object_add(id: str, qom_type: str, **properties: Any) -> None:  # noqa: A002
-        if not re.fullmatch(IDENTIFIER, id):
-            raise CommandError("Parameter 'id' expects an identifier")
+        check_id(id)
         if id in state.objects:
             raise CommandError(
                 f"attempt to add duplicate property '{id}' to object (type 'container')"

@@ -51,10 +51,11 @@ def register(registry: Registry, state: State) -> None:
     actions = {"reboot": "reset", "shutdown": "poweroff", "panic": "shutdown", "watchdog": "reset"}
 
     def shut_down(reason: str) -> None:
-        """End the machine, or with action `shutdown=pause` stop it."""
+        """End the machine; with action `shutdown=pause`, stop it if it runs."""
         if actions["shutdown"] == "pause":
             state.emit("SHUTDOWN", {"guest": reason.startswith("guest"), "reason": reason})
-            state.set_status("shutdown")
+            if state.running:
+                state.set_status("shutdown")
         else:
             state.host.shutdown(reason)
 
@@ -121,7 +122,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-kvm")
     def query_kvm() -> Any:
-        return {"enabled": True, "present": True}
+        return {"enabled": machine.accel == "kvm", "present": True}
 
     @registry.command("query-current-machine")
     def query_current_machine() -> Any:
@@ -133,7 +134,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-accelerators")
     def query_accelerators() -> Any:
-        return {"enabled": "kvm", "present": ["kvm", "tcg"]}
+        return {"enabled": machine.accel, "present": ["kvm", "tcg"]}
 
     @registry.command("query-target")
     def query_target() -> Any:
