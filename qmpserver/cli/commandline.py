@@ -47,7 +47,8 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
             if name not in OPTIONS or OPTIONS[name].with_fake is not WithFake.USED:
                 continue
         if stand_in and name == "m":
-            value = re.sub(r",(slots|maxmem)=[^,]*", "", value)  # room for memory hotplug
+            # Room for more memory is checked with the machine.
+            value = re.sub(r"(?:^|,)(slots|maxmem)=[^,]*", "", value).lstrip(",")
         with named(name, value):
             if name in OPTIONS:
                 try:

@@ -51,6 +51,9 @@ STARTED = """
 -chardev pty,id=c -mon c,mode=control
 -trace enable=foo -trace file=DIR/trace
 -m 0
+-m maxmem=2G,slots=1
+-m 1G,slots=256,maxmem=2G
+-rtc base=utc,driftfix=slew -sandbox on,obsolete=deny -overcommit mem-lock=off -icount 3
 -win2k-hack
 -smp 2,sockets=2,cores=2,maxcpus=4 -smp maxcpus=4
 -smp 6,maxcpus=8,threads=2
@@ -135,6 +138,18 @@ REFUSED = {
     ),
     "-vga nope": "unknown vga type: nope",
     "-display nope": "-display nope: Parameter 'type' does not accept value 'nope'",
+    "-m 1G,slots=2": "slots specified but no max-size",
+    "-m 1G,slots=257,maxmem=2G": "unsupported amount of memory slots: 257",
+    "-m 1G,slots=x,maxmem=2G": "-m 1G,slots=x,maxmem=2G: Parameter 'slots' expects a number",
+    "-m 1G,maxmem=512M": (
+        "invalid value of maxmem: maximum memory size (0x20000000) must be at least the initial"
+        " memory size (0x40000000)"
+    ),
+    "-m 1G,slots=2,maxmem=1G": (
+        "invalid value of maxmem: memory slots were specified but maximum memory size (0x40000000)"
+        " is equal to the initial memory size (0x40000000)"
+    ),
+    "-rtc foo=1": "-rtc foo=1: Invalid parameter 'foo'",
     "-trace bar=x": "-trace bar=x: Invalid parameter 'bar'",
     "-": "-: invalid option",
     "-mon c": '-mon c: chardev "c" not found',

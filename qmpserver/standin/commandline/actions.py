@@ -33,8 +33,13 @@ def _preconfig(launch: Launch, value: str) -> None:
     launch.state.status = "prelaunch"
 
 
-def _trace(launch: Launch, value: str) -> None:
-    launch.check_names("trace", (name for name, _, _ in split_options(value, "enable")))
+def _names(option: str, implied: str | None) -> Callable[[Launch, str], None]:
+    """Return a function that checks the keys of an option without effect."""
+
+    def check(launch: Launch, value: str) -> None:
+        launch.check_names(option, (name for name, _, _ in split_options(value, implied)))
+
+    return check
 
 
 def _display(launch: Launch, value: str) -> None:
@@ -48,7 +53,11 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     "no-reboot": lambda launch, _: _action(launch, "reboot=shutdown"),
     "no-shutdown": lambda launch, _: _action(launch, "shutdown=pause"),
     "watchdog-action": lambda launch, value: _action(launch, f"watchdog={value}"),
-    "trace": _trace,
+    "trace": _names("trace", "enable"),
+    "rtc": _names("rtc", None),
+    "sandbox": _names("sandbox", "enable"),
+    "overcommit": _names("overcommit", None),
+    "icount": _names("icount", "shift"),
     "display": _display,
     "incoming": _incoming,
     "preconfig": _preconfig,

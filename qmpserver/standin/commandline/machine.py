@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import OptionError, parse_bool, parse_keyval, parse_number, split_options
+from qmpserver.keyval import (
+    Kind,
+    OptionError,
+    parse_bool,
+    parse_keyval,
+    parse_number,
+    parse_options,
+    split_options,
+)
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.launch import MachineError
 from qmpserver.standin.parts import Topology
@@ -22,6 +30,8 @@ _LEVELS = ("sockets", "dies", "modules", "cores", "threads")  # that machines of
 _MAX_CPUS = 1024
 # Keys of -machine that are not always properties: the others stand for the accelerator's.
 _NO_PROPERTIES = frozenset({"type", "accel", "kernel-irqchip", "kvm-shadow-mem", "igd-passthru"})
+_MEMORY = {"size": Kind.SIZE_IN_MIB, "slots": Kind.NUMBER, "maxmem": Kind.SIZE}
+_MAX_SLOTS = 256
 _VGAS = frozenset({"none", "std", "cirrus", "vmware", "qxl", "virtio"})
 
 
@@ -79,6 +89,8 @@ def check(launch: Launch, options: Sequence[tuple[str, str]]) -> None:
         OptionError: The release has no such machine.
     """
     state = launch.state
+    for value in [value for name, value in options if name == "m"][-1:]:
+        _check_memory(value, state.machine.memory)
     given = {name: value for name, value in options if name in ("machine", "smp", "cpu", "vga")}
     if not given or not state.has_facts:
         return
@@ -99,6 +111,27 @@ def check(launch: Launch, options: Sequence[tuple[str, str]]) -> None:
         _check_cpu(state, *given["cpu"].split(","))
     if given.get("vga", "none") not in _VGAS:
         raise MachineError(f"unknown vga type: {given['vga']}")
+
+
+def _check_memory(value: str, size: int) -> None:
+    """Check the room for more memory than the machine starts with."""
+    try:
+        given = parse_options(value, _MEMORY, implied="size")
+    except OptionError as error:
+        raise MachineError(f"-m {value}: {error}", error.hint) from None
+    slots, most = given.number("slots"), given.number("maxmem")
+    if "maxmem" not in given:
+        if slots:
+            raise MachineError("slots specified but no max-size")
+        return
+    if most < size:
+        words = f"maximum memory size ({most:#x}) must be at least the initial memory size"
+        raise MachineError(f"invalid value of maxmem: {words} ({size:#x})")
+    if slots and most == size:
+        words = f"memory slots were specified but maximum memory size ({most:#x}) is equal to"
+        raise MachineError(f"invalid value of maxmem: {words} the initial memory size ({size:#x})")
+    if slots > _MAX_SLOTS:
+        raise MachineError(f"unsupported amount of memory slots: {slots}")
 
 
 def _check_properties(state: State, machine: str, values: Iterable[str]) -> None:
