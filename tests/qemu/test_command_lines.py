@@ -120,6 +120,7 @@ REFUSED = {
     "-machine pc,usb": "-machine pc,usb: Expected '=' after parameter 'usb'",
     "-cpu nope": "unable to find CPU model 'nope'",
     "-cpu qemu64,+nope": "Property 'qemu64-x86_64-cpu.nope' not found",
+    "-cpu qemu64,=x": f"{GLOBAL}=x: Property 'qemu64-x86_64-cpu.' not found",
     "-cpu qemu64,nope": f"{GLOBAL}nope=on: Property 'qemu64-x86_64-cpu.nope' not found",
     "-cpu qemu64,sse=x": f"{GLOBAL}sse=x: Parameter 'sse' expects 'on' or 'off'",
     "-smp x": "Parameter 'smp.cpus' expects integer",
@@ -238,7 +239,13 @@ def test_as_recorded(directory: Path) -> None:
     assert outcomes(stand_in(directory, NEWEST), directory) == expected
 
 
-LISTS = ("-machine help", "-object help", "-device e1000,help", "-netdev help", "-chardev help")
+LISTS = (
+    "-machine help",
+    "-object help",
+    "-device e1000,mac=x,help",
+    "-netdev help",
+    "-chardev help",
+)
 
 
 def listed(program: str, options: str) -> list[str]:

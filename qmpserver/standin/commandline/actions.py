@@ -43,8 +43,12 @@ def _names(option: str, implied: str | None) -> Callable[[Launch, str], None]:
 
 
 def _display(launch: Launch, value: str) -> None:
+    if value.startswith("vnc="):
+        return
     kind = parse_members(value, "type").get("type")
-    if kind not in _DISPLAYS and not value.startswith("vnc="):
+    if kind is None:
+        raise OptionError("Parameter 'type' is missing")
+    if kind not in _DISPLAYS:
         raise OptionError(f"Parameter 'type' does not accept value '{kind}'")
 
 

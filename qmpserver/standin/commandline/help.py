@@ -26,7 +26,7 @@ def help_text(option: str, value: str, release: Release, schema: Schema) -> str 
         schema: Its commands.
     """
     if option == "device" and value.endswith(tuple(f",{one}" for one in _HELP)):
-        return _properties(value.rpartition(",")[0].removeprefix("driver="), release)
+        return _properties(value.partition(",")[0].removeprefix("driver="), release)
     if value not in _HELP:
         return None
     match option:

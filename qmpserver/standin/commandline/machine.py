@@ -194,7 +194,7 @@ def _check_cpu(state: State, model: str, *features: str) -> None:
     types = {one["name"]: one["type"] for one in listed}
     for feature in filter(None, features):
         name, _, value = feature.partition("=")
-        sign = name[0] in "+-"
+        sign = name.startswith(("+", "-"))
         name, value = name[sign:].replace("_", "-"), value or "on"
         try:
             if name not in types:

@@ -31,10 +31,10 @@ def _nic(launch: Launch, value: str) -> None:
     if given.setdefault("type", "user") == "none":
         return
     express = launch.state.drivers.machine.startswith("pc-q35")
-    model = given.pop("model", "e1000e" if express else "e1000")
+    model = str(given.pop("model", "e1000e" if express else "e1000"))
     device = {"driver": _ALIASES.get(model, model)}
     if "mac" in given:
-        device["mac"] = given.pop("mac")
+        device["mac"] = str(given.pop("mac"))
         if not re.fullmatch("[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}", device["mac"]):
             raise OptionError("invalid syntax for ethernet address")
     name = given.setdefault("id", f"#net{len(launch.state.netdevs):03}")
