@@ -14,6 +14,7 @@ import pytest
 
 from qmpserver.releases import NEWEST, Release
 from qmpserver.standin import Scenario
+from qmpserver.standin.state.graph import MAX_LAYERS
 from tests.qemu.probe import Qemu
 from tests.standin.conftest import Raw, Serve
 
@@ -250,6 +251,58 @@ async def test_block_nodes(serve: Serve) -> None:
         nodes = await do(client, "query-named-block-nodes")
         assert [one["node-name"] for one in nodes] == ["d", "f"]
         assert nodes[0]["image"]["virtual-size"] == 1 << 31
+
+
+async def test_sizes_of_images(serve: Serve, tmp_path: Path) -> None:
+    disk, pipe = tmp_path / "disk.img", tmp_path / "pipe"
+    disk.write_bytes(bytes(1000))
+    os.mkfifo(pipe)
+    async with serve("default") as served:
+        client = await served.client()
+        for name, path in (("a", disk), ("b", pipe), ("c", tmp_path / "none")):
+            file = {"driver": "file", "filename": str(path)}
+            assert await do(client, "blockdev-add", driver="raw", node_name=name, file=file) == {}
+        nodes = await client.execute("query-named-block-nodes", {"flat": True})
+        sizes = {one["node-name"]: one["image"]["virtual-size"] for one in nodes}
+        assert [sizes[name] for name in "abc"] == [1024, 1 << 30, 1 << 30]
+        client.send(
+            "blockdev-mirror", {"job-id": "j", "device": "a", "target": "b", "sync": "full"}
+        )
+        await client.reply()
+        (job,) = await do(client, "query-block-jobs")
+        assert job["len"] == 1024
+
+
+async def test_images_must_exist(serve: Serve, tmp_path: Path) -> None:
+    async with serve({"machine": {"images": True}}) as served:
+        client = await served.client()
+        for path, words in (
+            (tmp_path, f"'file' driver requires '{tmp_path}' to be a regular file"),
+            (tmp_path / "a", f"Could not open '{tmp_path}/a': No such file or directory"),
+        ):
+            node = {"driver": "file", "filename": str(path), "node-name": "n"}
+            assert (await client.execute("blockdev-add", node))["desc"] == words
+        assert await client.execute("query-named-block-nodes") == []
+
+
+async def test_nodes_below_one_another(serve: Serve) -> None:
+    """Neither many layers nor many ways through a few of them."""
+    async with serve("default") as served:
+        client = await served.client()
+        for name, children in (("a", ("file",)), ("b", ("file", "backing"))):
+            await do(client, "blockdev-add", driver="null-co", node_name=f"{name}0")
+            for number in range(1, MAX_LAYERS + 1):
+                below = dict.fromkeys(children, f"{name}{number - 1}")
+                node = {"driver": "qcow2", "node-name": f"{name}{number}", **below}
+                answer = await client.execute("blockdev-add", node)
+                if answer:
+                    break
+            assert "block nodes below one another" in answer["desc"]
+        assert await client.execute("query-named-block-nodes") != []
+        assert await client.execute("query-blockstats", {"query-nodes": True}) != []
+        await do(client, "blockdev-add", driver="raw", node_name="r", file="a9")
+        refused = await client.execute("blockdev-snapshot", {"node": "r", "overlay": "a9"})
+        assert refused["desc"] == "Making 'r' a backing child of 'a9' would create a cycle"
 
 
 MIRROR = {"job-id": "j", "device": "a", "target": "b", "sync": "full"}

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.standin.state import disks
-from qmpserver.standin.state.block import IN_HEADER, backing_chain, children_of, size_of
+from qmpserver.standin.state.block import IN_HEADER
+from qmpserver.standin.state.graph import backing_chain, children_of, size_of
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:

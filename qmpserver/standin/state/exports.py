@@ -12,7 +12,7 @@ from qmpserver.monitor.socket_devices import BACKLOG, Listener
 from qmpserver.monitor.sockets import listen
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.bitmaps import bitmaps_of
-from qmpserver.standin.state.block import node_of
+from qmpserver.standin.state.graph import node_of
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.bitmaps import bitmaps_of
-from qmpserver.standin.state.block import backing_chain, node_of, overlay_of, replace_node, size_of
+from qmpserver.standin.state.graph import backing_chain, node_of, overlay_of, replace_node, size_of
 from qmpserver.standin.state.joblist import check_speed, is_block_job
 
 if TYPE_CHECKING:

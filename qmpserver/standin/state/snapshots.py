@@ -5,14 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import (
-    add_node,
-    check_not_backing,
-    image_options,
-    node_of,
-    replace_node,
-    set_child,
-)
+from qmpserver.standin.state.block import add_node, image_options
+from qmpserver.standin.state.graph import check_not_backing, node_of, replace_node, set_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
