@@ -11,15 +11,17 @@ import json
 from typing import TYPE_CHECKING
 
 from qmpserver import human
-from qmpserver.keyval import OptionError
+from qmpserver.keyval import OptionError, parse_members
 from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.qmp import CommandError
 from qmpserver.releases import RELEASES
 from qmpserver.standin.commandline import OPTIONS
-from qmpserver.standin.commandline.drives import INTERFACES, default_interface
+from qmpserver.standin.commandline.drives import INTERFACES, add_drive, default_interface, files_of
 from qmpserver.standin.commandline.launch import last_members
+from qmpserver.standin.commandline.typed import typed
 from qmpserver.standin.humanblock import COMMANDS as BLOCK_COMMANDS
 from qmpserver.standin.humaninfo import INFO
+from qmpserver.standin.state import images
 from qmpserver.standin.state.disks import delete_drive
 
 if TYPE_CHECKING:
@@ -116,7 +118,10 @@ async def _balloon(monitor: HumanMonitor, value: int) -> str:
 async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: bool = False) -> str:
     del address  # the drive's device is another command
     if nodes:
-        monitor.give("blockdev", value)
+        try:
+            await _add_node(monitor, value)
+        except CommandError as error:
+            return _drive_error(monitor, error)
         return ""
     given = last_members(value, "file")
     interface = given.get("if", default_interface(monitor.launch))
@@ -125,11 +130,26 @@ async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: boo
         return _drive_error(monitor, error)
     if monitor.state.drives.named(given.get("id")) is not None:
         return f"Duplicate ID '{given['id']}' for drive\n"
+    found = await images.look(files_of(given))
     try:
-        monitor.give("drive", value)
+        add_drive(monitor.launch, given, found)
+    except OptionError as error:
+        return _drive_error(monitor, CommandError(str(error)))
     except CommandError as error:
         return _drive_error(monitor, error)
     return "OK\n"
+
+
+async def _add_node(monitor: HumanMonitor, value: str) -> None:
+    """Add a block node as an option describes it; the command may wait for a file."""
+    declared = monitor.launch.commands.schema.commands.get("blockdev-add")
+    if declared is None:
+        return
+    try:
+        members = typed(parse_members(value, "driver"), declared.arguments)
+    except OptionError as error:
+        raise CommandError(str(error)) from None
+    await monitor.qmp("blockdev-add", **members)
 
 
 def _drive_error(monitor: HumanMonitor, error: CommandError) -> str:

@@ -211,6 +211,9 @@ SESSIONS = {
             "chardev-add",
             'drive_add -n 0 "driver=null-co,node-name=b1"',
             "drive_del b1",
+            "drive_add -n 0 driver=file,node-name=f,filename=disk.img",
+            "drive_add -n 0 driver=file,node-name=f,filename=disk.img",
+            "info block -n",
         ),
     ),
     "driver": Session(

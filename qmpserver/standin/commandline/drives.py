@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from qmpserver.standin.commandline.launch import Launch
+    from qmpserver.standin.state.images import Images
 
 INTERFACES = ("none", "ide", "scsi", "floppy", "pflash", "mtd", "sd", "virtio", "xen")
 """The kinds of drives, in the order of QEMU's numbers for them."""
@@ -40,8 +41,19 @@ def _drive(launch: Launch, value: str) -> None:
     add_drive(launch, last_members(value, "file"))
 
 
-def add_drive(launch: Launch, given: dict[str, Any]) -> None:
+def files_of(given: Mapping[str, Any]) -> list[str]:
+    """Return the names that may be those of a drive's files."""
+    names = [value for name, value in given.items() if name.endswith(".filename")]
+    return [*names, image_options(given["file"])["filename"]] if given.get("file") else names
+
+
+def add_drive(launch: Launch, given: dict[str, Any], found: Images | None = None) -> None:
     """Create the nodes of a drive and the drive.
+
+    Args:
+        launch: The commands and the state.
+        given: The members of the option.
+        found: The files among them; None to read them now.
 
     Raises:
         OptionError: An option has no valid value.
@@ -68,7 +80,7 @@ def add_drive(launch: Launch, given: dict[str, Any]) -> None:
         words = f"machine type does not support if={interface},bus={bus},unit={unit}"
         raise OptionError(words)
     limits = throttle.from_options(options)
-    node, writeback = _add_nodes(launch, options, read_only=media == "cdrom")
+    node, writeback = _add_nodes(launch, options, found, read_only=media == "cdrom")
     if interface == "virtio" and node is None:
         raise OptionError("Device needs media, but drive is empty")
     try:
@@ -143,7 +155,7 @@ def _error_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_nodes(
-    launch: Launch, options: dict[str, Any], *, read_only: bool
+    launch: Launch, options: dict[str, Any], known: Images | None, *, read_only: bool
 ) -> tuple[str | None, bool]:
     """Add the nodes of a drive.
 
@@ -177,7 +189,8 @@ def _add_nodes(
         nested["file"] = {**below, **(inner or {})}
     if isinstance(nested.get("file"), dict):
         nested["file"].setdefault("driver", "file")
-    found = images.read(images.names(nested))
+    names = list(images.names(nested))
+    found = images.read(names) if known is None else {one: known.get(one, Image()) for one in names}
     if driver is None:
         image = found.get(_filename(nested), Image())
         nested = {**nested, "driver": image.format or "raw"}
