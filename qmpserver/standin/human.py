@@ -126,8 +126,8 @@ async def _drive_add(monitor: HumanMonitor, address: str, value: str, nodes: boo
     given = last_members(value, "file")
     interface = given.get("if", default_interface(monitor.launch))
     if interface in INTERFACES and interface != "none":
-        error = CommandError(f"Can't hot-add drive to type {INTERFACES.index(interface)}")
-        return _drive_error(monitor, error)
+        refused = CommandError(f"Can't hot-add drive to type {INTERFACES.index(interface)}")
+        return _drive_error(monitor, refused)
     if monitor.state.drives.named(given.get("id")) is not None:
         return f"Duplicate ID '{given['id']}' for drive\n"
     found = await images.look(files_of(given))

@@ -232,6 +232,23 @@ SESSIONS = {
         "-machine q35 -cdrom disk.img -hda null-co:// -fda null-co:// -hdd disk.qcow2", QUERIES
     ),
     "names": Session("-machine pc -hda null-co:// -drive if=ide,media=cdrom,index=2", QUERIES),
+    "unplugged": Session(
+        "-machine pc -device virtio-scsi-pci,id=s -blockdev null-co,node-name=n,read-zeroes=on",
+        (
+            "drive_add 0 if=none,id=a,file=null-co://,format=raw",
+            ("device_add", {"driver": "scsi-hd", "id": "h", "drive": "a"}),
+            ("device_add", {"driver": "scsi-hd", "id": "n", "drive": "n"}),
+            ("device_add", {"driver": "scsi-cd", "id": "c"}),
+            *QUERIES,
+            ("device_add", {"driver": "scsi-hd", "id": "x", "drive": "a"}),
+            ("device_del", {"id": "h"}),
+            ("device_del", {"id": "n"}),
+            ("device_del", {"id": "c"}),
+            *QUERIES,
+            ("query-named-block-nodes", {"flat": True}),
+            "drive_del a",
+        ),
+    ),
     "deleted": Session(
         "-machine pc -drive if=none,id=a,file=null-co://,format=raw -drive if=none,id=c,media=cdrom"
         ",file=null-co://,format=raw -device virtio-blk-pci,id=v,drive=a "
