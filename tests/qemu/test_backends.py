@@ -159,17 +159,6 @@ IN_USE: Session = (
         destroy("cb"),
     ],
 )  # fmt: skip
-# Since QEMU 8, these are refused with other words.
-TAKEN: Session = (
-    IN_USE[0],
-    [
-        plug("virtconsole", id="v0", chardev="c"),
-        plug("virtconsole", id="v1", chardev="c"),
-        plug("pci-serial", id="v1", chardev="c"),
-        add("x", "mux", chardev="d"),
-        add("y", "mux", chardev="d"),
-    ],
-)
 RAM = "memory-backend-ram"
 FILE = "memory-backend-file"
 LIMITS: list[dict[str, int]] = [
@@ -227,7 +216,73 @@ OBJECTS: Session = (
 )
 
 
-SESSIONS = {"chardevs": CHARDEVS, "rings": RINGS, "in use": IN_USE, "objects": OBJECTS}
+def net(kind: str, **options: Any) -> Step:
+    return "netdev_add", {"type": kind, "id": "n", **options}
+
+
+def forwarding(rule: str) -> Step:
+    return net("user", hostfwd=[{"str": rule}])
+
+
+INET = {"type": "inet", "host": "127.0.0.1", "port": "1"}
+NETDEVS: Session = (
+    [],
+    [
+        forwarding("nonsense"),
+        forwarding(""),
+        forwarding("tcp:"),
+        forwarding("xx::0-:22"),
+        forwarding("tcp:300.0.0.1:0-:22"),
+        forwarding("tcp:host:0-:22"),
+        forwarding("tcp::99999-:22"),
+        forwarding("tcp::port-:22"),
+        forwarding("tcp::0"),
+        forwarding("tcp::1-22"),
+        forwarding("tcp::0-guest:22"),
+        forwarding("udp::0-:x"),
+        forwarding("tcp::0-:0"),
+        net("user", ipv4=False, ipv6=False),
+        net("tap", fd="zz"),
+        net("tap", fds="a:b"),
+        net("socket"),
+        net("socket", fd="zz"),
+        net("socket", listen=":0", connect=":1"),
+        net("socket", udp="127.0.0.1:1"),
+        net("socket", localaddr="127.0.0.1:1"),
+        net("dgram"),
+        net("dgram", local=INET),
+        net("dgram", local={"type": "fd", "str": "zz"}),
+        net("dgram", local={"type": "fd", "str": "zz"}, remote={"type": "fd", "str": "zz"}),
+        net("dgram", remote={"type": "unix", "path": "x"}),
+        net("vhost-user", chardev="nope"),
+        net("hubport", hubid=0, netdev="nope"),
+        net("vhost-vdpa"),
+        ("netdev_add", {"type": "user", "id": "1x"}),
+        ("netdev_add", {"type": "user", "id": "a b"}),
+        ("netdev_del", {"id": "n"}),
+    ],
+)
+# Older releases refuse these with other words.
+TAKEN: Session = (
+    IN_USE[0],
+    [
+        plug("virtconsole", id="v0", chardev="c"),
+        plug("virtconsole", id="v1", chardev="c"),
+        plug("pci-serial", id="v1", chardev="c"),
+        add("x", "mux", chardev="d"),
+        add("y", "mux", chardev="d"),
+        net("tap", fd="zz", ifname="q"),
+        net("tap", fd="zz", fds="a"),
+        net("tap", fds="a", queues=2),
+    ],
+)
+SESSIONS = {
+    "chardevs": CHARDEVS,
+    "rings": RINGS,
+    "in use": IN_USE,
+    "objects": OBJECTS,
+    "netdevs": NETDEVS,
+}
 
 
 @pytest.mark.slow

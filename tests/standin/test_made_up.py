@@ -97,7 +97,10 @@ ALONE = {"migration-peer": False}  # made-up addresses are not used
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", vocabulary.NAMED)
-async def test_arguments_of_any_type(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_arguments_of_any_type(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # commands make files
     schema = vocabulary.load(name).schema
     commands = [one for one in bound_by_state(name) if one in schema.commands]
 
@@ -114,6 +117,8 @@ async def test_arguments_of_any_type(name: str, monkeypatch: pytest.MonkeyPatch)
             execute(stand_in, command, data.draw(arguments(command)))
             while later:
                 later.pop(0)()
+        for close in stand_in._state.closes:
+            close()
 
     check()
 

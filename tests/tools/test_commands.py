@@ -105,12 +105,12 @@ def test_several_commands(run: Run, server: ServerThread) -> None:
     assert "CommandNotFound" in said
     lines = """
         # a comment
-        netdev_add type=user id='n 0'
-        {"execute": "netdev_add", "arguments": {"type": "user", "id": "n 1"}, "id": 5}
+        netdev_add type=user id=n0 hostname='n 0'
+        {"execute": "netdev_add", "arguments": {"type": "user", "id": "m", "hostname": "n 1"}}
         query-name
     """
     assert run(server, "exec", "-", "--json", stdin=lines) == (0, "{}\n{}\n{}\n", "")
-    assert [one.arguments["id"] for one in server.received("netdev_add")] == ["n 0", "n 1"]
+    assert [one.arguments["hostname"] for one in server.received("netdev_add")] == ["n 0", "n 1"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,11 @@ def test_several_commands_some_of_which_go_on(run: Run, server: ServerThread) ->
 
 MIGRATION = {"machine": {"migration-time": 0.01, "migration-peer": False}}
 NODE = {"driver": "null-co", "node-name": "n"}
-STREAM: dict[str, Any] = {"setup": [{"command": "blockdev-add", "arguments": NODE}]}
+STREAM: dict[str, Any] = {
+    "setup": [
+        {"command": "blockdev-add", "arguments": one} for one in (NODE, {**NODE, "node-name": "t"})
+    ]
+}
 NO_DUMP = {"status": "failed", "completed": 0, "total": 0}
 FAILED = {"status": "failed", "error-desc": "no route"}
 CANCELLED = {"device": "j", "len": 1, "offset": 0, "speed": 0, "type": "stream"}
@@ -225,7 +229,7 @@ def rates(*statuses: str) -> dict[str, Any]:
             {"device": "n"},
         ),
         (STREAM, "block-stream device=n job-id=j", {"type": "stream", "device": "j"}),
-        (STREAM, "blockdev-mirror device=n target=n sync=full job-id=j", {"status": "ready"}),
+        (STREAM, "blockdev-mirror device=n target=t sync=full job-id=j", {"status": "ready"}),
         (jobs({"status": "concluded"}), "block-stream device=n job-id=j", {"status": "concluded"}),
         (jobs(), "block-stream device=n job-id=j", {"device": "j"}),
         (

@@ -1,4 +1,4 @@
-"""Backends of devices: network backends, objects, audio backends, TPMs."""
+"""Queries about backends of devices: I/O threads, memory, audio backends, TPMs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,6 @@ def check_id(name: str) -> None:
 
 def register(registry: Registry, state: State) -> None:
     """Bind the handlers of this module."""
-
-    @registry.command("netdev_add")
-    def netdev_add(id: str, **options: Any) -> None:  # noqa: A002 -- the schema's name
-        if not state.in_setup:  # options make names of their own
-            check_id(id)
-        if id in state.netdevs:
-            raise CommandError(f"Duplicate ID '{id}'")
-        state.netdevs[id] = options
-
-    @registry.command("netdev_del")
-    def netdev_del(id: str) -> None:  # noqa: A002
-        if state.netdevs.pop(id, None) is None:
-            raise CommandError(f"Device '{id}' not found", "DeviceNotFound")
 
     @registry.command("query-iothreads")
     def query_iothreads() -> Any:

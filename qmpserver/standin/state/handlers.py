@@ -22,6 +22,7 @@ from qmpserver.standin.state import (
     jobs,
     media,
     migration,
+    netdevs,
     nics,
     objects,
     pci,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 MODULES = (
     agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, exports,
-    facts, jobs, media, migration, nics, objects, pci, qom, runstate, snapshots, throttle, absent,
+    facts, jobs, media, migration, netdevs, nics, objects, pci, qom, runstate, snapshots,
+    throttle, absent,
 )  # fmt: skip
 
 
