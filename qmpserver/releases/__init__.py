@@ -128,6 +128,10 @@ RELEASES: Mapping[str, Release] = {
             "7.2.22",
             error_places=False,
             words={
+                "the configuration is not prepared for memory devices (e.g., for memory hotplug), "
+                "consider specifying the maxmem option": "memory devices (e.g. for memory hotplug) "
+                "are not enabled, please specify the maxmem option",
+                "Parameter 'value' expects a size": "Parameter 'target' expects a size",
                 "Calculation time is out of range [50ms, 60000ms].": (
                     "calc-time is out of range[1, 60]."
                 ),

@@ -95,6 +95,9 @@ class MachineState(NamedTuple):
         cpu: Model of the vCPUs.
         usb: Whether it has the USB controllers of its type.
         accel: Name of the accelerator.
+        slots: The slots for memory devices; None for any number.
+        max_memory: The bytes of memory with all memory devices; None for any number.
+        nvdimm: Whether it takes devices of type `nvdimm`, if `slots` is given.
         migration_time: Time that a migration takes until it converges.
         migration_peer: Whether a migration needs the other stand-in; without it, one out of this
             machine converges and one into it arrives, and no address is used.
@@ -111,6 +114,9 @@ class MachineState(NamedTuple):
     cpu: str = "qemu64"
     usb: bool = False
     accel: str = "kvm"
+    slots: int | None = None
+    max_memory: int | None = None
+    nvdimm: bool = False
     memory: int = 128 << 20
     name: str | None = None
     uuid: str = "00000000-0000-0000-0000-000000000000"

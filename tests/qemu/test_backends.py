@@ -314,6 +314,74 @@ def test_a_reset_that_shuts_down(release: Release, release_qemu: str, tmp_path: 
     assert_same(release, release_qemu, tmp_path, options, RESETS)
 
 
+def memory(name: str, mebibytes: int) -> Step:
+    return create(RAM, name, size=mebibytes << 20)
+
+
+SHOWN: list[Step] = ["query-memory-devices", "query-memory-size-summary"]
+MEMORY: dict[str, Session] = {
+    "cold": (
+        [
+            "-m", "128,slots=3,maxmem=1G", "-machine", "pc,nvdimm=on",
+            "-object", "memory-backend-ram,id=m,size=128M", "-device", "pc-dimm,id=d,memdev=m",
+            "-object", "memory-backend-ram,id=n,size=64M", "-device", "nvdimm,id=nv,memdev=n",
+        ],
+        [
+            *SHOWN,
+            memory("v", 64),
+            plug("virtio-mem-pci", id="vm", memdev="v", **{"requested-size": 4 << 20}),
+            memory("o", 32),
+            plug("pc-dimm", memdev="o", id="x"),
+            *SHOWN,
+            memory("p", 32),
+            plug("pc-dimm", id="y", memdev="p"),
+            plug("pc-dimm", id="y", memdev="p", slot=1),
+            plug("pc-dimm", id="y", memdev="p", slot=7),
+            plug("pc-dimm", id="y", memdev="nope"),
+            *SHOWN,
+        ],
+    ),
+    "hot": (
+        ["-m", "128,slots=3,maxmem=1G", "-machine", "q35"],
+        [
+            memory("m", 2048),
+            plug("pc-dimm", id="x", memdev="m"),
+            memory("n", 64),
+            plug("pc-dimm", memdev="n", slot=2),
+            plug("pc-dimm", memdev="n"),
+            plug("nvdimm", memdev="n"),
+            memory("o", 64),
+            plug("pc-dimm", id="d", memdev="o"),
+            memory("p", 1),
+            plug("pc-dimm", id="e", memdev="p"),
+            plug("pc-dimm", id="e"),
+            *SHOWN,
+        ],
+    ),
+    "none": (
+        ["-m", "128", "-machine", "pc"],
+        [
+            memory("m", 64),
+            plug("pc-dimm", memdev="m"),
+            plug("pc-dimm"),
+            plug("nvdimm", memdev="m"),
+            plug("virtio-mem-pci", memdev="m"),
+            ("balloon", {"value": 1}),
+            plug("virtio-balloon-pci", id="b"),
+            ("balloon", {"value": 0}),
+            ("balloon", {"value": -5}),
+            *SHOWN,
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("session", MEMORY)
+def test_memory(release: Release, release_qemu: str, tmp_path: Path, session: str) -> None:
+    assert_same(release, release_qemu, tmp_path, *MEMORY[session])
+
+
 @pytest.mark.slow
 def test_words_of_newer_releases(newest_qemu: str, tmp_path: Path) -> None:
     assert_same(NEWEST, newest_qemu, tmp_path, *TAKEN)

@@ -12,6 +12,7 @@ from qmpserver.keyval import (
     parse_keyval,
     parse_number,
     parse_options,
+    parse_size,
     split_options,
 )
 from qmpserver.qmp import CommandError
@@ -52,8 +53,14 @@ def changes(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
                     made["usb"] = parse_bool(key, one)
                 elif key == "accel":
                     made["accel"] = one.partition(":")[0]
+                elif key == "nvdimm":
+                    made["nvdimm"] = parse_bool(key, one)
         elif name in ("usb", "usbdevice"):
             made["usb"] = True
+        elif name == "m":
+            sizes = {key: one for key, one, _ in split_options(value, "size")}
+            made["slots"] = parse_number("slots", sizes.get("slots", "0"))
+            made["max_memory"] = parse_size("maxmem", sizes.get("maxmem", "0"))
         elif name == "accel":
             made.setdefault("accel", value.partition(",")[0].removeprefix("accel="))
         elif name == "cpu":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import disks, nics, pci, realize
+from qmpserver.standin.state import disks, memorydevices, nics, pci, realize
 from qmpserver.standin.state.chardevs import is_taken
 from qmpserver.standin.state.objects import is_used
 from qmpserver.standin.state.properties import as_text
@@ -63,12 +63,10 @@ def register(registry: Registry, state: State) -> None:
                 continue  # a path of any object, or none
             if value not in state.objects and value not in state.devices:
                 raise CommandError(f"Device '{value}' not found", "DeviceNotFound")
-        if driver in ("pc-dimm", "nvdimm"):
-            if "memdev" not in given:
-                raise CommandError("'memdev' property is not set")
+        if "memdev" in given:
             check_type("memdev", given["memdev"], str)
-        if is_used(state, "memdev", given.get("memdev", "")):
-            raise CommandError(f"can't use already busy memdev: {given['memdev']}")
+        if driver.startswith("ivshmem-"):
+            memorydevices.check_free(state, given)
         if is_used(state, "cryptodev", given.get("cryptodev", "")):
             raise CommandError(f"can't use already used cryptodev backend: {given['cryptodev']}")
 
@@ -100,7 +98,8 @@ def register(registry: Registry, state: State) -> None:
             driver = kind.name
             given = state.drivers.typed(kind, given, text=text)
         check_references(driver, kind, given)
-        place: dict[str, Any] = {}  # what the machine decides
+        # What the machine decides.
+        place = memorydevices.place(state, driver, given, hot=hot)
         if bus is not None and pci.is_pci(state, bus):
             place["addr"] = pci.place(state, bus, driver, given, hot=hot)
         if kind is not None:
@@ -187,43 +186,6 @@ def register(registry: Registry, state: State) -> None:
                 unplugged(name)
 
     state.resets.append(reset)
-
-    balloon: list[int] = []  # the guest's memory, after the first `balloon`
-
-    def require_balloon() -> None:
-        if not any(one["driver"].startswith("virtio-balloon") for one in state.devices.values()):
-            raise CommandError("No balloon device has been activated", "DeviceNotActive")
-
-    @registry.command("balloon")
-    def balloon_to(value: int) -> None:
-        require_balloon()
-        balloon[:] = [value]
-        state.emit("BALLOON_CHANGE", {"actual": value})
-
-    @registry.command("query-balloon")
-    def query_balloon() -> Any:
-        require_balloon()
-        return {"actual": balloon[0] if balloon else state.machine.memory}
-
-    @registry.command("query-memory-devices")
-    def query_memory_devices() -> Any:
-        return [
-            {
-                "type": "dimm",
-                "data": {
-                    "id": name,
-                    "memdev": f"/objects/{one['memdev']}",
-                    "size": state.objects.get(one["memdev"], {}).get("size", 0),
-                    "addr": 0x100000000,
-                    "slot": slot,
-                    "node": one.get("node", 0),
-                    "hotplugged": True,
-                    "hotpluggable": True,
-                },
-            }
-            for slot, (name, one) in enumerate(state.devices.items())
-            if one["driver"] == "pc-dimm"
-        ]
 
 
 def _path(state: State, key: str) -> str:

@@ -21,6 +21,7 @@ from qmpserver.standin.state import (
     facts,
     jobs,
     media,
+    memorydevices,
     migration,
     netdevs,
     nics,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 MODULES = (
     agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, exports,
-    facts, jobs, media, migration, netdevs, nics, objects, pci, qom, runstate, snapshots,
-    throttle, absent,
+    facts, jobs, media, memorydevices, migration, netdevs, nics, objects, pci, qom, runstate,
+    snapshots, throttle, absent,
 )  # fmt: skip
 
 

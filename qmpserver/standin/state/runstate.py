@@ -139,12 +139,3 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("query-target")
     def query_target() -> Any:
         return {"arch": "x86_64"}
-
-    @registry.command("query-memory-size-summary")
-    def query_memory_size_summary() -> Any:
-        plugged = sum(
-            state.objects.get(str(device.get("memdev")), {}).get("size", 0)
-            for device in state.devices.values()
-            if device["driver"] == "pc-dimm"
-        )
-        return {"base-memory": 0 if machine.empty else machine.memory, "plugged-memory": plugged}
