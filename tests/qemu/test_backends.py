@@ -81,6 +81,8 @@ CHARDEVS: Session = (
         remove("nope"),
         FILES,
         ("chardev-send-break", {"id": "nope"}),
+        ("human-monitor-command", {"command-line": "chardev-add file,id=h,path=/nope/f"}),
+        change("compat_monitor0", "null"),
         "query-chardev",
     ],
 )

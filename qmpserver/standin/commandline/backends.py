@@ -42,7 +42,8 @@ def _chardev(launch: Launch, value: str) -> None:
     except OptionError as error:
         if f"does not accept value '{kind}'" in str(error):
             raise OptionError(f"'{kind}' is not a valid char driver name") from None
-        raise
+        # Where the human monitor has the option's words, QMP has this before them.
+        raise OptionError(str(error).removeprefix(f"Failed to add chardev '{name}': ")) from None
 
 
 def backend_of(kind: str, options: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin.state.objects import is_used
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
@@ -47,10 +47,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("query-memory-devices")
     def query_memory_devices() -> Any:
-        return [
-            _shown(state, name, one)
-            for name, one in sorted(_devices(state), key=lambda pair: pair[1]["memaddr"])
-        ]
+        return [_shown(state, name, one) for name, one in _devices(state)]
 
     @registry.command("query-memory-size-summary")
     def query_memory_size_summary() -> Any:
@@ -103,7 +100,7 @@ def place(state: State, driver: str, given: Mapping[str, Any], *, hot: bool) -> 
             f"not enough space, currently {used:#x} in use of total space for memory devices "
             f"{room:#x}"
         )
-    return {**made, "memaddr": _address(state, size)}
+    return {**made, _key(driver): _address(state, size)}
 
 
 def check_free(state: State, given: Mapping[str, Any]) -> None:
@@ -134,10 +131,11 @@ def _slot(state: State, asked: int) -> int:
 def _address(state: State, size: int) -> int:
     """Return the lowest free address for so many bytes."""
     address = _base(state)
-    for _, one in sorted(_devices(state), key=lambda pair: pair[1]["memaddr"]):
-        if address + size <= one["memaddr"]:
+    for _, one in _devices(state):
+        start = one[_key(one["driver"])]
+        if address + size <= start:
             break
-        address = max(address, one["memaddr"] + _size(state, one))
+        address = max(address, start + _size(state, one))
     return address
 
 
@@ -149,8 +147,15 @@ def _base(state: State) -> int:
     return -(-(4 * _GIB + above) // _GIB) * _GIB
 
 
-def _devices(state: State) -> Iterator[tuple[str, dict[str, Any]]]:
-    return ((name, one) for name, one in state.devices.items() if "memaddr" in one)
+def _key(driver: str) -> str:
+    """Return the property that is a memory device's address."""
+    return "addr" if driver in _DIMMS else "memaddr"
+
+
+def _devices(state: State) -> list[tuple[str, dict[str, Any]]]:
+    """Return the memory devices by their ids, in the order of their addresses."""
+    found = [pair for pair in state.devices.items() if pair[1]["driver"] in _DIMMS | _VIRTIO]
+    return sorted(found, key=lambda pair: pair[1][_key(pair[1]["driver"])])
 
 
 def _size(state: State, device: Mapping[str, Any]) -> int:
@@ -164,7 +169,7 @@ def _shown(state: State, name: str, one: dict[str, Any]) -> dict[str, Any]:
     data["memdev"] = f"/objects/{one['memdev']}"
     if one["driver"] in _DIMMS:
         data |= {
-            "size": size, "addr": one["memaddr"], "slot": one["slot"], "node": one.get("node", 0),
+            "size": size, "addr": one["addr"], "slot": one["slot"], "node": one.get("node", 0),
             "hotplugged": one["hotplugged"], "hotpluggable": True,
         }  # fmt: skip
         return {"type": _DIMMS[one["driver"]], "data": data}
