@@ -31,7 +31,7 @@ class Session(NamedTuple):
 
     Attributes:
         options: The words of the command line, separated by spaces.
-        commands: The commands.
+        commands: The commands; after `device_del`, `hold` waits for the device to go.
     """
 
     options: str
@@ -70,16 +70,19 @@ def hold(program: str, session: Session, directory: Path) -> list[Any]:
             with contextlib.suppress(BrokenPipeError):  # it has ended
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
-            while True:
+            left = {"reply", "DEVICE_DELETED"} if command[0] == "device_del" else {"reply"}
+            while left:
                 line = process.stdout.readline()
                 if not line:
                     return REFUSED.findall(process.communicate()[1].decode())[-1:]
                 if not line.startswith(b"{"):
                     continue  # QEMU complains there of strings that do not end
                 message = json.loads(NAME.sub("#block", line.decode()))
-                messages.append(without_varying(message))
-                if "event" not in message:
-                    break
+                left.discard(message.get("event", "reply"))
+                if "error" in message:
+                    left.clear()
+                if message.get("event") != "DEVICE_DELETED":  # before or after the reply
+                    messages.append(without_varying(message))
         return messages
     finally:
         process.kill()
