@@ -35,7 +35,7 @@ def register(registry: Registry, state: State) -> None:
         try:
             check(name, backend)
             made = open_backend(state, name, backend)
-        except (DeviceError, CommandError) as error:
+        except (DeviceError, CommandError, ValueError) as error:  # ValueError: of a path's letters
             words = error.desc if isinstance(error, CommandError) else str(error)
             if state.in_setup:
                 raise CommandError(words) from None

@@ -38,7 +38,7 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError("NBD server already running")
         try:
             server = _listening(addr)
-        except DeviceError as error:
+        except (DeviceError, ValueError) as error:  # ValueError: of the path's letters
             raise CommandError(str(error)) from None
         if tls_creds is not None and tls_creds not in state.objects:
             server.close()

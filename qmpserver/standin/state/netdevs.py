@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import AddressValueError, IPv4Address
+import socket
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
@@ -111,8 +111,8 @@ def _wrong_part(rule: str) -> str | None:
 
 def _is_address(text: str) -> bool:
     try:
-        IPv4Address(text)
-    except AddressValueError:
+        socket.inet_aton(text)
+    except (OSError, ValueError):  # ValueError: a zero byte
         return False
     return True
 
