@@ -91,7 +91,7 @@ class State:
         drives: The drives, which connect devices and nodes.
         jobs: Properties of each job, by id.
         exports: Type, node and name of each export of a block node, by id.
-        job_list: What starts jobs, and lets them end.
+        job_list: The functions that start and end jobs.
         budget: The memory that all of these, and the files of a guest agent, may have.
         unplugging: Devices that the guest has not released yet, by id, and when it will do so; None
             while the guest is stopped.

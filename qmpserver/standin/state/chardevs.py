@@ -1,4 +1,4 @@
-"""Character devices: their backends, and who uses them."""
+"""Character devices: their backends and their users."""
 
 from __future__ import annotations
 

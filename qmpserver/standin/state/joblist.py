@@ -33,7 +33,7 @@ _BLOCK_JOBS = ("mirror", "commit", "stream", "backup")
 
 
 class Jobs:
-    """What starts jobs, and lets them end.
+    """The functions that start and end jobs.
 
     Args:
         jobs: Where they are kept, by id.

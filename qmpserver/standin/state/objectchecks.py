@@ -1,6 +1,6 @@
 """Checks of objects that users create, by type; and the files of memory that they make.
 
-What depends on the host, such as a file that is not there, is refused to clients only: a command
+A refusal that depends on the host, such as that of a missing file, is for clients only: a command
 line may come from another host.
 """
 
@@ -29,7 +29,7 @@ _HIGHEST_RATE = 10**15
 
 
 def check(state: State, name: str, kind: str, given: dict[str, Any]) -> None:
-    """Check a new object, and make what it needs.
+    """Check a new object, and make its file.
 
     Raises:
         CommandError: QEMU refuses it.

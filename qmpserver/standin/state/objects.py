@@ -1,4 +1,4 @@
-"""Objects that users create: their checks, and who uses them."""
+"""Objects that users create: their checks and their users."""
 
 from __future__ import annotations
 
