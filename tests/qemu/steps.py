@@ -164,7 +164,7 @@ def assert_same(
 
 
 def _shape(value: Any) -> Any:
-    """Return a reply without what varies; lists of objects are in the order of their names."""
+    """Return a reply without the members that vary, with its lists sorted."""
     if isinstance(value, dict):
         return {key: _shape(one) for key, one in value.items() if key not in VARYING}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A stand-in's backends and devices of memory, and what uses them, are as QEMU's."""
+"""A stand-in's backends, their users and its memory devices are as QEMU's."""
 
 from pathlib import Path
 from typing import Any

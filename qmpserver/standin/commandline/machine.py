@@ -59,8 +59,11 @@ def changes(options: Iterable[tuple[str, str]]) -> dict[str, Any]:
             made["usb"] = True
         elif name == "m":
             sizes = {key: one for key, one, _ in split_options(value, "size")}
-            made["slots"] = parse_number("slots", sizes.get("slots", "0"))
-            made["max_memory"] = parse_size("maxmem", sizes.get("maxmem", "0"))
+            try:
+                made["slots"] = parse_number("slots", sizes.get("slots", "0"))
+                made["max_memory"] = parse_size("maxmem", sizes.get("maxmem", "0"))
+            except OptionError as error:
+                raise OptionError(f"-m {value}: {error}") from None
         elif name == "accel":
             made.setdefault("accel", value.partition(",")[0].removeprefix("accel="))
         elif name == "cpu":
