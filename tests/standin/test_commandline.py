@@ -186,6 +186,9 @@ REFUSED = {
     "-blockdev qcow2,node-name=a,file.driver=null-co,file.foo=1": (
         "Parameter 'file.foo' is unexpected"
     ),
+    "-drive driver.x=raw,if=none": "Parameters 'driver.*' used inconsistently",
+    "-drive file=a,if=none,file.driver.x=file": "Parameters 'driver.*' used inconsistently",
+    "-drive file=a,if=none,node-name.x=b": "Parameters 'node-name.*' used inconsistently",
     "-drive if=foo": "unsupported bus type 'foo'",
     "-drive if=none,id=a -drive if=none,id=a": "Duplicate ID 'a' for drive",
     "-drive if=none,id=a,media=x": "'x' invalid media",

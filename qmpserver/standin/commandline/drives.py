@@ -34,6 +34,7 @@ _CACHES = {
 _AIO = ("threads", "native", "io_uring")
 _AT_WRITE_ERRORS = ("report", "ignore", "enospc", "stop")
 _AT_READ_ERRORS = ("report", "ignore", "stop")
+_NAMES = ("driver", "node-name", "filename")  # members that are no objects
 _NO_NODE = 'A block device must be specified for "file"'
 
 
@@ -222,7 +223,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         inner = made
         for parent in parents:
             inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
+            if not isinstance(inner, dict) or parent in _NAMES:
                 raise OptionError(f"Parameters '{parent}.*' used inconsistently")
         inner[last] = value
     return made

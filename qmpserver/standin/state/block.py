@@ -125,7 +125,8 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
     try:
         for child in children:
             if isinstance(value := options.get(child), dict):
-                made[child] = add_node(state, {**inherited, **value}, found, owned=False)
+                below_it = {"driver": "raw", **inherited, **value}  # -drive may name no driver
+                made[child] = add_node(state, below_it, found, owned=False)
                 below.append(made[child])
         image = found.get(_file_of(state, made) or "", Image())
         size = image.size if driver in images.FILES else image.disk_size
