@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.keyval import IDENTIFIER, OptionError, parse_bool, parse_number
+from qmpserver.keyval import IDENTIFIER, OptionError, parse_bool, parse_members, parse_number
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.launch import MachineError, last_members
 from qmpserver.standin.state import disks, images, throttle
@@ -180,11 +180,13 @@ def _add_nodes(
     for name in ("node-name", "discard"):
         if name in options:
             common[name] = options.pop(name)
-    below = image_options(file) if file else {}
+    in_json = parse_members(file.removeprefix("json:")) if file.startswith("json:{") else {}
+    below = image_options(file) if file and not in_json else {}
     flat = {"driver": driver, **options} if driver is not None else options
-    if not (flat or below):
+    if not (flat or below or in_json):
         return None, writeback
-    nested = _nested(flat)
+    nested = {**in_json, **_nested(flat)}
+    driver = nested.get("driver")
     inner = nested.get("file")
     if below and not isinstance(inner, str):
         nested["file"] = {**below, **(inner or {})}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state.images import Images
 
 _INHERITED = ("read-only", "cache")
+_PROTOCOLS = {"fat": "vvfat", "iser": "iscsi", "nbds": "nbd"}  # drivers of other names
 _UNOWNED = "unowned"  # member of a node that goes with its last user
 IN_HEADER = "backing-name"
 """Member of a node whose header was read: the name of its backing file there, or ""."""
@@ -106,12 +107,14 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
     """
     images.check(state, found)
     name = options.get("node-name")
+    if not isinstance(name, str | None):
+        raise CommandError("Invalid parameter type for 'node-name', expected: string")
     if name in state.nodes:
         raise CommandError(f"Duplicate nodes with node-name='{name}'")
     if state.drives.named(name) is not None:
         raise CommandError(f"node-name={name} is conflicting with a device id")
     driver = options["driver"]
-    if not state.knows_block_driver(driver):
+    if not isinstance(driver, str) or not state.knows_block_driver(driver):
         raise CommandError(f"Unknown driver '{driver}'")
     children = [one for one in CHILDREN if driver != NAMING.get(one)]
     for child in children:
@@ -156,7 +159,8 @@ def image_options(filename: str) -> dict[str, Any]:
     if colon and scheme.replace("-", "").replace("+", "").isalnum():
         if scheme == "file":
             return {"driver": "file", "filename": filename.removeprefix("file:")}
-        return {"driver": scheme, "filename": filename}
+        protocol = scheme.partition("+")[0]
+        return {"driver": _PROTOCOLS.get(protocol, protocol), "filename": filename}
     return {"driver": "file", "filename": filename}
 
 
