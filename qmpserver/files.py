@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 LARGEST = 64 << 20  # bytes; a schema with its documentation has a few MB
 _MODE = 0o600
-
-LAST_STANDARD = 2
-"""The last of the standard descriptors."""
+_LAST_STANDARD = 2  # descriptor
 _CHUNK = 1 << 20
 _PIPE_SIZE = 1 << 20  # the most that Linux gives to any user
 _NEVER_WAIT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -39,7 +37,7 @@ _NEVER_WAIT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 def open_standard_streams() -> None:
     """Open `/dev/null` in place of closed standard streams; else a socket could become stdout."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD:
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         pass
     os.close(fd)
     for fd, name in enumerate(("stdin", "stdout", "stderr")):

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from qmpserver.files import LAST_STANDARD
 from qmpserver.qmp import CommandError
 
 __all__ = [
+    "LAST_STANDARD",
     "MAX_KEPT",
     "MAX_TEXT",
     "FileDescriptors",
@@ -30,6 +30,9 @@ MAX_KEPT = 1024
 
 MAX_TEXT = 1024
 """Letters of a descriptor's name, or of the note on it."""
+
+LAST_STANDARD = 2
+"""The last of the standard descriptors, which are no client's."""
 
 
 class SetMember(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.standin.state import nics
@@ -10,7 +10,7 @@ from qmpserver.standin.state import nics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qmpserver.standin.human import HumanMonitor
+    from qmpserver.human import HumanMonitor
     from qmpserver.standin.state import State
 
 
@@ -203,7 +203,13 @@ async def _memory_size_summary(monitor: HumanMonitor) -> str:
     return f"base memory: {info['base-memory']}\n{plugged}"
 
 
-async def _network(monitor: HumanMonitor) -> str:
+class _StateMonitor(Protocol):
+    """The monitor of a stand-in, where no query tells the state."""
+
+    state: State
+
+
+async def _network(monitor: _StateMonitor) -> str:
     state = monitor.state
     found = dict(nics.nics(state))
     attached = {one.get("netdev") for one in found.values()}

@@ -10,8 +10,9 @@ from qmpserver.cli import unsupported
 from qmpserver.cli.help import help_text
 from qmpserver.cli.invocation import is_qemu
 from qmpserver.cli.table import OPTIONS, WithFake, option
-from qmpserver.files import LAST_STANDARD, read_text
+from qmpserver.files import read_text
 from qmpserver.keyval import OptionError, kinds, parse_options
+from qmpserver.monitor.fds import LAST_STANDARD
 
 if TYPE_CHECKING:
     from qmpserver.cli.settings import Settings
