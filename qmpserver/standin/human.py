@@ -21,8 +21,8 @@ from qmpserver.standin.commandline.launch import last_members
 from qmpserver.standin.commandline.typed import typed
 from qmpserver.standin.humanblock import COMMANDS as BLOCK_COMMANDS
 from qmpserver.standin.humaninfo import INFO
-from qmpserver.standin.state import images
-from qmpserver.standin.state.disks import delete_drive
+from qmpserver.standin.state.block import images
+from qmpserver.standin.state.block.disks import delete_drive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qmpserver.monitor.hmp import HumanCommand
-from qmpserver.standin.state import nics
+from qmpserver.standin.state.devices import nics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

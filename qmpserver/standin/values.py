@@ -1,4 +1,4 @@
-"""Values that clients send, as the state keeps them."""
+"""Values that clients send: their checks, and their forms in the state."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import re
 from typing import Any
 
+from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\n]*")
@@ -14,6 +15,16 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=\n]*")
 def as_object(value: object) -> dict[str, Any]:
     """Return a value that is an object, and an empty object in place of another one."""
     return value if isinstance(value, dict) else {}
+
+
+def check_id(name: str) -> None:
+    """Check the id of a new backend.
+
+    Raises:
+        CommandError: It is none.
+    """
+    if not re.fullmatch(IDENTIFIER, name):
+        raise CommandError("Parameter 'id' expects an identifier")
 
 
 def decoded(text: str) -> bytes:

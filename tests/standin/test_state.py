@@ -14,7 +14,7 @@ import pytest
 
 from qmpserver.releases import NEWEST, Release
 from qmpserver.standin import Scenario
-from qmpserver.standin.state.graph import MAX_LAYERS
+from qmpserver.standin.state.block.graph import MAX_LAYERS
 from tests.qemu.probe import Qemu
 from tests.standin.conftest import Raw, Serve
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.keyval import IDENTIFIER, OptionError, parse_bool, parse_members, parse_number
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.launch import MachineError, last_members
-from qmpserver.standin.state import disks, images, throttle
-from qmpserver.standin.state.block import add_node, drop_unused, image_options
-from qmpserver.standin.state.images import Image
+from qmpserver.standin.state.block import disks, images, throttle
+from qmpserver.standin.state.block.images import Image
+from qmpserver.standin.state.block.nodes import add_node, drop_unused, image_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from qmpserver.standin.commandline.launch import Launch
-    from qmpserver.standin.state.images import Images
+    from qmpserver.standin.state.block.images import Images
 
 INTERFACES = ("none", "ide", "scsi", "floppy", "pflash", "mtd", "sd", "virtio", "xen")
 """The kinds of drives, in the order of QEMU's numbers for them."""

@@ -18,7 +18,7 @@ from qmpserver.keyval import (
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.launch import MachineError
 from qmpserver.standin.parts import Topology
-from qmpserver.standin.state.properties import from_text
+from qmpserver.standin.state.devices.properties import from_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -3,6 +3,9 @@
 Handlers take the arguments of all releases and answer as QEMU's latest releases do. Members that
 the scenario's schema does not have are dropped from results and events afterwards. Refusals are in
 QEMU's words.
+
+The modules here are about the machine itself; those about its devices, what devices are connected
+to, and block devices are in packages. `handlers` binds the commands of all of them.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qmpserver.monitor.fds import take_inherited
 from qmpserver.qapi.fitting import fitted
 from qmpserver.qapi.model import EnumType, ObjectType
+from qmpserver.standin.state.block.drives import Drives
+from qmpserver.standin.state.block.joblist import Jobs
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
-from qmpserver.standin.state.drivers import Drivers
-from qmpserver.standin.state.drives import Drives
-from qmpserver.standin.state.joblist import Jobs
+from qmpserver.standin.state.devices.drivers import Drivers
 from qmpserver.standin.state.threads import Threads
 
 if TYPE_CHECKING:

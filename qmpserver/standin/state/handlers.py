@@ -8,39 +8,37 @@ from qmpserver.monitor import fd_commands
 from qmpserver.standin.state import (
     absent,
     agent,
-    backends,
-    bitmaps,
-    block,
-    blockinfo,
-    chardevs,
     cpus,
-    devices,
     dirty,
     dump,
-    exports,
     facts,
-    jobs,
-    media,
-    memorydevices,
     migration,
-    netdevs,
-    nics,
-    objects,
-    pci,
     qom,
     runstate,
+)
+from qmpserver.standin.state.backends import chardevs, netdevs, objects, queries
+from qmpserver.standin.state.block import (
+    bitmaps,
+    exports,
+    info,
+    jobs,
+    media,
+    nodes,
     snapshots,
     throttle,
 )
+from qmpserver.standin.state.devices import memory, nics, pci, plugging
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, backends, bitmaps, block, blockinfo, chardevs, cpus, devices, dirty, dump, exports,
-    facts, jobs, media, memorydevices, migration, netdevs, nics, objects, pci, qom, runstate,
-    snapshots, throttle, absent,
+    agent, cpus, dirty, dump, facts, migration, qom, runstate,
+    chardevs, netdevs, objects, queries,
+    bitmaps, exports, info, jobs, media, nodes, snapshots, throttle,
+    memory, nics, pci, plugging,
+    absent,
 )  # fmt: skip
 
 

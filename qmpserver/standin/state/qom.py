@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.devices import check_type
+from qmpserver.standin.state.devices.plugging import check_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

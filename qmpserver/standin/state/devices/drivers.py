@@ -9,15 +9,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import properties
-from qmpserver.standin.state.buses import Buses
+from qmpserver.standin.state.devices import properties
+from qmpserver.standin.state.devices.buses import Buses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.releases.facts import Device, Facts
     from qmpserver.standin.state.budget import Budget
-    from qmpserver.standin.state.buses import Node
+    from qmpserver.standin.state.devices.buses import Node
 
 # Members of `device_add` that are no properties.
 _MEMBERS = ("driver", "id", "bus")

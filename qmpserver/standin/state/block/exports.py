@@ -11,8 +11,8 @@ from qmpserver.monitor import DeviceError, InetAddress, SocketChardev, UnixAddre
 from qmpserver.monitor.socket_devices import BACKLOG, Listener
 from qmpserver.monitor.sockets import listen
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.bitmaps import bitmaps_of
-from qmpserver.standin.state.graph import node_of
+from qmpserver.standin.state.block.bitmaps import bitmaps_of
+from qmpserver.standin.state.block.graph import node_of
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:

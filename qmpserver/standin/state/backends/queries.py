@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
-
-from qmpserver.keyval import IDENTIFIER
-from qmpserver.qmp import CommandError
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
 IOTHREAD_POLL_NS = 32768
-
-
-def check_id(name: str) -> None:
-    """Check the id of a new backend.
-
-    Raises:
-        CommandError: It is none.
-    """
-    if not re.fullmatch(IDENTIFIER, name):
-        raise CommandError("Parameter 'id' expects an identifier")
 
 
 def register(registry: Registry, state: State) -> None:

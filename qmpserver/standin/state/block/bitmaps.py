@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.graph import node_of
+from qmpserver.standin.state.block.graph import node_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

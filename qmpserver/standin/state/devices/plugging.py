@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import disks, memorydevices, nics, pci, realize
-from qmpserver.standin.state.chardevs import is_taken
-from qmpserver.standin.state.objects import is_used
-from qmpserver.standin.state.properties import as_text
+from qmpserver.standin.state.backends.chardevs import is_taken
+from qmpserver.standin.state.backends.objects import is_used
+from qmpserver.standin.state.block import disks
+from qmpserver.standin.state.devices import memory, nics, pci, realize
+from qmpserver.standin.state.devices.properties import as_text
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -66,7 +67,7 @@ def register(registry: Registry, state: State) -> None:
         if "memdev" in given:
             check_type("memdev", given["memdev"], str)
         if driver.startswith("ivshmem-"):
-            memorydevices.check_free(state, given)
+            memory.check_free(state, given)
         if is_used(state, "cryptodev", given.get("cryptodev", "")):
             raise CommandError(f"can't use already used cryptodev backend: {given['cryptodev']}")
 
@@ -99,7 +100,7 @@ def register(registry: Registry, state: State) -> None:
             given = state.drivers.typed(kind, given, text=text)
         check_references(driver, kind, given)
         # What the machine decides.
-        place = memorydevices.place(state, driver, given, hot=hot)
+        place = memory.place(state, driver, given, hot=hot)
         if bus is not None and pci.is_pci(state, bus):
             place["addr"] = pci.place(state, bus, driver, given, hot=hot)
         if kind is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor import DeviceError
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.charbackends import Backend, Ring, open_backend
+from qmpserver.standin.state.backends.charbackends import Backend, Ring, open_backend
 from qmpserver.standin.values import as_object, decoded
 
 if TYPE_CHECKING:

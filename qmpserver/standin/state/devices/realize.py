@@ -11,13 +11,13 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.properties import is_power_of_2
+from qmpserver.standin.state.devices.properties import is_power_of_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from qmpserver.standin.state import State
-    from qmpserver.standin.state.buses import Node
+    from qmpserver.standin.state.devices.buses import Node
 
 _NO_UNIT = (1 << 32) - 1  # QEMU's word for any
 _SERIAL_PORTS = 31  # of a virtio-serial-pci that does not say

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import add_node, image_options
-from qmpserver.standin.state.graph import check_not_backing, node_of, replace_node, set_child
+from qmpserver.standin.state.block.graph import check_not_backing, node_of, replace_node, set_child
+from qmpserver.standin.state.block.nodes import add_node, image_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from qmpserver.standin.state import disks
-from qmpserver.standin.state.block import IN_HEADER
-from qmpserver.standin.state.graph import backing_chain, children_of, size_of
+from qmpserver.standin.state.block import disks
+from qmpserver.standin.state.block.graph import backing_chain, children_of, size_of
+from qmpserver.standin.state.block.nodes import IN_HEADER
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:

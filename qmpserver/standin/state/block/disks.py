@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import drop_unused
+from qmpserver.standin.state.block.nodes import drop_unused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

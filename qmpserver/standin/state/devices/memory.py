@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.objects import is_used
+from qmpserver.standin.state.backends.objects import is_used
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

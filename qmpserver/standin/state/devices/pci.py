@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import properties
+from qmpserver.standin.state.devices import properties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
-    from qmpserver.standin.state.buses import Node
+    from qmpserver.standin.state.devices.buses import Node
 
 _SLOTS = 32
 _FUNCTIONS = 8  # of a slot

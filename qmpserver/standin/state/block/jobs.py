@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.bitmaps import bitmaps_of
-from qmpserver.standin.state.graph import backing_chain, node_of, overlay_of, replace_node, size_of
-from qmpserver.standin.state.joblist import check_speed, is_block_job
+from qmpserver.standin.state.block.bitmaps import bitmaps_of
+from qmpserver.standin.state.block.graph import (
+    backing_chain,
+    node_of,
+    overlay_of,
+    replace_node,
+    size_of,
+)
+from qmpserver.standin.state.block.joblist import check_speed, is_block_job
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry

@@ -8,8 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.backends import check_id
-from qmpserver.standin.values import as_object
+from qmpserver.standin.values import as_object, check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.backends import check_id
-from qmpserver.standin.state.objectchecks import check
+from qmpserver.standin.state.backends.objectchecks import check
+from qmpserver.standin.values import check_id
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry

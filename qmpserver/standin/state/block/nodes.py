@@ -6,8 +6,8 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import images
-from qmpserver.standin.state.graph import (
+from qmpserver.standin.state.block import images
+from qmpserver.standin.state.block.graph import (
     CHILDREN,
     MEASURED,
     NAMING,
@@ -16,14 +16,14 @@ from qmpserver.standin.state.graph import (
     children_of,
     node_of,
 )
-from qmpserver.standin.state.images import Image
+from qmpserver.standin.state.block.images import Image
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
-    from qmpserver.standin.state.images import Images
+    from qmpserver.standin.state.block.images import Images
 
 _INHERITED = ("read-only", "cache")
 _PROTOCOLS = {"fat": "vvfat", "iser": "iscsi", "nbds": "nbd"}  # drivers of other names

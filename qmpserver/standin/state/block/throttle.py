@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import OptionError, parse_number
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import disks
+from qmpserver.standin.state.block import disks
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state import disks, images
-from qmpserver.standin.state.block import add_node, drop_unused, image_options
-from qmpserver.standin.state.images import Image
+from qmpserver.standin.state.block import disks, images
+from qmpserver.standin.state.block.images import Image
+from qmpserver.standin.state.block.nodes import add_node, drop_unused, image_options
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry

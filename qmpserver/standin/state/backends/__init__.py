@@ -1,0 +1,1 @@
+"""What devices are connected to: character devices, network backends, objects, and others."""
