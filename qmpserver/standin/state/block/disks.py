@@ -100,14 +100,14 @@ def connect(state: State) -> None:
     Raises:
         CommandError: A device refuses its drive.
     """
-    pc = family(state)
-    if pc is None:
-        return
     waiting = {
         key: drive
         for key, drive in state.drives.items()
         if drive["device"] is None and drive.get("interface") not in (None, "none")
     }
+    pc = family(state) if waiting else None
+    if pc is None:
+        return
     by_place = sorted(waiting.items(), key=lambda one: (one[1]["bus"], one[1]["unit"]))
     on_ide = [key for key, drive in by_place if drive["interface"] == "ide"]
     on_floppy = [key for key, drive in by_place if drive["interface"] == "floppy"]

@@ -7,7 +7,6 @@ of a family of types: it yields QEMU's words for what is wrong, the first of whi
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import CommandError
@@ -82,8 +81,8 @@ def check(
     elif "scsi-device" in line:
         place = _scsi_place(given, on_bus)
     new = _New(state, driver, given, bus, place)
-    for pattern, rule in _RULES:
-        if any(re.fullmatch(pattern, name) for name in line):
+    for name in reversed(line):
+        for rule in _RULES.get(name, ()):
             for words in rule(new):
                 raise CommandError(words)
     return place
@@ -116,9 +115,10 @@ def _boot_order(new: _New) -> Iterator[str]:
 
 
 def _alone(new: _New) -> Iterator[str]:
-    family = new.driver.removesuffix("-pci")
+    balloon = new.driver.startswith("virtio-balloon")
+    family = "virtio-balloon" if balloon else new.driver
     if any(one["driver"].startswith(family) for one in new.state.devices.values()):
-        if family == "virtio-balloon":
+        if balloon:
             yield "Only one balloon device is supported"
         else:
             yield f"at most one {family} device is permitted"
@@ -244,19 +244,25 @@ def _outputs(new: _New) -> Iterator[str]:
         yield "invalid max_outputs > 16"
 
 
-# By a pattern of the type, or of one that it descends from.
-_RULES: tuple[tuple[str, Callable[[_New], Iterator[str]]], ...] = (
-    ("device", _boot_order),
-    ("virtio-balloon-pci|vmgenid|vmcoreinfo", _alone),
-    ("virtio-blk-pci|scsi-hd|ide-hd|usb-storage|nvme", _sectors),
-    ("virtio-blk-pci", _virtio_blk),
-    ("virtio-net-pci", _virtio_net),
-    ("virtio-rng-pci", _virtio_rng),
-    ("virtio-scsi-pci", _virtio_scsi),
-    ("virtio-serial-pci", _virtio_serial),
-    ("virtio-serial-port", _serial_port),
-    ("virtio-(gpu|vga).*", _outputs),
-    ("scsi-device", _scsi_device),
-    ("ide-device", _ide_device),
-    ("pcie-slot", _slot),
-)
+# By the type, or one that it descends from.
+_RULES: Mapping[str, tuple[Callable[[_New], Iterator[str]], ...]] = {
+    "device": (_boot_order,),
+    "virtio-balloon-pci-base": (_alone,),
+    "vmgenid": (_alone,),
+    "vmcoreinfo": (_alone,),
+    "virtio-blk-pci-base": (_sectors, _virtio_blk),
+    "scsi-hd": (_sectors,),
+    "ide-hd": (_sectors,),
+    "usb-storage": (_sectors,),
+    "nvme": (_sectors,),
+    "virtio-net-pci-base": (_virtio_net,),
+    "virtio-rng-pci-base": (_virtio_rng,),
+    "virtio-scsi-pci-base": (_virtio_scsi,),
+    "virtio-serial-pci-base": (_virtio_serial,),
+    "virtio-serial-port": (_serial_port,),
+    "virtio-gpu-pci-base": (_outputs,),
+    "virtio-vga-base": (_outputs,),
+    "scsi-device": (_scsi_device,),
+    "ide-device": (_ide_device,),
+    "pcie-slot": (_slot,),
+}
