@@ -22,6 +22,12 @@ _LOGGERS = ("qmpserver", "asyncio")  # asyncio logs the exceptions of callbacks 
 _log = logging.getLogger("qmpserver")
 
 
+def tell_terminal(label: str, path: str) -> None:
+    """Print where a pseudo-terminal is, in QEMU's words, which programs read."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"char device redirected to {path} (label {label})", flush=True)
+
+
 def show(text: str) -> None:
     """Write lines to standard error but not to the log; a missing or full one is ignored."""
     with contextlib.suppress(OSError, ValueError):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qmpserver.cli.commandline import named
-from qmpserver.cli.messages import report, show
+from qmpserver.cli.messages import report, show, tell_terminal
 from qmpserver.cli.pidfile import pidfile
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.files import open_text
@@ -338,10 +338,10 @@ async def _attach(
 
 
 def _told(device: Device) -> Device:
-    """Return a device; of a pseudo-terminal, print the path first, as nobody can know it."""
+    """Return a device; of a pseudo-terminal, print the path first."""
     kind, _, path = device.filename.partition(":")
     if kind == "pty":
-        print(f"char device redirected to {path} (label {device.id})", flush=True)
+        tell_terminal(device.id, path)
     return device
 
 

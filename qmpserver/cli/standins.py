@@ -9,6 +9,7 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING, Any
 
+from qmpserver.cli import messages
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.keyval import OptionError
 from qmpserver.monitor import FdAddress, NullChardev, SocketChardev
@@ -47,6 +48,8 @@ class Member:
             await self.stand_in.launch(self.settings.machine_options)
         except OptionError as error:
             raise CommandLineError(str(error), error.hint) from None
+        for label, path in self.stand_in.terminals.items():
+            messages.tell_terminal(label, path)
 
 
 class StandIns:

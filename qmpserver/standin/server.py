@@ -161,6 +161,11 @@ class StandIn(Server):
             channel = Tap(channel, self._connected, self._sinks)
         return super().connect(channel, name, pretty=pretty, events=events)
 
+    @property
+    def terminals(self) -> dict[str, str]:
+        """The paths of its pseudo-terminals, by the ids of their character devices."""
+        return {name: one["pty"] for name, one in self._state.chardevs.items() if "pty" in one}
+
     def failures(self) -> list[str]:
         """Return the expectations that are not met so far, and other failures, as text."""
         failures = self._expectations.unmet()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from qmpserver.transcript.format import read
 from qmpserver.transcript.message import Message
-from tests.conftest import Until, listens
+from tests.conftest import Until, listens, require_engine
 from tests.standin.conftest import COMMAND, Start
 
 HELLO = b'{"execute": "qmp_capabilities"}\n'
@@ -299,3 +300,21 @@ async def test_a_daemon(tmp_path: Path) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("kind", [["-fake", "default"], ["-accel", "qtest"]])
+def test_a_pseudo_terminal_is_told(kind: list[str]) -> None:
+    """QEMU's line on standard output is what scripts look for."""
+    if "-accel" in kind:
+        require_engine()
+    ran = subprocess.run(
+        [sys.executable, "-m", "qmpserver.cli", *kind, "-chardev", "pty,id=c", "-qmp", "stdio"],
+        input='{"execute": "qmp_capabilities"} {"execute": "query-chardev"} {"execute": "quit"}',
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, _, _, reply, *_ = ran.stdout.splitlines()
+    path = re.fullmatch(r"char device redirected to (/dev/pts/\d+) \(label c\)", first)
+    assert path is not None
+    assert f"pty:{path[1]}" in [one["filename"] for one in json.loads(reply)["return"]]
