@@ -5,6 +5,7 @@ Runs where QEMU is, as `qemu_programs` finds it; on KVM where ``/dev/kvm`` can b
 
 import json
 import mmap
+import platform
 import re
 import subprocess
 import time
@@ -21,6 +22,10 @@ from qmpserver.vm.accel.native._native import ffi, lib
 from qmpserver.vm.machine.guest import DirtyGuest, DirtyLayout, GuestError
 from tests.conftest import HAS_KVM, qemu_programs
 
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64",
+    reason="the image's machine code is x86-64's, and built there only",
+)
 QEMU = next(iter(qemu_programs().values()), None)
 
 MIB = 1 << 20
