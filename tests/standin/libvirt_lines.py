@@ -43,13 +43,15 @@ async def refusal(words: list[str], release: str) -> str | None:
         listener.bind(f"{place}/qmp")
         listener.listen()
         os.mkfifo(f"{place}/pipe")
-        given = ["qmpserver", "-fake", f"default,schema={release}"]
+        given = ["-fake", f"default,schema={release}"]
         for option, value in itertools.pairwise(words):
             if option == "-chardev" and value.startswith("socket,"):
                 value = _PATH.sub(
                     f"{place}/{len(given)}", value.replace("=1.2.3.4,", "=127.0.0.1,")
                 )
                 value = _FD.sub(lambda _: str(os.dup(listener.fileno())), value)
+            if option == "-add-fd":
+                value = _FD.sub(lambda _: str(os.open(os.devnull, os.O_WRONLY)), value)
             if option == "-chardev" and value.startswith("pipe,"):
                 value = _PATH.sub(f"{place}/pipe", value)
             if option == "-incoming":
