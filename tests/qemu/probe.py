@@ -3,8 +3,24 @@
 import contextlib
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+
+def link_to_stand_in(release: str, directory: Path, more: str = "") -> str:
+    """Return a program named as QEMU's that is a stand-in for a release.
+
+    Args:
+        release: The release.
+        directory: Where to make it.
+        more: More of its scenario.
+    """
+    link = directory / "qemu-system-x86_64"
+    link.symlink_to(Path(sys.executable).parent / "qmpserver")
+    link.with_name(f"{link.name}.toml").write_text(f'schema = "{release}"\n{more}')
+    return str(link)
 
 
 class Qemu:

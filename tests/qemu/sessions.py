@@ -9,12 +9,10 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from qmpserver.releases import Release
+    from pathlib import Path
 
 # What differs between two runs, or that a stand-in does not simulate: the layout of images.
 VARIES = (
@@ -36,16 +34,6 @@ class Session(NamedTuple):
 
     options: str
     commands: tuple[str | tuple[str, dict[str, Any]], ...] = ()
-
-
-def link_to_stand_in(release: Release, directory: Path) -> str:
-    """Return a program named as QEMU's that is a stand-in for a release."""
-    link = directory / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(
-        f'schema = "{release.name}"\n[machine]\nimages = true\n'
-    )
-    return str(link)
 
 
 def hold(program: str, session: Session, directory: Path) -> list[Any]:

@@ -5,12 +5,12 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qmpserver.releases import Release
+from tests.qemu.probe import link_to_stand_in
 
 # Statuses of a job that come and go between others.
 PASSING = ("paused", "standby")
@@ -151,10 +151,8 @@ def assert_same(
     release: Release, qemu: str, tmp_path: Path, options: Sequence[str], steps: Sequence[Step]
 ) -> None:
     """Have a session with the stand-in as a release, and with its QEMU, and compare them."""
-    link = tmp_path / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(f'schema = "{release.name}"\n')
-    ours = said(str(link), options, steps, tmp_path / "ours")
+    link = link_to_stand_in(release.name, tmp_path)
+    ours = said(link, options, steps, tmp_path / "ours")
     theirs = said(qemu, options, steps, tmp_path / "theirs")
     pairs = [*zip(ours.replies, theirs.replies, strict=True), (ours.events, theirs.events)]
     differences = [

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qmpserver.releases import NEWEST
-from tests.qemu.sessions import Session, hold, link_to_stand_in
+from tests.qemu.probe import link_to_stand_in
+from tests.qemu.sessions import Session, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpserver.releases import Release
 
+IMAGES = "[machine]\nimages = true\n"
 QUERIES: tuple[str | tuple[str, dict[str, Any]], ...] = (
     ("query-block", {}),
     ("query-blockstats", {}),
@@ -335,14 +337,14 @@ REFUSED = """
 @pytest.mark.parametrize("name", SESSIONS)
 def test_sessions(name: str, release: Release, release_qemu: str, tmp_path: Path) -> None:
     prepare(tmp_path)
-    ours = hold(link_to_stand_in(release, tmp_path), SESSIONS[name], tmp_path)
+    ours = hold(link_to_stand_in(release.name, tmp_path, IMAGES), SESSIONS[name], tmp_path)
     assert ours == hold(release_qemu, SESSIONS[name], tmp_path)
 
 
 @pytest.mark.parametrize("options", REFUSED)
 def test_refused(options: str, newest_qemu: str, tmp_path: Path) -> None:
     prepare(tmp_path)
-    ours = hold(link_to_stand_in(NEWEST, tmp_path), Session(options), tmp_path)
+    ours = hold(link_to_stand_in(NEWEST.name, tmp_path, IMAGES), Session(options), tmp_path)
     assert ours == hold(newest_qemu, Session(options), tmp_path)
 
 

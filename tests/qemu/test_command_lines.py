@@ -7,14 +7,16 @@ import shlex
 import socket
 import struct
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from qmpserver.releases import NEWEST, Release
+from tests.qemu.probe import link_to_stand_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME = "qemu-system-x86_64"
 PATIENCE = 60
@@ -187,11 +189,9 @@ def directory(tmp_path: Path) -> Path:
 
 def stand_in(directory: Path, release: Release) -> str:
     """Return a link that is a stand-in of a release."""
-    link = directory / release.name / NAME
-    link.parent.mkdir()
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{NAME}.toml").write_text(f'schema = "{release.name}"\n')
-    return str(link)
+    place = directory / release.name
+    place.mkdir()
+    return link_to_stand_in(release.name, place)
 
 
 def outcome(program: str, line: str, directory: Path) -> Outcome:

@@ -1,14 +1,13 @@
 """Sessions with devices: what a stand-in and QEMU say to commands about them."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qmpserver.releases import Release
-from tests.qemu.probe import Qemu
+from tests.qemu.probe import Qemu, link_to_stand_in
 
 OPTIONS = """
 -accel tcg -S -nodefaults -machine pc -netdev user,id=u -netdev user,id=lonely
@@ -56,10 +55,8 @@ GARBLED = ("qemu-7.2",)
 
 @pytest.mark.slow
 def test_a_session(release: Release, release_qemu: str, tmp_path: Path) -> None:
-    link = tmp_path / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(f'schema = "{release.name}"\n')
-    got, expected = said(str(link)), said(release_qemu)
+    link = link_to_stand_in(release.name, tmp_path)
+    got, expected = said(link), said(release_qemu)
     differences = [
         f"{command} {json.dumps(arguments)}\n  {ours}\n  {theirs}"
         for (command, arguments), ours, theirs in zip(COMMANDS, got, expected, strict=True)

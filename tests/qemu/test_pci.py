@@ -1,6 +1,5 @@
 """A stand-in numbers PCI buses as firmware does."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from qmpserver.releases import Release
-from tests.qemu.probe import Qemu
+from tests.qemu.probe import Qemu, link_to_stand_in
 
 PATIENCE = 30
 DEVICES = """
@@ -32,10 +31,8 @@ CHOSEN = ("irq", "regions", "io_range", "memory_range", "prefetchable_range")
 
 @pytest.mark.slow
 def test_buses_behind_bridges(release: Release, release_qemu: str, tmp_path: Path) -> None:
-    link = tmp_path / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(f'schema = "{release.name}"\n')
-    before, after = buses(str(link))
+    link = link_to_stand_in(release.name, tmp_path)
+    before, after = buses(link)
     expected_before, expected_after = buses(release_qemu)
     assert before == expected_before
     assert without_chosen(after) == without_chosen(expected_after)

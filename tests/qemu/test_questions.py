@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from qmpserver.releases import RELEASES
 from tests.conftest import qemu_programs
 from tests.qemu import questions
+from tests.qemu.probe import link_to_stand_in
 
 KINDS = ("devices", "options", "addresses", "human")
 
@@ -31,10 +31,8 @@ def assert_same(got: Any, expected: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_stand_in_answers_as_recorded(release: str, tmp_path: Path) -> None:
-    link = tmp_path / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(f'schema = "{release}"\n')
-    got = questions.answers(str(link))
+    link = link_to_stand_in(release, tmp_path)
+    got = questions.answers(link)
     for kind in KINDS:
         assert_same(got[kind], recorded(release)[kind])
 

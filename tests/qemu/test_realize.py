@@ -1,12 +1,12 @@
 """What a stand-in and QEMU refuse on the command line, one device after the other."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from qmpserver.releases import Release
+from tests.qemu.probe import link_to_stand_in
 
 NODES = "-blockdev null-co,node-name=n -blockdev null-co,node-name=m"
 SCSI = f"{NODES} -device virtio-scsi-pci"
@@ -92,10 +92,8 @@ def refusals(program: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_devices_are_refused_alike(release: Release, release_qemu: str, tmp_path: Path) -> None:
-    link = tmp_path / "qemu-system-x86_64"
-    link.symlink_to(Path(sys.executable).parent / "qmpserver")
-    link.with_name(f"{link.name}.toml").write_text(f'schema = "{release.name}"\n')
-    got, expected = refusals(str(link)), refusals(release_qemu)
+    link = link_to_stand_in(release.name, tmp_path)
+    got, expected = refusals(link), refusals(release_qemu)
     compared = [one for one in LINES if not one.endswith(OTHERWISE[release.name])]
     differences = [f"{a}\n  {got[a]}\n  {expected[a]}" for a in compared if got[a] != expected[a]]
     assert not differences, "\n" + "\n".join(differences)

@@ -241,6 +241,10 @@ class State:
         """Return whether a command is permitted: before the machine is made, most are not."""
         return not self.preconfig or command in self.facts.preconfig
 
+    def has_chardev(self, name: str) -> bool:
+        """Return whether there is a character device, simulated or a monitor's, with an id."""
+        return name in self.chardevs or any(one.id == name for one in self.host.devices)
+
     def take_fd(self, name: str) -> int:
         """Return the descriptor with a name or, in a process of its own, with a number.
 

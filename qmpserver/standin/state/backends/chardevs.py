@@ -60,7 +60,7 @@ def register(registry: Registry, state: State) -> None:
         if kind == "hub" and not below:
             raise CommandError("hub: 'chardevs' list is not defined")
         for one in below:
-            if one not in named():
+            if not state.has_chardev(one):
                 missing = f"mux: base chardev {one} not found"
                 if kind == "hub":
                     missing = f"hub: chardev can't be found by id '{one}'"
@@ -68,11 +68,8 @@ def register(registry: Registry, state: State) -> None:
             if is_taken(state, str(one)):
                 raise CommandError(f"chardev '{one}' is already in use")
 
-    def named() -> set[str]:
-        return {*state.chardevs, *(device.id for device in state.host.devices)}
-
     def require_changeable(name: str) -> None:
-        if name not in named():
+        if not state.has_chardev(name):
             raise CommandError(f"Chardev '{name}' does not exist")
         attached = any(one.id == name and one.attached for one in state.host.devices)
         kinds = {one.get("type") for one in _above(state, name)}
@@ -81,7 +78,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("chardev-add")
     def chardev_add(id: str, backend: dict[str, Any]) -> Any:  # noqa: A002 -- the schema's name
-        if id in named():
+        if state.has_chardev(id):
             raise CommandError(f"Chardev with id '{id}' already exists")
         return open_as(id, backend)
 
@@ -94,7 +91,7 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("chardev-remove")
     def chardev_remove(id: str) -> None:  # noqa: A002
-        if id not in named():
+        if not state.has_chardev(id):
             raise CommandError(f"Chardev '{id}' not found")
         attached = any(one.id == id and one.attached for one in state.host.devices)
         if attached or is_taken(state, id) or _users(state, id):
@@ -123,11 +120,11 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("chardev-send-break")
     def chardev_send_break(id: str) -> None:  # noqa: A002
-        if id not in named():
+        if not state.has_chardev(id):
             raise CommandError(f"Chardev '{id}' not found")
 
     def ring(name: str) -> Ring:
-        if name not in named():
+        if not state.has_chardev(name):
             raise CommandError(f"Device '{name}' not found")
         found = opened.get(name)
         if not isinstance(found, Ring):

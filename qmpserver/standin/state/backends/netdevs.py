@@ -152,7 +152,7 @@ def _check_dgram(_: State, given: dict[str, Any]) -> None:
 
 def _check_vhost_user(state: State, given: dict[str, Any]) -> None:
     name = given["chardev"]
-    if name not in state.chardevs and all(one.id != name for one in state.host.devices):
+    if not state.has_chardev(name):
         raise CommandError(f'chardev "{name}" not found')
 
 

@@ -122,7 +122,7 @@ def _check_egd(state: State, given: dict[str, Any]) -> None:
     name = given["chardev"]
     if state.in_setup:
         return  # QEMU makes it after the character devices
-    if name not in state.chardevs and all(one.id != name for one in state.host.devices):
+    if not state.has_chardev(name):
         raise CommandError(f"Device '{name}' not found", "DeviceNotFound")
 
 

@@ -15,6 +15,8 @@ from qmpserver.standin.state.devices import memory, nics, pci, realize
 from qmpserver.standin.state.devices.properties import as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qmpserver.monitor import Registry
     from qmpserver.releases.facts import Device
     from qmpserver.standin.state import State
@@ -39,7 +41,7 @@ def register(registry: Registry, state: State) -> None:
                 return state.drives.named(name) is not None or name in state.nodes
             case "tpmdev":
                 return name in state.tpms
-        return name in state.chardevs or any(one.id == name for one in state.host.devices)
+        return state.has_chardev(name)
 
     def check_unused(owner: str, key: str, value: str) -> None:
         refused = f"Property '{owner}.{key}' can't take value '{value}'"
@@ -48,7 +50,9 @@ def register(registry: Registry, state: State) -> None:
         if key == "chardev" and is_taken(state, value):
             raise CommandError(f"{refused}: chardev '{value}' is already in use")
 
-    def check_references(driver: str, kind: Device | None, given: dict[str, Any]) -> None:
+    def check_references(
+        driver: str, kind: Device | None, types: Mapping[str, str], given: dict[str, Any]
+    ) -> None:
         for key in _REFERENCES:
             value = given.get(key)
             if value is not None:
@@ -58,7 +62,6 @@ def register(registry: Registry, state: State) -> None:
                 raise CommandError(f"Property '{owner}.{key}' can't find value '{value}'")
             if value is not None and kind is not None:
                 check_unused(kind.owner(key), key, value)
-        types = {} if kind is None else state.drivers.types(kind)
         for key, value in given.items():
             if not types.get(key, "").startswith("link<") or value.startswith("/") or not value:
                 continue  # a path of any object, or none
@@ -98,7 +101,8 @@ def register(registry: Registry, state: State) -> None:
         if kind is not None:
             driver = kind.name
             given = state.drivers.typed(kind, given, text=text)
-        check_references(driver, kind, given)
+        types = {} if kind is None else state.drivers.types(kind)
+        check_references(driver, kind, types, given)
         # What the machine decides.
         place = memory.place(state, driver, given, hot=hot)
         if bus is not None and pci.is_pci(state, bus):
@@ -106,7 +110,7 @@ def register(registry: Registry, state: State) -> None:
         if kind is not None:
             state.drivers.check_alone(kind, given, hot=hot)
             place |= realize.check(state, driver, given, bus)
-            if "mac" in state.drivers.types(kind) and "mac" not in given:
+            if "mac" in types and "mac" not in given:
                 place["mac"] = nics.next_mac(state)
             place["hotplugged"] = hot
         key = f"device[{next(unnamed)}]" if name is None else name
