@@ -67,6 +67,7 @@ class Release(NamedTuple):
         refuses_nics: Whether a model of `-nic` that the machine lacks is refused.
         hides_functions: Whether a PCI device that gets any free address while a machine exists may
             get one that the guest does not see.
+        takes_long_queues: Whether a NIC takes longer queues than its back end has.
         names_users: Whether `object-del` says what uses the object that it refuses to delete.
     """
 
@@ -90,6 +91,7 @@ class Release(NamedTuple):
     takes_zero_cpus: bool = False
     refuses_nics: bool = False
     hides_functions: bool = False
+    takes_long_queues: bool = False
     names_users: bool = True
 
     @property
@@ -177,6 +179,7 @@ RELEASES: Mapping[str, Release] = {
             takes_zero_cpus=True,
             refuses_nics=True,
             hides_functions=True,
+            takes_long_queues=True,
             parameters={
                 "compress-level": 1,
                 "compress-threads": 8,

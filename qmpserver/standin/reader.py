@@ -91,17 +91,19 @@ class Reader:
         except OptionError as error:
             raise table.error("uuid", f"{shown(uuid)}: {error}") from None
         migration, unplug = table.seconds("migration-time"), table.seconds("unplug-time")
+        powerdown = table.seconds("powerdown-time")
         made = MachineState(
             status=self._status(table) or standard.status,
             cpus=table.integer("cpus", 1, MAX_CPUS) or standard.cpus,
             memory=table.integer("memory", 1, MAX_MEMORY) or standard.memory,
             name=table.string("name") or standard.name,
             uuid=uuid or standard.uuid,
-            migration_peer=table.boolean("migration-peer", standard=True),
+            migration_peer=table.boolean("migration-peer", standard=standard.migration_peer),
             migration_time=standard.migration_time if migration is None else migration,
             unplug_time=standard.unplug_time if unplug is None else unplug,
-            powerdown_time=table.seconds("powerdown-time"),
-            images=table.boolean("images"),
+            powerdown_time=standard.powerdown_time if powerdown is None else powerdown,
+            images=table.boolean("images", standard=standard.images),
+            any_device=table.boolean("any-device", standard=standard.any_device),
         )
         table.done()
         return made

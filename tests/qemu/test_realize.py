@@ -69,7 +69,7 @@ pc -device ivshmem-plain,master=on
 """.strip().splitlines()
 # Lines that an old release answers otherwise; a stand-in has the words of the newer ones.
 OTHERWISE = {
-    "qemu-7.2": ("logical_block_size=513", "tx_queue_size=512", "max-bytes=0"),
+    "qemu-7.2": ("logical_block_size=513", "max-bytes=0"),
     "qemu-10.0": (),
     "qemu-11.1": (),
 }

@@ -77,6 +77,37 @@ async def test_a_machine_that_facts_lack_shows_its_devices_too(
         assert [one["slot"] for one in bus["devices"] if one["qdev_id"] == "e"] == [2]
 
 
+async def test_a_machine_that_takes_any_device(serve: Serve) -> None:
+    async with serve({"machine": {"any-device": True}}) as served:
+        client = await served.client()
+        await client.execute("blockdev-add", {"driver": "null-co", "node-name": "n"})
+        for given in (
+            {"driver": "of-a-patched-qemu", "id": "a", "anything": {"of": ["any", 1]}},
+            {"driver": "ide-hd", "id": "b", "drive": "n", "bus": "ide.0", "unit": 2},
+            {"driver": "virtio-rng-pci", "id": "c", "bus": "pci.9", "addr": "0x5"},
+            {"driver": "virtio-rng-pci", "id": "d", "bus": "pci.0", "addr": "0x4.0x1"},
+            {"driver": "virtio-rng-pci", "id": "e", "bus": "pci.0", "addr": "0x4", "more": 1},
+            {"driver": "virtio-rng-pci", "id": "f", "bus": "pci.0", "addr": "0x4"},
+            {"driver": "virtio-rng-pci", "id": "g"},
+        ):
+            assert await add(client, **given) == {}
+        (bus,) = await client.execute("query-pci")
+        shown = {one["qdev_id"]: (one["slot"], one["function"]) for one in bus["devices"]}
+        assert (shown["d"], shown["f"]) == ((4, 1), (4, 0))
+        assert "g" in shown
+        assert (await add(client, driver="virtio-rng-pci", bus="pci.0", addr="x"))["desc"] == (
+            "Property 'virtio-rng-pci.addr' doesn't take value 'x'"
+        )
+        (block,) = await client.execute("query-block")
+        assert block["qdev"] == "b"
+        for name in "abcdefg":
+            client.send("device_del", {"id": name})
+            await client.reply()
+        await client.execute("device_del", {"id": "gone"})
+        listed = await client.execute("qom-list", {"path": "/machine/peripheral"})
+        assert [one["name"] for one in listed if one["type"].startswith("child<")] == []
+
+
 async def test_devices_without_an_id(serve: Serve) -> None:
     async with serve("default") as served:
         client = await served.client()

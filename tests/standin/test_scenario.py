@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qmpserver.standin import Scenario, ScenarioError, StandIn
+from qmpserver.standin.parts import MachineState
 from tests.standin.conftest import Serve
 
 PAUSED = {"status": "paused", "running": False}
@@ -535,6 +536,32 @@ async def test_what_a_scenario_includes(serve: Serve, tmp_path: Path) -> None:
         assert len(await client.execute("query-cpus-fast")) == 2
         assert await client.execute("query-named-block-nodes") == []
         assert served.stand_in.failures()[0].startswith("expected stop at least once")
+
+
+@pytest.mark.parametrize("other", [{}, {"cpus": 1}])
+def test_the_machine_that_is_included(tmp_path: Path, other: dict[str, Any]) -> None:
+    """Each key of it counts where the scenario's own table lacks the key."""
+    keys = {
+        "status": '"paused"',
+        "cpus": "2",
+        "memory": "1048576",
+        "name": '"vm"',
+        "uuid": '"00000000-0000-0000-0000-000000000001"',
+        "migration-time": "0.5",
+        "migration-peer": "false",
+        "unplug-time": "1.0",
+        "powerdown-time": "2.0",
+        "images": "true",
+        "any-device": "true",
+    }
+    table = "".join(f"{name} = {value}\n" for name, value in keys.items())
+    (tmp_path / "a.toml").write_text(f"[machine]\n{table}")
+    alone = Scenario.load(str(tmp_path / "a.toml")).machine
+    made = Scenario.read({"include": "a.toml", "machine": other}, directory=tmp_path).machine
+    assert made == alone._replace(**other)
+    standard = MachineState()._asdict()
+    changed = [name for name, value in alone._asdict().items() if value != standard[name]]
+    assert sorted(changed) == sorted(name.replace("-", "_") for name in keys)
 
 
 async def test_an_included_recording_has_the_vocabulary(tmp_path: Path) -> None:

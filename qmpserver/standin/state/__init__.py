@@ -150,7 +150,8 @@ class State:
     @functools.cached_property
     def drivers(self) -> Drivers:
         """The types of devices that the machine takes, and its buses."""
-        return Drivers(self.facts, self.machine.type, self.budget, checks=self.has_facts)
+        checks = self.has_facts and not self.machine.any_device
+        return Drivers(self.facts, self.machine.type, self.budget, checks=checks)
 
     @property
     def has_facts(self) -> bool:

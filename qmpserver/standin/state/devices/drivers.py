@@ -1,6 +1,7 @@
 """Types of devices: which ones a machine takes, on which bus, and with which properties.
 
-The release's facts tell; a machine or a schema that is not the release's takes any device.
+The release's facts tell. A machine or a schema that is not the release's takes any device, and so
+does a machine whose scenario says that.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def place(state: State, bus: Node, driver: str, given: Mapping[str, Any], *, hot
         hot: Whether the machine exists.
 
     Raises:
-        CommandError: The address is none, or is not free.
+        CommandError: The address is none, or is not free on a machine whose devices are known.
     """
     properties.check_value(driver, "addr", properties.ADDRESS, given.get("addr", -1))
     taken = _functions(state, bus)
@@ -107,8 +107,10 @@ def place(state: State, bus: Node, driver: str, given: Mapping[str, Any], *, hot
         if found is None:
             what = f"no slot/function available for {driver}, all in use or reserved"
             raise CommandError(f"PCI: {what}")
-    else:
+    elif state.drivers.known:
         found = asked
+    else:
+        return asked
     slot, function = divmod(found, _FUNCTIONS)
     if found in taken:
         raise CommandError(

@@ -148,9 +148,10 @@ def _virtio_net(new: _New) -> Iterator[str]:
     if new.given.get("duplex") not in (None, "half", "full"):
         yield "'duplex' must be 'half' or 'full'"
     peer = new.state.netdevs.get(str(new.given.get("netdev")), {}).get("type", "user")
+    short = peer == "user" and not new.state.release.takes_long_queues
     for name, least, most, end in (
         ("rx_queue_size", 256, 1024, "."),
-        ("tx_queue_size", 256, 256 if peer == "user" else 1024, ""),
+        ("tx_queue_size", 256, 256 if short else 1024, ""),
     ):
         size = new.number(name, 256)
         if not is_power_of_2(size) or not least <= size <= most:
