@@ -45,6 +45,23 @@ def test_every_change_is_marked(make_rig: "MakeRig", pattern: str, ring: int) ->
         assert all(rig.engine.vcpu(index).full_exits for index in range(rig.vcpus))
 
 
+def test_a_bitmap_has_what_was_pushed_during_a_harvest(make_rig: "MakeRig") -> None:
+    """Another thread's harvest looks for the ring's last entry, and the guest goes on meanwhile."""
+    rig = make_rig(vcpus=1, ring=65536)
+    rig.marked()
+    for _ in range(20):
+        before = rig.contents()
+        rig.engine.cont()
+        rig.advance(12_000)
+        thread = threading.Thread(target=rig.engine.reap)
+        thread.start()
+        rig.park()
+        marked = rig.marked()
+        thread.join()
+        after = rig.contents()
+        assert {page for page in after if after[page] != before[page]} <= marked
+
+
 def test_one_page_again_and_again(make_rig: "MakeRig") -> None:
     rig = make_rig(pages="1")
     rig.marked()

@@ -673,6 +673,30 @@ static uint64_t harvest_all(struct engine *engine)
 	return pages;
 }
 
+/*
+ * Under log->lock: harvest all that was pushed before the call. A ring that waits for a reset is left out at first: its
+ * harvest may have looked for the last entry before the call, and more were pushed since. One that waits again after the
+ * reset was harvested after the call began.
+ */
+static uint64_t harvest_pushed(struct engine *engine)
+{
+	uint64_t pages = 0;
+	bool left_out = false;
+
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		struct vcpu *vcpu = engine->vcpus[i];
+
+		pthread_mutex_lock(&vcpu->ring_lock);
+		left_out |= waits_for_reset(vcpu);
+		pages += harvest(vcpu);
+		pthread_mutex_unlock(&vcpu->ring_lock);
+	}
+	if (!left_out)
+		return pages;
+	reset_if_due(engine);
+	return pages + harvest_all(engine);
+}
+
 /* Find the place in rings that were overrun, and harvest them. */
 static uint64_t harvest_astray(struct engine *engine)
 {
@@ -749,9 +773,7 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap)
 	wait_for_exits(engine);
 	started = trace_start(TRACE_KVM_DIRTY_RING_REAP);
 	pthread_mutex_lock(&log->lock);
-	/* A ring that waits for a reset could not be harvested. One that waits again by then was harvested just now. */
-	reset_if_due(engine);
-	pages = harvest_all(engine);
+	pages = harvest_pushed(engine);
 	taken = turn_over(engine);
 	pages += make_good(engine, taken);
 	pthread_mutex_unlock(&log->lock);
@@ -817,8 +839,7 @@ static int switch_off(struct engine *engine)
 	store_release(&log->tracking, 0); /* first: limited vCPUs hold, because their pages go uncounted now */
 	ret = set_logging(engine, false);
 	error = errno;
-	reset_if_due(engine);
-	harvest_all(engine); /* the entries left in the rings */
+	harvest_pushed(engine); /* the entries left in the rings */
 	make_good(engine, log->bitmaps[log->side]);
 	errno = error;
 	return ret;
