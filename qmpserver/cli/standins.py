@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import sys
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.cli import messages
+from qmpserver.cli.invocation import is_qemu
 from qmpserver.cli.settings import CommandLineError
 from qmpserver.keyval import OptionError
 from qmpserver.monitor import FdAddress, NullChardev, SocketChardev
@@ -169,7 +171,10 @@ def _properties(settings: Settings) -> dict[str, Any]:
         "uuid": ("uuid", settings.uuid),
         "S": ("status", "prelaunch"),
     }
-    made = dict(properties[option] for option in properties if option in settings.given)
+    made: dict[str, Any] = dict(
+        properties[option] for option in properties if option in settings.given
+    )
+    made["defaults"] = "nodefaults" not in settings.given and is_qemu(sys.argv[0])
     try:
         return made | machine.changes(settings.machine_options)
     except OptionError as error:

@@ -37,6 +37,14 @@ _COMPILED = os.path.join(FILES, "own.json")  # a generated file
 _GZIP_WBITS = 31
 
 
+# The options that went away before a release.
+_BEFORE_7_2 = frozenset({"alt-grab", "ctrl-grab", "soundhw", "watchdog", "writeconfig"})
+_BEFORE_10_0 = _BEFORE_7_2 | {
+    "async-teardown", "audio-help", "chroot", "no-acpi", "no-hpet", "portrait", "rotate", "runas",
+    "singlestep",
+}  # fmt: skip
+
+
 class Release(NamedTuple):
     """A release of QEMU.
 
@@ -68,6 +76,8 @@ class Release(NamedTuple):
         hides_functions: Whether a PCI device that gets any free address while a machine exists may
             get one that the guest does not see.
         takes_long_queues: Whether a NIC takes longer queues than its back end has.
+        has_card_slot: Whether machines have a drive for SD cards, without a device.
+        lacks: Options of the command line that it lacks, of those that any release has.
         names_users: Whether `object-del` says what uses the object that it refuses to delete.
     """
 
@@ -92,6 +102,8 @@ class Release(NamedTuple):
     refuses_nics: bool = False
     hides_functions: bool = False
     takes_long_queues: bool = False
+    has_card_slot: bool = False
+    lacks: frozenset[str] = frozenset()
     names_users: bool = True
 
     @property
@@ -180,6 +192,8 @@ RELEASES: Mapping[str, Release] = {
             refuses_nics=True,
             hides_functions=True,
             takes_long_queues=True,
+            has_card_slot=True,
+            lacks=_BEFORE_7_2 | {"jitdump", "perfmap", "run-with", "shim"},
             parameters={
                 "compress-level": 1,
                 "compress-threads": 8,
@@ -199,6 +213,7 @@ RELEASES: Mapping[str, Release] = {
             statistics_in_lines=True,
             poll_factor=0,
             names_users=False,
+            lacks=_BEFORE_10_0,
             human={
                 "info accelerators": None,
                 "netdev_add": (
@@ -210,7 +225,7 @@ RELEASES: Mapping[str, Release] = {
                 "info migrate": ("", "", "show migration status"),
             },
         ),
-        Release("qemu-11.1", "11.1.3"),
+        Release("qemu-11.1", "11.1.3", lacks=_BEFORE_10_0 | {"old-param"}),
     )
 }
 """The releases by name, the newest one last."""

@@ -47,7 +47,7 @@ def _profiles() -> str:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _listed(set(value)) if isinstance(value, Mapping) else str(value)
+    return _listed(set(value)) if isinstance(value, Mapping | frozenset) else str(value)
 
 
 def _changes(older: Release, newer: Release) -> str:

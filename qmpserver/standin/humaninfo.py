@@ -8,7 +8,7 @@ from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.standin.state.devices import nics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from qmpserver.human import HumanMonitor
     from qmpserver.standin.state import State
@@ -213,12 +213,35 @@ async def _network(monitor: _StateMonitor) -> str:
     state = monitor.state
     found = dict(nics.nics(state))
     attached = {one.get("netdev") for one in found.values()}
-    lines = [_netdev(state, name) for name in state.netdevs if name not in attached]
+    ports = {name: one for name, one in state.netdevs.items() if one["type"] == "hubport"}
+    attached |= {one.get("netdev") for one in ports.values()}
+    lines = []
+    for hub in sorted({one["hubid"] for one in ports.values()}):
+        lines.append(f"hub {hub}\n")
+        for name, port in reversed(ports.items()):
+            if port["hubid"] == hub:
+                lines.append(f" \\ {name}{_peer(state, name, port)}")
+    found = {name: nic for name, nic in found.items() if nic.get("netdev") not in ports}
+    unattached = (name for name in state.netdevs if name not in attached and name not in ports)
+    lines += [_netdev(state, name) for name in unattached]
     for name, nic in found.items():
-        lines.append(f"{name}: index=0,type=nic,model={nic['driver']},macaddr={nic['mac']}\n")
+        lines.append(_nic(name, nic))
         if nic.get("netdev") in state.netdevs:
             lines.append(f" \\ {_netdev(state, nic['netdev'])}")
     return "".join(lines)
+
+
+def _peer(state: State, name: str, port: Mapping[str, Any]) -> str:
+    """Return what is shown of the other end of a hub's port."""
+    if port.get("netdev") in state.netdevs:
+        return f": {_netdev(state, port['netdev'])}"
+    shown = (_nic(one, nic) for one, nic in nics.nics(state) if nic.get("netdev") == name)
+    nic = next(shown, None)
+    return "\n" if nic is None else f": {nic}"
+
+
+def _nic(name: str, nic: Mapping[str, Any]) -> str:
+    return f"{name}: index=0,type=nic,model={nic['driver']},macaddr={nic['mac']}\n"
 
 
 def _netdev(state: State, name: str) -> str:

@@ -105,6 +105,7 @@ class MachineState(NamedTuple):
         powerdown_time: Time that the guest takes to shut down after `system_powerdown`; None for
             a guest that does not.
         images: Whether a file of an image must exist.
+        defaults: Whether it has the devices that QEMU gives to a machine that has none of the kind.
         any_device: Whether it takes devices that its release refuses.
     """
 
@@ -126,6 +127,7 @@ class MachineState(NamedTuple):
     unplug_time: float = 0.0
     powerdown_time: float | None = None
     images: bool = False
+    defaults: bool = False
     any_device: bool = False
 
     @property

@@ -40,6 +40,9 @@ STARTED = """
 -object memory-backend-ram,id=m,size=256M,host-nodes=0,policy=bind
 -object memory-backend-ram,size=8M,id=m,size=16M,host-nodes=0-0,host-nodes=0,policy=bind,share
 -nic user -nic user
+-net user -net nic -net nic,model=virtio,macaddr=52:54:00:00:00:01 -net none
+-net nic,netdev=n,model=e1000,vectors=2 -netdev user,id=n -run-with chroot=/
+-virtfs local,path=/,security_model=none,mount_tag=t -fsdev synth,id=s
 -nic user,model=virtio -nic model=virtio
 -nic user,model=nope
 -machine q35 -nic user,model=virtio
@@ -162,6 +165,24 @@ REFUSED = {
     ),
     "-usbdevice kbd": "-usbdevice kbd: could not add USB device 'kbd'",
     "-nonsense": "-nonsense: invalid option",
+    "-soundhw hda": "-soundhw: invalid option",
+    "-no-acpi": "-no-acpi: invalid option",
+    "-virtfs local,path=/": ("-virtfs local,path=/: Usage: -virtfs fsdriver,mount_tag=tag"),
+    **{
+        line: f"{line}: {words}"
+        for line, words in (
+            ("-fsdev local,path=/,security_model=none", "fsdev: No id specified"),
+            ("-fsdev nope,id=x", "fsdev: fsdriver nope not found"),
+            ("-virtfs local,mount_tag=t,path=/", "security_model property not set"),
+            ("-virtfs local,mount_tag=t,security_model=x", "invalid security_model property 'x'"),
+            ("-virtfs local,mount_tag=t,security_model=none", "path property not set"),
+        )
+    },
+    "-net nic,netdev=no": "-net nic,netdev=no: netdev 'no' not found",
+    "-net nic,macaddr=x": "-net nic,macaddr=x: invalid syntax for ethernet address",
+    "-net nic,foo=1": "-net nic,foo=1: Invalid parameter 'foo'",
+    "-net nope": "-net nope: Parameter 'type' does not accept value 'nope'",
+    "-net user,foo=1": "-net user,foo=1: Invalid parameter 'foo'",
 }
 
 LINES = [*STARTED.strip().splitlines(), *REFUSED]

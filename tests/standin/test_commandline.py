@@ -96,7 +96,7 @@ async def test_options_become_state(serve: Serve) -> None:
             "r": "child<rng-random>",
         }
         assert (await listed("/machine/peripheral"))["nic"] == "child<e1000>"
-        assert "child<rtl8139>" in (await listed("/machine/peripheral-anon")).values()
+        assert "child<rtl8139>" in (await listed("/machine/unattached")).values()
         disk_path = "/machine/peripheral/vda"
         assert await ask("qom-get", path=disk_path, property="bootindex") == 1
         assert await ask("qom-get", path=disk_path, property="disable-legacy") == "on"

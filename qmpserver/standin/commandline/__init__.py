@@ -17,8 +17,10 @@ from qmpserver.standin.commandline import (
     block,
     devices,
     drives,
+    filesystems,
     machine,
     network,
+    onboard,
     usb,
 )
 from qmpserver.standin.commandline.launch import MachineError
@@ -32,7 +34,9 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     **actions.OPTIONS,
     **backends.OPTIONS,
     **block.OPTIONS,
+    **filesystems.OPTIONS,
     **drives.OPTIONS,
+    **onboard.OPTIONS,
     **network.OPTIONS,
     **usb.OPTIONS,
     **devices.OPTIONS,
@@ -40,11 +44,14 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
 """The options that become state, in the order in which QEMU creates what they describe."""
 
 
-# Drives get their names and places in the order of the command line.
+# Drives get their names and places in the order of the command line, and so do devices.
 _STAGES = [
-    *((name,) for name in (*actions.OPTIONS, *backends.OPTIONS, *block.OPTIONS)),
+    *((name,) for name in (*actions.OPTIONS, *backends.OPTIONS, *block.OPTIONS, "fsdev")),
     tuple(drives.OPTIONS),
-    *((name,) for name in (*network.OPTIONS, *usb.OPTIONS, *devices.OPTIONS)),
+    *((name,) for name in (*onboard.OPTIONS, *network.OPTIONS, *usb.OPTIONS)),
+    ("serial",),
+    ("parallel",),
+    ("device", "virtfs"),
 ]
 
 
@@ -56,8 +63,8 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
     """
     given = list(options)
     machine.check(launch, given)
-    if launch.state.machine.usb:
-        usb.add_controllers(launch)
+    if launch.state.machine.defaults:
+        given = onboard.with_defaults(launch, given)
     for names in _STAGES:
         for name, value in [one for one in given if one[0] in names]:
             try:
@@ -70,5 +77,9 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
                 text = f"-{name} {value}: {error}".replace(" :", ":")
                 raise OptionError(text, error.hint) from None
         if "drive" in names:
+            if launch.state.machine.defaults:
+                onboard.add_default_drives(launch, given)
+            onboard.allot(launch, given)
+            usb.add_controllers(launch)
             drives.connect(launch)
     drives.connect_virtio(launch)

@@ -72,7 +72,7 @@ def _character_device(launch: Launch, value: str, prefix: str, driver: str) -> N
             raise
     elif not launch.has_chardev(label):
         raise OptionError(f"could not connect {prefix} device to character backend '{value}'")
-    launch.add_implied_device({"driver": driver, "chardev": label})
+    launch.add_onboard("isa", {"driver": driver, "chardev": label})
 
 
 def _short_form(value: str) -> dict[str, Any]:

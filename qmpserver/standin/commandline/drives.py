@@ -12,6 +12,7 @@ from qmpserver.standin.commandline.launch import MachineError, last_members
 from qmpserver.standin.state.block import disks, images, throttle
 from qmpserver.standin.state.block.images import Image
 from qmpserver.standin.state.block.nodes import add_node, drop_unused, image_options
+from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -107,7 +108,7 @@ def default_interface(launch: Launch) -> str:
 
 def _units(launch: Launch, interface: str) -> int:
     """Return the number of units of a bus; 0 for an interface without buses."""
-    if interface == "ide" and disks.family(launch.state) == "q35":
+    if interface == "ide" and family(launch.state) == "q35":
         return 1
     return _UNITS.get(interface, 0)
 
@@ -120,11 +121,7 @@ def _place(launch: Launch, interface: str, options: dict[str, Any]) -> tuple[int
         if key in options
     }
     units = _units(launch, interface)
-    taken = {
-        (one["bus"], one["unit"])
-        for one in launch.state.drives.values()
-        if one.get("interface") == interface
-    }
+    taken = _taken(launch, interface)
     bus, unit = given.get("bus", 0), given.get("unit")
     if "index" in given:
         if "bus" in given or "unit" in given:
@@ -139,6 +136,21 @@ def _place(launch: Launch, interface: str, options: dict[str, Any]) -> tuple[int
         index = bus * units + unit
         raise OptionError(f"drive with bus={bus}, unit={unit} (index={index}) exists")
     return bus, unit
+
+
+def is_free(launch: Launch, interface: str, index: int) -> bool:
+    """Return whether no drive of an interface has a place yet."""
+    units = _units(launch, interface)
+    return (divmod(index, units) if units else (0, index)) not in _taken(launch, interface)
+
+
+def _taken(launch: Launch, interface: str) -> set[tuple[int, int]]:
+    """Return bus and unit of each drive of an interface."""
+    return {
+        (one["bus"], one["unit"])
+        for one in launch.state.drives.values()
+        if one.get("interface") == interface
+    }
 
 
 def _error_options(options: dict[str, Any]) -> dict[str, Any]:

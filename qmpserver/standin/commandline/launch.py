@@ -73,15 +73,22 @@ class Launch(NamedTuple):
             for name, values in given.items()
         }
 
-    def add_implied_device(self, device: dict[str, Any]) -> None:
-        """Add a device that comes with an option; no device where the machine has no bus for it.
+    def add_onboard(self, kind: str, device: dict[str, Any]) -> None:
+        """Add a device that is part of the machine; none where the machine has no bus for it.
+
+        Args:
+            kind: `isa`, `usb`, `vga` or `nic`.
+            device: The arguments of `device_add`.
 
         Raises:
             OptionError: The state refuses it.
         """
-        kind = self.state.drivers.find(device["driver"])
-        if kind is None or self.state.drivers.has_bus(kind):
-            self.execute("device_add", device)
+        driver = self.state.drivers.find(device["driver"])
+        if driver is None or self.state.drivers.has_bus(driver):
+            try:
+                self.state.add_device(device, self.state.onboard.path(kind))
+            except CommandError as error:
+                raise OptionError(error.desc) from None
 
     def has_chardev(self, name: str) -> bool:
         """Return whether there is a character device, a monitor's or another one."""

@@ -96,9 +96,12 @@ def check(launch: Launch, options: Sequence[tuple[str, str]]) -> None:
     """Check what options say about the machine by the facts of its release.
 
     Raises:
-        OptionError: The release has no such machine.
+        OptionError: The release has no such machine, or lacks an option.
     """
     state = launch.state
+    for name, _ in options:
+        if state.has_facts and name in state.release.lacks:
+            raise MachineError(f"-{name}: invalid option")
     for value in [value for name, value in options if name == "m"][-1:]:
         _check_memory(value, state.machine.memory)
     given = {name: value for name, value in options if name in ("machine", "smp", "cpu", "vga")}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import OptionError
 from qmpserver.releases.facts import Bus
+from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,9 @@ _DEVICES = {
     "wacom-tablet": "usb-wacom-tablet",
     "braille": "usb-braille",
 }
-# The controllers by the beginning of the machine's name.
-_CONTROLLERS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "pc-i440fx": ({"driver": "piix3-usb-uhci", "addr": "01.2"},),
-    "pc-q35": (
+_CONTROLLERS: Mapping[str | None, Sequence[Mapping[str, Any]]] = {
+    "pc": ({"driver": "piix3-usb-uhci", "addr": "01.2"},),
+    "q35": (
         {"driver": "ich9-usb-ehci1", "addr": "1d.7", "multifunction": True},
         *(
             {
@@ -38,13 +38,18 @@ _CONTROLLERS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 
 
+def controllers(launch: Launch) -> Sequence[Mapping[str, Any]]:
+    """Return the controllers that the machine's type has."""
+    asked = launch.state.machine.usb
+    return _CONTROLLERS.get(family(launch.state), ()) if asked else ()
+
+
 def add_controllers(launch: Launch) -> None:
-    """Add the controllers of the machine's type."""
-    for machine, controllers in _CONTROLLERS.items():
-        if launch.state.drivers.machine.startswith(machine):
-            for one in controllers:
-                launch.execute("device_add", dict(one))
-    if launch.state.drivers.machine == "microvm":  # whose controller cannot be added as a device
+    """Add the controllers that the machine's type has."""
+    for one in controllers(launch):
+        launch.add_onboard("usb", dict(one))
+    if launch.state.machine.usb and launch.state.drivers.machine == "microvm":
+        # Its controller cannot be added as a device.
         buses = launch.state.drivers.buses
         buses.plug("usb", next(iter(buses)), (Bus("usb-bus.0", "usb-bus", None, hot=True),), None)
 

@@ -23,6 +23,7 @@ from qmpserver.standin.state.block.joblist import Jobs
 from qmpserver.standin.state.budget import Budget, Kept
 from qmpserver.standin.state.cpuplaces import Cpus
 from qmpserver.standin.state.devices.drivers import Drivers
+from qmpserver.standin.state.devices.onboard import Onboard
 from qmpserver.standin.state.threads import Threads
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ async def _await_nothing(_: str) -> None:
     """Wait for no migration: the schema has none."""
 
 
+def _add_nothing(_: dict[str, Any], __: str | None) -> None:
+    """Add no device: the schema has none."""
+
+
 class State:
     """The state that handlers share.
 
@@ -103,6 +108,9 @@ class State:
         closes: Functions that the end of the stand-in calls.
         cpus: The vCPUs and the places for more.
         threads: The threads of vCPUs and I/O threads.
+        onboard: The places of devices that are part of the machine.
+        add_device: Function that adds a device: the arguments of `device_add`; and its path in
+            QOM's tree if it is part of the machine, or None.
         await_migration: Function that waits for the migration that a URI names.
         incoming: The URI of `-incoming`; None without one.
         autostart: Whether the guest runs as soon as it can.
@@ -133,6 +141,8 @@ class State:
         self.threads = Threads()
         self.cpus = Cpus(scenario.machine)
         self.closes: list[Callable[[], None]] = [self.threads.close]
+        self.onboard = Onboard()
+        self.add_device: Callable[[dict[str, Any], str | None], None] = _add_nothing
         self.await_migration: Callable[[str], Awaitable[None]] = _await_nothing
         self.incoming: str | None = None
         self.autostart = scenario.machine.status != "prelaunch"

@@ -179,7 +179,7 @@ def _machine(state: State) -> _Object:
         children=lambda: {
             "peripheral": _container(lambda: _devices(state, named=True)),
             "peripheral-anon": _container(lambda: _devices(state, named=False)),
-            "unattached": _container(lambda: _vcpus(state)),
+            "unattached": _container(lambda: {**_vcpus(state), **_onboard(state)}),
         },
     )
 
@@ -220,6 +220,15 @@ def _devices(state: State, *, named: bool) -> dict[str, _Object]:
         name: _device(state, name)
         for name, one in state.devices.items()
         if one["named"] == named and not name.startswith("/")
+    }
+
+
+def _onboard(state: State) -> dict[str, _Object]:
+    paths = {name: name.rpartition("/") for name in state.devices}
+    return {
+        last: _device(state, name)
+        for name, (above, _, last) in paths.items()
+        if above == "/machine/unattached"
     }
 
 

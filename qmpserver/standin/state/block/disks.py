@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.block.nodes import drop_unused
+from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,20 +19,11 @@ _REMOVABLE = (*_WITH_TRAY, "floppy", "sd-card")
 _WITH_STATUS = ("ide-", "scsi-", "virtio-blk-", "usb-storage")
 _ON_PROXY = ("-pci", "-ccw", "-transitional")
 
-
-_ONBOARD = "onboard"  # member of a device that is part of the machine; its key is its path
 _DISKS = {"ide": "ide-hd", "scsi": "scsi-hd", "floppy": "floppy"}
 _BUSES = {
     "pc": {"ide": 2, "floppy": 1, "pflash": 1},
     "q35": {"ide": 6, "floppy": 1, "pflash": 1},
-}
-# The numbers that QEMU gives to the first IDE device and the first floppy of a machine that has
-# nothing else of the kind and one vCPU; of a release, or of all others.
-_NUMBERS = {
-    ("", "pc"): (4, 10),
-    ("", "q35"): (13, 9),
-    ("qemu-7.2", "pc"): (18, 13),
-    ("qemu-7.2", "q35"): (16, 12),
+    "isapc": {"ide": 2, "floppy": 1, "pflash": 1},
 }
 
 
@@ -76,12 +67,6 @@ def _check_medium(state: State, node: str | None, driver: str) -> None:
         raise CommandError("Block node is read-only")
 
 
-def family(state: State) -> str | None:
-    """Return the kind of PC that the machine is: `pc` or `q35`; None if it is none."""
-    found = re.match(r"pc-(q35|i440fx)-|(q35|pc|isapc)$", state.drivers.machine)
-    return None if found is None else "q35" if "q35" in found[0] else "pc"
-
-
 def has_place(state: State, interface: str, bus: int) -> bool:
     """Return whether the machine has a bus for a drive."""
     if interface in ("none", "virtio") or not state.drivers.known:
@@ -94,36 +79,31 @@ def has_place(state: State, interface: str, bus: int) -> bool:
     return kind is not None and state.drivers.has_bus(kind)
 
 
+def waiting(state: State) -> dict[str, Mapping[str, Any]]:
+    """Return the drives that the machine has devices for, by key in the order of their places."""
+    found = (
+        (key, drive)
+        for key, drive in state.drives.items()
+        if drive["device"] is None and drive.get("interface") in ("ide", "floppy", "pflash")
+    )
+    by_place = sorted(found, key=lambda one: (one[1]["bus"], one[1]["unit"]))
+    return dict(by_place) if family(state) else {}
+
+
 def connect(state: State) -> None:
-    """Give the machine the devices of its drives, in the order in which QEMU makes them.
+    """Give the machine the devices of its drives.
 
     Raises:
         CommandError: A device refuses its drive.
     """
-    waiting = {
-        key: drive
-        for key, drive in state.drives.items()
-        if drive["device"] is None and drive.get("interface") not in (None, "none")
-    }
-    pc = family(state) if waiting else None
-    if pc is None:
-        return
-    by_place = sorted(waiting.items(), key=lambda one: (one[1]["bus"], one[1]["unit"]))
-    on_ide = [key for key, drive in by_place if drive["interface"] == "ide"]
-    on_floppy = [key for key, drive in by_place if drive["interface"] == "floppy"]
-    numbers = _NUMBERS.get((state.release.name, pc), _NUMBERS["", pc])
-    first_ide, first_floppy = (number + state.machine.cpus - 1 for number in numbers)
-    if on_floppy and (pc == "q35" or first_ide > first_floppy):
-        first_ide += len(on_floppy) + (pc == "q35")
-    elif pc == "pc":
-        first_floppy += len(on_ide)
-    for first, keys in ((first_ide, on_ide), (first_floppy, on_floppy)):
-        for number, key in enumerate(keys, first):
-            driver = "floppy" if keys is on_floppy else f"ide-{_kind(waiting[key])}"
-            _add_onboard(state, key, driver, f"/machine/unattached/device[{number}]")
-    for key, drive in by_place:
-        if drive["interface"] == "pflash":
-            _add_onboard(state, key, "cfi.pflash01", f"/machine/system.flash{drive['unit']}")
+    for key, drive in waiting(state).items():
+        match drive["interface"]:
+            case "ide":
+                _add_onboard(state, key, f"ide-{_kind(drive)}", state.onboard.path("ide"))
+            case "floppy":
+                _add_onboard(state, key, "floppy", state.onboard.path("floppy"))
+            case "pflash":
+                _add_onboard(state, key, "cfi.pflash01", f"/machine/system.flash{drive['unit']}")
 
 
 def _kind(drive: Mapping[str, Any]) -> str:
@@ -134,7 +114,7 @@ def _add_onboard(state: State, key: str, driver: str, path: str) -> None:
     """Add a device that is part of the machine."""
     drive = state.drives[key]
     _check_medium(state, drive["node"], driver)
-    device = {"driver": driver, "drive": drive["name"], "named": False, _ONBOARD: True}
+    device = {"driver": driver, "drive": drive["name"], "named": False}
     if driver.startswith("ide-"):
         device["unit"] = drive["unit"]
         bus = next((one for one in state.drivers.buses if one.name == f"ide.{drive['bus']}"), None)
@@ -145,7 +125,8 @@ def _add_onboard(state: State, key: str, driver: str, path: str) -> None:
 
 
 def _is_onboard(state: State, device: str) -> bool:
-    return _ONBOARD in state.devices[device]
+    """Return whether a device is part of the machine; its key is its path then."""
+    return device.startswith("/")
 
 
 def detach(state: State, device: str) -> None:

@@ -76,6 +76,9 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("device_add")
     def device_add(**given: Any) -> None:
+        add(given, None)
+
+    def add(given: dict[str, Any], path: str | None) -> None:
         driver = given.get("driver")
         if not isinstance(driver, str):
             raise CommandError("Parameter 'driver' is missing")
@@ -113,7 +116,7 @@ def register(registry: Registry, state: State) -> None:
             if "mac" in types and "mac" not in given:
                 place["mac"] = nics.next_mac(state)
             place["hotplugged"] = hot
-        key = f"device[{next(unnamed)}]" if name is None else name
+        key = path or name or f"device[{next(unnamed)}]"
         if known is not None and bus is not None:
             buses = () if "masterbus" in given else known.buses  # its ports are on that bus
             state.drivers.buses.plug(key, bus, buses, name)
@@ -126,6 +129,8 @@ def register(registry: Registry, state: State) -> None:
             state.devices.pop(key, None)
             state.drivers.buses.unplug(key)
             raise
+
+    state.add_device = add
 
     @registry.command("device_del")
     def device_del(id: str) -> None:  # noqa: A002 -- the schema's name
@@ -195,6 +200,8 @@ def register(registry: Registry, state: State) -> None:
 
 def _path(state: State, key: str) -> str:
     """Return the path of a device."""
+    if key.startswith("/"):
+        return key
     return f"{PERIPHERAL}{'' if state.devices[key]['named'] else '-anon'}/{key}"
 
 
