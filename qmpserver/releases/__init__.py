@@ -103,7 +103,7 @@ class Release(NamedTuple):
     hides_functions: bool = False
     takes_long_queues: bool = False
     has_card_slot: bool = False
-    lacks: frozenset[str] = frozenset()
+    lacks: frozenset[str] = _BEFORE_10_0 | {"old-param"}
     names_users: bool = True
 
     @property
@@ -225,7 +225,7 @@ RELEASES: Mapping[str, Release] = {
                 "info migrate": ("", "", "show migration status"),
             },
         ),
-        Release("qemu-11.1", "11.1.3", lacks=_BEFORE_10_0 | {"old-param"}),
+        Release("qemu-11.1", "11.1.3"),
     )
 }
 """The releases by name, the newest one last."""

@@ -12,7 +12,6 @@ from qmpserver.standin.commandline.launch import MachineError, last_members
 from qmpserver.standin.state.block import disks, images, throttle
 from qmpserver.standin.state.block.images import Image
 from qmpserver.standin.state.block.nodes import add_node, drop_unused, image_options
-from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,7 +107,7 @@ def default_interface(launch: Launch) -> str:
 
 def _units(launch: Launch, interface: str) -> int:
     """Return the number of units of a bus; 0 for an interface without buses."""
-    if interface == "ide" and family(launch.state) == "q35":
+    if interface == "ide" and launch.state.drivers.family == "q35":
         return 1
     return _UNITS.get(interface, 0)
 

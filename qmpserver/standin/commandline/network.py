@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.keyval import OptionError, parse_members
 from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.launch import MachineError, last_members
-from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,7 +48,7 @@ def _check_mac(mac: str | None) -> None:
 def _add_nic(launch: Launch, nic: Mapping[str, str | None], netdev: str) -> None:
     """Add a NIC that is part of the machine: its model, without one the machine's, and its MAC."""
     _check_mac(nic["mac"])
-    model = nic["model"] or _MODELS.get(family(launch.state) or "", "e1000")
+    model = nic["model"] or _MODELS.get(launch.state.drivers.family, "e1000")
     device = {"driver": _ALIASES.get(model, model), "netdev": netdev}
     if nic["mac"] is not None:
         device["mac"] = nic["mac"]

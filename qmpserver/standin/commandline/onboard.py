@@ -13,7 +13,6 @@ from qmpserver.keyval import OptionError, parse_members
 from qmpserver.standin.commandline import drives, usb
 from qmpserver.standin.commandline.launch import last_members
 from qmpserver.standin.state.block import disks
-from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +28,7 @@ _ISA_VGAS = {"std": "isa-vga", "cirrus": "isa-cirrus-vga"}
 
 
 def _vga(launch: Launch, value: str) -> None:
-    on_isa = family(launch.state) == "isapc"
+    on_isa = launch.state.drivers.family == "isapc"
     driver = (_ISA_VGAS if on_isa else _VGAS).get(value)
     if driver is not None:
         launch.add_onboard("vga", {"driver": driver})
@@ -50,11 +49,11 @@ def with_defaults(launch: Launch, given: Sequence[tuple[str, str]]) -> list[tupl
 
     Options that place a device of a kind, and devices of the kind, take the place of its default.
     """
-    pc = family(launch.state)
+    pc = launch.state.drivers.family
     names = {name for name, _ in given}
     types = device_types(given)
     made = list(given)
-    if pc is None:
+    if not pc:
         return made
     for port, without_display in (("serial", "stdio"), ("parallel", "null")):
         if port not in names and f"isa-{port}" not in types:
@@ -69,8 +68,8 @@ def with_defaults(launch: Launch, given: Sequence[tuple[str, str]]) -> list[tupl
 def add_default_drives(launch: Launch, given: Sequence[tuple[str, str]]) -> None:
     """Add the empty drives that the machine has by default."""
     state = launch.state
-    pc, types = family(state), device_types(given)
-    if pc is None:
+    pc, types = state.drivers.family, device_types(given)
+    if not pc:
         return
     if not types & _DISKS and drives.is_free(launch, "ide", 2):
         drives.add_drive(launch, {"if": "ide", "index": "2", "media": "cdrom"})
@@ -104,4 +103,5 @@ def allot(launch: Launch, given: Iterable[tuple[str, str]]) -> None:
         elif name == "vga" and kind != "none":
             counts["vga"] = 1
     counts["usb"] = len(usb.controllers(launch))
-    launch.state.onboard.allot(launch.state, counts)
+    state = launch.state
+    state.onboard.allot(state.release.name, state.drivers.family, state.machine.cpus, counts)

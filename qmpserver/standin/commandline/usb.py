@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import OptionError
 from qmpserver.releases.facts import Bus
-from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ _DEVICES = {
     "wacom-tablet": "usb-wacom-tablet",
     "braille": "usb-braille",
 }
-_CONTROLLERS: Mapping[str | None, Sequence[Mapping[str, Any]]] = {
+_CONTROLLERS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "pc": ({"driver": "piix3-usb-uhci", "addr": "01.2"},),
     "q35": (
         {"driver": "ich9-usb-ehci1", "addr": "1d.7", "multifunction": True},
@@ -41,7 +40,7 @@ _CONTROLLERS: Mapping[str | None, Sequence[Mapping[str, Any]]] = {
 def controllers(launch: Launch) -> Sequence[Mapping[str, Any]]:
     """Return the controllers that the machine's type has."""
     asked = launch.state.machine.usb
-    return _CONTROLLERS.get(family(launch.state), ()) if asked else ()
+    return _CONTROLLERS.get(launch.state.drivers.family, ()) if asked else ()
 
 
 def add_controllers(launch: Launch) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
 from qmpserver.standin.state.block.nodes import drop_unused
-from qmpserver.standin.state.devices.onboard import family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +70,8 @@ def has_place(state: State, interface: str, bus: int) -> bool:
     """Return whether the machine has a bus for a drive."""
     if interface in ("none", "virtio") or not state.drivers.known:
         return True
-    pc = family(state)
-    if pc is not None:
+    pc = state.drivers.family
+    if pc:
         return bus < _BUSES[pc].get(interface, 0)
     disk = _DISKS.get(interface)
     kind = None if disk is None else state.drivers.find(disk)
@@ -87,7 +86,7 @@ def waiting(state: State) -> dict[str, Mapping[str, Any]]:
         if drive["device"] is None and drive.get("interface") in ("ide", "floppy", "pflash")
     )
     by_place = sorted(found, key=lambda one: (one[1]["bus"], one[1]["unit"]))
-    return dict(by_place) if family(state) else {}
+    return dict(by_place) if state.drivers.family else {}
 
 
 def connect(state: State) -> None:

@@ -48,6 +48,13 @@ class Drivers:
         self.machine, buses = known or (machine, ())
         self.buses = Buses(buses, budget)
 
+    @property
+    def family(self) -> str:
+        """The kind of PC that the machine is: `pc`, `q35` or `isapc`; "" if it is none."""
+        found = re.match(r"(?:pc-)?(q35|i440fx)(?:-|$)|(pc|isapc)$", self.machine)
+        name = "" if found is None else found[1] or found[2]
+        return "pc" if name == "i440fx" else name
+
     def find(self, name: str) -> Device | None:
         """Return a type that can be added; None if any type can.
 

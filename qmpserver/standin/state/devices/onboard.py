@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from qmpserver.standin.state import State
 
 # QEMU numbers such devices as it makes them. The kinds in that order, by release (one, or all
 # others) and family, each after the number of other devices that it makes before.
@@ -25,13 +22,6 @@ _PIIX3 = 3  # number of the bridge that the USB controller is a part of on newer
 _MANY = 64  # more than QEMU makes of its own
 
 
-def family(state: State) -> str | None:
-    """Return the kind of PC that the machine is: `pc`, `q35` or `isapc`; None if it is none."""
-    found = re.match(r"(?:pc-)?(q35|i440fx)(?:-|$)|(pc|isapc)$", state.drivers.machine)
-    name = None if found is None else found[1] or found[2]
-    return "pc" if name == "i440fx" else name
-
-
 class Onboard:
     """The places in the tree that the machine's devices get."""
 
@@ -39,17 +29,18 @@ class Onboard:
         self._paths: dict[str, Iterator[str]] = {}
         self._others = (_path(number) for number in itertools.count(_MANY))
 
-    def allot(self, state: State, counts: Mapping[str, int]) -> None:
+    def allot(self, release: str, family: str, cpus: int, counts: Mapping[str, int]) -> None:
         """Give each device its place.
 
         Args:
-            state: The machine.
+            release: Name of the machine's release.
+            family: `Drivers.family`.
+            cpus: The number of vCPUs.
             counts: The number of devices of each kind: `ide` and `floppy` disks, `isa` ports,
                 `usb` controllers, `vga`, `nic`.
         """
-        pc = family(state) or ""
-        order = _ORDERS.get((state.release.name, pc), _ORDERS.get(("", pc), "")).split()
-        number = state.machine.cpus - 1
+        order = _ORDERS.get((release, family), _ORDERS.get(("", family), "")).split()
+        number = cpus - 1
         self._paths["usb"] = iter([f"{_path(number + _PIIX3)}/uhci"])
         has = {**counts, "fdc": int(counts.get("floppy", 0) > 0)}
         for others, kind in zip(order[::2], order[1::2], strict=True):
