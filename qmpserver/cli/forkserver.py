@@ -47,8 +47,10 @@ def serve(link: str, program: Callable[[], NoReturn]) -> NoReturn:
         program: Runs in each child, with its arguments in `sys.argv`.
 
     Raises:
-        OptionError: The socket beside the link cannot be opened.
+        OptionError: The socket beside the link cannot be opened, or the system is not Linux.
     """
+    if sys.platform != "linux":
+        raise OptionError(f"a fork server needs Linux, not {sys.platform}")
     for number in _ENDS:
         signal.signal(number, _leave)
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # until the socket's file would be removed

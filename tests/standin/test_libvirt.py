@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from qmpserver.tools.processes import cpu_ms, private_mb
 from tests.libvirt import DAEMON, MARKS, SCRIPT, assert_answers
 
@@ -98,6 +100,7 @@ PLAIN = """
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="libvirt and a fork server need Linux")
 def test_many_domains_are_forked(tmp_path: Path) -> None:
     """A process for each, which a fork server makes cheap; `DOMAINS` says how many."""
     for host in ("a", "b"):
