@@ -36,8 +36,8 @@ class HumanCommand(NamedTuple):
             `s` for a word or quoted string, `F` for a file's name, `B` for a block device's,
             `S` for the rest of the line, `O` for a word of options that may be missing,
             `l` for an integer expression, `i` for one of 32 bits,
-            `b` for on or off, and `-X` for a flag; after all but the flag and `b`, `?` for an
-            optional one.
+            `b` for on or off, `-X` for a flag, and `-XV` for one that a word follows; after all but
+            flags and `b`, `?` for an optional one.
         params: Its arguments, as help shows them.
         help: Its purpose, in a few words.
         run: Executes it; called by the caller of `parse`, with the arguments as keywords.
@@ -193,9 +193,9 @@ class _Arguments:
             self._position = skip_space(self._line, self._position)
             ended = self._position == len(self._line)
             if kind[0] == "-":
-                later = [one for _, one in self._wanted[index + 1 :]]
+                later = [one[:2] for _, one in self._wanted[index + 1 :]]
                 if self._flag(kind[1], later):
-                    arguments[key] = True
+                    arguments[key] = self._value("s") if kind.endswith("V") else True
             elif not (ended and kind.endswith("?")):
                 arguments[key] = self._value(kind[0])
         if skip_space(self._line, self._position) < len(self._line):
@@ -208,7 +208,7 @@ class _Arguments:
             return False
         given = line[position + 1 : position + 2]
         if given == letter:
-            self._position += 2
+            self._position = skip_space(line, position + 2)
             return True
         if f"-{given}" not in later:
             raise LineError(f"{self._name}: unsupported option -{given}\n")

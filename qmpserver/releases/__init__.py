@@ -78,6 +78,7 @@ class Release(NamedTuple):
         takes_long_queues: Whether a NIC takes longer queues than its back end has.
         has_card_slot: Whether machines have a drive for SD cards, without a device.
         lacks: Options of the command line that it lacks, of those that any release has.
+        takes_any_expiry: Whether `expire_password` takes any time.
         names_users: Whether `object-del` says what uses the object that it refuses to delete.
     """
 
@@ -104,6 +105,7 @@ class Release(NamedTuple):
     takes_long_queues: bool = False
     has_card_slot: bool = False
     lacks: frozenset[str] = _BEFORE_10_0 | {"old-param"}
+    takes_any_expiry: bool = False
     names_users: bool = True
 
     @property
@@ -134,6 +136,14 @@ def _facts(name: str) -> Facts:
     return Facts(os.path.join(FILES, name, "facts.json.gz"))
 
 
+_PASSWORDS: Mapping[str, str] = {
+    "No VNC display is present": "Could not set password",
+    "VNC password authentication is disabled": "Could not set password",
+    "tls-creds-anon does not support reloading credentials": (
+        "tls-creds-anon doesn't support to reload TLS credential"
+    ),
+}  # the words of older releases
+
 RELEASES: Mapping[str, Release] = {
     release.name: release
     for release in (
@@ -142,6 +152,10 @@ RELEASES: Mapping[str, Release] = {
             "7.2.22",
             error_places=False,
             words={
+                **_PASSWORDS,
+                "parameter 'connected' must be 'keep' when 'protocol' is 'vnc'": (
+                    "Invalid parameter 'connected'"
+                ),
                 "the configuration is not prepared for memory devices (e.g., for memory hotplug), "
                 "consider specifying the maxmem option": "memory devices (e.g. for memory hotplug) "
                 "are not enabled, please specify the maxmem option",
@@ -194,6 +208,7 @@ RELEASES: Mapping[str, Release] = {
             takes_long_queues=True,
             has_card_slot=True,
             lacks=_BEFORE_7_2 | {"jitdump", "perfmap", "run-with", "shim"},
+            takes_any_expiry=True,
             parameters={
                 "compress-level": 1,
                 "compress-threads": 8,
@@ -208,6 +223,7 @@ RELEASES: Mapping[str, Release] = {
             "qemu-10.0",
             "10.0.13",
             error_places=False,
+            words=_PASSWORDS,
             authz_after_cache=True,
             bare_drive_errors=True,
             statistics_in_lines=True,

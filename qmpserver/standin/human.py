@@ -20,6 +20,8 @@ from qmpserver.standin.commandline.drives import INTERFACES, add_drive, default_
 from qmpserver.standin.commandline.launch import last_members
 from qmpserver.standin.commandline.typed import typed
 from qmpserver.standin.humanblock import COMMANDS as BLOCK_COMMANDS
+from qmpserver.standin.humandisplay import COMMANDS as DISPLAY_COMMANDS
+from qmpserver.standin.humandisplay import INFO as DISPLAY_INFO
 from qmpserver.standin.humaninfo import INFO
 from qmpserver.standin.state.block import images
 from qmpserver.standin.state.block.disks import delete_drive
@@ -86,7 +88,7 @@ def _tables(release: str) -> tuple[HumanCommand, ...]:
     """Return the table of all commands of a release."""
     return tuple(
         one._replace(sub_table=tuple(sub for sub in one.sub_table if sub.name != _OURS))
-        for one in human.commands(RELEASES[release], COMMANDS, INFO)
+        for one in human.commands(RELEASES[release], COMMANDS, (*INFO, *DISPLAY_INFO))
     )
 
 
@@ -188,6 +190,7 @@ COMMANDS = (
         _balloon,
     ),
     *BLOCK_COMMANDS,
+    *DISPLAY_COMMANDS,
     HumanCommand("chardev-add", "value:s", "args", "add chardev", _given("chardev")),
     HumanCommand("chardev-remove", "id:s", "id", "remove chardev", _removed("chardev-remove")),
     HumanCommand(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpserver.monitor.hmp import HumanCommand
 from qmpserver.qmp import CommandError
+from qmpserver.standin.humandisplay import change_vnc
 
 if TYPE_CHECKING:
     from qmpserver.human import HumanMonitor
@@ -26,6 +27,10 @@ async def _change(
     read_only_mode: str = "retain",
     force: bool = False,
 ) -> str:
+    if device == "vnc":
+        if read_only_mode != "retain":
+            raise CommandError("Parameter 'read-only-mode' is invalid for VNC")
+        return await change_vnc(monitor, target, arg)
     if read_only_mode not in _MODES:
         raise CommandError(f"invalid parameter value: {read_only_mode}")
     given = {"device": device, "filename": target, "read-only-mode": read_only_mode}

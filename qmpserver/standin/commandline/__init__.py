@@ -16,6 +16,7 @@ from qmpserver.standin.commandline import (
     backends,
     block,
     devices,
+    displays,
     drives,
     filesystems,
     machine,
@@ -40,11 +41,12 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     **network.OPTIONS,
     **usb.OPTIONS,
     **devices.OPTIONS,
+    **displays.OPTIONS,
 }
 """The options that become state, in the order in which QEMU creates what they describe."""
 
 
-# Drives get their names and places in the order of the command line, and so do devices.
+# Drives, devices and displays get their names and places in the order of the command line.
 _STAGES = [
     *((name,) for name in (*actions.OPTIONS, *backends.OPTIONS, *block.OPTIONS, "fsdev")),
     tuple(drives.OPTIONS),
@@ -52,6 +54,7 @@ _STAGES = [
     ("serial",),
     ("parallel",),
     ("device", "virtfs"),
+    tuple(displays.OPTIONS),
 ]
 
 
@@ -74,8 +77,8 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
             except (CommandError, OptionError) as error:
                 if isinstance(error, CommandError):
                     error = OptionError(error.desc)
-                text = f"-{name} {value}: {error}".replace(" :", ":")
-                raise OptionError(text, error.hint) from None
+                given_words = f"-{name} {value}".rstrip()
+                raise OptionError(f"{given_words}: {error}", error.hint) from None
         if "drive" in names:
             if launch.state.machine.defaults:
                 onboard.add_default_drives(launch, given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmpserver.keyval import OptionError, kinds, parse_members, parse_options, split_options
+from qmpserver.keyval import kinds, parse_options, split_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from qmpserver.standin.commandline.launch import Launch
 
 _ACTIONS = kinds(string="reboot shutdown panic watchdog")
-_DISPLAYS = frozenset(
-    "default none gtk sdl egl-headless curses cocoa spice-app dbus".split()  # noqa: SIM905
-)
 
 
 def _action(launch: Launch, value: str) -> None:
@@ -42,16 +39,6 @@ def _names(option: str, implied: str | None) -> Callable[[Launch, str], None]:
     return check
 
 
-def _display(launch: Launch, value: str) -> None:
-    if value.startswith("vnc="):
-        return
-    kind = parse_members(value, "type").get("type")
-    if kind is None:
-        raise OptionError("Parameter 'type' is missing")
-    if kind not in _DISPLAYS:
-        raise OptionError(f"Parameter 'type' does not accept value '{kind}'")
-
-
 OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     "action": _action,
     "no-reboot": lambda launch, _: _action(launch, "reboot=shutdown"),
@@ -62,7 +49,6 @@ OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
     "sandbox": _names("sandbox", "enable"),
     "overcommit": _names("overcommit", None),
     "icount": _names("icount", "shift"),
-    "display": _display,
     "incoming": _incoming,
     "preconfig": _preconfig,
 }

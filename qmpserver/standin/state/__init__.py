@@ -94,6 +94,8 @@ class State:
         chardevs: Backend of each character device, by id, as `chardev-add` received it.
         audiodevs: Properties of each audio backend, by id.
         tpms: Options of each TPM backend, by id.
+        vncs: What queries show of each VNC server, by id.
+        spice: What they show of the SPICE server; None without one.
         objects: Properties of each object, by id.
         nodes: Options of each block node, by name.
         drives: The drives, which connect devices and nodes.
@@ -129,6 +131,8 @@ class State:
         self.chardevs = Kept(self.budget)
         self.audiodevs = Kept(self.budget)
         self.tpms = Kept(self.budget)
+        self.vncs = Kept(self.budget)
+        self.spice: dict[str, Any] | None = None
         self.objects = Kept(self.budget)
         self.nodes = Kept(self.budget)
         self.drives = Drives(self.budget)

@@ -10,6 +10,7 @@ from qmpserver.standin.state import (
     agent,
     cpus,
     dirty,
+    displays,
     dump,
     facts,
     migration,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, cpus, dirty, dump, facts, migration, qom, runstate,
+    agent, cpus, dirty, displays, dump, facts, migration, qom, runstate,
     chardevs, netdevs, objects, queries,
     bitmaps, exports, info, jobs, media, nodes, snapshots, throttle,
     memory, nics, pci, plugging,
