@@ -293,7 +293,8 @@ async def test_nodes_below_one_another(serve: Serve) -> None:
             await do(client, "blockdev-add", driver="null-co", node_name=f"{name}0")
             for number in range(1, MAX_LAYERS + 1):
                 below = dict.fromkeys(children, f"{name}{number - 1}")
-                node = {"driver": "qcow2", "node-name": f"{name}{number}", **below}
+                node = {"driver": "qcow2", "node-name": f"{name}{number}", "read-only": True}
+                node |= below
                 answer = await client.execute("blockdev-add", node)
                 if answer:
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,15 @@ LARGEST = 1 << 20
 
 
 class Budget:
-    """The bytes that are left of `KEPT`."""
+    """The bytes that are left of `KEPT`.
+
+    Attributes:
+        births: Numbers for new entries.
+    """
 
     def __init__(self) -> None:
         self._left = KEPT
+        self.births = itertools.count()
 
     def take(self, size: int) -> bool:
         """Take `size` bytes, also fewer than 0; return False, and take none, if there are fewer."""
@@ -51,6 +57,7 @@ class Kept(MutableMapping[str, dict[str, Any]]):
         self._budget = budget
         self._entries: dict[str, dict[str, Any]] = {}
         self._sizes: dict[str, int] = {}
+        self._births: dict[str, int] = {}
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         return self._entries[name]
@@ -67,10 +74,17 @@ class Kept(MutableMapping[str, dict[str, Any]]):
         self._budget.charge(size - self._sizes.get(name, 0))
         self._entries[name] = properties
         self._sizes[name] = size
+        if name not in self._births:
+            self._births[name] = next(self._budget.births)
 
     def __delitem__(self, name: str) -> None:
         del self._entries[name]
         self._budget.take(-self._sizes.pop(name))
+        del self._births[name]
+
+    def birth(self, name: str) -> int:
+        """Return a number that is greater than that of each older entry with the same budget."""
+        return self._births[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.block import permissions
 from qmpserver.standin.state.block.nodes import drop_unused
+from qmpserver.standin.state.block.paths import WITH_TRAY, is_onboard, path_of, qdev
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qmpserver.standin.state import State
 
-_WITH_TRAY = ("ide-cd", "scsi-cd")
-_REMOVABLE = (*_WITH_TRAY, "floppy", "sd-card")
+_REMOVABLE = (*WITH_TRAY, "floppy", "sd-card")
 # Devices, by how their names begin, which stop the guest at errors and keep a status of that.
 _WITH_STATUS = ("ide-", "scsi-", "virtio-blk-", "usb-storage")
-_ON_PROXY = ("-pci", "-ccw", "-transitional")
 
 _DISKS = {"ide": "ide-hd", "scsi": "scsi-hd", "floppy": "floppy"}
 _BUSES = {
@@ -45,18 +45,39 @@ def attach(state: State, device: str, driver: str, given: Mapping[str, Any]) -> 
         return
     key = state.drives.named(name)
     if key is None:
-        state.drives.add(node=name, device=device)
+        key = state.drives.add(node=name, device=device)
+        _check_drive(state, key, name, driver)
         return
     drive = state.drives[key]
-    if drive["device"] is not None and _is_onboard(state, drive["device"]):
+    if drive["device"] is not None and is_onboard(drive["device"]):
         raise CommandError(
             f"Drive '{name}' is already in use because it has been automatically connected to"
             " another device (did you need 'if=none' in the drive options?)"
         )
     if drive["device"] is not None:
         raise CommandError(f"Drive '{name}' is already in use by another device")
-    _check_medium(state, drive["node"], driver)
     state.drives.change(key, device=device)
+    _check_drive(state, key, drive["node"], driver)
+
+
+def _check_drive(state: State, key: str, node: str | None, driver: str) -> None:
+    """Check the drive of a new device; if it is refused, take it from the device.
+
+    Raises:
+        CommandError: It is empty or read-only, or other users of the node exclude the device.
+    """
+    try:
+        _check_medium(state, node, driver)
+        if node is not None:
+            writes = driver not in WITH_TRAY and not state.nodes[node].get("read-only")
+            state.drives.change(key, writes=writes)
+            permissions.check(state, node)
+    except CommandError:
+        if state.drives[key]["name"]:
+            state.drives.change(key, device=None, writes=False)
+        else:
+            del state.drives[key]
+        raise
 
 
 def _check_medium(state: State, node: str | None, driver: str) -> None:
@@ -123,11 +144,6 @@ def _add_onboard(state: State, key: str, driver: str, path: str) -> None:
     state.drives.change(key, device=path)
 
 
-def _is_onboard(state: State, device: str) -> bool:
-    """Return whether a device is part of the machine; its key is its path then."""
-    return device.startswith("/")
-
-
 def detach(state: State, device: str) -> None:
     """Delete the drive of a device that goes, and its node if nothing else has it."""
     key = state.drives.of(device)
@@ -150,23 +166,6 @@ def delete_drive(state: State, name: str) -> None:
     else:
         state.drives.change(key, name="", node=None, reports=True, throttle=None)
     drop_unused(state, drive["node"])
-
-
-def path_of(state: State, device: str) -> str:
-    """Return the path of a device that has a drive: for a PCI device, of the one behind it."""
-    one = state.devices[device]
-    if _is_onboard(state, device):
-        return device
-    path = f"/machine/peripheral{'' if one['named'] else '-anon'}/{device}"
-    proxy = one["driver"].startswith("virtio-") and one["driver"].endswith(_ON_PROXY)
-    return f"{path}/virtio-backend" if proxy else path
-
-
-def qdev(state: State, device: str) -> str:
-    """Return the name of a device that has a drive, as queries show it: its id, or its path."""
-    path = path_of(state, device)
-    named = state.devices[device]["named"] and path.endswith(f"/{device}")
-    return device if named else path
 
 
 def names(state: State, drive: Mapping[str, Any]) -> tuple[str, ...]:
@@ -208,7 +207,7 @@ def is_removable(state: State, drive: Mapping[str, Any]) -> bool:
 
 def has_tray(state: State, drive: Mapping[str, Any]) -> bool:
     """Return whether a drive has a tray."""
-    return drive["device"] is not None and _driver(state, drive) in _WITH_TRAY
+    return drive["device"] is not None and _driver(state, drive) in WITH_TRAY
 
 
 def has_status(state: State, drive: Mapping[str, Any]) -> bool:

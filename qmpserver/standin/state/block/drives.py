@@ -21,6 +21,7 @@ class Drives(Kept):
     - `name`: its id, for a drive of `-drive`; "" for one that came with its device
     - `node`: the node of its medium; None without a medium
     - `device`: the key of the device that has it, or None
+    - `writes`: whether that device writes to it
     - `tray-open`: whether its tray is open
     - `reports`: whether errors never stop the guest
     - `throttle`: its limits, or None
@@ -38,8 +39,8 @@ class Drives(Kept):
         """
         key = str(next(self._numbers))
         self[key] = {
-            "name": name, "node": node, "device": None, "tray-open": False, "reports": False,
-            "throttle": None, **more,
+            "name": name, "node": node, "device": None, "writes": False, "tray-open": False,
+            "reports": False, "throttle": None, **more,
         }  # fmt: skip
         return key
 

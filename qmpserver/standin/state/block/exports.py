@@ -11,6 +11,7 @@ from qmpserver.monitor import DeviceError, InetAddress, SocketChardev, UnixAddre
 from qmpserver.monitor.socket_devices import BACKLOG, Listener
 from qmpserver.monitor.sockets import listen
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.block import permissions
 from qmpserver.standin.state.block.bitmaps import bitmaps_of
 from qmpserver.standin.state.block.graph import node_of
 from qmpserver.standin.values import as_object
@@ -76,7 +77,15 @@ def register(registry: Registry, state: State) -> None:
             check_nbd(shown, node, options)
         if options.get("writable") and state.nodes[node].get("read-only"):
             raise CommandError("Cannot export read-only node as writable")
-        state.exports[name] = {"type": kind, "node-name": node, "name": shown}
+        state.exports[name] = {
+            "type": kind, "node-name": node, "name": shown,
+            "writable": bool(options.get("writable")),
+        }  # fmt: skip
+        try:
+            permissions.check(state, node)
+        except CommandError:
+            del state.exports[name]
+            raise
 
     def check_nbd(shown: str, node: str, options: dict[str, Any]) -> None:
         require_server()

@@ -21,9 +21,11 @@ MEASURED = "virtual-size"
 
 # Members of a node's options that are other nodes: their names, or their options.
 CHILDREN = ("file", "backing", "image", "target", "data-file")
+FORMATS = ("qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "luks", "parallels", "dmg")
+"""Drivers of images with a format of their own."""
+
 # Drivers whose members of such a name are strings.
 NAMING = {"image": "rbd", "target": "iscsi"}
-_FORMATS = ("qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "luks", "parallels", "dmg")
 _FILTERS = ("throttle", "copy-on-read", "compress")
 
 
@@ -99,7 +101,7 @@ def size_of(state: State, name: str) -> int:
         if isinstance(size, int):
             return size
         children = children_of(state, name)
-        if one["driver"] in _FORMATS or "file" not in children:
+        if one["driver"] in FORMATS or "file" not in children:
             break
         name = children["file"]
     return SIZE

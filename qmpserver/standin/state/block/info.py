@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qmpserver.standin.state.block import disks
 from qmpserver.standin.state.block.graph import backing_chain, children_of, size_of
 from qmpserver.standin.state.block.nodes import IN_HEADER
+from qmpserver.standin.state.block.paths import qdev
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def register(registry: Registry, state: State) -> None:
 
 def _user(state: State, drive: dict[str, Any]) -> dict[str, str]:
     device = drive["device"]
-    return {} if device is None else {"qdev": disks.qdev(state, device)}
+    return {} if device is None else {"qdev": qdev(state, device)}
 
 
 def _drive(state: State, drive: dict[str, Any], *, flat: bool) -> dict[str, Any]:

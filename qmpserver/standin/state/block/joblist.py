@@ -88,6 +88,7 @@ class Jobs:
         source: str | None = None,
         target: str | None = None,
         work: Callable[[], None] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         """Start a job.
 
@@ -103,9 +104,11 @@ class Jobs:
             source: The node that it reads.
             target: The node that it writes.
             work: Function to call in place of the work; the job fails if it raises CommandError.
+            check: Function that raises CommandError if the job cannot use its nodes.
 
         Raises:
-            CommandError: There is such a job, or its name or its speed is not valid.
+            CommandError: There is such a job, its name or its speed is not valid, or `check`
+                refuses it.
         """
         if not re.fullmatch(IDENTIFIER, name):
             raise CommandError(f"Invalid job ID '{name}'")
@@ -123,7 +126,10 @@ class Jobs:
         self.enter(name, "created")
         try:
             check_speed(options.get("speed", 0))
+            if check is not None:
+                check()
         except CommandError:
+            self._pivots.pop(name, None)
             self.dismiss(name)
             raise
         begun: Callable[[str], None] = self.get_ready if waits else self.finish

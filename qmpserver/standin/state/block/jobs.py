@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.block import permissions
 from qmpserver.standin.state.block.bitmaps import bitmaps_of
 from qmpserver.standin.state.block.graph import (
     backing_chain,
@@ -46,9 +47,15 @@ def register(registry: Registry, state: State) -> None:
 
         size = 0 if options.get("sync") == "none" else size_of(state, source)
         name = name_of(source) if job_id is None else job_id
+
+        def check() -> None:
+            if new in state.nodes:
+                permissions.check(state, str(new))
+
         jobs.start(
-            name, "mirror", size, options, pivot=pivot, waits=True, source=source, target=new
-        )
+            name, "mirror", size, options, pivot=pivot, waits=True, source=source, target=new,
+            check=check,
+        )  # fmt: skip
 
     def blockdev_mirror(target: str, **options: Any) -> None:
         node_of(state, options["device"])

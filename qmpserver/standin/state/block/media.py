@@ -8,6 +8,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin.state.block import disks, images
 from qmpserver.standin.state.block.images import Image
 from qmpserver.standin.state.block.nodes import add_node, drop_unused, image_options
+from qmpserver.standin.state.block.paths import qdev
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Registry
@@ -103,7 +104,7 @@ class _Media:
         if not disks.has_tray(self._state, drive) or drive["tray-open"] == is_open:
             return
         self._state.drives.change(key, **{"tray-open": is_open})
-        device = disks.qdev(self._state, drive["device"])
+        device = qdev(self._state, drive["device"])
         moved = {"device": drive["name"], "id": device, "tray-open": is_open}
         self._state.emit("DEVICE_TRAY_MOVED", moved)
 
@@ -139,4 +140,4 @@ class _Media:
 
     def _title(self, key: str) -> str:
         drive = self._state.drives[key]
-        return drive["name"] or disks.qdev(self._state, drive["device"])
+        return drive["name"] or qdev(self._state, drive["device"])

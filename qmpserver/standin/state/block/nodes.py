@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import images
+from qmpserver.standin.state.block import images, permissions
 from qmpserver.standin.state.block.graph import (
     CHILDREN,
     MEASURED,
@@ -62,6 +62,27 @@ def register(registry: Registry, state: State) -> None:
         if group is not None and state.objects.get(group, {}).get("qom-type") != "throttle-group":
             raise CommandError(f"Throttle group '{group}' does not exist")
         add_node(state, options, found)
+
+    @registry.command("blockdev-reopen")
+    def blockdev_reopen(options: list[dict[str, Any]]) -> None:
+        """Change whether nodes are read-only; their other options stay."""
+        before: dict[str, dict[str, Any]] = {}
+        try:
+            for one in options:
+                if "node-name" not in one:
+                    raise CommandError("node-name not specified")
+                name = one["node-name"]
+                if name not in state.nodes:
+                    raise CommandError(f"Failed to find node with node-name='{name}'")
+                before.setdefault(name, state.nodes[name])
+                read_only = one.get("read-only", False)
+                state.nodes[name] = {**state.nodes[name], "read-only": read_only}
+            for name in before:
+                permissions.check(state, name)
+        except CommandError:
+            for name, node in before.items():
+                state.nodes[name] = node
+            raise
 
     @registry.command("blockdev-del")
     def blockdev_del(node_name: str) -> None:
@@ -144,6 +165,8 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
         state.nodes[name] = made
         check_size(state, {name})
+        if any(isinstance(options.get(child), str) for child in children):
+            permissions.check(state, name)  # the others have no other user
     except CommandError:
         if name is not None and state.nodes.get(name) is made:
             del state.nodes[name]
