@@ -6,22 +6,26 @@ from typing import Any
 import pytest
 
 from qmpserver.releases import Release
+from tests.qemu.probe import link_to_stand_in
+from tests.qemu.sessions import Session, hold
 from tests.qemu.steps import Look, Step, Until, assert_same, connects
+
+Command = tuple[str, dict[str, Any]]
 
 
 def node(name: str, **options: Any) -> Step:
     return "blockdev-add", {"driver": "null-co", "node-name": name, **options}
 
 
-def do(command: str, /, **arguments: Any) -> Step:
+def do(command: str, /, **arguments: Any) -> Command:
     return command, {key.replace("_", "-"): value for key, value in arguments.items()}
 
 
-def mirror(device: str, target: str, sync: str = "full", **options: Any) -> Step:
+def mirror(device: str, target: str, sync: str = "full", **options: Any) -> Command:
     return do("blockdev-mirror", device=device, target=target, sync=sync, **options)
 
 
-def backup(device: str, target: str, sync: str = "none", **options: Any) -> Step:
+def backup(device: str, target: str, sync: str = "none", **options: Any) -> Command:
     return do("blockdev-backup", device=device, target=target, sync=sync, **options)
 
 
@@ -214,6 +218,45 @@ SESSIONS: dict[str, list[Step]] = {
         do("job-dismiss", id="s"),
     ],
 }
+
+
+# Jobs that wait, and pause for a moment while the machine stops.
+STOPPED = Session(
+    "-machine none -blockdev null-co,node-name=a -blockdev null-co,node-name=b "
+    "-blockdev null-co,node-name=c -blockdev null-co,node-name=d",
+    (
+        mirror("a", "b", "none", job_id="m"),
+        ("query-name", {}),
+        ("stop", {}),
+        ("cont", {}),
+        ("stop", {}),
+        do("block-job-pause", device="m"),
+        ("stop", {}),
+        do("job-resume", id="m"),
+        do("query-jobs"),
+        ("system_reset", {}),
+    ),
+)
+BACKUP = Session(
+    "-machine none -blockdev null-co,node-name=a -blockdev null-co,node-name=b",
+    (
+        backup("a", "b", job_id="k"),
+        ("query-name", {}),
+        ("stop", {}),
+        ("cont", {}),
+        ("stop", {}),
+        do("query-block-jobs"),
+    ),
+)
+
+
+@pytest.mark.parametrize("session", [STOPPED, BACKUP])
+def test_stopping(release: Release, release_qemu: str, tmp_path: Path, session: Session) -> None:
+    def told(program: str) -> list[Any]:
+        # A mirror of nothing is ready before its command is answered, or after that.
+        return [one for one in hold(program, session, tmp_path) if one != {"return": {}}]
+
+    assert told(link_to_stand_in(release.name, tmp_path)) == told(release_qemu)
 
 
 @pytest.mark.slow

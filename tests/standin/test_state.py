@@ -346,7 +346,11 @@ JOBS: dict[str, list[tuple[str, Any, str]]] = {
         ),
     ],
     "manual": [
-        ("blockdev-backup", BACKUP, "created running waiting pending BLOCK_JOB_PENDING"),
+        (
+            "blockdev-backup",
+            BACKUP,
+            "created running paused running waiting pending BLOCK_JOB_PENDING",
+        ),
         ("job-finalize", {"id": "j"}, "BLOCK_JOB_COMPLETED concluded"),
         ("job-dismiss", {"id": "j"}, "null"),
     ],

@@ -24,10 +24,12 @@ def register(registry: Registry, state: State) -> None:
 
     @registry.command("stop")
     def stop() -> None:
+        if state.status == "inmigrate":
+            state.autostart = False
+            return
         if state.running:
             state.set_status("paused")
-        elif state.status == "inmigrate":
-            state.autostart = False
+        state.job_list.drain()
 
     @registry.command("cont")
     def cont() -> None:

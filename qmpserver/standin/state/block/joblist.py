@@ -29,6 +29,8 @@ _TAKES = {
     "dismiss": ("concluded",),
     "set-speed": ("running", "paused", "ready", "standby"),
 }
+# The statuses of jobs that pause, and their statuses while they do.
+_PAUSES = {"running": "paused", "ready": "standby"}
 _BLOCK_JOBS = ("mirror", "commit", "stream", "backup")
 
 
@@ -163,7 +165,21 @@ class Jobs:
 
     def _begin(self, name: str, begun: Callable[[str], None]) -> None:
         self.enter(name, "running")
+        if self._jobs[name]["type"] == "backup":
+            self._drain(name)  # while its filter is put above the node
         self._later(0, begun, name)
+
+    def drain(self) -> None:
+        """Let all jobs that run pause for a moment, as they do when the machine stops."""
+        self._drain(*self._jobs)
+
+    def _drain(self, *names: str) -> None:
+        before = {name: self._jobs[name]["status"] for name in names}
+        drained = {name: one for name, one in before.items() if one in _PAUSES}
+        for name, status in drained.items():
+            self.enter(name, _PAUSES[status])
+        for name, status in drained.items():
+            self.enter(name, status)
 
     def _work(self, work: Callable[[], None], name: str) -> None:
         if self._jobs.get(name, {}).get("status") != "running":
@@ -211,7 +227,7 @@ class Jobs:
         """
         if self._jobs[name]["paused"]:
             raise CommandError("Job is already paused")
-        self.enter(name, "standby" if self._jobs[name]["ready"] else "paused")
+        self.enter(name, _PAUSES["ready" if self._jobs[name]["ready"] else "running"])
 
     def resume(self, name: str) -> None:
         """Let a job go on that was paused; one that was to complete does so.

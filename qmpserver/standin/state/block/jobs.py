@@ -17,6 +17,8 @@ from qmpserver.standin.state.block.graph import (
 from qmpserver.standin.state.block.joblist import check_speed, is_block_job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
 
@@ -163,15 +165,21 @@ def register(registry: Registry, state: State) -> None:
 
         jobs.start(job_id, "create", 1, {}, auto_dismiss=False, work=work)
 
-    @registry.command("block-job-complete")
-    def block_job_complete(device: str) -> None:
-        jobs.find_block_job(device, "complete")
-        jobs.complete(device)
+    def cancel(name: str) -> None:
+        state.later(0, lambda: jobs.cancel(name, force=True))
 
-    @registry.command("job-complete")
-    def job_complete(id: str) -> None:  # noqa: A002 -- the schema's name
-        jobs.find(id, "complete")
-        jobs.complete(id)
+    verbs: dict[str, Callable[[str], None]] = {
+        "cancel": cancel,
+        "complete": jobs.complete,
+        "dismiss": jobs.dismiss,
+        "finalize": jobs.finalize,
+        "pause": jobs.pause,
+        "resume": jobs.resume,
+    }
+    for verb, do in verbs.items():
+        registry.command(f"job-{verb}")(_handler(verb, jobs.find, do))
+        if verb != "cancel":
+            registry.command(f"block-job-{verb}")(_handler(verb, jobs.find_block_job, do))
 
     @registry.command("block-job-cancel")
     def block_job_cancel(device: str, force: bool = False) -> None:
@@ -179,51 +187,6 @@ def register(registry: Registry, state: State) -> None:
         if job["paused"] and not force:
             raise CommandError(f"The block job for device '{device}' is currently paused")
         state.later(0, lambda: jobs.cancel(device, force=force))
-
-    @registry.command("job-cancel")
-    def job_cancel(id: str) -> None:  # noqa: A002
-        jobs.find(id, "cancel")
-        state.later(0, lambda: jobs.cancel(id, force=True))
-
-    @registry.command("block-job-finalize")
-    def block_job_finalize(id: str) -> None:  # noqa: A002
-        jobs.find_block_job(id, "finalize")
-        jobs.finalize(id)
-
-    @registry.command("job-finalize")
-    def job_finalize(id: str) -> None:  # noqa: A002
-        jobs.find(id, "finalize")
-        jobs.finalize(id)
-
-    @registry.command("block-job-dismiss")
-    def block_job_dismiss(id: str) -> None:  # noqa: A002
-        jobs.find_block_job(id, "dismiss")
-        jobs.dismiss(id)
-
-    @registry.command("job-dismiss")
-    def job_dismiss(id: str) -> None:  # noqa: A002
-        jobs.find(id, "dismiss")
-        jobs.dismiss(id)
-
-    @registry.command("block-job-pause")
-    def block_job_pause(device: str) -> None:
-        jobs.find_block_job(device, "pause")
-        jobs.pause(device)
-
-    @registry.command("job-pause")
-    def job_pause(id: str) -> None:  # noqa: A002
-        jobs.find(id, "pause")
-        jobs.pause(id)
-
-    @registry.command("block-job-resume")
-    def block_job_resume(device: str) -> None:
-        jobs.find_block_job(device, "resume")
-        jobs.resume(device)
-
-    @registry.command("job-resume")
-    def job_resume(id: str) -> None:  # noqa: A002
-        jobs.find(id, "resume")
-        jobs.resume(id)
 
     @registry.command("block-job-set-speed")
     def block_job_set_speed(device: str, speed: int) -> None:
@@ -245,3 +208,15 @@ def register(registry: Registry, state: State) -> None:
             }
             for name, one in reversed([*state.jobs.items()])
         ]  # fmt: skip
+
+
+def _handler(
+    verb: str, find: Callable[[str, str], object], do: Callable[[str], None]
+) -> Callable[..., None]:
+    """Return a handler that finds a job for a verb, by its id or its device, and acts on it."""
+
+    def handle(id: str = "", device: str = "") -> None:  # noqa: A002 -- the schema's name
+        find(id or device, verb)
+        do(id or device)
+
+    return handle
