@@ -79,6 +79,7 @@ class Release(NamedTuple):
         has_card_slot: Whether machines have a drive for SD cards, without a device.
         lacks: Options of the command line that it lacks, of those that any release has.
         takes_any_expiry: Whether `expire_password` takes any time.
+        opens_pictures: Whether `screendump` says "open" of a file that it cannot create.
         names_users: Whether `object-del` says what uses the object that it refuses to delete.
     """
 
@@ -106,6 +107,7 @@ class Release(NamedTuple):
     has_card_slot: bool = False
     lacks: frozenset[str] = _BEFORE_10_0 | {"old-param"}
     takes_any_expiry: bool = False
+    opens_pictures: bool = False
     names_users: bool = True
 
     @property
@@ -197,6 +199,7 @@ RELEASES: Mapping[str, Release] = {
             signed_limits=True,
             statistics_in_lines=True,
             poll_factor=0,
+            opens_pictures=True,
             names_users=False,
             always_samples=True,
             vcpu_events=True,
@@ -228,6 +231,7 @@ RELEASES: Mapping[str, Release] = {
             bare_drive_errors=True,
             statistics_in_lines=True,
             poll_factor=0,
+            opens_pictures=True,
             names_users=False,
             lacks=_BEFORE_10_0,
             human={

@@ -16,6 +16,7 @@ from qmpserver.standin.state import (
     migration,
     qom,
     runstate,
+    screens,
 )
 from qmpserver.standin.state.backends import chardevs, netdevs, objects, queries
 from qmpserver.standin.state.block import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, cpus, dirty, displays, dump, facts, migration, qom, runstate,
+    agent, cpus, dirty, displays, dump, facts, migration, qom, runstate, screens,
     chardevs, netdevs, objects, queries,
     bitmaps, exports, info, jobs, media, nodes, snapshots, throttle,
     memory, nics, pci, plugging,
