@@ -28,7 +28,7 @@ class Look(NamedTuple):
         rounds: QEMU's `dirty-sync-count`: 1 in the first round.
         bandwidth: That of `sent`, over the last 100 ms or so in which there was something to send;
             before the first measurement the configured one; 0 if it is unknown.
-        rates: How fast each vCPU dirties memory, over the last 100 to 1000 ms.
+        rates: How fast each vCPU dirties memory, over the last 100 to 1000 ms; empty if unknown.
         limits: The limit in force of each vCPU, in MB/s; 0: none, or only that of a client.
         throttle: The percentage of time that is taken from all vCPUs.
         downtime_limit: The longest pause that is allowed.

@@ -58,9 +58,13 @@ class Precopy:
         )
 
     def _would_shrink(self, look: Look) -> bool:
-        """Return whether the pause gets shorter if the guest runs to the end of this round."""
+        """Return whether the pause gets shorter if the guest runs to the end of this round.
+
+        If the guest's rates are not known, it is not worth trying.
+        """
         ends = look.pending <= look.bandwidth * ROUND_END
-        return not ends and sum(look.rates) < SHRINKS * look.bandwidth
+        is_slow = bool(look.rates) and sum(look.rates) < SHRINKS * look.bandwidth
+        return is_slow and not ends
 
     def _expected(self, look: Look, rest: float) -> float:
         """Return the seconds to the end, if each round shrinks as much as this one."""

@@ -75,6 +75,7 @@ class Rounds:
         self._moved = asyncio.Event()  # the sender has come to the end of a pass, or failed
         self._added = 0  # bytes that harvests have added to the pending ones
         self._harvested_at = 0.0
+        self._just_harvested = False  # and not waited for anything since
         self._measured = 0, time.monotonic()  # bytes sent, and when, as the bandwidth was measured
         self._bandwidth = 0.0
         self._last = False
@@ -107,21 +108,27 @@ class Rounds:
             decision = policy.decide(self._look())
             expected = decision.expected_downtime * 1000
             self._figures.expected_downtime = round(min(expected, UNKNOWN_DOWNTIME))
-            if decision.switch_over:
+            if decision.switch_over and self._knows_dirty:
                 return
             if decision.newly_broken:
                 self._emit_late(decision.expected_total)
             self._limit(decision.limits)
             self._throttle(decision.throttle)
-            if decision.harvest:
+            if decision.harvest or decision.switch_over:
                 await self.harvest()
                 self._count_round()
+                self._just_harvested = True
                 continue
             if not self._sender.busy:
                 self._measure(ended=True)
                 self._measured = self._sender.counters().bytes, time.monotonic()
                 self._sender.begin_pass()
             await self._wait(LOOK_S)
+
+    @property
+    def _knows_dirty(self) -> bool:
+        """Whether it is known how much is dirty; without rings only a harvest tells."""
+        return bool(self._machine.accel.dirty_ring_size) or self._just_harvested
 
     @property
     def limits_vcpus(self) -> bool:
@@ -225,6 +232,7 @@ class Rounds:
         parameters = self._parameters
         counters = self._sender.counters()
         deferred = self._machine.accel.engine.defers_protection
+        has_rings = bool(self._machine.accel.dirty_ring_size)
         return Look(
             time=time.monotonic() - self._started,
             pending=self._figures.remaining,
@@ -235,7 +243,7 @@ class Rounds:
             sent=self._figures.transferred,
             rounds=self._figures.dirty_sync_count,
             bandwidth=self._bandwidth or parameters["max-bandwidth"],
-            rates=tuple(self._machine.tracking.rates.bytes_per_second()),
+            rates=tuple(self._machine.tracking.rates.bytes_per_second()) if has_rings else (),
             limits=self._slowing(),
             throttle=self._figures.cpu_throttle or 0,
             downtime_limit=parameters["downtime-limit"] / 1000,
@@ -256,7 +264,9 @@ class Rounds:
         """Return the bytes dirtied since the last harvest; at most all of RAM."""
         if self._machine.accel.dirty_ring_size:
             pages = self._machine.accel.engine.dirty_pages()
-        else:  # Nothing tells: as many as before, and some if the guest runs.
+        elif self._just_harvested:
+            pages = 0
+        else:  # A guess: as many as before, and at least one, which a harvest is worth.
             since = time.monotonic() - self._harvested_at
             pages = max(1, round(self._figures.dirty_pages_rate * since))
         return min(pages * PAGE, self._machine.ram.size)
@@ -286,6 +296,7 @@ class Rounds:
         Raises:
             StreamError: A channel failed; the text is the destination's, if it said why.
         """
+        self._just_harvested = False
         await self._answers.unless(self._moved.wait(), seconds)
         self._moved.clear()
         self._sender.acknowledge()

@@ -122,6 +122,33 @@ async def test_without_a_ring(side: MakeSide, uri: str) -> None:
     assert_same_ram(source, destination)
 
 
+@pytest.mark.parametrize("ring", [0, 4096])
+async def test_pages_dirtied_in_the_first_round_do_not_wait_for_the_pause(
+    side: MakeSide, uri: str, ring: int
+) -> None:
+    """Without rings only a harvest tells how many there are."""
+    source = side(ring=ring, pages="3000")
+    destination = side(ring=ring, incoming=True, stopped=True, pages="3000")
+    await source.advance(6000)
+    source.migration.set_parameters({"max-bandwidth": 100 << 20, "downtime-limit": 50})
+    migrating = asyncio.ensure_future(migrate(source, destination, uri))
+    await source.wait(lambda: source.migration.status == "active")
+    await source.advance(3000)
+    await source.machine.stop()
+    assert await migrating == ("completed", "completed")
+    assert source.migration.info()["ram"]["downtime-bytes"] < 6 << 20
+    assert_same_ram(source, destination)
+
+
+@pytest.mark.parametrize("ring", [0, 4096])
+async def test_a_paused_guest_on_a_link_of_any_speed(side: MakeSide, uri: str, ring: int) -> None:
+    """The first round ends before the bandwidth is known."""
+    source = side(ring=ring, stopped=True)
+    destination = side(ring=ring, incoming=True)
+    assert await migrate(source, destination, uri) == ("completed", "completed")
+    assert source.migration.info()["ram"]["dirty-sync-count"] <= 3
+
+
 @pytest.mark.slow
 async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
     address = parse_uri(f"file:{tmp_path}/saved")
