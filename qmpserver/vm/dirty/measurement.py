@@ -124,10 +124,11 @@ class DirtyRate:
         self._tracking.acquire(self)
         try:
             await self._tracking.wait()
-            await self._worker.run(self._accel.get_dirty_log)  # drops what was dirtied before
+            read = self._tracking.read_log  # a migration may read it, too
+            await self._worker.run(read, self)  # drops what was dirtied before
             start = time.monotonic()
             await asyncio.sleep(seconds)
-            log = await self._worker.run(self._accel.get_dirty_log)
+            log = await self._worker.run(read, self)
             seconds = time.monotonic() - start
         finally:
             self._tracking.release(self)

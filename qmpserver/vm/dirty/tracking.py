@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 from qmpserver.vm.dirty.rate import RateWindow
@@ -39,6 +40,8 @@ class Tracking:
         self._worker = worker
         self._task: asyncio.Task[None] | None = None
         self._grace: asyncio.TimerHandle | None = None
+        self._log_lock = threading.Lock()
+        self._unread: dict[object, int] = {}  # bits of pages that others have read from the log
 
     def acquire(self, user: object) -> None:
         """Add a user. Returns at once; `wait` waits until logging is on."""
@@ -76,8 +79,24 @@ class Tracking:
         """
         bitmaps = [self._accel.engine.take_bitmap()]
         if not self._accel.dirty_ring_size:
-            bitmaps.append(self._accel.get_dirty_log())  # the other has the host's writes only
+            bitmaps.append(self.read_log(self))  # the other has the host's writes only
         return bitmaps
+
+    def read_log(self, reader: object) -> bytearray:
+        """Return the log of dirty pages since the call before of this `reader`.
+
+        The accelerator forgets what it has told. So the pages are kept for all others that have
+        read the log before. Only without rings. Blocks; any thread may call it.
+        """
+        with self._log_lock:
+            log = self._accel.get_dirty_log()
+            if self._unread.keys() - {reader}:
+                found = int.from_bytes(log, "little")
+                for other in self._unread:
+                    self._unread[other] |= found
+                log = bytearray((found | self._unread.get(reader, 0)).to_bytes(len(log), "little"))
+            self._unread[reader] = 0
+            return log
 
     def _end_grace(self) -> None:
         if self._grace is not None:

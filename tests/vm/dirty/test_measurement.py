@@ -120,6 +120,21 @@ async def test_the_bitmap_counts_a_page_once(
         assert (await measure(measuring, "dirty-bitmap", 50)).rate == 0
 
 
+async def test_each_reader_of_the_log_gets_all_pages(make_rig: "MakeRig") -> None:
+    """Also those that another one has read since; the accelerator tells each page once."""
+    rig = make_rig(ring=0, pages="1000")
+    async with dirty_rate(rig) as measuring:
+        read = measuring._tracking.read_log
+        for reader in ("first", "second"):
+            read(reader)
+        rig.engine.cont()
+        rig.advance(1000)
+        rig.park()
+        logs = [read("first"), read("second"), read("first"), read("second")]
+        assert [any(log) for log in logs] == [True, True, False, False]
+        assert logs[0] == logs[1]
+
+
 async def test_sampling_sees_what_share_has_changed(
     make_rig: "MakeRig", monkeypatch: pytest.MonkeyPatch
 ) -> None:

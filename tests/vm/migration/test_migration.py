@@ -149,6 +149,22 @@ async def test_a_paused_guest_on_a_link_of_any_speed(side: MakeSide, uri: str, r
     assert source.migration.info()["ram"]["dirty-sync-count"] <= 3
 
 
+async def test_a_measurement_takes_no_page_from_a_migration(side: MakeSide, uri: str) -> None:
+    """Without rings both read the same log, which forgets a page that was read."""
+    source, destination = side(ring=0), side(ring=0, incoming=True, stopped=True)
+    await source.advance(1000)
+    source.migration.set_parameters({"max-bandwidth": 1 << 20})
+    migrating = asyncio.ensure_future(migrate(source, destination, uri))
+    await source.wait(lambda: source.migration.status == "active")
+    await source.advance(1000)
+    await source.machine.stop()
+    await source.machine.dirty_rate.start(50, "dirty-bitmap", None)
+    assert source.machine.dirty_rate.last.status == "measured"
+    source.migration.set_parameters({"max-bandwidth": 0})
+    assert await migrating == ("completed", "completed")
+    assert_same_ram(source, destination)
+
+
 @pytest.mark.slow
 async def test_a_file_saves_and_restores(side: MakeSide, tmp_path: Path) -> None:
     address = parse_uri(f"file:{tmp_path}/saved")
