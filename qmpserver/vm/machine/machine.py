@@ -143,9 +143,11 @@ class Machine:
             await self._moved.wait()
 
     async def _stop(self, state: RunState) -> None:
-        if self.running:
+        was_running = self.running
+        if was_running:
             self.state = state
-            await self._wait_stopped()
+        await self._wait_stopped()  # after a failure, other vCPUs than that may still run
+        if was_running:
             self.emit("STOP", None)
 
     async def stop(self) -> None:

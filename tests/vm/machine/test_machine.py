@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from qmpserver.vm.accel import AccelOptions, open_accelerator
+from qmpserver.vm.accel import AccelOptions, DirtyEntry, open_accelerator
+from qmpserver.vm.accel.engine import VcpuState
 from qmpserver.vm.accel.memory import Ram
 from qmpserver.vm.machine.guest import DirtyGuest
-from qmpserver.vm.machine.machine import Machine
+from qmpserver.vm.machine.machine import STOPPED, Machine
 from qmpserver.vm.trace.writers import LineWriter
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, Until
 
 VCPUS = 2
 
@@ -97,3 +98,37 @@ async def test_limits_end_when_tracking_cannot_be_switched_on(
         await failed.wait()
     assert machine.accel.engine.limits() == [0] * VCPUS
     assert machine.dirty_limit.query() == []
+
+
+@pytest.mark.parametrize("accel", ["soft"], indirect=True)
+async def test_the_other_vcpus_of_a_guest_that_failed_have_stopped_too(
+    machine: Machine, events: Recorded, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads the state after a stop finds none that runs; a failure waits for nothing."""
+    running: list[int] = []
+    stopped = asyncio.Event()
+
+    async def look() -> None:
+        await machine.stop_to_migrate()
+        running.append(VCPUS - sum(machine.accel.engine.count(state) for state in STOPPED))
+        stopped.set()
+
+    tasks: list[asyncio.Task[None]] = []
+
+    def emit(name: str, data: dict[str, Any] | None) -> None:
+        events.emit(name, data)
+        if name == "STOP":
+            tasks.append(asyncio.get_running_loop().create_task(look()))
+
+    monkeypatch.setattr(machine, "emit", emit)
+    control = machine.guest.entry(1)
+    assert isinstance(control, DirtyEntry)
+    await machine.cont()
+    machine.dirty_limit.set(1, 0)  # a vCPU that is throttled runs a little longer before it parks
+    await asyncio.to_thread(until, lambda: machine.accel.engine.count(VcpuState.THROTTLED))
+    machine.ram.buffer[control.rdi : control.rdi + 8] = (1 << 40).to_bytes(8, "little")
+    async with asyncio.timeout(PATIENCE):
+        await stopped.wait()
+    assert events == [("RESUME", None), ("STOP", None)]
+    assert machine.state == "finish-migrate"
+    assert running == [0]
