@@ -188,7 +188,8 @@ class Source:
             await answers.unless(self._continued.wait())
         self._enter("device")
         async with self._machine.changing:  # no reset between the state and the last pages
-            state = await self._worker.run(self._machine.accel.save_state)
+            # To its end: a guest must not run, or be reset, meanwhile.
+            state = await to_the_end(self._worker.run(self._machine.accel.save_state))
             await rounds.harvest()  # after the state: reading it can write to RAM
             await rounds.send_rest()
             if self._mapped is not None:

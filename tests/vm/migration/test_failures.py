@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from qmpserver.migration.policies.promise import Promise
 from qmpserver.qmp import CommandError
 from qmpserver.vm.machine.options import NO_UUID
 from qmpserver.vm.migration.description import describe
-from tests.conftest import Until
+from tests.conftest import PATIENCE, Until
 from tests.vm.migration.conftest import NOTHING_PASSED, MakeSide, Side, migrate
 
 ROUNDS = int(os.environ.get("ROUNDS", "30"))
@@ -91,6 +92,35 @@ async def test_cancel_in_the_pause(side: MakeSide, uri: str) -> None:
     assert await source.ended() == "cancelled"
     await assert_runs_on(source)
     assert destination.machine.state == "inmigrate"
+
+
+async def test_cancel_while_the_state_is_saved(
+    side: MakeSide, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest runs on when its state is no longer read: KVM would make the reader wait for it."""
+    source, destination = side(), side(incoming=True)
+    saving, go_on = threading.Event(), threading.Event()
+    save_state = source.machine.accel.save_state
+
+    def slowly() -> dict[str, Any]:
+        saving.set()
+        assert go_on.wait(PATIENCE)
+        return save_state()
+
+    monkeypatch.setattr(source.machine.accel, "save_state", slowly)
+    await destination.migration.incoming(parse_uri(uri), NOTHING_PASSED, exit_on_error=False)
+    source.migration.start(parse_uri(uri), NOTHING_PASSED)
+    assert await asyncio.to_thread(saving.wait, PATIENCE)
+    source.migration.cancel()
+    try:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert source.machine.state == "finish-migrate"
+        assert source.machine.changing.locked()
+    finally:
+        go_on.set()
+    assert await source.ended() == "cancelled"
+    await assert_runs_on(source)
 
 
 async def test_a_bug_on_the_way_is_a_failure(
