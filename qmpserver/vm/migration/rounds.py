@@ -46,9 +46,6 @@ class Rounds:
         emit_late: Called with the expected seconds when the promise cannot be kept any more;
             infinite if no end is in sight.
         started: The time when the migration began, on `time.monotonic`.
-
-    Attributes:
-        own_limits: The dirty limits that clients have set, in MB/s; 0 for none.
     """
 
     def __init__(
@@ -81,7 +78,7 @@ class Rounds:
         self._last = False
         self._limiting = False
         self._throttled: list[tuple[int, int]] = []  # ns and pages of each vCPU before its limit
-        self.own_limits = machine.accel.engine.limits()
+        self._own_limits: list[int] = []  # of clients, while the policy limits vCPUs
         asyncio.get_running_loop().add_reader(sender.fileno(), self._moved.set)
 
     async def begin(self) -> None:
@@ -135,6 +132,11 @@ class Rounds:
         """Whether the policy limits a vCPU now."""
         return self._limiting
 
+    @property
+    def own_limits(self) -> list[int]:
+        """The dirty limits that clients have set, in MB/s; 0 for none."""
+        return self._own_limits if self._limiting else self._machine.accel.engine.limits()
+
     def lift_limits(self) -> None:
         """End the throttle, and leave the vCPUs no other limits than those of clients."""
         self._limit(())
@@ -149,13 +151,13 @@ class Rounds:
         """Limit each vCPU, in MB/s, beside the limits that clients have set; 0: not."""
         if not (self._limiting or any(limits)):
             return
-        engine = self._machine.accel.engine
+        engine, own_limits = self._machine.accel.engine, self.own_limits
         if not self._limiting:
             vcpus = (engine.vcpu(index) for index in range(engine.vcpus))
             self._throttled = [(one.throttle_time, one.harvested + one.waiting) for one in vcpus]
-        self._limiting = any(limits)
+        self._limiting, self._own_limits = any(limits), own_limits
         in_force = engine.limits()
-        for index, own in enumerate(self.own_limits):
+        for index, own in enumerate(own_limits):
             limit = limits[index] if limits else 0
             wanted = min(limit, own) if limit and own else limit or own
             if wanted != in_force[index]:

@@ -331,6 +331,20 @@ async def test_a_promise_and_the_limit_of_a_client(side: MakeSide, uri: str) -> 
         assert one.machine.accel.engine.limits() == [0, 30]
 
 
+async def test_a_limit_that_a_client_sets_during_a_migration(side: MakeSide, uri: str) -> None:
+    source, destination = side(), side(incoming=True)
+    source.machine.dirty_limit.set(20, 0)
+    source.migration.set_parameters({"max-bandwidth": 1 << 20})
+    migrating = asyncio.ensure_future(migrate(source, destination, uri))
+    await source.wait(lambda: source.migration.status == "active")
+    source.machine.dirty_limit.cancel(0)
+    source.machine.dirty_limit.set(30, 1)
+    source.migration.set_parameters({"max-bandwidth": 0})
+    assert await migrating == ("completed", "completed")
+    for one in (source, destination):
+        assert one.machine.accel.engine.limits() == [0, 30]
+
+
 @pytest.mark.slow
 async def test_a_promise_that_cannot_be_kept_is_told(side: MakeSide, uri: str) -> None:
     source, destination = side(), side(incoming=True)
