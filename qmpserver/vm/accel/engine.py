@@ -323,7 +323,8 @@ class Engine:
         """Return how many pages `take_bitmap` would find now, about; 0 without rings.
 
         A page counts once, however often it was stored to; one that two vCPUs stored to may count
-        twice. Blocks for microseconds.
+        twice. All of RAM if pages may have been missed, which are all marked then. Blocks for
+        microseconds.
         """
         return int(lib.engine_dirty_pages(self._ptr))
 

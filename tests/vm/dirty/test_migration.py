@@ -146,6 +146,24 @@ def test_tracking_switched_between_copies(make_rig: "MakeRig") -> None:
 
 
 @only_soft
+def test_a_cut_reset_counts_as_all_pages_until_the_bitmap_is_taken(make_rig: "MakeRig") -> None:
+    """Whoever decides whether the rest fits a pause sees that all of RAM is to be sent."""
+    rig = make_rig(vcpus=1, pages="300")
+    rig.marked()
+    rig.engine.cont()
+    rig.advance(300)
+    rig.soft_cut_reset()
+    rig.engine.reap()
+    assert rig.engine.reset_shortfalls == 1
+    assert rig.engine.dirty_pages() == rig.ram.pages
+    rig.park()
+    assert len(rig.marked()) == rig.ram.pages
+    assert rig.engine.dirty_pages() <= 302
+    rig.marked()
+    assert rig.engine.dirty_pages() == 0
+
+
+@only_soft
 def test_a_buffer_of_the_hardware_is_emptied_first(make_rig: "MakeRig") -> None:
     """A page that waits in it is in the bitmap of the running guest already."""
     rig = make_rig(

@@ -212,8 +212,11 @@ static void trust_again(struct engine *engine, uint64_t *bitmap)
 {
 	struct dirty_log *log = &engine->log;
 
-	if (!__atomic_exchange_n(&log->distrusted, 0, __ATOMIC_ACQ_REL))
+	if (!load_acquire(&log->distrusted))
 		return;
+	if (bitmap == log->bitmaps[log->side])
+		store_release(&log->all_marked, 1); /* before the flag is cleared: see engine_dirty_pages() */
+	__atomic_exchange_n(&log->distrusted, 0, __ATOMIC_ACQ_REL);
 	if ((log->logging && set_logging(engine, false) < 0) || (log->tracking && set_logging(engine, true) < 0))
 		distrust(log);
 	mark_all(engine, bitmap);
@@ -752,6 +755,7 @@ static uint64_t *turn_over(struct engine *engine)
 	uint64_t *left = log->bitmaps[log->side];
 
 	log->side = !log->side;
+	store_release(&log->all_marked, 0);
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		struct vcpu *vcpu = engine->vcpus[i];
 
@@ -801,8 +805,12 @@ static uint64_t count_unmarked(struct vcpu *vcpu)
 
 uint64_t engine_dirty_pages(struct engine *engine)
 {
+	const struct dirty_log *log = &engine->log;
 	uint64_t pages = 0;
 
+	/* The caller plans a pause by this: all of RAM does not fit. The first is cleared after the other is set. */
+	if (load_acquire(&log->distrusted) || load_acquire(&log->all_marked))
+		return engine->memory.pages;
 	for (uint32_t i = 0; i < engine->nvcpus; i++) {
 		struct vcpu *vcpu = engine->vcpus[i];
 

@@ -23,6 +23,7 @@ struct dirty_log {
 	uint32_t tracking; /* the accelerator logs dirty pages */
 
 	uint32_t distrusted; /* some pages may be writable and not logged */
+	uint32_t all_marked; /* all pages are marked on the side that is taken next, or will be before */
 
 	/* Two sides, a bit per page of RAM: set at any time, before its entry is released; taken only after a reset. */
 	uint64_t *bitmaps[2];
@@ -54,7 +55,8 @@ void engine_take_bitmap(struct engine *engine, uint64_t *bitmap);
 
 /*
  * Return how many pages that call would find now, about: those of one ring count once, however often they were stored
- * to, and the host's writes do not count. Any thread; waits for a harvest of a ring under way.
+ * to, and the host's writes do not count. All of RAM if that call would find all of it because pages may have been
+ * missed. Any thread; waits for a harvest of a ring under way.
  */
 uint64_t engine_dirty_pages(struct engine *engine);
 
