@@ -203,11 +203,17 @@ void engine_stop(struct engine *engine)
 
 void engine_cont(struct engine *engine)
 {
-	/* Not left to their threads: after a stop that follows, one that is found parked has parked since. */
-	for (uint32_t i = 0; i < engine->nvcpus; i++)
-		if (load_acquire(&engine->vcpus[i]->state) == VCPU_PARKED)
-			store_release(&engine->vcpus[i]->state, VCPU_RUNNING);
 	store_release(&engine->stopped, 0);
+	/*
+	 * Not left to their threads: after a stop that follows, one that is found parked has parked since. Nor done before
+	 * the store: a thread that another kick has woken would park again.
+	 */
+	for (uint32_t i = 0; i < engine->nvcpus; i++) {
+		uint32_t parked = VCPU_PARKED;
+
+		__atomic_compare_exchange_n(&engine->vcpus[i]->state, &parked, VCPU_RUNNING, false, __ATOMIC_ACQ_REL,
+					    __ATOMIC_ACQUIRE);
+	}
 	kick_all(engine);
 }
 
