@@ -161,11 +161,15 @@ void sender_add(struct sender *sender, const uint64_t *bitmap)
 
 		move(sender, COLD, word, bits);
 		move(sender, WARM, word, hot);
-		before = move(sender, HOT, word, ~(bits | left));
+		/*
+		 * All pages of the bitmap are put, whether they seem to be pending or not. A look without a
+		 * read-modify-write may be older than a thread's take and its reading of the page.
+		 */
+		before = move(sender, HOT, word, ~(bits | left) | warm);
 		if (hot)
 			put(sender, HOT, word, hot);
 		if (before | warm)
-			put(sender, WARM, word, before | (warm & ~load_relaxed(&sender->pending[HOT][word])));
+			put(sender, WARM, word, before | warm);
 	}
 }
 
