@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qmpserver.monitor.hmp import HumanCommand
-from qmpserver.standin.state.devices import nics
+from qmpserver.standin.state.devices import memory, nics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -250,6 +250,21 @@ def _netdev(state: State, name: str) -> str:
     return f"{name}: index=0,type={kind}{more}\n"
 
 
+async def _numa(monitor: _StateMonitor) -> str:
+    state = monitor.state
+    text = f"{len(state.numa)} nodes\n"
+    for number in sorted(map(int, state.numa)):
+        cpus = [index for index in sorted(state.cpus.paths) if state.cpus.nodes[index] == number]
+        plugged = memory.plugged(state, number)
+        size = state.numa[str(number)]["size"] + plugged
+        text += (
+            f"node {number} cpus:{''.join(f' {index}' for index in cpus)}\n"
+            f"node {number} size: {size >> 20} MB\n"
+            f"node {number} plugged: {plugged >> 20} MB\n"
+        )
+    return text
+
+
 async def _pci(monitor: HumanMonitor) -> str:
     buses = await monitor.qmp("query-pci")
     return "".join(_function(one) for bus in buses for one in bus["devices"])
@@ -327,5 +342,6 @@ INFO = (
         _memory_size_summary,
     ),
     HumanCommand("network", "", "", "show the network state", _network),
+    HumanCommand("numa", "", "", "show NUMA information", _numa),
     HumanCommand("pci", "", "", "show PCI info", _pci),
 )

@@ -21,41 +21,38 @@ from qmpserver.standin.commandline import (
     filesystems,
     machine,
     network,
+    numa,
     onboard,
+    ports,
     usb,
 )
 from qmpserver.standin.commandline.launch import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from qmpserver.standin.commandline.launch import Launch
 
-OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
-    **actions.OPTIONS,
-    **backends.OPTIONS,
-    **block.OPTIONS,
-    **filesystems.OPTIONS,
-    **drives.OPTIONS,
-    **onboard.OPTIONS,
-    **network.OPTIONS,
-    **usb.OPTIONS,
-    **devices.OPTIONS,
-    **displays.OPTIONS,
-}
-"""The options that become state, in the order in which QEMU creates what they describe."""
+    Handlers = Mapping[str, Callable[[Launch, str], None]]
 
 
-# Drives, devices and displays get their names and places in the order of the command line.
-_STAGES = [
-    *((name,) for name in (*actions.OPTIONS, *backends.OPTIONS, *block.OPTIONS, "fsdev")),
-    tuple(drives.OPTIONS),
-    *((name,) for name in (*onboard.OPTIONS, *network.OPTIONS, *usb.OPTIONS)),
-    ("serial",),
-    ("parallel",),
-    ("device", "virtfs"),
-    tuple(displays.OPTIONS),
+def _one_by_one(*options: Handlers) -> Iterator[Handlers]:
+    return ({name: handler} for group in options for name, handler in group.items())
+
+
+# In the order in which QEMU creates what options describe: those of one stage in the order of the
+# command line, by which drives, devices and displays get their names and places.
+_STAGES: Sequence[Handlers] = [
+    *_one_by_one(actions.OPTIONS, backends.OPTIONS, numa.OPTIONS, block.OPTIONS),
+    filesystems.OPTIONS,
+    drives.OPTIONS,
+    *_one_by_one(onboard.OPTIONS, network.OPTIONS, usb.OPTIONS, ports.OPTIONS),
+    {**devices.OPTIONS, **filesystems.DEVICES},
+    displays.OPTIONS,
 ]
+
+OPTIONS: Handlers = {name: handler for stage in _STAGES for name, handler in stage.items()}
+"""The options that become state."""
 
 
 def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
@@ -68,10 +65,10 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
     machine.check(launch, given)
     if launch.state.machine.defaults:
         given = onboard.with_defaults(launch, given)
-    for names in _STAGES:
-        for name, value in [one for one in given if one[0] in names]:
+    for stage in _STAGES:
+        for name, value in [one for one in given if one[0] in stage]:
             try:
-                OPTIONS[name](launch, value)
+                stage[name](launch, value)
             except MachineError:
                 raise
             except (CommandError, OptionError) as error:
@@ -79,7 +76,9 @@ def apply(options: Iterable[tuple[str, str]], launch: Launch) -> None:
                     error = OptionError(error.desc)
                 given_words = f"-{name} {value}".rstrip()
                 raise OptionError(f"{given_words}: {error}", error.hint) from None
-        if "drive" in names:
+        if "numa" in stage and not launch.state.preconfig:
+            numa.finish(launch)
+        if "drive" in stage:
             if launch.state.machine.defaults:
                 onboard.add_default_drives(launch, given)
             onboard.allot(launch, given)

@@ -55,4 +55,6 @@ def _virtfs(launch: Launch, value: str) -> None:
     launch.execute("device_add", device)
 
 
-OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {"fsdev": _fsdev, "virtfs": _virtfs}
+OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {"fsdev": _fsdev}
+DEVICES: Mapping[str, Callable[[Launch, str], None]] = {"virtfs": _virtfs}
+"""The option that also creates a device."""

@@ -94,6 +94,7 @@ class State:
         chardevs: Backend of each character device, by id, as `chardev-add` received it.
         audiodevs: Properties of each audio backend, by id.
         tpms: Options of each TPM backend, by id.
+        numa: Size and memory backend of each NUMA node, by its number.
         vncs: What queries show of each VNC server, by id.
         spice: What they show of the SPICE server; None without one.
         objects: Properties of each object, by id.
@@ -131,6 +132,7 @@ class State:
         self.chardevs = Kept(self.budget)
         self.audiodevs = Kept(self.budget)
         self.tpms = Kept(self.budget)
+        self.numa = Kept(self.budget)
         self.vncs = Kept(self.budget)
         self.spice: dict[str, Any] | None = None
         self.objects = Kept(self.budget)

@@ -61,18 +61,33 @@ def unattached(index: int) -> str:
 
 
 class Cpus:
-    """The vCPUs by index: a path in QOM for each place that is taken."""
+    """The vCPUs by index: a path in QOM for each place that is taken.
+
+    Attributes:
+        places: The places.
+        type: The QOM type of all of them.
+        paths: The paths.
+        nodes: The NUMA node of each place; empty without such nodes.
+        described: Whether the nodes of some places are given.
+    """
 
     def __init__(self, machine: MachineState) -> None:
         self.places = places(machine)
         self.type = f"{machine.cpu}-x86_64-cpu"
+        self.nodes: dict[int, int] = {}
+        self.described = False
         self.paths = {
             index: f"/machine/unattached/{unattached(index)}"
             for index in range(0 if machine.empty else machine.cpus)
         }
 
-    def plug(self, path: str, driver: str, properties: Mapping[str, Any]) -> None:
-        """Plug in a vCPU as a device with a path.
+    def properties(self, index: int) -> dict[str, int]:
+        """Return the place of a vCPU, and its NUMA node, by its index."""
+        node = self.nodes.get(index)
+        return self.places.at(index) | ({} if node is None else {"node-id": node})
+
+    def plug(self, path: str, driver: str, properties: Mapping[str, Any]) -> int:
+        """Plug in a vCPU as a device with a path, and return its index.
 
         Raises:
             CommandError: There is no such place, or it is taken.
@@ -95,7 +110,11 @@ class Cpus:
         index = next(index for index in indexes if self.places.at(index) == place)
         if index in self.paths:
             raise CommandError(f"CPU[{index}] with APIC ID {index} exists")
+        node = self.nodes.get(index)
+        if node is not None and properties.get("node-id", node) != node:
+            raise CommandError(f"invalid node-id, must be {node}")
         self.paths[index] = path
+        return index
 
     def unplug(self, path: str) -> int | None:
         """Remove the vCPU with a path; return its index, None if it is no vCPU's."""

@@ -20,7 +20,7 @@ def register(registry: Registry, state: State) -> None:
                 "cpu-index": index,
                 "qom-path": path,
                 "thread-id": state.threads.id(f"CPU {index}/KVM"),
-                "props": cpus.places.at(index),
+                "props": cpus.properties(index),
                 "target": "x86_64",
                 "qom-type": cpus.type,
             }
@@ -33,7 +33,7 @@ def register(registry: Registry, state: State) -> None:
             {
                 "type": cpus.type,
                 "vcpus-count": 1,
-                "props": cpus.places.at(index),
+                "props": cpus.properties(index),
                 **({"qom-path": cpus.paths[index]} if index in cpus.paths else {}),
             }
             for index in reversed(range(cpus.places.number))

@@ -14,6 +14,7 @@ from qmpserver.standin.state import (
     dump,
     facts,
     migration,
+    numa,
     qom,
     runstate,
     screens,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from qmpserver.standin.state import State
 
 MODULES = (
-    agent, cpus, dirty, displays, dump, facts, migration, qom, runstate, screens,
+    agent, cpus, dirty, displays, dump, facts, migration, numa, qom, runstate, screens,
     chardevs, netdevs, objects, queries,
     bitmaps, exports, info, jobs, media, nodes, snapshots, throttle,
     memory, nics, pci, plugging,

@@ -210,7 +210,7 @@ def _vcpu(state: State, index: int) -> _Object:
             "hotpluggable": True,
             "unavailable-features": [],
             "migratable": True,
-            **state.cpus.places.at(index),
+            **state.cpus.properties(index),
         },
     )
 

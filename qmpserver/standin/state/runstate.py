@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state import numa
 
 if TYPE_CHECKING:
     from qmpserver.monitor import Client, Registry
@@ -44,6 +45,7 @@ def register(registry: Registry, state: State) -> None:
     def x_exit_preconfig() -> None:
         if not state.preconfig:
             raise CommandError("The command is permitted only before machine initialization")
+        numa.finish(state)
         state.preconfig = False
         if state.incoming is not None:
             state.status = "inmigrate"

@@ -32,7 +32,7 @@ def register(registry: Registry, state: State) -> None:
         words = None
         if kind == "can-bus":
             return f"Deleting CAN bus device '{name}' is not supported"
-        if kind.startswith("memory-backend-") and is_used(state, "memdev", name):
+        if kind.startswith("memory-backend-") and is_mapped(state, name):
             words = f"Cannot delete host memory backend '{name}' which is mapped"
         elif kind.startswith("cryptodev-") and is_used(state, "cryptodev", name):
             words = f"Cannot delete cryptodev backend '{name}' that is in use"
@@ -53,6 +53,12 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError(words)
         del state.objects[id]
         state.threads.end(f"IO {id}")
+
+
+def is_mapped(state: State, name: str) -> bool:
+    """Return whether a device or a NUMA node has a memory backend."""
+    nodes = state.numa.values()
+    return is_used(state, "memdev", name) or any(one.get("memdev") == name for one in nodes)
 
 
 def is_used(state: State, key: str, name: str) -> bool:

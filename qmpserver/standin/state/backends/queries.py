@@ -46,7 +46,7 @@ def register(registry: Registry, state: State) -> None:
     @registry.command("query-memdev")
     def query_memdev() -> Any:
         memory = {name: state.objects[name] for name in _of_type(state, "memory-backend-")}
-        if not state.machine.empty:
+        if not (state.machine.empty or any("memdev" in one for one in state.numa.values())):
             memory["pc.ram"] = {"size": state.machine.memory}
         return [
             {

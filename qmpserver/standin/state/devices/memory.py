@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.backends.objects import is_used
+from qmpserver.standin.state.backends.objects import is_mapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +58,15 @@ def register(registry: Registry, state: State) -> None:
         return {"base-memory": base, "plugged-memory": plugged}
 
 
+def plugged(state: State, node: int) -> int:
+    """Return the bytes of the memory devices of a NUMA node that have all their memory."""
+    return sum(
+        _size(state, one)
+        for _, one in _devices(state)
+        if one.get("node", 0) == node and one["driver"] != "virtio-mem-pci"
+    )
+
+
 def place(state: State, driver: str, given: Mapping[str, Any], *, hot: bool) -> dict[str, Any]:
     """Return the members that say where a new memory device is; nothing for another device.
 
@@ -82,6 +91,10 @@ def place(state: State, driver: str, given: Mapping[str, Any], *, hot: bool) -> 
     if "memdev" not in given:
         raise CommandError(f"'memdev' property {'must be' if dimm else 'is not'} set")
     check_free(state, given)
+    node = given.get("node", 0)
+    if slots is not None and node >= max(1, len(state.numa)):
+        words = f"exceeds the number of numa nodes: {max(1, len(state.numa))}"
+        raise CommandError(f"'DIMM property node has value {node}' which {words}")
     made: dict[str, Any] = {"hotplugged": hot}
     if dimm:
         made["slot"] = _slot(state, given.get("slot", -1))
@@ -109,7 +122,7 @@ def check_free(state: State, given: Mapping[str, Any]) -> None:
     Raises:
         CommandError: One does.
     """
-    if is_used(state, "memdev", given.get("memdev", "")):
+    if is_mapped(state, given.get("memdev", "")):
         raise CommandError(f"can't use already busy memdev: {given['memdev']}")
 
 

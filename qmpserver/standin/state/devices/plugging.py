@@ -123,7 +123,9 @@ def register(registry: Registry, state: State) -> None:
         try:
             state.devices[key] = {**given, **place, "driver": driver, "named": name is not None}
             if driver.endswith("-cpu"):
-                state.cpus.plug(_path(state, key), driver, given)
+                index = state.cpus.plug(_path(state, key), driver, given)
+                node = state.cpus.properties(index)
+                state.devices[key] = {**state.devices[key], **node}
             disks.attach(state, key, driver, given)
         except CommandError:
             state.devices.pop(key, None)
