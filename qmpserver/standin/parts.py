@@ -104,7 +104,7 @@ class MachineState(NamedTuple):
         unplug_time: Time that the guest takes to release a device.
         powerdown_time: Time that the guest takes to shut down after `system_powerdown`; None for
             a guest that does not.
-        images: Whether a file of an image must exist.
+        images: Whether a file of an image must exist, and commands create such files.
         defaults: Whether it has the devices that QEMU gives to a machine that has none of the kind.
         any_device: Whether it takes devices that its release refuses.
     """

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from qmpserver.releases import Release
 from tests.qemu.probe import link_to_stand_in
+from tests.qemu.sessions import NAME, without_varying
 
 # Statuses of a job that come and go between others.
 PASSING = ("paused", "standby")
@@ -92,7 +93,9 @@ class Program:
         name, arguments = (step, {}) if isinstance(step, str) else step
         reply = self.execute(name, arguments)
         reply.pop("id", None)
-        self.said.replies.append((len(self.said.replies), name, arguments, _shape(reply)))
+        self.said.replies.append(
+            (len(self.said.replies), name, arguments, _shape(without_varying(reply)))
+        )
 
     def execute(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to a command; events before it are kept."""
@@ -109,7 +112,8 @@ class Program:
         self.execute("quit", {})
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._keep(json.loads(line))
+            if line.startswith(b"{"):
+                self._keep(json.loads(line))
         return self.said
 
     def close(self) -> None:
@@ -119,8 +123,10 @@ class Program:
 
     def _receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the program has ended"
+        line = b"!"
+        while not line.startswith(b"{"):  # QEMU shows there which image it makes
+            line = self.process.stdout.readline()
+            assert line, "the program has ended"
         message: dict[str, Any] = json.loads(line)
         return message
 
@@ -148,10 +154,18 @@ def said(program: str, options: Sequence[str], steps: Sequence[Step], directory:
 
 
 def assert_same(
-    release: Release, qemu: str, tmp_path: Path, options: Sequence[str], steps: Sequence[Step]
+    release: Release,
+    qemu: str,
+    tmp_path: Path,
+    options: Sequence[str],
+    steps: Sequence[Step],
+    more: str = "",
 ) -> None:
-    """Have a session with the stand-in as a release, and with its QEMU, and compare them."""
-    link = link_to_stand_in(release.name, tmp_path)
+    """Have a session with the stand-in as a release, and with its QEMU, and compare them.
+
+    `more` is more of the stand-in's scenario.
+    """
+    link = link_to_stand_in(release.name, tmp_path, more)
     ours = said(link, options, steps, tmp_path / "ours")
     theirs = said(qemu, options, steps, tmp_path / "theirs")
     pairs = [*zip(ours.replies, theirs.replies, strict=True), (ours.events, theirs.events)]
@@ -168,5 +182,5 @@ def _shape(value: Any) -> Any:
     if isinstance(value, list):
         return sorted(map(_shape, value), key=json.dumps)
     if isinstance(value, str):
-        return re.sub(r"fd=\d+", "fd=N", value)
+        return NAME.sub("#block", re.sub(r"fd=\d+", "fd=N", value))
     return value

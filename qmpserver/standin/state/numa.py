@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block.disks import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +38,7 @@ def finish(state: State) -> None:
     Raises:
         CommandError: A node is missing, or the nodes have too little or too much memory.
     """
-    if not state.numa and state.machine.slots and family(state) is not None:
+    if not state.numa and state.machine.slots and state.drivers.family is not None:
         state.numa["0"] = {"size": state.machine.memory}
     elif state.numa:
         _check_memory(state)

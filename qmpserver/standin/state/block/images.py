@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.monitor.background import call_in_thread
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.block import qcow2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,10 +20,7 @@ FILES = ("file", "host_device", "host_cdrom")
 """The drivers whose images are files of the host."""
 
 _MAX_RULES = 1 << 20
-_SECTOR = 512
-_QCOW2 = b"QFI\xfb"
-_HEADER = struct.Struct(">4sIQIIQ")  # up to the size of the disk
-_MAX_NAME = 1023
+SECTOR = 512
 
 
 class Image(NamedTuple):
@@ -35,6 +32,7 @@ class Image(NamedTuple):
         format: `qcow2` or `raw`; None for a file that cannot be read.
         disk_size: The bytes of the disk that is in it.
         backing: The name of the backing file that a qcow2 image has in its header, or "".
+        backing_format: The format of that file there, or "".
         error: Why it cannot be opened.
     """
 
@@ -42,6 +40,7 @@ class Image(NamedTuple):
     format: str | None = None
     disk_size: int | None = None
     backing: str = ""
+    backing_format: str = ""
     error: str | None = None
 
 
@@ -113,16 +112,12 @@ def _read(name: str) -> Image:
         return Image(error=f"Could not open '{name}': {error.strerror}")
     try:
         size = os.lseek(fd, 0, os.SEEK_END)
-        header = os.pread(fd, _HEADER.size, 0)
-        is_qcow2 = header.startswith(_QCOW2) and len(header) == _HEADER.size
-        _, _, at, length, _, disk_size = _HEADER.unpack(header) if is_qcow2 else (0,) * 6
-        has_name = at < size and length <= _MAX_NAME
-        backing = os.pread(fd, length, at).decode(errors="replace") if has_name else ""
+        header = qcow2.read(fd)
     except OSError as error:
         return Image(error=f"Could not read '{name}': {error.strerror}")
     finally:
         os.close(fd)
-    size = -(-size // _SECTOR) * _SECTOR
-    if is_qcow2:
-        return Image(size, "qcow2", disk_size, backing)
-    return Image(size, "raw", size)
+    size = -(-size // SECTOR) * SECTOR
+    if header is None:
+        return Image(size, "raw", size)
+    return Image(size, "qcow2", header.size, header.backing, header.backing_format)

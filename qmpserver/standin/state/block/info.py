@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.standin.state.block import disks
 from qmpserver.standin.state.block.graph import backing_chain, children_of, size_of
-from qmpserver.standin.state.block.nodes import IN_HEADER
+from qmpserver.standin.state.block.nodes import BACKING_FORMAT, IN_HEADER, has_protocol
 from qmpserver.standin.state.block.paths import qdev
 from qmpserver.standin.values import as_object
 
@@ -105,10 +106,10 @@ def _is_overridden(state: State, name: str) -> bool:
     backing, written = children_of(state, name).get("backing"), state.nodes[name].get(IN_HEADER)
     if written is None:
         return False
-    return bool(written != ("" if backing is None else _filename(state, backing)))
+    return bool(written != ("" if backing is None else filename_of(state, backing)))
 
 
-def _filename(state: State, name: str) -> str:
+def filename_of(state: State, name: str) -> str:
     """Return the name of an image; of one that is no file, QEMU makes it from the options."""
     node = state.nodes[name]
     if _is_overridden(state, name) or any(
@@ -121,7 +122,7 @@ def _filename(state: State, name: str) -> str:
     child = children.get("file") or children.get("image")
     if child is None:
         return f"{node['driver']}://"
-    found = _filename(state, child)
+    found = filename_of(state, child)
     return f"json:{json.dumps(_described(state, name))}" if found.startswith("json:") else found
 
 
@@ -129,11 +130,15 @@ def _described(state: State, name: str) -> dict[str, Any]:
     """Return the options of a node that are part of an image's name."""
     node = state.nodes[name]
     told = ("driver", "filename", *_STRONG.get(node["driver"], ()))
-    children = {
+    if node["driver"].startswith("null-"):
+        told = tuple(one for one in told if one != "filename")
+    children: dict[str, Any] = {
         child: _described(state, one)
         for child, one in children_of(state, name).items()
         if child != "backing" or _is_overridden(state, name)
     }
+    if _is_overridden(state, name):
+        children.setdefault("backing", None)
     return {**{key: node[key] for key in told if key in node}, **children}
 
 
@@ -146,14 +151,27 @@ _HANDED_OVER = (
 def _image(state: State, name: str, *, flat: bool) -> dict[str, Any]:
     """Return an image, which unless flat has the one that backs it."""
     shown = {
-        "filename": _filename(state, name),
+        "filename": filename_of(state, name),
         "format": state.nodes[name]["driver"],
         "virtual-size": size_of(state, name),
     }
+    if header := state.nodes[name].get(IN_HEADER):
+        shown["backing-filename"] = header
+        shown["full-backing-filename"] = _full(state, name, header)
+        if driver := state.nodes[name][BACKING_FORMAT]:
+            shown["backing-filename-format"] = driver
     chain = backing_chain(state, name)
     if len(chain) > 1 and not flat:
         shown["backing-image"] = _image(state, chain[1], flat=False)
     return shown
+
+
+def _full(state: State, name: str, backing: str) -> str:
+    """Return the name of a backing file, which is relative to the image that has it."""
+    file = children_of(state, name).get("file")
+    if file is None or has_protocol(backing):
+        return backing
+    return os.path.join(os.path.dirname(filename_of(state, file)), backing)
 
 
 def _node(state: State, name: str, *, flat: bool) -> dict[str, Any]:
@@ -161,7 +179,7 @@ def _node(state: State, name: str, *, flat: bool) -> dict[str, Any]:
     image = _image(state, name, flat=flat)
     chain = backing_chain(state, name)
     below = children_of(state, name).get("backing")
-    backing = {} if below is None else {"backing_file": _filename(state, below)}
+    backing = {} if below is None else {"backing_file": filename_of(state, below)}
     cache = as_object(node.get("cache"))
     return {
         "active": state.status not in _HANDED_OVER,

@@ -48,6 +48,7 @@ class Jobs:
         self._emit = emit
         self._later = later
         self._pivots: dict[str, Callable[[], None]] = {}
+        self._ends: dict[str, Callable[[], None]] = {}
         self._waiting: dict[str, Callable[[str], None]] | None = None  # begin with a transaction
         self.completing: set[str] = set()  # those to complete as soon as they are resumed
 
@@ -84,6 +85,7 @@ class Jobs:
         options: dict[str, Any],
         *,
         pivot: Callable[[], None] | None = None,
+        end: Callable[[], None] | None = None,
         waits: bool = False,
         ends: bool = True,
         auto_dismiss: bool = True,
@@ -100,6 +102,7 @@ class Jobs:
             size: The bytes that it copies.
             options: The command's arguments, of which some are common to all jobs.
             pivot: Function to call when it has completed.
+            end: Function to call when it has completed or failed.
             waits: Whether it waits for a command when everything is copied.
             ends: Whether it ends by itself.
             auto_dismiss: Whether it goes when it has concluded, if the options do not say.
@@ -125,6 +128,8 @@ class Jobs:
         }  # fmt: skip
         if pivot is not None:
             self._pivots[name] = pivot
+        if end is not None:
+            self._ends[name] = end
         self.enter(name, "created")
         try:
             check_speed(options.get("speed", 0))
@@ -307,6 +312,8 @@ class Jobs:
     def dismiss(self, name: str) -> None:
         """Forget a job that has concluded."""
         self.completing.discard(name)
+        self._pivots.pop(name, None)
+        self._ends.pop(name, None)
         self.enter(name, "null")
         del self._jobs[name]
 
@@ -314,6 +321,8 @@ class Jobs:
         if error is not None:
             self._jobs[name] = {**self._jobs[name], "error": error}
         self.enter(name, "concluded")
+        if (end := self._ends.pop(name, None)) is not None:
+            end()
         if self._jobs[name]["auto-dismiss"]:
             self.dismiss(name)
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block import permissions
+from qmpserver.standin.state.block import creating, permissions
 from qmpserver.standin.state.block.bitmaps import bitmaps_of
 from qmpserver.standin.state.block.graph import (
     backing_chain,
+    children_of,
     node_of,
     overlay_of,
     replace_node,
+    set_child,
     size_of,
 )
 from qmpserver.standin.state.block.joblist import check_speed, is_block_job
+from qmpserver.standin.state.block.nodes import drop_unused, set_read_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
@@ -31,40 +36,87 @@ def register(registry: Registry, state: State) -> None:
         """Return the id of a job on a node that is given none: the drive's, of which it has one."""
         return next((name for name, one in state.drives.items() if one["node"] == node), "")
 
-    def mirror(device: str, target: str = "", job_id: str | None = None, **options: Any) -> None:
-        source = node_of(state, device)
-        if any(True for _ in jobs.users(source)):
-            raise CommandError("Need a root block node")
-        new = options.get("node_name") if target not in state.nodes else target
-        if new == source:
+    def mirror(
+        source: str,
+        target: str,
+        job_id: str | None = None,
+        *,
+        below: str | None = None,
+        end: Callable[[], None] | None = None,
+        **options: Any,
+    ) -> None:
+        if target == source:
             raise CommandError("Can't mirror node into itself")
         if options.get("sync") in ("incremental", "bitmap"):
             raise CommandError(f"Sync mode '{options['sync']}' not supported")
-        if new is not None:
-            jobs.check_free(new, "blockdev-mirror")
+        jobs.check_free(target, "blockdev-mirror")
 
         def pivot() -> None:
-            if new in state.nodes:
-                replace_node(state, options.get("replaces") or source, str(new))
+            if target not in state.nodes or source not in state.nodes:
+                return  # another command has deleted it
+            if below in state.nodes:
+                creating.set_backing(state, target, below)
+            replaced = options.get("replaces") or source
+            replace_node(state, replaced, target)
+            drop_unused(state, replaced)
 
         size = 0 if options.get("sync") == "none" else size_of(state, source)
         name = name_of(source) if job_id is None else job_id
-
-        def check() -> None:
-            if new in state.nodes:
-                permissions.check(state, str(new))
-
         jobs.start(
-            name, "mirror", size, options, pivot=pivot, waits=True, source=source, target=new,
-            check=check,
+            name, "mirror", size, options, pivot=pivot, end=end, waits=True,
+            source=source, target=target, check=partial(permissions.check, state, target),
         )  # fmt: skip
 
-    def blockdev_mirror(target: str, **options: Any) -> None:
-        node_of(state, options["device"])
-        mirror(target=node_of(state, target), **options)
+    def check_root(node: str) -> None:
+        if any(True for _ in jobs.users(node)):
+            raise CommandError("Need a root block node")
 
-    registry.command("blockdev-mirror")(blockdev_mirror)
-    registry.command("drive-mirror")(mirror)
+    @registry.command("blockdev-mirror")
+    def blockdev_mirror(device: str, target: str, **options: Any) -> None:
+        source = node_of(state, device)
+        new = node_of(state, target)
+        check_root(source)
+        mirror(source, new, **options)
+
+    @registry.command("drive-mirror")
+    def drive_mirror(device: str, target: str, **options: Any) -> None:
+        source = node_of(state, device)
+        check_root(source)
+        new, below = add_target(source, target, options)
+        end = partial(drop_unused, state, new)
+        with dropping(new):
+            mirror(source, new, below=below, end=end, **options)
+
+    def add_target(source: str, filename: str, options: dict[str, Any]) -> tuple[str, str | None]:
+        """Create the image that a job copies a node to, and return its node.
+
+        Args:
+            source: The node.
+            filename: The name of the image.
+            options: The command's arguments; those about the image are taken out.
+
+        Returns:
+            The new node, and the one whose image is its backing file, or None.
+        """
+        backing = source if options.get("sync") == "none" else None
+        if options.get("sync") == "top":
+            backing = children_of(state, source).get("backing")
+        exists = options.pop("mode", "absolute-paths") == "existing"
+        driver = options.pop("format", None if exists else state.nodes[source]["driver"])
+        new = creating.add_image(
+            state, filename, driver, source,
+            backing=backing, exists=exists, name=options.pop("node_name", None),
+        )  # fmt: skip
+        return new, None if exists else backing
+
+    @contextlib.contextmanager
+    def dropping(node: str) -> Iterator[None]:
+        """Delete a node that nothing uses if the block raises."""
+        try:
+            yield
+        except CommandError:
+            drop_unused(state, node)
+            raise
 
     @registry.command("block-commit")
     def block_commit(
@@ -91,8 +143,9 @@ def register(registry: Registry, state: State) -> None:
                 return  # another command has changed the chain
             if top == active or over is None:
                 replace_node(state, top, base)
+                set_read_only(state, base, False)
             else:
-                state.nodes[over] = {**state.nodes[over], "backing": base}
+                creating.set_backing(state, over, base)
 
         waits = top == active
         size = size_of(state, top)
@@ -111,8 +164,7 @@ def register(registry: Registry, state: State) -> None:
         def pivot() -> None:
             if base is not None and base not in backing_chain(state, node)[1:]:
                 return  # another command has changed the chain
-            one = {key: value for key, value in state.nodes[node].items() if key != "backing"}
-            state.nodes[node] = one if base is None else {**one, "backing": base}
+            creating.set_backing(state, node, base)
 
         jobs.check_free(node, "block-stream")
         has_backing = isinstance(state.nodes[node].get("backing"), str)
@@ -121,48 +173,58 @@ def register(registry: Registry, state: State) -> None:
         jobs.start(name, "stream", size, options, pivot=pivot, source=node)
 
     def backup(
-        device: str,
-        target: str = "",
+        source: str,
+        target: str,
         job_id: str | None = None,
         sync: str = "full",
         bitmap: str | None = None,
+        end: Callable[[], None] | None = None,
         **options: Any,
     ) -> None:
-        source = node_of(state, device)
-        new = target if target in state.nodes else None
-        if new == source:
+        if target == source:
             raise CommandError("Source and target cannot be the same")
         if bitmap is None and sync in ("incremental", "bitmap"):
             raise CommandError(f"must provide a valid bitmap name for '{sync}' sync mode")
         if bitmap is not None and bitmap not in bitmaps_of(state, source):
             raise CommandError(f"Bitmap '{bitmap}' could not be found")
-        jobs.check_free(source, "blockdev-backup")
-        if new is not None:
-            if any(role == "source" for _, role in jobs.users(new)):
-                raise CommandError(
-                    f"Node '{new}' is busy: block device is in use by block job: backup"
-                )
-            jobs.check_free(new, "blockdev-backup")
+        if any(role == "source" for _, role in jobs.users(target)):
+            words = "block device is in use by block job: backup"
+            raise CommandError(f"Node '{target}' is busy: {words}")
+        jobs.check_free(target, "blockdev-backup")
         size = size_of(state, source)
         name = name_of(source) if job_id is None else job_id
         ends = sync != "none"
-        jobs.start(name, "backup", size, options, ends=ends, source=source, target=new)
+        jobs.start(name, "backup", size, options, ends=ends, end=end, source=source, target=target)
 
-    def blockdev_backup(target: str, **options: Any) -> None:
-        node_of(state, options["device"])
-        backup(target=node_of(state, target), **options)
+    def check_backup(device: str, source: str) -> None:
+        if device != source and ("backup", "source") in jobs.users(source):
+            words = "block device is in use by block job: backup"
+            raise CommandError(f"Node '{device}' is busy: {words}")
+        jobs.check_free(source, "blockdev-backup")
 
-    registry.command("blockdev-backup")(blockdev_backup)
-    registry.command("drive-backup")(backup)
+    @registry.command("blockdev-backup")
+    def blockdev_backup(device: str, target: str, **options: Any) -> None:
+        source = node_of(state, device)
+        new = node_of(state, target)
+        check_backup(device, source)
+        backup(source, new, **options)
+
+    @registry.command("drive-backup")
+    def drive_backup(device: str, target: str, **options: Any) -> None:
+        source = node_of(state, device)
+        check_backup(device, source)
+        new, below = add_target(source, target, options)
+        with dropping(new):
+            if state.machine.images and size_of(state, new) != size_of(state, source):
+                raise CommandError("Source and target image have different sizes")
+            if below == source:
+                set_child(state, new, "backing", source)
+            backup(source, new, end=partial(drop_unused, state, new), **options)
 
     @registry.command("blockdev-create")
     def blockdev_create(job_id: str, options: dict[str, Any]) -> None:
-        below = options.get("file")
-
-        def work() -> None:
-            if isinstance(below, str):
-                node_of(state, below)
-
+        creating.check_driver(options["driver"])
+        work = partial(creating.create, state, options)
         jobs.start(job_id, "create", 1, {}, auto_dismiss=False, work=work)
 
     def cancel(name: str) -> None:

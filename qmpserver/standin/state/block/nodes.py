@@ -19,7 +19,7 @@ from qmpserver.standin.state.block.graph import (
 from qmpserver.standin.state.block.images import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
     from qmpserver.monitor import Registry
     from qmpserver.standin.state import State
@@ -29,7 +29,10 @@ _INHERITED = ("read-only", "cache")
 _PROTOCOLS = {"fat": "vvfat", "iser": "iscsi", "nbds": "nbd"}  # drivers of other names
 _UNOWNED = "unowned"  # member of a node that goes with its last user
 IN_HEADER = "backing-name"
-"""Member of a node whose header was read: the name of its backing file there, or ""."""
+"""Member of a node whose header is known: the name of its backing file there, or ""."""
+
+BACKING_FORMAT = "backing-format"
+"""Member of such a node: the format of that file in the header, or ""."""
 
 
 def register(registry: Registry, state: State) -> None:
@@ -41,7 +44,7 @@ def register(registry: Registry, state: State) -> None:
         rules = options.get("config")
         if options["driver"] != "blkdebug" or not isinstance(rules, str):
             rules = None
-        files = list(images.names(options))
+        files = [*images.names(options), *_files_below(state, options)]
         if state.in_setup or not (files or rules):
             add(options, images.read(files))
             return None
@@ -159,7 +162,7 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
         if size is not None and "size" not in made and driver in (*images.FILES, image.format):
             made[MEASURED] = size
         if driver == image.format == "qcow2":
-            made[IN_HEADER] = image.backing
+            made |= {IN_HEADER: image.backing, BACKING_FORMAT: image.backing_format}
         name = free_name(state) if name is None else str(name)
         if name in state.nodes:  # one of those below
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
@@ -178,8 +181,8 @@ def add_node(state: State, options: dict[str, Any], found: Images, *, owned: boo
 
 def image_options(filename: str) -> dict[str, Any]:
     """Return the options of the node of a file, or of a URL's protocol."""
-    scheme, colon, _ = filename.partition(":")
-    if colon and scheme.replace("-", "").replace("+", "").isalnum():
+    if has_protocol(filename):
+        scheme = filename.partition(":")[0]
         if scheme == "file":
             return {"driver": "file", "filename": filename.removeprefix("file:")}
         protocol = scheme.partition("+")[0]
@@ -187,10 +190,35 @@ def image_options(filename: str) -> dict[str, Any]:
     return {"driver": "file", "filename": filename}
 
 
+def has_protocol(filename: str) -> bool:
+    """Return whether the name of an image begins with a protocol."""
+    scheme, colon, _ = filename.partition(":")
+    return bool(colon) and scheme.replace("-", "").replace("+", "").isalnum()
+
+
+def _files_below(state: State, options: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of the files whose nodes the options of a node name as its file."""
+    below = options.get("file")
+    if isinstance(below, dict):
+        yield from _files_below(state, below)
+    elif isinstance(below, str) and below in state.nodes:
+        node = state.nodes[below]
+        if node["driver"] in images.FILES and isinstance(node.get("filename"), str):
+            yield node["filename"]
+
+
 def _file_of(state: State, options: dict[str, Any]) -> str | None:
     """Return the name of the file that a node is, or that is directly below it."""
     below = state.nodes.get(options.get("file", ""), options) if "file" in options else options
     return below.get("filename") if below["driver"] in images.FILES else None
+
+
+def set_read_only(state: State, name: str, value: bool) -> None:
+    """Let a node, and those that came with it, be written no longer, or again."""
+    state.nodes[name] = {**state.nodes[name], "read-only": value}
+    below = children_of(state, name).get("file")
+    if below is not None and state.nodes[below].get(_UNOWNED):
+        set_read_only(state, below, value)
 
 
 def drop_unused(state: State, name: str | None) -> None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.qmp import CommandError
-from qmpserver.standin.state.block.graph import check_not_backing, node_of, replace_node, set_child
-from qmpserver.standin.state.block.nodes import add_node, image_options
+from qmpserver.standin.state.block.creating import add_image
+from qmpserver.standin.state.block.graph import (
+    check_not_backing,
+    node_of,
+    replace_node,
+    set_child,
+)
+from qmpserver.standin.state.block.nodes import drop_unused, set_read_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +40,7 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError("The overlay does not support backing images")
         set_child(state, overlay, "backing", below)
         replace_node(state, below, overlay)
+        set_read_only(state, below, True)
 
     registry.command("blockdev-snapshot")(snapshot)
 
@@ -44,20 +51,27 @@ def register(registry: Registry, state: State) -> None:
         node_name: str | None = None,
         snapshot_node_name: str | None = None,
         format: str = "qcow2",  # noqa: A002 -- the schema's name
-        **_: Any,
+        mode: str = "absolute-paths",
     ) -> None:
         try:
             below = node_of(state, device or node_name)
         except CommandError:
             given = f"device='{device or ''}' nor node-name='{node_name or ''}'"
             raise CommandError(f"Cannot find {given}") from None
+        check_not_backing(state, below)
+        if node_name is not None and snapshot_node_name is None:
+            raise CommandError("New overlay node-name missing")
         if snapshot_node_name in state.nodes:
             raise CommandError("New overlay node-name already in use")
-        options: dict[str, Any] = {"driver": format, "file": image_options(snapshot_file)}
-        if snapshot_node_name is not None:
-            options["node-name"] = snapshot_node_name
-        name = add_node(state, options, {}, owned=False)
-        snapshot(below, name)
+        existing = mode == "existing"
+        name = add_image(
+            state, snapshot_file, format, below,
+            backing=below, exists=existing, name=snapshot_node_name,
+        )  # fmt: skip
+        try:
+            snapshot(below, name)
+        finally:
+            drop_unused(state, name)  # nothing may have used the node below
 
     @registry.command("transaction")
     def transaction(actions: list[dict[str, Any]], **_: Any) -> None:
