@@ -38,7 +38,7 @@ def finish(state: State) -> None:
     Raises:
         CommandError: A node is missing, or the nodes have too little or too much memory.
     """
-    if not state.numa and state.machine.slots and state.drivers.family is not None:
+    if not state.numa and state.machine.slots and state.drivers.family:
         state.numa["0"] = {"size": state.machine.memory}
     elif state.numa:
         _check_memory(state)
