@@ -39,6 +39,7 @@ def create(driver: str, /, **options: Any) -> list[Step]:
         Until("concluded"),
         "query-jobs",
         do("job-dismiss", id="c"),
+        Until("null"),
     ]
 
 
@@ -121,6 +122,9 @@ QCOW2: list[Step] = [
         for options in (
             {"size": 1000},
             {"size": 1 << 60},
+            {"size": -512},
+            {"backing-file": "b" * 1024},
+            {"backing-file": "b" * 500, "cluster-size": 512},
             {"cluster-size": 1000},
             {"cluster-size": 256},
             {"cluster-size": 4 * MIB},
@@ -158,6 +162,9 @@ SNAPSHOTS: list[Step] = [
     add("null-co", "n", size=1024, read_zeroes=True),
     *image("q"),
     *image("o"),
+    add("null-co", "big", size=1 << 52),
+    snapshot(node_name="big", snapshot_file="big", snapshot_node_name="s"),
+    do("blockdev-del", node_name="big"),
     *create("file", filename="free", size=0),
     add("raw", "free", file={"driver": "file", "filename": "free"}),
     snapshot(node_name="free", snapshot_file="unused", snapshot_node_name="unused"),
@@ -216,6 +223,26 @@ SNAPSHOTS: list[Step] = [
         ],
     ),
     Look(lambda directory: files(directory / "sub")),
+    FLAT,
+]
+
+
+CHAIN: list[Step] = [
+    *image("q"),
+    do("device_add", driver="virtio-blk-pci", id="v", drive="q"),
+    *(
+        snapshot(node_name=below, snapshot_file=over, snapshot_node_name=over)
+        for below, over in (("q", "s1"), ("s1", "s2"), ("s2", "s3"))
+    ),
+    do("block-commit", job_id="j", device="s3", top_node="s2", base_node="q"),
+    Until("null"),
+    FLAT,
+    snapshot(node_name="s3", snapshot_file="s4", snapshot_node_name="s4"),
+    do("block-stream", job_id="j", device="s4", base_node="q"),
+    Until("null"),
+    FLAT,
+    do("block-stream", job_id="j", device="s4"),
+    Until("null"),
     FLAT,
 ]
 
@@ -292,6 +319,7 @@ SESSIONS: dict[str, tuple[list[str], list[Step]]] = {
     "files": ([], FILES),
     "qcow2": ([], QCOW2),
     "snapshots": ([], SNAPSHOTS),
+    "chain": ([], CHAIN),
     "mirror": (DRIVE, MIRROR),
     "backup": (DRIVE, BACKUP),
 }

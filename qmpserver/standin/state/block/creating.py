@@ -191,6 +191,12 @@ def _create_image(
     if backing == filename:
         words = "Trying to create an image with the same filename as the backing file"
         raise CommandError(f"Error: {words}")
+    qcow2 = Qcow2(size, backing, backing_format)
+    if driver == "qcow2":
+        if qcow2.l1_size > MAX_L1:
+            words = "The image size is too large for file format"
+            raise CommandError(f"{words} '{driver}' (try using a larger cluster size)")
+        _check_names(qcow2)
     if protocol != "file" or not state.machine.images:
         return
     fd = _open(file["filename"])
@@ -198,7 +204,7 @@ def _create_image(
         if driver in _PLAIN:
             _resize(fd, size)
         elif driver == "qcow2":
-            _write(fd, Qcow2(size, backing, backing_format))
+            _write(fd, qcow2)
     finally:
         os.close(fd)
 
@@ -307,6 +313,12 @@ def _qcow2(state: State, options: dict[str, Any]) -> Qcow2:
     for refused, words in refusals:
         if refused:
             raise CommandError(words)
+    if made.size >= _WRAP // 2:
+        raise CommandError("Could not resize image: Image size cannot be negative")
+    if made.l1_size > MAX_L1:
+        why = os.strerror(errno.EFBIG)
+        raise CommandError(f"Could not resize image: Failed to grow the L1 table: {why}")
+    _check_names(made)
     return made
 
 
@@ -320,13 +332,12 @@ def _open(path: str, *, clears: bool = True) -> int:
         # To open another file, such as a pipe or a tape, can have an effect.
         if os.path.exists(path) and stat.S_IFMT(os.stat(path).st_mode) not in _OPENED:
             raise CommandError(f"Could not resize file: {os.strerror(errno.EINVAL)}")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(path, flags | os.O_TRUNC if clears else flags, 0o644)
     except ValueError:  # a zero byte in the name
         raise CommandError(f"Could not create '{path}': {os.strerror(errno.ENOENT)}") from None
     except OSError as error:
         raise CommandError(f"Could not create '{path}': {error.strerror}") from None
-    if clears:
-        os.ftruncate(fd, 0)
     return fd
 
 
@@ -341,13 +352,23 @@ def _resize(fd: int, size: int) -> None:
         raise CommandError(f"Could not resize file: {why}") from None
 
 
-def _write(fd: int, image: Qcow2) -> None:
-    if 8 * image.l1_entries > MAX_L1:
-        why = os.strerror(errno.EFBIG)
-        raise CommandError(f"Could not resize image: Failed to grow the L1 table: {why}")
+def _check_names(image: Qcow2) -> None:
+    """Check that the names in a header are short enough.
+
+    Raises:
+        CommandError: They are not.
+    """
+    number = 0
     if len(image.backing.encode()) > MAX_NAME:
-        why = os.strerror(errno.EINVAL)
-        raise CommandError(f"Could not assign backing file '{image.backing}': {why}")
+        number = errno.EINVAL
+    elif image.header_size > image.cluster_size:
+        number = errno.ENOSPC
+    if number:
+        named = f"'{image.backing}' with format '{image.backing_format or '(null)'}'"
+        raise CommandError(f"Could not assign backing file {named}: {os.strerror(number)}")
+
+
+def _write(fd: int, image: Qcow2) -> None:
     try:
         image.write(fd)
     except OSError as error:

@@ -146,6 +146,7 @@ def register(registry: Registry, state: State) -> None:
                 set_read_only(state, base, False)
             else:
                 creating.set_backing(state, over, base)
+            drop_unused(state, top)
 
         waits = top == active
         size = size_of(state, top)
@@ -164,7 +165,9 @@ def register(registry: Registry, state: State) -> None:
         def pivot() -> None:
             if base is not None and base not in backing_chain(state, node)[1:]:
                 return  # another command has changed the chain
+            below = children_of(state, node).get("backing")
             creating.set_backing(state, node, base)
+            drop_unused(state, below)
 
         jobs.check_free(node, "block-stream")
         has_backing = isinstance(state.nodes[node].get("backing"), str)

@@ -53,10 +53,15 @@ class Qcow2(NamedTuple):
     zstd: bool = False
 
     @property
-    def l1_entries(self) -> int:
-        """The entries of the first table, one for each cluster of the second ones."""
+    def l1_size(self) -> int:
+        """The bytes of the first table, which has an entry for each cluster of the second ones."""
         entry = 16 if self.extended else 8
-        return -(-self.size // (self.cluster_size // entry * self.cluster_size))
+        return 8 * -(-self.size // (self.cluster_size // entry * self.cluster_size))
+
+    @property
+    def header_size(self) -> int:
+        """The bytes of the header; they must fit into a cluster."""
+        return len(self._header(0, 0, 0))
 
     def write(self, fd: int) -> None:
         """Write the image into a file, in place of its content; the file does not shrink.
@@ -65,8 +70,7 @@ class Qcow2(NamedTuple):
             OSError: That fails.
         """
         cluster = self.cluster_size
-        l1_size = 8 * self.l1_entries
-        l1_clusters = -(-l1_size // cluster)
+        l1_clusters = -(-self.l1_size // cluster)
         per_block = 8 * cluster // self.refcount_bits
         blocks = tables = 1
         while True:
@@ -77,7 +81,7 @@ class Qcow2(NamedTuple):
             blocks = max(blocks, needed)
             tables = -(-8 * blocks // cluster)
         first_block, l1 = (1 + tables) * cluster, (1 + tables + blocks) * cluster
-        end = max(os.fstat(fd).st_size, l1 + l1_size)
+        end = max(os.fstat(fd).st_size, l1 + self.l1_size)
         os.ftruncate(fd, 0)
         os.ftruncate(fd, end)
         at = range(first_block, l1, cluster)
@@ -98,7 +102,7 @@ class Qcow2(NamedTuple):
         backing = self.backing.encode()
         at = _HEADER.size + len(more) if backing else 0
         bits = self.cluster_size.bit_length() - 1
-        header = (MAGIC, self.version, at, len(backing), bits, self.size, 0, self.l1_entries, l1)
+        header = (MAGIC, self.version, at, len(backing), bits, self.size, 0, self.l1_size // 8, l1)
         return _HEADER.pack(*header, table, tables, 0, 0) + more + backing
 
 
@@ -106,7 +110,9 @@ def _ones(number: int, bits: int) -> bytes:
     """Return numbers 1, of a width in bits."""
     if bits >= 8:
         return (1).to_bytes(bits // 8, "big") * number
-    return sum(1 << bits * one for one in range(number)).to_bytes(-(-number * bits // 8), "little")
+    full, left = divmod(number, 8 // bits)
+    filled, last = (sum(1 << bits * one for one in range(ones)) for ones in (8 // bits, left))
+    return bytes([filled]) * full + bytes([last])
 
 
 def read(fd: int) -> Qcow2 | None:
