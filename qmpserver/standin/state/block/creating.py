@@ -1,8 +1,8 @@
 """Images that commands create: their files, if the scenario has images, and their nodes.
 
 A file is sparse, whatever preallocation a client wants, and one of a format other than `raw` and
-`qcow2` stays empty. Only regular files are written. This happens on the event loop, since nothing
-may come between the actions of a transaction; to open a regular file does not wait.
+`qcow2` stays empty. Only regular files are written. They are written on the event loop, since
+nothing may come between the actions of a transaction; opening a regular file does not block.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BY_COMMAND = frozenset(
         *("vdi", "vhdx", "vmdk", "vpc"),
     }
 )
-# Drivers that other commands create images with: these also in places that exist.
+# Drivers of formats, and of protocols, that other commands create images with.
 _CREATING = _BY_COMMAND | {"raw", "host_device", "iscsi", "nbd"}
 _WITH_BACKING = ("qcow", "qcow2", "qed", "vmdk")
 _PLAIN = ("raw", "file")  # whose files are as long as the disk
@@ -323,10 +323,10 @@ def _qcow2(state: State, options: dict[str, Any]) -> Qcow2:
 
 
 def _open(path: str, *, clears: bool = True) -> int:
-    """Return a descriptor of a regular file, which is made if need be.
+    """Return a descriptor of a regular file, which is created if it does not exist.
 
     Raises:
-        CommandError: It cannot be made, or it is another kind of file.
+        CommandError: It cannot be created, or it is another kind of file.
     """
     try:
         # To open another file, such as a pipe or a tape, can have an effect.
@@ -345,6 +345,11 @@ _OPENED = (stat.S_IFREG, stat.S_IFDIR)  # a directory is refused in the system's
 
 
 def _resize(fd: int, size: int) -> None:
+    """Give a file a size.
+
+    Raises:
+        CommandError: It cannot have it.
+    """
     try:
         os.ftruncate(fd, size)
     except (OSError, OverflowError) as error:
@@ -369,6 +374,11 @@ def _check_names(image: Qcow2) -> None:
 
 
 def _write(fd: int, image: Qcow2) -> None:
+    """Write an image into a file.
+
+    Raises:
+        CommandError: That fails.
+    """
     try:
         image.write(fd)
     except OSError as error:

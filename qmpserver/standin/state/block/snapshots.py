@@ -63,10 +63,9 @@ def register(registry: Registry, state: State) -> None:
             raise CommandError("New overlay node-name missing")
         if snapshot_node_name in state.nodes:
             raise CommandError("New overlay node-name already in use")
-        existing = mode == "existing"
         name = add_image(
             state, snapshot_file, format, below,
-            backing=below, exists=existing, name=snapshot_node_name,
+            backing=below, exists=mode == "existing", name=snapshot_node_name,
         )  # fmt: skip
         try:
             snapshot(below, name)
