@@ -67,6 +67,11 @@ STARTED = """
 -machine q35,hpet=off,kernel_irqchip=split,smp.cpus=2,type=q35
 -machine microvm -cpu base
 -display none,gl=off -vga virtio
+-parallel null -parallel null -parallel null -parallel none
+-boot strict=on,menu=on,order=cdn,once=d
+-boot splash-time=5,reboot-timeout=-1
+-machine microvm -boot abcdp
+-debugcon null
 DIR/floppy.raw
 """
 
@@ -154,6 +159,32 @@ REFUSED = {
     "-m 1G,slots=2,maxmem=1G": (
         "invalid value of maxmem: memory slots were specified but maximum memory size (0x40000000)"
         " is equal to the initial memory size (0x40000000)"
+    ),
+    "-parallel null -parallel null -parallel null -parallel null": (
+        "-parallel null: too many parallel ports"
+    ),
+    "-boot q": "Invalid boot device 'q'",
+    "-boot cc": "Boot device 'c' was given twice",
+    "-boot abcd": "Too many boot devices for PC",
+    "-boot once=e": "Invalid boot device for PC: 'e'",
+    "-boot foo=1": "Parameter 'boot.foo' is unexpected",
+    "-boot menu=x": "Parameter 'boot.menu' expects 'on' or 'off'",
+    "-boot reboot-timeout=x": "Parameter 'boot.reboot-timeout' expects integer",
+    "-boot reboot-timeout=-2": (
+        "reboot timeout is invalid,it should be a value between -1 and 65535"
+    ),
+    "-boot splash-time=100000": ("splash-time is invalid,it should be a value between 0 and 65535"),
+    "-debugcon nope": "-debugcon nope: 'nope' is not a valid char driver",
+    "-debugcon none": "-debugcon none: 'none' is not a valid char driver",
+    "-debugcon chardev:x": "-debugcon chardev:x: invalid character backend 'chardev:x'",
+    "-chardev null,id=x -debugcon chardev:x": (
+        "-debugcon chardev:x: Property 'isa-debugcon.chardev' can't find value 'debugcon'"
+    ),
+    "-debugcon null -debugcon null": (
+        "-debugcon null: attempt to add duplicate property 'debugcon' to object (type 'container')"
+    ),
+    "-machine none -debugcon null": (
+        "-debugcon null: No 'ISA' bus found for device 'isa-debugcon'"
     ),
     "-rtc foo=1": "-rtc foo=1: Invalid parameter 'foo'",
     "-trace bar=x": "-trace bar=x: Invalid parameter 'bar'",

@@ -15,6 +15,7 @@ from qmpserver.standin.commandline import (
     actions,
     backends,
     block,
+    boot,
     devices,
     displays,
     drives,
@@ -43,7 +44,7 @@ def _one_by_one(*options: Handlers) -> Iterator[Handlers]:
 # In the order in which QEMU creates what options describe: those of one stage in the order of the
 # command line, by which drives, devices and displays get their names and places.
 _STAGES: Sequence[Handlers] = [
-    *_one_by_one(actions.OPTIONS, backends.OPTIONS, numa.OPTIONS, block.OPTIONS),
+    *_one_by_one(actions.OPTIONS, boot.OPTIONS, backends.OPTIONS, numa.OPTIONS, block.OPTIONS),
     filesystems.OPTIONS,
     drives.OPTIONS,
     *_one_by_one(onboard.OPTIONS, network.OPTIONS, usb.OPTIONS, ports.OPTIONS),

@@ -33,6 +33,7 @@ _MAX_CPUS = 1024
 _NO_PROPERTIES = frozenset({"type", "accel", "kernel-irqchip", "kvm-shadow-mem", "igd-passthru"})
 _MEMORY = {"size": Kind.SIZE_IN_MIB, "slots": Kind.NUMBER, "maxmem": Kind.SIZE}
 _MAX_SLOTS = 256
+_MAX_PARALLEL = 3
 _VGAS = frozenset({"none", "std", "cirrus", "vmware", "qxl", "virtio"})
 
 
@@ -104,6 +105,9 @@ def check(launch: Launch, options: Sequence[tuple[str, str]]) -> None:
             raise MachineError(f"-{name}: invalid option")
     for value in [value for name, value in options if name == "m"][-1:]:
         _check_memory(value, state.machine.memory)
+    parallel = [value for name, value in options if name == "parallel" and value != "none"]
+    if len(parallel) > _MAX_PARALLEL:
+        raise MachineError(f"-parallel {parallel[_MAX_PARALLEL]}: too many parallel ports")
     given = {name: value for name, value in options if name in ("machine", "smp", "cpu", "vga")}
     if not given or not state.has_facts:
         return

@@ -1,4 +1,4 @@
-"""Options for serial and parallel ports, which are part of the machine."""
+"""Options for serial and parallel ports, and for the debug console: each is a port of ISA."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from qmpserver.standin.commandline.launch import Launch
+
+_DEBUGCON, _DEBUG_PORT = "debugcon", 0xE9
 
 
 def _serial(launch: Launch, value: str) -> None:
@@ -29,15 +31,34 @@ def _character_device(launch: Launch, value: str, prefix: str, driver: str) -> N
     if label == value:
         count = sum(name.startswith(prefix) for name in launch.state.chardevs)
         label = f"{prefix}{count}"
-        try:
-            launch.execute("chardev-add", {"id": label, "backend": _short_form(value)})
-        except OptionError as error:
-            if "'type' does not accept value" in str(error):
-                raise OptionError(f"'{value}' is not a valid char driver") from None
-            raise
+        _add_chardev(launch, value, label)
     elif not launch.has_chardev(label):
         raise OptionError(f"could not connect {prefix} device to character backend '{value}'")
     launch.add_onboard("isa", {"driver": driver, "chardev": label})
+
+
+def _debugcon(launch: Launch, value: str) -> None:
+    name = value.removeprefix("chardev:")
+    if name == value:
+        if _DEBUGCON in launch.state.chardevs:
+            raise OptionError(
+                f"attempt to add duplicate property '{_DEBUGCON}' to object (type 'container')"
+            )
+        _add_chardev(launch, value, _DEBUGCON)
+    elif not launch.has_chardev(name):
+        raise OptionError(f"invalid character backend '{value}'")
+    device = {"driver": "isa-debugcon", "chardev": _DEBUGCON, "iobase": _DEBUG_PORT}
+    launch.execute("device_add", device)
+
+
+def _add_chardev(launch: Launch, value: str, label: str) -> None:
+    """Add the character device of a value in the short form."""
+    try:
+        launch.execute("chardev-add", {"id": label, "backend": _short_form(value)})
+    except OptionError as error:
+        if "'type' does not accept value" in str(error):
+            raise OptionError(f"'{value}' is not a valid char driver") from None
+        raise
 
 
 def _short_form(value: str) -> dict[str, Any]:
@@ -61,4 +82,8 @@ def _short_form(value: str) -> dict[str, Any]:
     return backend_of(scheme, {"path": rest} if rest else {})
 
 
-OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {"serial": _serial, "parallel": _parallel}
+OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {
+    "serial": _serial,
+    "parallel": _parallel,
+    "debugcon": _debugcon,
+}
