@@ -93,6 +93,7 @@ async def test_options_become_state(serve: Serve) -> None:
             "type": "string",
             "io": "child<iothread>",
             "m0": "child<memory-backend-ram>",
+            "pc.ram": "child<memory-backend-ram>",
             "r": "child<rng-random>",
         }
         assert (await listed("/machine/peripheral"))["nic"] == "child<e1000>"

@@ -632,10 +632,10 @@ async def test_properties_of_another_type(serve: Serve) -> None:
         assert [one["qdev_id"] for one in bus["devices"]] == [""] * (4 + 3)
         assert len(await do(client, "query-chardev")) == 1
         await do(client, "object-add", qom_type="memory-backend-ram", id="m", size=1)
-        refused = await do(client, "qom-set", path="/objects/m", property="size", value="x")
-        assert refused["desc"] == "Invalid parameter type for 'size', expected: integer"
-        assert await do(client, "qom-set", path="/objects/m", property="size", value=2) == {}
-        assert await do(client, "qom-get", path="/objects/m", property="size") == 2
+        refused = await do(client, "qom-set", path="/objects/m", property="merge", value="x")
+        assert refused["desc"] == "Invalid parameter type for 'merge', expected: boolean"
+        assert await do(client, "qom-set", path="/objects/m", property="merge", value=False) == {}
+        assert await do(client, "qom-get", path="/objects/m", property="merge") is False
 
 
 def coded(text: str) -> str:

@@ -38,6 +38,15 @@ class Places(NamedTuple):
             del place["die-id"]
         return place
 
+    def apic_id(self, index: int) -> int:
+        """Return a vCPU's number in hardware: its place, with whole bits for each level."""
+        found, shift = 0, 0
+        for number in (self.threads, self.cores, self.dies):
+            index, one = divmod(index, number)
+            found |= one << shift
+            shift += (number - 1).bit_length()
+        return found | index << shift
+
 
 def places(machine: MachineState) -> Places:
     """Return the places of a machine; of numbers that are left out, QEMU prefers cores."""

@@ -5,10 +5,10 @@ The tree is a view: it is made from the state whenever a command asks for a part
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpserver.qmp import CommandError
+from qmpserver.standin.state.backends.queries import IOTHREAD_POLL_NS
 from qmpserver.standin.state.devices.plugging import check_type
 
 if TYPE_CHECKING:
@@ -33,6 +33,22 @@ _STANDARD: Mapping[str, Mapping[str, Any]] = {
         "guest-stats": {"stats": {}, "last-update": 0},
     },
 }
+
+
+# Values of properties of objects that nobody has set, by the beginning of the type.
+_OBJECTS: Mapping[str, Mapping[str, Any]] = {
+    "iothread": {
+        "thread-pool-min": 0, "thread-pool-max": 64, "aio-max-batch": 0, "poll-weight": 3,
+        "poll-max-ns": IOTHREAD_POLL_NS,
+    },
+    "memory-backend-": {
+        "share": False, "dump": True, "x-use-canonical-path-for-ramblock-id": False,
+        "policy": "default", "prealloc-context": "", "prealloc": False, "reserve": True,
+        "host-nodes": [], "merge": True,
+    },
+}  # fmt: skip
+_SOCKETS = ("unix", "tcp", "telnet", "tn3270", "websocket", "fd", "vsock")
+_MIGRATABLE = ("host", "max")  # models of vCPUs that have the property of that name
 
 
 def _none() -> Mapping[str, _Object]:
@@ -95,6 +111,8 @@ def register(registry: Registry, state: State) -> None:
             raise _no_property(found, property)
         if found.kept[0] is state.devices and property not in _ALWAYS_WRITABLE:
             _check_realized(state, found.kept[1], property)
+        if property == "size" and found.type.startswith("memory-backend-"):
+            raise CommandError(f"cannot change property size of {found.type} ")
         check_type(property, value, type(properties[property]))
         where, name = found.kept
         where[name] = {**where[name], property: value}
@@ -157,14 +175,11 @@ def _all(start: _Object) -> Iterator[_Object]:
 def _root(state: State) -> _Object:
     return _container(
         lambda: {
-            "machine": _machine(state),
-            "objects": _container(lambda: _kept_objects(state)),
-            "chardevs": _container(
-                lambda: {
-                    name: _Object(f"chardev-{one['type']}") for name, one in state.chardevs.items()
-                }
-            ),
             "backend": _container(_none),
+            "machine": _machine(state),
+            "objects": _container(lambda: _objects(state)),
+            "chardevs": _container(lambda: _chardevs(state)),
+            **({"audiodevs": _container(lambda: _audiodevs(state))} if _has_audio(state) else {}),
         }
     )
 
@@ -173,15 +188,61 @@ def _container(children: Children) -> _Object:
     return _Object("container", children=children)
 
 
+def _has_audio(state: State) -> bool:
+    """Return whether the release has audio backends in the tree."""
+    return "audio-none" in state.facts.types
+
+
+def _audiodevs(state: State) -> dict[str, _Object]:
+    return {name: _Object(f"audio-{one['driver']}") for name, one in state.audiodevs.items()}
+
+
+def _chardevs(state: State) -> dict[str, _Object]:
+    types = {name: str(one["type"]) for name, one in state.chardevs.items()}
+    for device in state.host.devices:
+        kind = device.filename.removeprefix("disconnected:").partition(":")[0]
+        types[device.id] = "socket" if kind in _SOCKETS else kind
+    return {name: _Object(f"chardev-{kind}") for name, kind in types.items()}
+
+
 def _machine(state: State) -> _Object:
+    type_ = f"{_machine_type(state)}-machine"
     return _Object(
-        f"{_machine_type(state)}-machine",
+        type_,
+        lambda: _declared(state, type_, _of_machine(state)),
+        lambda: _types(state, type_),
         children=lambda: {
             "peripheral": _container(lambda: _devices(state, named=True)),
             "peripheral-anon": _container(lambda: _devices(state, named=False)),
             "unattached": _container(lambda: {**_vcpus(state), **_onboard(state)}),
         },
     )
+
+
+def _of_machine(state: State) -> dict[str, Any]:
+    """Return the properties of the machine whose values are known."""
+    machine, places = state.machine, state.cpus.places
+    memory = {"size": 0 if machine.empty else machine.memory}
+    if machine.slots and machine.max_memory:
+        memory |= {"slots": machine.slots, "max-size": machine.max_memory}
+    levels = dict.fromkeys(state.option_names("smp-opts"), 1)
+    return {
+        "memory": memory,
+        "usb": machine.usb,
+        "smp": levels | places._asdict() | {"cpus": machine.cpus, "maxcpus": places.number},
+        "nvdimm": machine.nvdimm,
+    }
+
+
+def _declared(state: State, type_: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those values that a type of the release declares, in the order in which it does."""
+    return {name: values[name] for name in _types(state, type_) if name in values}
+
+
+def _types(state: State, type_: str) -> dict[str, str]:
+    """Return the types of the properties that a type of the release declares."""
+    declared = state.facts.properties("qom-list-properties", type_) or ()
+    return {one["name"]: one["type"] for one in declared}
 
 
 def _machine_type(state: State) -> str:
@@ -202,17 +263,27 @@ def _vcpus(state: State) -> dict[str, _Object]:
 
 
 def _vcpu(state: State, index: int) -> _Object:
-    return _Object(
-        state.cpus.type,
-        lambda: {
+    type_ = state.cpus.type
+
+    def properties() -> Mapping[str, Any]:
+        values = {
+            "parent_bus": "",
             "realized": True,
             "hotplugged": False,
             "hotpluggable": True,
+            "start-powered-off": False,
             "unavailable-features": [],
-            "migratable": True,
+            "apic-id": state.cpus.places.apic_id(index),
+            "node-id": -1,
+            "die-id": 0,
+            "module-id": 0,
             **state.cpus.properties(index),
-        },
-    )
+        }
+        if state.machine.cpu in _MIGRATABLE:
+            values["migratable"] = True
+        return _declared(state, type_, values) or values
+
+    return _Object(type_, properties, lambda: _types(state, type_))
 
 
 def _devices(state: State, *, named: bool) -> dict[str, _Object]:
@@ -265,11 +336,31 @@ def _defaults(declared: list[dict[str, Any]]) -> dict[str, Any]:
     return known
 
 
-def _kept_objects(state: State) -> dict[str, _Object]:
-    return {
-        name: _Object(one["qom-type"], partial(_shown, one), kept=(state.objects, name))
+def _objects(state: State) -> dict[str, _Object]:
+    made = {
+        name: _object(state, one["qom-type"], _shown(one), (state.objects, name))
         for name, one in state.objects.items()
     }
+    if not (state.machine.empty or any("memdev" in one for one in state.numa.values())):
+        made["pc.ram"] = _object(state, "memory-backend-ram", {"size": state.machine.memory}, None)
+    return made
+
+
+def _object(
+    state: State, type_: str, given: Mapping[str, Any], kept: tuple[Kept, str] | None
+) -> _Object:
+    def properties() -> Mapping[str, Any]:
+        values: dict[str, Any] = {}
+        if type_ == "iothread":
+            values |= dict.fromkeys(("poll-grow", "poll-shrink"), state.release.poll_factor)
+        if type_.startswith("memory-backend-"):
+            values["prealloc-threads"] = state.machine.cpus
+        for prefix, defaults in _OBJECTS.items():
+            if type_.startswith(prefix):
+                values |= defaults
+        return {**_declared(state, type_, {**values, **given}), **given}
+
+    return _Object(type_, properties, lambda: _types(state, type_), kept=kept)
 
 
 def _shown(one: Mapping[str, Any]) -> dict[str, Any]:
