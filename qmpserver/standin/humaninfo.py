@@ -254,7 +254,9 @@ async def _numa(monitor: _StateMonitor) -> str:
     state = monitor.state
     text = f"{len(state.numa)} nodes\n"
     for number in sorted(map(int, state.numa)):
-        cpus = [index for index in sorted(state.cpus.paths) if state.cpus.nodes[index] == number]
+        cpus = [
+            index for index in sorted(state.cpus.paths) if state.cpus.nodes.get(index) == number
+        ]
         plugged = memory.plugged(state, number)
         size = state.numa[str(number)]["size"] + plugged
         text += (
