@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError, parse_bool, parse_number, split_options
 from qmpserver.standin.commandline.launch import MachineError
-from qmpserver.standin.state.block.disks import family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,7 +53,7 @@ def _check_order(launch: Launch, order: str) -> None:
             raise MachineError(f"Invalid boot device '{device}'")
         if device in order[:number]:
             raise MachineError(f"Boot device '{device}' was given twice")
-    if not order or family(launch.state) is None:
+    if not order or not launch.state.drivers.family:
         return
     if len(order) > _MOST_OF_PC:
         raise MachineError("Too many boot devices for PC")
