@@ -16,21 +16,21 @@ _DRIVERS = ("local", "proxy", "synth")
 _MODELS = ("passthrough", "mapped-xattr", "mapped-file", "none", "mapped")
 
 
-def _fsdev(_: Launch, value: str) -> None:
+def _fsdev(launch: Launch, value: str) -> None:
     given = last_members(value, "fsdriver")
     if "id" not in given:
         raise OptionError("fsdev: No id specified")
-    _check(given)
+    _check(launch, given)
 
 
-def _check(given: Mapping[str, Any]) -> None:
+def _check(launch: Launch, given: Mapping[str, Any]) -> None:
     """Check the back end of a shared directory.
 
     Raises:
         OptionError: It lacks something, or has a value that there is not.
     """
     driver = given.get("fsdriver")
-    if driver not in _DRIVERS:
+    if driver not in _DRIVERS and not launch.state.machine.any_device:
         raise OptionError(f"fsdev: fsdriver {driver} not found")
     if driver != "local":
         return
@@ -49,7 +49,7 @@ def _virtfs(launch: Launch, value: str) -> None:
     given = last_members(value, "fsdriver")
     if not {"fsdriver", "mount_tag"} <= given.keys():
         raise OptionError("Usage: -virtfs fsdriver,mount_tag=tag")
-    _check(given)
+    _check(launch, given)
     tag = str(given["mount_tag"])
     device = {"driver": "virtio-9p-pci", "fsdev": given.get("id", tag), "mount_tag": tag}
     launch.execute("device_add", device)
