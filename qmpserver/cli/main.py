@@ -78,6 +78,8 @@ def _serve_forks(link: str, given: set[str]) -> NoReturn:
     assert fake is not None
     _, scenario = fake  # it has been read, with its schema
     _ = scenario.release.facts
+    for command in scenario.schema.commands.values():
+        _ = command.arguments, command.returns  # types are made when they are needed
     with named("fork-server", link):
         forkserver.serve(link, main)
 
