@@ -72,6 +72,22 @@ async def test_the_disk_below_a_snapshot(serve: Serve, tmp_path: Path) -> None:
         assert not found["n"]["ro"]
 
 
+async def test_a_node_that_is_exported_stays(serve: Serve, tmp_path: Path) -> None:
+    async with serve(WITH_DISK) as served:
+        client = await served.client()
+        names = {"snapshot-file": str(tmp_path / "s"), "snapshot-node-name": "s"}
+        await client.execute("blockdev-snapshot-sync", {"node-name": "n", **names})
+        address = {"type": "unix", "data": {"path": str(tmp_path / "nbd")}}
+        assert await client.execute("nbd-server-start", {"addr": address}) == {}
+        export = {"id": "e", "type": "nbd", "node-name": "s"}
+        assert await client.execute("block-export-add", export) == {}
+        await ended(client, "block-commit", {"job-id": "c", "device": "s"}, "ready")
+        await ended(client, "block-job-complete", {"device": "c"})
+        assert "s" in await nodes(client)
+        assert await client.execute("block-export-del", {"id": "e"}) == {}
+        assert [*await nodes(client)] == ["n"]
+
+
 @pytest.mark.parametrize("kind", ["fifo", "directory", "missing"])
 async def test_what_is_no_regular_file(serve: Serve, tmp_path: Path, kind: str) -> None:
     """Neither an opened device nor a pipe is written, and no command waits for one."""

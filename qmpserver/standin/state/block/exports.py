@@ -14,6 +14,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin.state.block import permissions
 from qmpserver.standin.state.block.bitmaps import bitmaps_of
 from qmpserver.standin.state.block.graph import node_of
+from qmpserver.standin.state.block.nodes import drop_unused
 from qmpserver.standin.values import as_object
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def register(registry: Registry, state: State) -> None:
                 raise CommandError(f"Bitmap '{bitmap}' is not found")
 
     def delete(name: str) -> None:
-        del state.exports[name]
+        node = state.exports.pop(name)["node-name"]
+        drop_unused(state, node)
         state.emit("BLOCK_EXPORT_DELETED", {"id": name})
 
     @registry.command("block-export-add")

@@ -244,7 +244,9 @@ def free_name(state: State) -> str:
 
 
 def _is_used(state: State, name: str) -> bool:
-    """Return whether a drive or another node has a node."""
-    return any(state.drives.with_node(name)) or any(
-        name in children_of(state, one).values() for one in state.nodes
+    """Return whether a drive, an export or another node has a node."""
+    return (
+        any(state.drives.with_node(name))
+        or any(one["node-name"] == name for one in state.exports.values())
+        or any(name in children_of(state, one).values() for one in state.nodes)
     )
