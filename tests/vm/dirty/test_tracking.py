@@ -147,7 +147,7 @@ def test_limits_lose_nothing(make_rig: "MakeRig") -> None:
         assert check_round(rig, 2000)
 
 
-@pytest.mark.slow
+@pytest.mark.serial
 def test_one_reset_serves_many_full_rings(make_rig: "MakeRig") -> None:
     """At most one for four rings of pages; beside them a turn of the reaper makes one a second."""
     rig = make_rig(vcpus=16, ring=1024, ram=256 << 20, pages="2000")
