@@ -24,6 +24,10 @@ IN_JSON = re.compile(r"(?<=json:)(\{.*?\}+)(?=$| \()", re.MULTILINE)
 REFUSED = re.compile(r"(?m)^(?:.*qemu-system-x86_64|qmpserver): (.*)$")
 
 
+Command = str | tuple[str, dict[str, Any]]
+"""A line of the human monitor, or a command and its arguments."""
+
+
 class Session(NamedTuple):
     """A command line, and commands: QMP as a pair, the human monitor's as a string.
 
@@ -33,7 +37,7 @@ class Session(NamedTuple):
     """
 
     options: str
-    commands: tuple[str | tuple[str, dict[str, Any]], ...] = ()
+    commands: tuple[Command, ...] = ()
 
 
 def hold(program: str, session: Session, directory: Path) -> list[Any]:

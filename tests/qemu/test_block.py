@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qmpserver.releases import NEWEST
 from tests.qemu.probe import link_to_stand_in
-from tests.qemu.sessions import Session, hold
+from tests.qemu.sessions import Command, Session, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qmpserver.releases import Release
 
 IMAGES = "[machine]\nimages = true\n"
-QUERIES: tuple[str | tuple[str, dict[str, Any]], ...] = (
+QUERIES: tuple[Command, ...] = (
     ("query-block", {}),
     ("query-blockstats", {}),
     "info block",

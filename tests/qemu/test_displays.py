@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from qmpserver.releases import NEWEST
 from tests.qemu.probe import link_to_stand_in
-from tests.qemu.sessions import Session, hold
+from tests.qemu.sessions import Command, Session, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpserver.releases import Release
 
-Command = str | tuple[str, dict[str, Any]]
 QUERIES: tuple[Command, ...] = (
     ("query-vnc", {}),
     ("query-vnc-servers", {}),

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.qemu.probe import link_to_stand_in
-from tests.qemu.sessions import Session, hold
+from tests.qemu.sessions import Command, Session, hold
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from qmpserver.releases import Release
 
-Command = str | tuple[str, dict[str, Any]]
 QUERIES: tuple[Command, ...] = (
     ("query-hotpluggable-cpus", {}),
     ("query-memdev", {}),

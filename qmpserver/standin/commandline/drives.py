@@ -7,8 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from qmpserver.keyval import IDENTIFIER, OptionError, parse_bool, parse_members, parse_number
-from qmpserver.qmp import CommandError
-from qmpserver.standin.commandline.launch import MachineError, last_members
+from qmpserver.standin.commandline.launch import by_machine, last_members
 from qmpserver.standin.state.block import disks, images, throttle
 from qmpserver.standin.state.block.images import Image
 from qmpserver.standin.state.block.nodes import add_node, drop_unused, image_options
@@ -283,10 +282,8 @@ def connect(launch: Launch) -> None:
     Raises:
         MachineError: A device refuses its drive.
     """
-    try:
+    with by_machine():
         disks.connect(launch.state)
-    except CommandError as error:
-        raise MachineError(error.desc) from None
 
 
 def _disk(**options: str) -> Callable[[Launch, str], None]:

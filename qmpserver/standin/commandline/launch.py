@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from qmpserver.qmp import CommandError
 from qmpserver.standin.commandline.typed import typed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from qmpserver.qapi.model import Type
     from qmpserver.standin.commands import Commands
@@ -22,6 +23,19 @@ _LONGEST_RANGE = 65536
 
 class MachineError(OptionError):
     """An error of the machine, which QEMU reports without the option."""
+
+
+@contextlib.contextmanager
+def by_machine() -> Iterator[None]:
+    """Report what the state refuses in the block as an error of the machine.
+
+    Raises:
+        MachineError: The state refuses something.
+    """
+    try:
+        yield
+    except CommandError as error:
+        raise MachineError(error.desc) from None
 
 
 class Launch(NamedTuple):

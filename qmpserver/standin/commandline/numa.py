@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmpserver.keyval import OptionError
-from qmpserver.qmp import CommandError
-from qmpserver.standin.commandline.launch import MachineError
+from qmpserver.standin.commandline.launch import by_machine
 from qmpserver.standin.state import numa
 
 if TYPE_CHECKING:
@@ -32,10 +31,8 @@ def finish(launch: Launch) -> None:
     Raises:
         MachineError: The nodes are not complete.
     """
-    try:
+    with by_machine():
         numa.finish(launch.state)
-    except CommandError as error:
-        raise MachineError(error.desc) from None
 
 
 OPTIONS: Mapping[str, Callable[[Launch, str], None]] = {"numa": _numa}
